@@ -1,0 +1,583 @@
+#!/usr/bin/env python3
+"""Sample the counters of KSM, the host and its guests at a steady pace, at about the cost of C.
+
+One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
+
+How it is cheap: every file stays open and is read anew with one pread() at offset 0, which makes
+the kernel print it again. What a file looks like is learned once, as a regular expression whose
+groups are the numbers and whose rest is literal; each sample is then one match and one bytes
+template per source. The match is also the check: a name, a unit or a text that is not what was
+learned does not match, and the layout is learned again from what the file says now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import signal
+import sys
+import textwrap
+import time
+from functools import partial
+from pathlib import Path
+
+FORMAT = 1
+MIN_PERIOD = 0.01  # seconds
+BUFFER = 8192  # bytes a pread; a file that does not fit is read in as many as it takes
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
+
+CPU = b"user nice system idle iowait irq softirq steal guest guest_nice".split()
+MEMINFO = frozenset(
+    b"MemTotal MemFree MemAvailable Buffers Cached SwapCached SwapTotal SwapFree Active(anon)"
+    b" Inactive(anon) Unevictable Mlocked Zswap Zswapped AnonPages AnonHugePages Mapped Shmem"
+    b" Slab SReclaimable PageTables Committed_AS HugePages_Total HugePages_Free".split()
+)
+VMSTAT = frozenset(b"cow_ksm ksm_swpin_copy pswpin pswpout".split())
+
+HELP = """\
+examples:
+  python3 ksm_sampler.py --output - --samples 3
+      three samples of the host, a second apart, on standard output
+  python3 ksm_sampler.py --output samples.jsonl --period 0.25 --samples 181 \\
+      --guest ksm-guest-01=/run/libvirt/qemu/ksm-guest-01.pid --guest other=4242
+      45 seconds at 4 Hz, with two guests; the end line also goes to standard output
+  kill -TERM PID
+      ends it at once, with a whole last line and an end line
+
+output: one JSON object a line.
+  header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (a second),
+          boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid)
+  sample  n            index of the deadline: sample n was due at the header's monotonic
+                       + n * period, and is never early; a gap in n is a missed sample
+          wall         seconds, CLOCK_REALTIME   } both read once, immediately
+          monotonic    seconds, CLOCK_MONOTONIC  } before the counters
+          ksm          every file of /sys/kernel/mm/ksm: a number, or text
+                       (pages_*: pages; general_profit: bytes, signed)
+          cpu          first line of /proc/stat: clock ticks of all CPUs since boot
+          meminfo      KiB (HugePages_*: pages), from /proc/meminfo, those that exist of:
+%(meminfo)s
+          vmstat       events since boot (pswp*: pages), from /proc/vmstat, those that exist of:
+%(vmstat)s
+          ksmd         cpu_ns: ns that ksmd has run, from /proc/PID/schedstat, as of its last
+                       scheduler tick; else from the clock ticks of /proc/PID/stat; null: unknown
+          guests       null: gone; else per guest
+                         ksm_*            lines of /proc/PID/ksm_stat: pages, and
+                                          ksm_process_profit in bytes, signed (a kernel without
+                                          it: /proc/PID/ksm_merging_pages; without that: none)
+                         utime, stime     clock ticks of the whole process, /proc/PID/stat
+                         resident_pages   second field of /proc/PID/statm
+  end     samples (taken), missed, cpu_seconds (of the sampler itself, from its first deadline on),
+          reason (finished, SIGTERM, SIGINT), gone (guest: monotonic time it was found gone)
+
+A sample is no atomic snapshot: its files are read one after the other, within some 0.1 ms, while
+ksmd may be at work. pages_volatile is what the kernel computes from counters that move meanwhile.
+
+exit status:
+  0    every deadline passed
+  1    the output could not be written any further (say, no space left); its last line may be torn
+  2    wrong arguments, or nothing to sample: nothing was written
+  130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
+"""
+
+
+class Unusable(Exception):  # noqa: N818
+    """What was asked for cannot be sampled; the message is for the user."""
+
+
+class Gone(Exception):  # noqa: N818
+    """The process behind a source has ended."""
+
+
+# Layouts: what the text of a file looks like. Each takes the text and returns a regular expression
+# for it, with a group for each number, and the JSON members that these numbers are put into.
+
+NUMBER = rb"(0|-?[1-9][0-9]*)"  # exactly the integers of JSON
+REST = rb"[^\0]*"  # of the file: a NUL separates it from the next
+# Fields 3, 14 and 15: state, utime, stime. The name in parentheses may hold anything.
+PROCESS = rb"[0-9]+ \([^\0]*\) [^ZX] (?:[^ ]+ ){10}([0-9]+) ([0-9]+) "
+
+
+def json_text(text):
+    """JSON string of str or bytes, to stand in a template."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    return json.dumps(text).encode().replace(b"%", b"%%")
+
+
+def slot(text):
+    """Pattern and JSON of one value: a number is a group to fill in, other text is literal."""
+    if re.fullmatch(NUMBER, text):
+        return NUMBER, b"%b"
+    return re.escape(text), json_text(text)
+
+
+def value_layout(name, text):
+    """Lay out a file that is one value, as in sysfs."""
+    value = text.rstrip(b"\n")
+    pattern, json_value = slot(value)
+    return pattern + re.escape(text[len(value) :]), [(name, json_value)]
+
+
+def lines_layout(text, wanted=None):
+    """Lay out lines of `name value` or `name: value [kB]`: those wanted, else all."""
+    patterns, members, used = [], [], 0
+    for line in text.splitlines(keepends=True):
+        found = re.fullmatch(rb"([^\s:]+):? +(.*?)((?: kB)?\n?)", line)
+        if found and (wanted is None or found[1] in wanted):
+            pattern, value = slot(found[2])
+            patterns.append(re.escape(found[1]) + rb":? +" + pattern + re.escape(found[3]))
+            members.append((found[1], value))
+            used = len(patterns)
+        else:
+            patterns.append(rb"[^\n\0]*\n")
+    return b"".join(patterns[:used]) + REST, members
+
+
+def cpu_layout(text):
+    """Lay out /proc/stat, of which only the first line is wanted: ticks of all CPUs."""
+    found = re.match(rb"cpu +((?:[0-9]+ ?)+)", text)
+    names = CPU[: len(found[1].split())] if found else []
+    return (rb"cpu +" + rb" ".join([NUMBER] * len(names)) if names else b"") + REST, [
+        (name, b"%b") for name in names
+    ]
+
+
+def process_layout(text):
+    """Lay out /proc/PID/stat: CPU time in clock ticks. A zombie is gone."""
+    if not re.match(PROCESS, text):
+        raise Gone
+    return PROCESS + REST, [(b"utime", b"%b"), (b"stime", b"%b")]
+
+
+def resident_layout(_text):
+    """Lay out /proc/PID/statm: the second field, pages in memory."""
+    return rb"[0-9]+ " + NUMBER + rb" " + REST, [(b"resident_pages", b"%b")]
+
+
+def schedstat_layout(_text):
+    """Lay out /proc/PID/schedstat: the first field, ns on a CPU."""
+    return NUMBER + rb" " + REST, [(b"cpu_ns", b"%b")]
+
+
+class Source:
+    """Files that are read together and become one JSON member `name: {...}`.
+
+    `files` is a list of (descriptor, layout). A file that cannot be read any more is left out from
+    then on; if `whole_or_gone`, the source then raises Gone.
+    """
+
+    def __init__(self, name, files, whole_or_gone=False):
+        self.name, self.files, self.whole_or_gone = name, files, whole_or_gone
+        self.read = self.learn
+
+    def read_once(self):
+        """JSON of the files as they are now, one pread each."""
+        try:
+            match = self.match(b"\0".join([os.pread(fd, BUFFER, 0) for fd in self.fds]))
+        except OSError:
+            match = None
+        return self.json(match) if match else self.learn()
+
+    def read_long(self):
+        """Do the same where a file is longer than one pread gives."""
+        try:
+            match = self.match(b"\0".join([b"".join(chunks(fd)) for fd in self.fds]))
+        except OSError:
+            match = None
+        return self.json(match) if match else self.learn()
+
+    def json(self, match):
+        """Put the numbers that were matched into the template."""
+        return self.template % match.groups()
+
+    def learn(self):
+        """JSON as above, and the layout that the next reads expect."""
+        texts, patterns, members, files = [], [], [], []
+        for fd, layout in self.files:
+            try:
+                text = list(chunks(fd))
+            except OSError:
+                text = []
+            if not text and self.whole_or_gone:
+                raise Gone
+            if text:
+                pattern, values = layout(b"".join(text))
+                texts.append(text)
+                patterns.append(pattern)
+                members += values
+                files.append((fd, layout))
+        self.files, self.fds = files, [fd for fd, _ in files]
+        self.match = re.compile(b"\0".join(patterns)).fullmatch
+        self.template = json_text(self.name) + b":" + json_object(members)
+        once = self.match(b"\0".join([text[0] for text in texts]))
+        # A read that is cut short after what is wanted (the first line of /proc/stat) will do.
+        self.read = self.read_once if once else self.read_long
+        return self.json(once or self.match(b"\0".join([b"".join(text) for text in texts])))
+
+
+class TickSource(Source):
+    """CPU time from /proc/PID/stat, for ksmd on kernels without schedstat."""
+
+    def json(self, match):
+        """Clock ticks to ns: a hundred to a second nearly everywhere, too coarse for short runs."""
+        ns = sum(map(int, match.groups())) * 10**9 // os.sysconf("SC_CLK_TCK")
+        return b'"ksmd":{"cpu_ns":%d}' % ns
+
+
+class Nothing:
+    """Stands where there is nothing to read."""
+
+    def __init__(self, json_member):
+        self.json_member = json_member
+
+    def read(self):
+        """JSON that never changes."""
+        return self.json_member
+
+
+class Guests:
+    """Every guest's Source; a guest whose process ends is null from then on."""
+
+    def __init__(self, sources):
+        self.sources, self.gone = sources, {}
+
+    def read(self):
+        """JSON of all guests."""
+        return b'"guests":{' + b",".join([self.read_guest(s) for s in self.sources]) + b"}"
+
+    def read_guest(self, source):
+        """JSON of one guest."""
+        try:
+            return source.read()
+        except Gone:
+            self.gone[source.name] = time.monotonic()
+            null = Nothing(json_text(source.name).replace(b"%%", b"%") + b":null")
+            self.sources[self.sources.index(source)] = null
+            return null.json_member
+
+
+def json_object(members):
+    """Template of a JSON object."""
+    return b"{" + b",".join([json_text(name) + b":" + value for name, value in members]) + b"}"
+
+
+def chunks(fd):
+    """Yield the whole text of an open file, in the pieces in which the kernel gives it.
+
+    A short read is not the end: seq_file gives at most one page of whole records at a time.
+    """
+    offset = 0
+    while piece := os.pread(fd, BUFFER, offset):
+        yield piece
+        offset += len(piece)
+
+
+def open_file(path, dir_fd=None):
+    """Open for reading; None if it does not exist."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise Unusable(f"cannot read {path}: {error.strerror}; run as root?") from error
+
+
+def ksm_source(root):
+    """Every file of /sys/kernel/mm/ksm, whatever this kernel has."""
+    directory = root / "sys/kernel/mm/ksm"
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.is_file())
+    except OSError as error:
+        raise Unusable(
+            f"cannot list {directory}: {error.strerror}; the kernel must be built with CONFIG_KSM"
+        ) from error
+    if not paths:
+        raise Unusable(f"{directory} is empty; the kernel must be built with CONFIG_KSM")
+    return Source("ksm", [(open_file(p), partial(value_layout, p.name)) for p in paths])
+
+
+def file_source(name, path, layout):
+    """One file of /proc; an empty object where the kernel has not the file."""
+    fd = open_file(path)
+    return Source(name, [] if fd is None else [(fd, layout)])
+
+
+def read_text(path, default=None):
+    """Text of a small file without the space around it; the default if it cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return default
+
+
+def find_ksmd(proc):
+    """Pid of the kernel thread ksmd; None if it cannot be seen, as from within a container."""
+    for directory in sorted(proc.glob("[0-9]*")):
+        # Anyone may call a process ksmd, but only kernel threads have no command line.
+        if read_text(directory / "comm") == "ksmd" and not read_text(directory / "cmdline", ""):
+            return int(directory.name)
+    return None
+
+
+def ksmd_source(proc, pid):
+    """CPU time of ksmd from the best file there is."""
+    if pid is not None:
+        # All zero where the kernel does not keep the statistics: ksmd has run at least once.
+        if (read_text(proc / f"{pid}/schedstat") or "0 0 0") != "0 0 0":
+            return file_source("ksmd", proc / f"{pid}/schedstat", schedstat_layout)
+        fd = open_file(proc / f"{pid}/stat")
+        if fd is not None:
+            return TickSource("ksmd", [(fd, process_layout)])
+    return Nothing(b'"ksmd":{"cpu_ns":null}')
+
+
+def guest_source(proc, name, pid):
+    """Source of one guest's process.
+
+    The files are opened beneath one descriptor of /proc/PID, and all of them stay with the process
+    they were opened for: once it has ended they give ESRCH, even if the kernel reuses its pid.
+    """
+    directory = open_file(proc / str(pid))
+    if directory is None:
+        raise Unusable(f"guest {name}: there is no process {pid} in {proc}")
+    layouts = {
+        "ksm_stat": lines_layout,
+        "ksm_merging_pages": partial(value_layout, "ksm_merging_pages"),
+        "stat": process_layout,
+        "statm": resident_layout,
+    }
+    fds = {file: open_file(file, directory) for file in layouts}
+    os.close(directory)
+    if fds["stat"] is None or fds["statm"] is None:
+        raise Unusable(f"guest {name}: {proc / str(pid)} has no stat or statm")
+    if fds["ksm_stat"] is not None:
+        fds["ksm_merging_pages"] = None  # it is a line of ksm_stat
+    files = [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
+    return Source(name, files, whole_or_gone=True)
+
+
+class Output:
+    """Where lines go: a new file, or standard output."""
+
+    def __init__(self, path):
+        self.name, self.fd = "standard output", sys.stdout.fileno()
+        if path == "-":
+            return
+        self.name = path
+        try:
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError as error:
+            raise Unusable(f"{path} exists already, and is never overwritten") from error
+        except OSError as error:
+            raise Unusable(f"cannot create {path}: {error.strerror}") from error
+
+    def write(self, line):
+        """Hand over a whole line with one system call, and more only if that takes a part of it."""
+        while line:
+            line = line[os.write(self.fd, line) :]
+
+
+class Sampler:
+    """Takes samples at the deadlines start + n * period, all times in ns of CLOCK_MONOTONIC."""
+
+    def __init__(self, sources, output, period, samples):
+        self.sources, self.output = sources, output
+        self.period, self.samples, self.taken = period, samples, 0
+
+    def line(self, n, wall, monotonic):
+        """One sample line; the counters are read here."""
+        members = b",".join([source.read() for source in self.sources])
+        return b'{"kind":"sample","n":%d,"wall":%b,"monotonic":%b,%b}\n' % (
+            n,
+            seconds(wall),
+            seconds(monotonic),
+            members,
+        )
+
+    def run(self, start):
+        """Sample to the end, or to a signal; return the reason and the number of misses.
+
+        A deadline is missed when the next one comes before its sample could be taken.
+        """
+        n, reason = 0, "finished"
+        while n < self.samples:
+            # The signals are blocked and wait here, so that they never cut a line in two.
+            wait = max(0, start + n * self.period - time.monotonic_ns())
+            caught = signal.sigtimedwait(SIGNALS, wait / 1e9)
+            if caught:
+                reason = signal.Signals(caught.si_signo).name
+                break
+            wall, monotonic = time.time_ns(), time.monotonic_ns()
+            n = max(n, (monotonic - start) // self.period)
+            if n < self.samples:
+                self.output.write(self.line(n, wall, monotonic))
+                self.taken += 1
+                n += 1
+        return reason, min(n, self.samples) - self.taken
+
+
+def seconds(ns):
+    """Decimal seconds of ns: a float would lose the last digits of the wall clock."""
+    return b"%d.%09d" % divmod(ns, 10**9)
+
+
+def json_line(**members):
+    """One line of JSON."""
+    return json.dumps(members, separators=(",", ":")).encode() + b"\n"
+
+
+def guest_argument(text):
+    """Name and pid of NAME=PID or NAME=PIDFILE."""
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PID or NAME=PIDFILE")
+    if not value.isdecimal():
+        pid = read_text(Path(value))
+        if pid is None or not pid.isdecimal():
+            fault = "cannot be read" if pid is None else f"holds {pid[:40]!r}, not a pid"
+            raise argparse.ArgumentTypeError(f"guest {name}: the pid file {value} {fault}")
+        value = pid
+    return name, int(value)
+
+
+def period_argument(text):
+    """Seconds between deadlines."""
+    period = float(text)
+    if not MIN_PERIOD <= period < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a period: {MIN_PERIOD} seconds or more")
+    return period
+
+
+def samples_argument(text):
+    """Give the number of deadlines."""
+    samples = int(text)
+    if samples < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of samples: 1 or more")
+    return samples
+
+
+def parse_arguments(argv):
+    """Parse the command line."""
+    indent = " " * 25
+    fields = {
+        name: textwrap.fill(
+            b" ".join(sorted(words)).decode(),
+            width=100,
+            initial_indent=indent,
+            subsequent_indent=indent,
+        )
+        for name, words in (("meminfo", MEMINFO), ("vmstat", VMSTAT))
+    }
+    parser = argparse.ArgumentParser(
+        prog="ksm_sampler.py",
+        description=__doc__.partition("\n")[0],
+        epilog=HELP % fields,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", required=True, metavar="FILE", help="new file to write, or - for stdout")
+    add("--samples", required=True, type=samples_argument, metavar="N", help="deadlines to meet")
+    add(
+        "--period",
+        type=period_argument,
+        default=1.0,
+        metavar="S",
+        help=f"seconds between deadlines, {MIN_PERIOD} or more (default: 1)",
+    )
+    add(
+        "--guest",
+        type=guest_argument,
+        action="append",
+        default=[],
+        metavar="NAME=PID|PIDFILE",
+        help="process of a guest, by pid or by the file that holds it; may be repeated",
+    )
+    add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
+    arguments = parser.parse_args(argv)
+    if len(dict(arguments.guest)) < len(arguments.guest):
+        parser.error("argument --guest: a name is given twice")
+    return arguments
+
+
+def open_sources(root, guests):
+    """Open everything that is sampled; return the sources, and the pid of ksmd."""
+    proc = root / "proc"
+    ksmd = find_ksmd(proc)
+    sources = [
+        ksm_source(root),
+        file_source("cpu", proc / "stat", cpu_layout),
+        file_source("meminfo", proc / "meminfo", partial(lines_layout, wanted=MEMINFO)),
+        file_source("vmstat", proc / "vmstat", partial(lines_layout, wanted=VMSTAT)),
+        ksmd_source(proc, ksmd),
+        Guests([guest_source(proc, name, pid) for name, pid in guests]),
+    ]
+    for source in sources:
+        source.read()  # learn now: the first sample must not be late
+    for name in sources[-1].gone:
+        raise Unusable(f"guest {name}: process {dict(guests)[name]} has ended")
+    return sources, ksmd
+
+
+def sample(arguments):
+    """Do what the arguments say; return the exit status."""
+    sources, ksmd = open_sources(arguments.root, arguments.guest)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    output = Output(arguments.output)
+    sampler = Sampler(sources, output, round(arguments.period * 1e9), arguments.samples)
+    kernel = arguments.root / "proc/sys/kernel"
+    wall, start, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
+    header = json_line(
+        kind="header",
+        format=FORMAT,
+        wall=wall / 1e9,
+        monotonic=start / 1e9,
+        period=arguments.period,
+        samples=arguments.samples,
+        page_size=os.sysconf("SC_PAGE_SIZE"),
+        clock_ticks=os.sysconf("SC_CLK_TCK"),
+        boot_id=read_text(kernel / "random/boot_id"),
+        kernel=read_text(kernel / "osrelease"),
+        ksmd_pid=ksmd,
+        guests=dict(arguments.guest),
+    )
+    try:
+        output.write(header)
+        reason, missed = sampler.run(start)
+        end = json_line(
+            kind="end",
+            samples=sampler.taken,
+            missed=missed,
+            cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
+            reason=reason,
+            gone=sources[-1].gone,
+        )
+        output.write(end)
+    except OSError as error:
+        complain(f"cannot write to {output.name} after {sampler.taken} samples: {error.strerror}")
+        return EXIT_WRITE_FAILED
+    if arguments.output != "-":
+        print(end.decode(), end="")
+    return 0 if reason == "finished" else 128 + signal.Signals[reason]
+
+
+def complain(message):
+    """Tell the user what is wrong."""
+    print(f"ksm_sampler.py: error: {message}", file=sys.stderr)
+
+
+def main(argv=None):
+    """Run the command line; return the exit status."""
+    arguments = parse_arguments(argv)
+    try:
+        return sample(arguments)
+    except Unusable as error:
+        complain(error)
+        return EXIT_UNUSABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
