@@ -1,0 +1,69 @@
+# What one does here, by name. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+EXPERIMENT ?= experiments/quick.yml
+
+.PHONY: help
+help: ## list what can be made
+	@echo "KSM testbed: what Kernel Samepage Merging saves on this host, and what it costs."
+	@echo
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo
+	@echo "  make demo EXPERIMENT=experiments/other.yml   the same for another definition"
+
+# Debian's python3 comes without venv; where it is missing, it is installed.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "Building the environment in $(VENV) (about a minute) ..."
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -q && apt-get install -qy python3-venv; }
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -q --require-hashes -r requirements.lock
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed ## build the environment in .venv
+
+.PHONY: demo
+demo: setup ## the main job: provision, build, run, report (changes this machine; needs root)
+	ansible-playbook site.yml -e experiment=$(EXPERIMENT)
+
+.PHONY: teardown
+teardown: setup ## give the host back: knobs, guests, image, services
+	ansible-playbook playbooks/teardown.yml
+
+.PHONY: lint
+lint: setup ## ruff, yamllint and ansible-lint
+	ruff check
+	ruff format --check
+	yamllint --strict .
+	ansible-lint --offline
+
+.PHONY: test-unit
+test-unit: setup ## the fast tests, in seconds
+	$(PYTHON) -m pytest -m 'not host and not browser'
+
+.PHONY: browser
+browser: # Debian's Chromium, for the tests of the page
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
+
+.PHONY: test
+test: setup lint browser ## every test: lint, unit, page, and the host with real guests (needs root)
+	$(PYTHON) -m pytest
+
+.PHONY: bench
+bench: setup ## the figures of speed, side by side (needs root)
+	$(PYTHON) -m bench
+
+.PHONY: lock
+lock: setup ## resolve pyproject.toml anew into requirements.lock
+	$(PYTHON) -m pip install -q uv
+	uv pip compile --universal --python-version 3.11 --extra test --generate-hashes \
+	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock pyproject.toml

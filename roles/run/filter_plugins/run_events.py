@@ -1,0 +1,46 @@
+"""What happened in a run, as the lines of events.jsonl."""
+
+from __future__ import annotations
+
+import json
+
+
+def run_events(facts: dict) -> list[dict]:
+    """Put together what the steps of a run have reported; a step that was not reached is absent.
+
+    `facts` has `set` and `restored` (results of ksm_knobs), `ready` and `work` (entries of
+    guest_agent) and `argv`. Times are seconds on the host's clocks.
+    """
+    events = []
+    if facts["set"]:
+        events.append(_event("knobs set", facts["set"], knobs=facts["set"]["after"]))
+    events += [
+        _event("guests ready", guest["stopped"], guest=guest["name"], seconds=guest["seconds"])
+        for guest in facts["ready"]
+    ]
+    for guest in facts["work"]:
+        if "exitcode" in guest:
+            name = {"guest": guest["name"]}
+            events.append(_event("workload started", guest["started"], argv=facts["argv"], **name))
+            output = {key: guest[key] for key in ("exitcode", "stdout", "stderr")}
+            events.append(_event("workload stopped", guest["stopped"], **name, **output))
+    if facts["restored"]:
+        events.append(_event("knobs restored", facts["restored"], knobs=facts["restored"]["after"]))
+    return sorted(events, key=lambda event: event["monotonic"])
+
+
+def _event(name: str, when: dict, **more: object) -> dict:
+    return {"event": name, "wall": when["wall"], "monotonic": when["monotonic"], **more}
+
+
+def jsonl(rows: list) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+class FilterModule:
+    """Filters of the role."""
+
+    def filters(self) -> dict:
+        """Names and functions."""
+        return {"run_events": run_events, "jsonl": jsonl}
