@@ -1,0 +1,5 @@
+"""Soon."""
+
+
+def add_to(commands):
+    """Nothing yet."""
