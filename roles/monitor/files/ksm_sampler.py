@@ -22,6 +22,7 @@ import sys
 import textwrap
 import time
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 FORMAT = 1
@@ -34,7 +35,7 @@ CPU = b"user nice system idle iowait irq softirq steal guest guest_nice".split()
 MEMINFO = frozenset(
     b"MemTotal MemFree MemAvailable Buffers Cached SwapCached SwapTotal SwapFree Active(anon)"
     b" Inactive(anon) Unevictable Mlocked Zswap Zswapped AnonPages AnonHugePages Mapped Shmem"
-    b" Slab SReclaimable PageTables Committed_AS HugePages_Total HugePages_Free".split()
+    b" Slab SReclaimable PageTables".split()
 )
 VMSTAT = frozenset(b"cow_ksm ksm_swpin_copy pswpin pswpout".split())
 
@@ -58,7 +59,7 @@ output: one JSON object a line.
           ksm          every file of /sys/kernel/mm/ksm: a number, or text
                        (pages_*: pages; general_profit: bytes, signed)
           cpu          first line of /proc/stat: clock ticks of all CPUs since boot
-          meminfo      KiB (HugePages_*: pages), from /proc/meminfo, those that exist of:
+          meminfo      KiB, from /proc/meminfo, those that exist of:
 %(meminfo)s
           vmstat       events since boot (pswp*: pages), from /proc/vmstat, those that exist of:
 %(vmstat)s
@@ -96,9 +97,11 @@ class Gone(Exception):  # noqa: N818
 # for it, with a group for each number, and the JSON members that these numbers are put into.
 
 NUMBER = rb"(0|-?[1-9][0-9]*)"  # exactly the integers of JSON
+TEXT = rb"(?!-?[0-9]+(?![ -~]))([ !#-\[\]-~]*)"  # not a number; nothing that JSON escapes
 REST = rb"[^\0]*"  # of the file: a NUL separates it from the next
-# Fields 3, 14 and 15: state, utime, stime. The name in parentheses may hold anything.
-PROCESS = rb"[0-9]+ \([^\0]*\) [^ZX] (?:[^ ]+ ){10}([0-9]+) ([0-9]+) "
+# /proc/PID/stat up to its field 14, utime; the name in parentheses may hold anything. A zombie has
+# its times still, but is as good as gone.
+PROCESS = rb"[0-9]+ \([^\0]*\) [^ZX] (?:[^ ]+ ){10}"
 
 
 def json_text(text):
@@ -109,9 +112,11 @@ def json_text(text):
 
 
 def slot(text):
-    """Pattern and JSON of one value: a number is a group to fill in, other text is literal."""
+    """Pattern and JSON of one value: a group to fill in, or literal if JSON must escape it."""
     if re.fullmatch(NUMBER, text):
         return NUMBER, b"%b"
+    if re.fullmatch(TEXT, text):
+        return TEXT, b'"%b"'
     return re.escape(text), json_text(text)
 
 
@@ -124,17 +129,26 @@ def value_layout(name, text):
 
 def lines_layout(text, wanted=None):
     """Lay out lines of `name value` or `name: value [kB]`: those wanted, else all."""
-    patterns, members, used = [], [], 0
+    pattern, members, skipped = b"", [], 0
     for line in text.splitlines(keepends=True):
         found = re.fullmatch(rb"([^\s:]+):? +(.*?)((?: kB)?\n?)", line)
-        if found and (wanted is None or found[1] in wanted):
-            pattern, value = slot(found[2])
-            patterns.append(re.escape(found[1]) + rb":? +" + pattern + re.escape(found[3]))
-            members.append((found[1], value))
-            used = len(patterns)
-        else:
-            patterns.append(rb"[^\n\0]*\n")
-    return b"".join(patterns[:used]) + REST, members
+        if not found or (wanted is not None and found[1] not in wanted):
+            skipped += 1
+            continue
+        value, json_value = slot(found[2])
+        pattern += skip(skipped) + re.escape(found[1]) + rb":? +" + value + re.escape(found[3])
+        members.append((found[1], json_value))
+        skipped = 0
+    return pattern + REST, members
+
+
+def skip(lines):
+    """Pattern for a number of lines.
+
+    Many are cheaper to find the end of from behind. That is also safe: the name that follows is in
+    the text but once, so that no other end than the right one is ever tried further.
+    """
+    return rb"[^\0]*\n" if lines > 16 else rb"[^\n]*\n" * lines
 
 
 def cpu_layout(text):
@@ -147,10 +161,21 @@ def cpu_layout(text):
 
 
 def process_layout(text):
-    """Lay out /proc/PID/stat: CPU time in clock ticks. A zombie is gone."""
-    if not re.match(PROCESS, text):
+    """Lay out /proc/PID/stat: CPU time in clock ticks."""
+    pattern = PROCESS + NUMBER + rb" " + NUMBER + rb" "
+    if not re.match(pattern, text):
         raise Gone
-    return PROCESS + REST, [(b"utime", b"%b"), (b"stime", b"%b")]
+    return pattern + REST, [(b"utime", b"%b"), (b"stime", b"%b")]
+
+
+def ticks_layout(text):
+    """Lay out /proc/PID/stat of a kernel thread: its stime, for its utime is 0, in ns.
+
+    A clock tick is 1/100 s (1/1024 s on Alpha, which this would get wrong): zeros make it ns.
+    """
+    if re.match(PROCESS + rb"0 0 ", text):
+        return PROCESS + rb"0 0 " + REST, [(b"cpu_ns", b"0")]
+    return PROCESS + rb"0 ([1-9][0-9]*) " + REST, [(b"cpu_ns", b"%b0000000")]
 
 
 def resident_layout(_text):
@@ -163,21 +188,25 @@ def schedstat_layout(_text):
     return NUMBER + rb" " + REST, [(b"cpu_ns", b"%b")]
 
 
-class Source:
-    """Files that are read together and become one JSON member `name: {...}`.
+EMPTY = {"ksmd": [(b"cpu_ns", b"null")]}  # what a section holds that has no files
 
-    `files` is a list of (descriptor, layout). A file that cannot be read any more is left out from
-    then on; if `whole_or_gone`, the source then raises Gone.
+
+class Source:
+    """Files that are read together and become JSON members: an object for each section.
+
+    `sections` maps a name to its files, a list of (descriptor, layout). A file that cannot be read
+    any more is left out from then on; if `whole_or_gone`, the source then raises Gone.
     """
 
-    def __init__(self, name, files, whole_or_gone=False):
-        self.name, self.files, self.whole_or_gone = name, files, whole_or_gone
+    def __init__(self, sections, whole_or_gone=False):
+        self.sections, self.whole_or_gone = sections, whole_or_gone
         self.read = self.learn
 
     def read_once(self):
         """JSON of the files as they are now, one pread each."""
         try:
-            match = self.match(b"\0".join([os.pread(fd, BUFFER, 0) for fd in self.fds]))
+            # map and repeat, for half of the time of a sample goes into this line.
+            match = self.match(b"\0".join(map(os.pread, self.fds, repeat(BUFFER), repeat(0))))
         except OSError:
             match = None
         return self.json(match) if match else self.learn()
@@ -185,7 +214,7 @@ class Source:
     def read_long(self):
         """Do the same where a file is longer than one pread gives."""
         try:
-            match = self.match(b"\0".join([b"".join(chunks(fd)) for fd in self.fds]))
+            match = self.match(b"\0".join([b"".join(pieces(fd)) for fd in self.fds]))
         except OSError:
             match = None
         return self.json(match) if match else self.learn()
@@ -196,47 +225,34 @@ class Source:
 
     def learn(self):
         """JSON as above, and the layout that the next reads expect."""
-        texts, patterns, members, files = [], [], [], []
-        for fd, layout in self.files:
-            try:
-                text = list(chunks(fd))
-            except OSError:
-                text = []
-            if not text and self.whole_or_gone:
-                raise Gone
-            if text:
-                pattern, values = layout(b"".join(text))
-                texts.append(text)
-                patterns.append(pattern)
-                members += values
-                files.append((fd, layout))
-        self.files, self.fds = files, [fd for fd, _ in files]
+        self.fds, texts, patterns, objects = [], [], [], []
+        for name, files in self.sections.items():
+            members = []
+            for fd, layout in files:
+                text = self.text(fd)
+                if text:
+                    pattern, values = layout(b"".join(text))
+                    self.fds.append(fd)
+                    texts.append(text)
+                    patterns.append(pattern)
+                    members += values
+            objects.append(json_text(name) + b":" + json_object(members or EMPTY.get(name, [])))
         self.match = re.compile(b"\0".join(patterns)).fullmatch
-        self.template = json_text(self.name) + b":" + json_object(members)
+        self.template = b",".join(objects)
         once = self.match(b"\0".join([text[0] for text in texts]))
         # A read that is cut short after what is wanted (the first line of /proc/stat) will do.
         self.read = self.read_once if once else self.read_long
         return self.json(once or self.match(b"\0".join([b"".join(text) for text in texts])))
 
-
-class TickSource(Source):
-    """CPU time from /proc/PID/stat, for ksmd on kernels without schedstat."""
-
-    def json(self, match):
-        """Clock ticks to ns: a hundred to a second nearly everywhere, too coarse for short runs."""
-        ns = sum(map(int, match.groups())) * 10**9 // os.sysconf("SC_CLK_TCK")
-        return b'"ksmd":{"cpu_ns":%d}' % ns
-
-
-class Nothing:
-    """Stands where there is nothing to read."""
-
-    def __init__(self, json_member):
-        self.json_member = json_member
-
-    def read(self):
-        """JSON that never changes."""
-        return self.json_member
+    def text(self, fd):
+        """Pieces of a file; none if it cannot be read."""
+        try:
+            text = list(pieces(fd))
+        except OSError:
+            text = []
+        if self.whole_or_gone and not text:
+            raise Gone
+        return text
 
 
 class Guests:
@@ -247,17 +263,16 @@ class Guests:
 
     def read(self):
         """JSON of all guests."""
-        return b'"guests":{' + b",".join([self.read_guest(s) for s in self.sources]) + b"}"
+        guests = [self.read_guest(*guest) for guest in self.sources.items()]
+        return b'"guests":{' + b",".join(guests) + b"}"
 
-    def read_guest(self, source):
+    def read_guest(self, name, source):
         """JSON of one guest."""
         try:
             return source.read()
         except Gone:
-            self.gone[source.name] = time.monotonic()
-            null = Nothing(json_text(source.name).replace(b"%%", b"%") + b":null")
-            self.sources[self.sources.index(source)] = null
-            return null.json_member
+            self.gone.setdefault(name, time.monotonic())
+            return json.dumps(name).encode() + b":null"
 
 
 def json_object(members):
@@ -265,7 +280,7 @@ def json_object(members):
     return b"{" + b",".join([json_text(name) + b":" + value for name, value in members]) + b"}"
 
 
-def chunks(fd):
+def pieces(fd):
     """Yield the whole text of an open file, in the pieces in which the kernel gives it.
 
     A short read is not the end: seq_file gives at most one page of whole records at a time.
@@ -286,7 +301,7 @@ def open_file(path, dir_fd=None):
         raise Unusable(f"cannot read {path}: {error.strerror}; run as root?") from error
 
 
-def ksm_source(root):
+def ksm_files(root):
     """Every file of /sys/kernel/mm/ksm, whatever this kernel has."""
     directory = root / "sys/kernel/mm/ksm"
     try:
@@ -297,13 +312,13 @@ def ksm_source(root):
         ) from error
     if not paths:
         raise Unusable(f"{directory} is empty; the kernel must be built with CONFIG_KSM")
-    return Source("ksm", [(open_file(p), partial(value_layout, p.name)) for p in paths])
+    return [(open_file(path), partial(value_layout, path.name)) for path in paths]
 
 
-def file_source(name, path, layout):
-    """One file of /proc; an empty object where the kernel has not the file."""
+def one_file(path, layout):
+    """One file as a section; nothing where the kernel has not the file."""
     fd = open_file(path)
-    return Source(name, [] if fd is None else [(fd, layout)])
+    return [] if fd is None else [(fd, layout)]
 
 
 def read_text(path, default=None):
@@ -323,16 +338,14 @@ def find_ksmd(proc):
     return None
 
 
-def ksmd_source(proc, pid):
-    """CPU time of ksmd from the best file there is."""
-    if pid is not None:
-        # All zero where the kernel does not keep the statistics: ksmd has run at least once.
-        if (read_text(proc / f"{pid}/schedstat") or "0 0 0") != "0 0 0":
-            return file_source("ksmd", proc / f"{pid}/schedstat", schedstat_layout)
-        fd = open_file(proc / f"{pid}/stat")
-        if fd is not None:
-            return TickSource("ksmd", [(fd, process_layout)])
-    return Nothing(b'"ksmd":{"cpu_ns":null}')
+def ksmd_files(proc, pid):
+    """CPU time of ksmd, from the best file there is."""
+    if pid is None:
+        return []
+    # All zero where the kernel does not keep the statistics: ksmd has run at least once.
+    if (read_text(proc / f"{pid}/schedstat") or "0 0 0") != "0 0 0":
+        return one_file(proc / f"{pid}/schedstat", schedstat_layout)
+    return one_file(proc / f"{pid}/stat", ticks_layout)
 
 
 def guest_source(proc, name, pid):
@@ -357,7 +370,7 @@ def guest_source(proc, name, pid):
     if fds["ksm_stat"] is not None:
         fds["ksm_merging_pages"] = None  # it is a line of ksm_stat
     files = [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
-    return Source(name, files, whole_or_gone=True)
+    return Source({name: files}, whole_or_gone=True)
 
 
 class Output:
@@ -507,13 +520,18 @@ def open_sources(root, guests):
     """Open everything that is sampled; return the sources, and the pid of ksmd."""
     proc = root / "proc"
     ksmd = find_ksmd(proc)
+    host = {
+        "ksm": ksm_files(root),
+        "cpu": one_file(proc / "stat", cpu_layout),
+        "meminfo": one_file(proc / "meminfo", partial(lines_layout, wanted=MEMINFO)),
+        "ksmd": ksmd_files(proc, ksmd),
+    }
+    # A source of its own, for it alone may take several reads.
+    vmstat = {"vmstat": one_file(proc / "vmstat", partial(lines_layout, wanted=VMSTAT))}
     sources = [
-        ksm_source(root),
-        file_source("cpu", proc / "stat", cpu_layout),
-        file_source("meminfo", proc / "meminfo", partial(lines_layout, wanted=MEMINFO)),
-        file_source("vmstat", proc / "vmstat", partial(lines_layout, wanted=VMSTAT)),
-        ksmd_source(proc, ksmd),
-        Guests([guest_source(proc, name, pid) for name, pid in guests]),
+        Source(host),
+        Source(vmstat),
+        Guests({name: guest_source(proc, name, pid) for name, pid in guests}),
     ]
     for source in sources:
         source.read()  # learn now: the first sample must not be late
