@@ -1,0 +1,104 @@
+"""The real thing: playbooks on this machine, with its ksmd, its libvirt and real guests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KSM = Path("/sys/kernel/mm/ksm")
+STATE = Path("/var/lib/ksm-testbed")
+SHORT = """\
+guests: {{count: {count}, memory_mib: 512}}
+knobs:
+  - {{run: 1, pages_to_scan: 2000, sleep_millisecs: 10, smart_scan: 0}}
+workloads: [{workload}]
+sampling: {{interval: 1, intervals: {intervals}, period: 0.25}}
+"""
+
+
+def knobs() -> dict[str, str]:
+    """Every knob of this kernel as it is now."""
+    return {path.name: path.read_text() for path in KSM.iterdir() if os.stat(path).st_mode & 0o200}
+
+
+def guests() -> list[str]:
+    """Names of the testbed's domains, running or not."""
+    listed = subprocess.run(
+        ["virsh", "--connect", "qemu:///system", "list", "--all", "--name"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in listed.stdout.split() if name.startswith("ksm-guest-")]
+
+
+def samplers() -> list[str]:
+    """Process ids of samplers that run."""
+    found = subprocess.run(
+        ["pgrep", "--full", f"{STATE}/monitor/ksm_sampler.py --output"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.split()
+
+
+def assert_given_back(knobs_before: dict[str, str]) -> None:
+    """Nothing of a run is left on this machine."""
+    assert knobs() == knobs_before
+    assert guests() == []
+    assert samplers() == []
+    assert not (STATE / "guests").exists()
+    assert not (STATE / "run").exists()
+    assert not (STATE / "lock.json").exists()
+    assert not (STATE / "knobs.json").exists()
+
+
+class Playbook:
+    """One ansible-playbook process, in a process group of its own."""
+
+    def __init__(self, *arguments: str, log: Path) -> None:
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                ["ansible-playbook", *arguments],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def wait(self, timeout: float = 600) -> int:
+        """Wait for its end and return its exit code."""
+        return self.process.wait(timeout)
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far, on one line, so that wrapped messages are found."""
+        return " ".join(self.log.read_text().split())
+
+    def until(self, condition, timeout: float = 240) -> None:
+        """Wait until a condition holds; fail if the play ends before it does."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"the play has ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"waited in vain: {self.log.read_text()}"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End it and all its workers at once, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def sampling() -> bool:
+    """Whether a run is in the middle of its sampling."""
+    path = STATE / "run" / "samples.jsonl"
+    return path.exists() and path.read_bytes().count(b"\n") > 4

@@ -1,0 +1,114 @@
+"""The module that sets knobs, against the kernel."""
+
+import mmap
+import time
+
+import pytest
+from machine import KSM, knobs
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def remember(tmp_path, module):
+    """A place to remember the knobs in; they are restored from it in any case."""
+    path = tmp_path / "knobs.json"
+    before = knobs()
+    yield path
+    module("ksm_knobs", {"state": "restored", "remember": str(path)})
+    assert knobs() == before
+
+
+@pytest.fixture
+def merged_memory():
+    """Two hundred identical pages that may be merged."""
+    with mmap.mmap(-1, 200 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_MERGEABLE)
+        memory.write(b"k" * len(memory))
+        yield
+
+
+def pages_shared() -> int:
+    return int((KSM / "pages_shared").read_text())
+
+
+def wait_until_shared() -> None:
+    deadline = time.monotonic() + 30
+    while pages_shared() == 0:
+        assert time.monotonic() < deadline, "ksmd has merged nothing"
+        time.sleep(0.1)
+
+
+def test_sets_and_restores(module, remember):
+    asked = {"knobs": {"pages_to_scan": 777, "sleep_millisecs": 11}, "remember": str(remember)}
+    first = module("ksm_knobs", asked)
+    assert first["changed"]
+    assert knobs()["pages_to_scan"] == "777\n"
+    assert not module("ksm_knobs", asked)["changed"]
+    restored = module("ksm_knobs", {"state": "restored", "remember": str(remember)})
+    assert restored["changed"]
+    assert restored["after"] == first["before"]
+    assert not remember.exists()
+    again = module("ksm_knobs", {"state": "restored", "remember": str(remember)})
+    assert not again["changed"]
+
+
+def test_the_first_change_is_what_counts(module, remember):
+    found = module("ksm_knobs", {"knobs": {"pages_to_scan": 777}, "remember": str(remember)})
+    module("ksm_knobs", {"knobs": {"pages_to_scan": 888}, "remember": str(remember)})
+    restored = module("ksm_knobs", {"state": "restored", "remember": str(remember)})
+    assert restored["after"] == found["before"]
+
+
+def test_check_mode_tells_the_truth_and_changes_nothing(module, remember):
+    before = knobs()
+    asked = {"knobs": {"pages_to_scan": 777}, "remember": str(remember)}
+    rehearsed = module("ksm_knobs", asked, check=True)
+    assert rehearsed["changed"]
+    assert rehearsed["after"]["pages_to_scan"] == 777
+    assert knobs() == before
+    assert not remember.exists()
+
+
+def test_refuses_an_unknown_knob_with_the_list(module):
+    before = knobs()
+    refused = module("ksm_knobs", {"knobs": {"pages_to_skan": 1, "run": 1}})
+    assert "pages_to_skan" in refused["msg"]
+    assert "pages_to_scan" in refused["msg"].partition("it has:")[2]
+    assert knobs() == before
+
+
+def test_says_what_the_kernel_refuses(module, remember):
+    refused = module("ksm_knobs", {"knobs": {"run": 7}, "remember": str(remember)})
+    assert "run=7" in refused["msg"]
+    assert "does not allow" in refused["msg"]
+
+
+def test_max_page_sharing_changes_while_pages_are_shared(module, remember, merged_memory):
+    scan = {"run": 1, "pages_to_scan": 5000, "smart_scan": 0}
+    module("ksm_knobs", {"knobs": scan, "remember": str(remember)})
+    wait_until_shared()
+    done = module("ksm_knobs", {"knobs": {"max_page_sharing": 16}, "remember": str(remember)})
+    assert done["after"]["max_page_sharing"] == 16
+    assert done["after"]["run"] == 1, "ksmd goes on after the unmerging that the change needs"
+
+
+def test_unmerges_and_waits(module, remember, merged_memory):
+    scan = {"run": 1, "pages_to_scan": 5000, "smart_scan": 0}
+    module("ksm_knobs", {"knobs": scan, "remember": str(remember)})
+    wait_until_shared()
+    done = module(
+        "ksm_knobs", {"knobs": {"run": 0}, "unmerge": True, "remember": str(remember)}
+    )
+    assert done["changed"]
+    assert pages_shared() == 0
+
+
+@pytest.mark.skipif(not (KSM / "advisor_mode").exists(), reason="no advisor before Linux 6.8")
+def test_the_advisor_is_turned_off_and_on_around_pages_to_scan(module, remember):
+    advised = {"knobs": {"advisor_mode": "scan-time"}, "remember": str(remember)}
+    assert module("ksm_knobs", advised)["after"]["advisor_mode"] == "scan-time"
+    refused = module("ksm_knobs", {"knobs": {"pages_to_scan": 777}, "remember": str(remember)})
+    assert "advisor_mode: none" in refused["msg"]
+    both = {"knobs": {"advisor_mode": "none", "pages_to_scan": 777}, "remember": str(remember)}
+    assert module("ksm_knobs", both)["after"]["pages_to_scan"] == 777

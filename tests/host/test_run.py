@@ -1,0 +1,210 @@
+"""Runs on real guests, and what becomes of the host when they are cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from machine import KSM, STATE, assert_given_back, guests, knobs, samplers, sampling
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
+
+
+def record(results: Path, run: str) -> dict:
+    return json.loads((results / run / "run.json").read_text())
+
+
+def samples(results: Path, run: str) -> list[dict]:
+    lines = (results / run / "samples.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == "sample"]
+
+
+def counters() -> dict[str, int]:
+    """Counters that only grow, read here and now."""
+    return {name: int((KSM / name).read_text()) for name in ("full_scans", "pages_scanned")}
+
+
+def events(results: Path, run: str) -> list[dict]:
+    return [json.loads(row) for row in (results / run / "events.jsonl").read_text().splitlines()]
+
+
+def test_provisioning_again_changes_nothing(play):
+    again = play("playbooks/host.yml", "playbooks/base_image.yml")
+    assert again.wait() == 0
+    assert "changed=0" in again.output
+
+
+def test_a_rehearsal_changes_nothing(play, given_back):
+    rehearsal = play("playbooks/host.yml", "playbooks/base_image.yml", "--check", "--diff")
+    assert rehearsal.wait() == 0, rehearsal.output
+    assert "changed=0" in rehearsal.output
+
+
+def test_two_guests_under_stress(experiment, given_back):
+    workload = "{name: stress, stress_ng: {vm: 1, vm_bytes: 32M}, active: first-half}"
+    play = experiment(count=2, intervals=8, workload=workload)
+    play.until(sampling)
+    seen = [(time.monotonic(), counters()) for _ in range(8) if not time.sleep(0.3)]
+    refused = experiment()
+    assert refused.wait() != 0
+    assert "this host is busy with ansible-playbook" in refused.output
+    assert str(play.process.pid) in refused.output
+    assert play.wait() == 0, play.log.read_text()
+
+    run = "g02-k1-stress-r1"
+    assert record(experiment.results, run)["status"] == "complete"
+    taken = samples(experiment.results, run)
+    assert [sample["n"] for sample in taken] == list(range(33))
+    assert_agrees(taken, seen)
+    last = taken[-1]
+    assert last["ksm"]["run"] == 1
+    assert last["ksm"]["pages_to_scan"] == 2000
+    assert last["ksm"]["pages_sharing"] > 0
+    assert set(last["guests"]) == {"ksm-guest-01", "ksm-guest-02"}
+    assert all(guest["resident_pages"] > 10_000 for guest in last["guests"].values())
+    assert_worked(events(experiment.results, run), taken)
+    assert (experiment.results / "report.html").stat().st_size > 100_000
+
+
+def assert_agrees(taken, seen):
+    """A counter that was read beside the sampler lies between the samples around it."""
+    checked = 0
+    for moment, read in seen:
+        for before, after in zip(taken, taken[1:], strict=False):
+            # The two reads of a sample are not one instant: leave the seam between samples out.
+            if before["monotonic"] + 0.05 < moment < after["monotonic"] - 0.05:
+                for name, value in read.items():
+                    assert before["ksm"][name] <= value <= after["ksm"][name]
+                    checked += 1
+    assert checked > 0
+
+
+def assert_worked(happened, taken):
+    """Both guests have worked, in the first half, and say how much."""
+    started = [event for event in happened if event["event"] == "workload started"]
+    stopped = [event for event in happened if event["event"] == "workload stopped"]
+    assert {event["guest"] for event in started} == {"ksm-guest-01", "ksm-guest-02"}
+    assert len(stopped) == 2
+    for event in stopped:
+        assert event["exitcode"] == 0
+        assert "bogo-ops-per-second-real-time" in event["stdout"]
+        assert taken[0]["monotonic"] < event["monotonic"] < taken[-1]["monotonic"]
+
+
+def test_a_guest_that_is_killed(experiment, given_back):
+    play = experiment(intervals=8)
+    play.until(sampling)
+    os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
+    assert play.wait() != 0
+    kept = record(experiment.results, "g01-k1-idle-r1")
+    assert kept["status"] == "failed"
+    assert "ksm-guest-01 ended while being sampled" in kept["reason"]
+    taken = samples(experiment.results, "g01-k1-idle-r1")
+    assert len(taken) == 33, "sampling goes on"
+    assert taken[-1]["guests"]["ksm-guest-01"] is None
+    assert (experiment.results / "report.html").exists()
+
+
+def test_a_sampler_that_is_killed(experiment, given_back):
+    play = experiment(intervals=60)
+    play.until(sampling)
+    (sampler,) = (pid for pid in samplers() if is_python(pid))
+    os.kill(int(sampler), signal.SIGKILL)
+    assert play.wait(timeout=60) != 0, "nobody waits for samples that never come"
+    kept = record(experiment.results, "g01-k1-idle-r1")
+    assert kept["status"] == "failed"
+    assert "ampler" in kept["reason"]
+    assert samples(experiment.results, "g01-k1-idle-r1")
+
+
+def is_python(pid: str) -> bool:
+    """Whether this is the sampler itself, not what started it with its command line."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return words[1].endswith(b"/ksm_sampler.py")
+
+
+def test_a_controller_that_is_killed(experiment, play):
+    before = knobs()
+    cut = experiment(intervals=60)
+    cut.until(sampling)
+    cut.kill()
+    assert knobs() != before, "the run has changed the host"
+    assert guests() == ["ksm-guest-01"]
+    teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
+    assert teardown.wait() == 0, teardown.log.read_text()
+    assert_given_back(before)
+    (left,) = experiment.results.iterdir()
+    assert left.name == "g01-k1-idle-r1.partial"
+
+
+def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, given_back):
+    cut = experiment(intervals=60)
+    cut.until(sampling)
+    cut.kill()
+    after = experiment(intervals=2)
+    assert after.wait() == 0, after.log.read_text()
+    assert record(experiment.results, "g01-k1-idle-r1")["status"] == "complete"
+
+
+def test_a_guest_that_never_answers(experiment, given_back):
+    play = experiment(more=("-e", "guests_ready_timeout=2"))
+    assert play.wait() != 0
+    kept = record(experiment.results, "g01-k1-idle-r1")
+    assert kept["status"] == "failed"
+    assert "ksm-guest-01: time is up while waiting for its agent to answer" in kept["reason"]
+    assert (experiment.results / "g01-k1-idle-r1" / "ksm-guest-01.console.log").exists()
+
+
+def test_an_unknown_knob_boots_nothing(experiment, given_back):
+    text = "guests: {count: 1}\nknobs: [{run: 1, pages_to_skan: 5}]\nworkloads: [idle]\n"
+    text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
+    play = experiment(text=text)
+    assert play.wait() != 0
+    assert "no KSM knob pages_to_skan" in play.output
+    assert "Define the guests" not in play.output
+
+
+def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_back):
+    play = experiment(more=("-e", "guests_overhead_mib=100000000"))
+    assert play.wait() != 0
+    assert "1 guests do not fit" in play.output
+    assert "(512 + 100000000 each)" in play.output
+    assert "Define the guests" not in play.output
+
+
+def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
+    play = experiment(text="guests:\n  cuont: 3\n")
+    assert play.wait() != 0
+    assert "short.yml:2" in play.output
+    assert "cuont" in play.output
+    assert "Take or renew the lock" not in play.output
+
+
+def test_a_mirror_that_does_not_answer(play, given_back):
+    image = (STATE / "images/current").resolve()
+    build = play(
+        "playbooks/base_image.yml",
+        "-e",
+        json.dumps({"base_image_mirrors": ["http://127.0.0.1:9/debian"], "base_image_disk_gib": 5}),
+    )
+    assert build.wait() != 0
+    assert "127.0.0.1:9" in build.output
+    assert (STATE / "images/current").resolve() == image, "the image that was there is still there"
+    again = play("playbooks/base_image.yml")
+    assert again.wait() == 0
+    assert [path for path in (STATE / "images").iterdir() if not path.is_symlink()] == [image]
+
+
+def test_page_of_a_run_directory_again(experiment, given_back):
+    play = experiment(intervals=2)
+    assert play.wait() == 0, play.log.read_text()
+    page = experiment.results / "report.html"
+    first = page.stat().st_mtime_ns
+    done = subprocess.run(
+        ["ksm-analysis", "report", str(experiment.results)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert page.stat().st_mtime_ns > first
