@@ -479,6 +479,8 @@ def _run(
             "samples": sampling.samples,
             "seconds": sampling.seconds,
         },
+        # each run says for itself what it is part of
+        "note": experiment.note.strip(),
         "seconds": RUN_SECONDS + GUEST_SECONDS * count + sampling.seconds,
     }
 

@@ -1,5 +1,91 @@
-"""Soon."""
+"""`summary DIR`: one row a run."""
+
+import argparse
+from pathlib import Path
+
+HELP = "show one row a run: factors, and every metric at the end of the run"
+DETAILS = """\
+One row a run: its factors, the value of every metric in its last interval, CPU seconds of ksmd
+over the whole run, and what the guests' workload reported. docs/metrics.md defines each column.
+Failed runs are left out, and named on standard error.
+
+examples:
+  python -m ksm_analysis summary results/quick                    the main columns, for reading
+  python -m ksm_analysis summary results/quick --csv > quick.csv  every column
+  python -m ksm_analysis summary results/quick --json | jq '.[].shared_percent_configured'
+"""
+# What fits on a screen: the column, its heading, its format.
+SHOWN = (
+    ("host", "host", "{}"),
+    ("guests", "guests", "{}"),
+    ("knobs", "knobs", "{}"),
+    ("workload", "workload", "{}"),
+    ("repetition", "rep.", "{}"),
+    ("pages_shared", "pages\nshared", "{:,.0f}"),
+    ("pages_sharing", "pages\nsharing", "{:,.0f}"),
+    ("full_scans", "full\nscans", "{:,.0f}"),
+    ("ksmd_cpu_seconds", "ksmd\nCPU s", "{:.2f}"),
+    ("shared_percent_configured", "shared %\nconfigured", "{:.1f}"),
+    ("reclaimed_percent_configured", "reclaimed %\nconfigured", "{:.1f}"),
+    ("shared_percent_resident", "shared %\nresident", "{:.1f}"),
+    ("reclaimed_percent_resident", "reclaimed %\nresident", "{:.1f}"),
+    ("bogo_ops_per_second_sum", "bogo ops/s\nall guests", "{:,.0f}"),
+)
 
 
-def add_to(commands):
-    """Nothing yet."""
+def add_to(commands) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "summary",
+        help=HELP,
+        description=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="results of an experiment")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    form.add_argument("--csv", action="store_true", help="for spreadsheets")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the summary."""
+    import sys
+
+    from ksm_analysis import metrics, runs
+
+    results = runs.read_results(arguments.directory)
+    for warning in results.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    table = metrics.summary(results.usable)
+    if arguments.json:
+        print(table.to_json(orient="records", indent=2, double_precision=15))
+    elif arguments.csv:
+        print(table.to_csv(index=False), end="")
+    else:
+        _show(table, str(arguments.directory))
+    return 0
+
+
+def _show(table, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if table.empty:
+        print("no run can be used")
+        return
+    # A factor that does not vary takes room and says nothing
+    once = {"host", "knobs", "repetition"}
+    columns = [c for c in SHOWN if c[0] not in once or table[c[0]].nunique() > 1]
+    shown = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for name, heading, _ in columns:
+        shown.add_column(heading, justify="left" if table[name].dtype == "str" else "right")
+    for row in table.to_dict("records"):
+        cells = ("" if row[n] != row[n] else form.format(row[n]) for n, _, form in columns)
+        shown.add_row(*map(Text, cells))
+    console = Console()
+    # Cut-off numbers would be worse than long lines
+    console.width = max(console.width, console.measure(shown).maximum)
+    console.print(shown)

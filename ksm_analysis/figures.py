@@ -1,0 +1,302 @@
+"""Frames to Plotly figures, one function a figure.
+
+Colour and marker tell the first thing apart (the number of guests, or a guest), the dash tells the
+rest (workload, knobs, host). Nothing is told by colour alone. Titles and definitions belong to the
+page; colours of text and axes belong to its theme.
+"""
+
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ksm_analysis import metrics
+from ksm_analysis.metrics import MIB, Metric
+from ksm_analysis.published import PUBLISHED
+from ksm_analysis.runs import Run
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which
+# is faint on white, are left out since pages are light or dark.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MEMORY = (
+    "guest_memory_configured_mib",
+    "guest_memory_resident_mib",
+    "shared_mib",
+    "reclaimed_mib",
+)
+HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
+
+
+@dataclass(frozen=True)
+class Data:
+    """What figures are made of.
+
+    `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
+    factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics.
+    `windows`: when each workload ran, in intervals. `interval`: their length in seconds, None if
+    runs differ.
+    """
+
+    host: pd.DataFrame
+    guest: pd.DataFrame
+    windows: dict[str, tuple[float, float]]
+    interval: float | None
+
+
+def load(runs: tuple[Run, ...]) -> Data:
+    """Compute the values of every interval of every run."""
+    lengths = {run.record["run"]["sampling"]["interval"] for run in runs}
+    return Data(
+        _stack(runs, lambda run: metrics.host_intervals(run).reset_index()),
+        _stack(runs, metrics.guest_intervals),
+        _windows(runs),
+        lengths.pop() if len(lengths) == 1 else None,
+    )
+
+
+def _stack(runs: tuple[Run, ...], table) -> pd.DataFrame:
+    tables = [table(run).assign(run=run.id, host=run.host, **run.factors) for run in runs]
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def _windows(runs: tuple[Run, ...]) -> dict[str, tuple[float, float]]:
+    windows = {}
+    for run in runs:
+        if window := run.window():
+            length = run.record["run"]["sampling"]["interval"]
+            start, stop = (seconds / length for seconds in window)
+            name = run.factors["workload"]
+            first, last = windows.get(name, (start, stop))
+            windows[name] = min(first, start), max(last, stop)
+    return windows
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def text(value: object) -> str:
+    """Make text of a name: Plotly would read `<b>` in it as markup."""
+    return escape(str(value), quote=False)
+
+
+def guest_word(count: int) -> str:
+    """Write `1 guest`, `2 guests`."""
+    return f"{count} guest" if count == 1 else f"{count} guests"
+
+
+def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split by what varies besides guests and repetitions, each part with its name."""
+    factors = [f for f in ("workload", "knobs", "host") if data[f].nunique() > 1]
+    if not factors:
+        return [("", data)]
+    groups = data.groupby(factors, sort=False)
+    return [(" · ".join(map(str, key)), part) for key, part in groups]
+
+
+# --- values by interval ---------------------------------------------------------------------------
+
+
+def by_interval(data: Data, metric: Metric) -> go.Figure:
+    """One metric of the host against the interval: a line for each cell, mean of repetitions."""
+    figure = _figure(metric)
+    counts = sorted(data.host["guests"].unique())
+    for series, (name, part) in enumerate(_series(data.host)):
+        for count in sorted(part["guests"].unique()):
+            cell = part[part["guests"] == count]
+            label = " · ".join(filter(None, [guest_word(count), name]))
+            line = _mean_line(cell, "interval", metric, label)
+            figure.add_scatter(**line, **_style(counts.index(count), series))
+    _interval_axis(figure, data)
+    return figure
+
+
+def guest_panels(data: Data, metric: Metric) -> list[tuple[str, go.Figure]]:
+    """One metric of each guest against the interval: title and figure of each cell, same scale."""
+    panels = []
+    guests = list(dict.fromkeys(sorted(data.guest["guest"])))
+    extremes = _shown(metric, data.guest[metric.name])
+    low, high = min(0.0, extremes.min()), max(0.0, extremes.max())
+    margin = 0.05 * (high - low)
+    for name, part in _series(data.guest):
+        for count in sorted(part["guests"].unique()):
+            cell = part[part["guests"] == count]
+            figure = _figure(metric)
+            for guest in sorted(cell["guest"].unique()):
+                rows = cell[cell["guest"] == guest]
+                line = _mean_line(rows, "interval", metric, guest)
+                figure.add_scatter(**line, **_style(guests.index(guest), 0))
+            _interval_axis(figure, data, set(cell["workload"]))
+            figure.update_yaxes(range=[low - margin if low else 0, high + margin or 1])
+            panels.append((" · ".join(filter(None, [guest_word(count), name])), figure))
+    return panels
+
+
+def _interval_axis(figure: go.Figure, data: Data, workloads: set | None = None) -> None:
+    last = int(data.host["interval"].max())
+    length = f" ({data.interval:g} s each)" if data.interval else ""
+    figure.update_xaxes(title=f"interval{length}", range=[0, last + 0.4])
+    figure.update_xaxes(dtick=1 if last <= 6 else None, tickformat="d")
+    for workload, (start, stop) in data.windows.items():
+        if workloads is None or workload in workloads:
+            figure.add_vrect(
+                x0=start,
+                x1=stop,
+                fillcolor="#8a8a8a",
+                opacity=0.18,
+                line_width=0,
+                layer="below",
+                annotation={
+                    "text": f"{text(workload)} active",
+                    "xanchor": "left",
+                    "yanchor": "bottom",
+                    "font_size": 11,
+                },
+                annotation_position="top left",
+            )
+
+
+# --- values by number of guests -------------------------------------------------------------------
+
+
+def by_guests(data: Data, metric: Metric) -> go.Figure:
+    """One metric in the last interval against the number of guests."""
+    figure = _figure(metric)
+    last = _last(data.host)
+    for series, (name, part) in enumerate(_series(last)):
+        label = name or "measured"
+        _runs_as_points(figure, part, metric, series)
+        line = _mean_line(part, "guests", metric, label)
+        figure.add_scatter(**line, **_style(series, series))
+    _guests_axis(figure, last["guests"])
+    return figure
+
+
+def memory_by_guests(data: Data) -> go.Figure:
+    """Memory in MiB against the number of guests: configured, resident, shared, reclaimed."""
+    figure = _several_by_guests(data, MEMORY)
+    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+        if published.memory_mib:
+            mib = [n * published.memory_mib / 100 for n in published.guests]
+            for index, part in ((2, "shared"), (3, "reclaimed")):
+                values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
+                _overlay(figure, published, part, values, index, marker, visible="legendonly")
+    return figure
+
+
+def percent_by_guests(data: Data, whole: str) -> go.Figure:
+    """Shared, reclaimed and their difference, in percent of `configured` or `resident` memory."""
+    parts = ("shared", "reclaimed", "difference")
+    figure = _several_by_guests(data, [f"{part}_percent_{whole}" for part in parts])
+    if whole == "configured":
+        for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+            kept = [
+                round(s - r, 1) for s, r in zip(published.shared, published.reclaimed, strict=True)
+            ]
+            for index, values in enumerate((published.shared, published.reclaimed, kept)):
+                _overlay(figure, published, parts[index], list(values), index, marker)
+    return figure
+
+
+def _several_by_guests(data: Data, names: tuple[str, ...]) -> go.Figure:
+    """Several metrics of one unit: colour and marker tell the metric, the dash the rest."""
+    table = [m for name in names for m in metrics.HOST if m.name == name]
+    figure = _figure(table[0])
+    last = _last(data.host)
+    for series, (name, part) in enumerate(_series(last)):
+        for index, metric in enumerate(table):
+            short = metric.label.split(",")[0] if metric.unit == "%" else metric.label
+            label = " · ".join(filter(None, [short, name]))
+            _runs_as_points(figure, part, metric, index)
+            line = _mean_line(part, "guests", metric, label)
+            figure.add_scatter(**line, **_style(index, series))
+    _guests_axis(figure, last["guests"])
+    return figure
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["interval"] == table.groupby("run")["interval"].transform("max")]
+
+
+def _runs_as_points(figure: go.Figure, part: pd.DataFrame, metric: Metric, index: int) -> None:
+    """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
+    if part["repetition"].nunique() > 1:
+        figure.add_scatter(
+            x=part["guests"],
+            y=_shown(metric, part[metric.name]),
+            customdata=part["run"].map(text),
+            mode="markers",
+            showlegend=False,
+            marker={"color": COLOURS[index % len(COLOURS)], "symbol": "line-ew-open", "size": 9},
+            hovertemplate="%{customdata}: %{y:,.6~g}<extra></extra>",
+        )
+
+
+def _overlay(figure, published, part, values, index, marker, **more) -> None:
+    figure.add_scatter(
+        x=list(published.guests),
+        y=values,
+        name=f"{part.capitalize()} · {published.name}",
+        mode="markers",
+        marker={"color": COLOURS[index], "symbol": marker, "size": 10, "line_width": 1.5},
+        hovertemplate=f"{part} %{{y:,.4~g}}, {published.name}<extra></extra>",
+        **more,
+    )
+
+
+def _guests_axis(figure: go.Figure, counts: pd.Series) -> None:
+    figure.update_xaxes(title="guests", rangemode="tozero", tickformat="d")
+    figure.update_xaxes(dtick=1 if counts.max() <= 12 else None)
+
+
+# --- what all figures share -----------------------------------------------------------------------
+
+
+def _figure(metric: Metric) -> go.Figure:
+    unit = "MiB" if metric.unit == "bytes" else metric.unit
+    figure = go.Figure(layout={"template": {}})
+    figure.update_layout(
+        margin={"l": 12, "r": 12, "t": 28, "b": 12},
+        hovermode="closest",
+        showlegend=True,
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+    )
+    figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")
+    figure.update_yaxes(
+        title=unit,
+        automargin=True,
+        rangemode="tozero",
+        separatethousands=True,
+        exponentformat="none",
+    )
+    return figure
+
+
+def _shown(metric: Metric, values: pd.Series) -> pd.Series:
+    return values / MIB if metric.unit == "bytes" else values
+
+
+def _mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
+    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay."""
+    groups = _shown(metric, rows[metric.name]).groupby(rows[x])
+    mean, count = groups.mean(), groups.count()
+    of = ", mean of %{customdata} runs" if rows["repetition"].nunique() > 1 else ""
+    hover = f"{x} %{{x}}: %{{y:,.6~g}}{of}<extra>%{{fullData.name}}</extra>"
+    return {
+        "x": mean.index.to_list(),
+        "y": mean.to_list(),
+        "customdata": count.to_list(),
+        "name": text(label),
+        "mode": "lines+markers",
+        "hovertemplate": hover,
+    }
+
+
+def _style(index: int, series: int) -> dict:
+    colour = COLOURS[index % len(COLOURS)]
+    return {
+        "line": {"color": colour, "dash": DASHES[series % len(DASHES)], "width": 2},
+        "marker": {"color": colour, "symbol": MARKERS[index % len(MARKERS)], "size": 7},
+    }

@@ -1,0 +1,505 @@
+"""What is measured, in one table, and how each value follows from the samples.
+
+An interval is a window of samples. Sample n belongs to interval ceil(n / samples an interval);
+sample 0 is the baseline. The value of a gauge is that of the interval's last sample, and of a
+counter the difference between the last samples of this interval and the one before. Counters of the
+kernel start at boot: no absolute value of one is ever shown. An interval of which every sample was
+missed has no value (NaN), and neither has a metric that the kernel does not offer.
+"""
+
+# The signs of multiplication and minus are meant: these formulas are for people to read.
+# ruff: noqa: RUF001, RUF002
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ksm_analysis.runs import Run
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The last sample of each interval: row 0 is the run's first sample, row i ends interval i.
+
+    `guest` has the same for one guest. `host` has the samples of the host.
+    """
+
+    run: Run
+    host: pd.DataFrame
+    guest: pd.DataFrame | None = None
+
+    def column(self, name: str) -> pd.Series:
+        """Return a counter by name, as float; NaN where there is none."""
+        frame = self.host if self.guest is None else self.guest
+        if name not in frame:
+            return pd.Series(np.nan, frame.index, dtype=float)
+        return pd.to_numeric(frame[name], errors="coerce").astype(float)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One thing that is measured.
+
+    `kind` is gauge, counter (difference over the interval), total (since the run's first sample) or
+    derived. `value` takes Ends and gives one value for each interval; its row 0 is ignored.
+    """
+
+    name: str
+    unit: str
+    kind: str
+    label: str
+    help: str
+    value: Callable[[Ends], pd.Series]
+    figure: bool = False
+
+
+# --- how values follow ----------------------------------------------------------------------------
+
+
+def _gauge(name: str) -> Callable:
+    return lambda ends: ends.column(name)
+
+
+def _counter(name: str) -> Callable:
+    return lambda ends: ends.column(name).diff()
+
+
+def _total(name: str, scale: float = 1.0) -> Callable:
+    return lambda ends: (ends.column(name) - ends.column(name).iloc[0]) * scale
+
+
+def host_cpu_percent(ends: Ends) -> pd.Series:
+    """Share of the CPUs' time that was not idle, in percent. Guest time is within user and nice."""
+    busy = sum(
+        ends.column(f"cpu.{state}") for state in ("user", "nice", "system", "irq", "softirq")
+    )
+    waiting = sum(ends.column(f"cpu.{state}") for state in ("idle", "iowait", "steal"))
+    return 100 * busy.diff() / (busy + waiting).diff()
+
+
+def ksmd_cpu_percent(ends: Ends) -> pd.Series:
+    """CPU time of ksmd over elapsed time, in percent of one CPU."""
+    return 100 * (ends.column("ksmd.cpu_ns") / 1e9).diff() / ends.column("seconds").diff()
+
+
+def guest_cpu_percent(ends: Ends) -> pd.Series:
+    """CPU time of one guest's process over elapsed time, in percent of one CPU."""
+    ticks = ends.column("utime") + ends.column("stime")
+    seconds = ticks / ends.run.header["clock_ticks"]
+    return 100 * seconds.diff() / ends.column("seconds").diff()
+
+
+def _pages(ends: Ends, *names: str) -> pd.Series:
+    return sum(ends.column(name) for name in names)
+
+
+def configured_mib(ends: Ends) -> pd.Series:
+    """Memory that the guests were given: their number times their size, in MiB."""
+    guests = ends.run.record["run"]["guests"]
+    return pd.Series(float(guests["count"] * guests["memory_mib"]), ends.host.index)
+
+
+def resident_mib(ends: Ends) -> pd.Series:
+    """Sum of the guests' resident memory, in MiB."""
+    return _mib(ends, ends.column("resident_pages"))
+
+
+def _mib(ends: Ends, pages: pd.Series) -> pd.Series:
+    return pages * ends.run.header["page_size"] / MIB
+
+
+def shared_mib(ends: Ends) -> pd.Series:
+    """Guest memory that is merged: (pages_shared + pages_sharing) × page size, in MiB."""
+    return _mib(ends, _pages(ends, "ksm.pages_shared", "ksm.pages_sharing"))
+
+
+def reclaimed_mib(ends: Ends) -> pd.Series:
+    """Memory that merging saves: pages_sharing × page size, in MiB."""
+    return _mib(ends, ends.column("ksm.pages_sharing"))
+
+
+def _percent(part: Callable, whole: Callable) -> Callable:
+    return lambda ends: 100 * part(ends) / whole(ends)
+
+
+def _kept_mib(ends: Ends) -> pd.Series:
+    return shared_mib(ends) - reclaimed_mib(ends)
+
+
+def _sum_of_guests(name: str) -> Callable:
+    return lambda ends: ends.column(f"guests.{name}")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+_RESIDENT_HELP = (
+    "The denominator is the guests' resident memory (RSS): a small guest touches less than it was "
+    "given. A merged page still counts in the RSS of every guest that has it, and so does QEMU's "
+    "own memory."
+)
+_ZERO_HELP = (
+    "With use_zero_pages=1, pages full of zeros are merged with the kernel's zero page: they count "
+    "in ksm_zero_pages and not here."
+)
+
+HOST = (
+    Metric(
+        "host_cpu_percent",
+        "%",
+        "derived",
+        "CPU use of the host",
+        "Time that the host's CPUs were not idle, over the interval; 100 is all CPUs busy. From "
+        "the first line of /proc/stat: user + nice + system + irq + softirq, of these + idle + "
+        "iowait + steal.",
+        host_cpu_percent,
+        figure=True,
+    ),
+    Metric(
+        "ksmd_cpu_percent",
+        "% of one CPU",
+        "derived",
+        "CPU use of ksmd",
+        "CPU time of the ksmd kernel thread over elapsed time: 100 is one CPU kept busy. From "
+        "/proc/PID/schedstat of ksmd.",
+        ksmd_cpu_percent,
+        figure=True,
+    ),
+    Metric(
+        "ksmd_cpu_seconds",
+        "s",
+        "total",
+        "CPU time of ksmd",
+        "CPU time that ksmd has used since the run's first sample. From /proc/PID/schedstat.",
+        _total("ksmd.cpu_ns", 1e-9),
+    ),
+    Metric(
+        "guests_cpu_percent",
+        "% of one CPU",
+        "derived",
+        "CPU use of all guests",
+        "CPU time of all guests' processes (emulator and its threads included) over elapsed time; "
+        "100 is one CPU kept busy. utime + stime of /proc/PID/stat.",
+        _sum_of_guests("guest_cpu_percent"),
+        figure=True,
+    ),
+    Metric(
+        "full_scans",
+        "scans",
+        "total",
+        "full_scans",
+        "Times that ksmd has been through all mergeable memory, since the run's first sample. "
+        "ksm_scan.seqnr in mm/ksm.c.",
+        _total("ksm.full_scans"),
+        figure=True,
+    ),
+    Metric(
+        "pages_scanned",
+        "pages",
+        "counter",
+        "pages_scanned",
+        "Pages that ksmd has looked at during the interval (Linux 6.6 and newer). "
+        "ksm_pages_scanned in mm/ksm.c.",
+        _counter("ksm.pages_scanned"),
+        figure=True,
+    ),
+    Metric(
+        "general_profit",
+        "bytes",
+        "gauge",
+        "general_profit",
+        "What merging saves less what it costs in memory: (pages_sharing + ksm_zero_pages) × page "
+        "size − rmap_items × size of a struct ksm_rmap_item (64 B on 64-bit kernels). Signed, and "
+        "negative while little is merged yet. general_profit_show() in mm/ksm.c, Linux 6.4 and "
+        "newer. The sum of ksm_process_profit over processes is greater and is not this.",
+        _gauge("ksm.general_profit"),
+        figure=True,
+    ),
+    Metric(
+        "pages_shared",
+        "pages",
+        "gauge",
+        "pages_shared",
+        "Distinct pages that are shared: the nodes of the stable tree. ksm_pages_shared in "
+        "mm/ksm.c.",
+        _gauge("ksm.pages_shared"),
+        figure=True,
+    ),
+    Metric(
+        "pages_sharing",
+        "pages",
+        "gauge",
+        "pages_sharing",
+        "Further places that use a shared page instead of a copy of their own: the pages saved. "
+        f"{_ZERO_HELP} ksm_pages_sharing in mm/ksm.c.",
+        _gauge("ksm.pages_sharing"),
+        figure=True,
+    ),
+    Metric(
+        "pages_unshared",
+        "pages",
+        "gauge",
+        "pages_unshared",
+        "Pages without a twin that are checked again in every scan: the nodes of the unstable "
+        "tree. It is built anew in each scan, so a value depends on how far the scan had got at "
+        "that instant; the interval's last sample is shown. ksm_pages_unshared in mm/ksm.c.",
+        _gauge("ksm.pages_unshared"),
+        figure=True,
+    ),
+    Metric(
+        "pages_volatile",
+        "pages",
+        "gauge",
+        "pages_volatile",
+        "Pages that changed too fast for the trees. Not a measurement but what is left over: "
+        "rmap_items − pages_shared − pages_sharing − pages_unshared, at least 0; it shares the "
+        "uncertainty of pages_unshared. pages_volatile_show() in mm/ksm.c.",
+        _gauge("ksm.pages_volatile"),
+        figure=True,
+    ),
+    Metric(
+        "ksm_zero_pages",
+        "pages",
+        "gauge",
+        "ksm_zero_pages",
+        "Pages full of zeros that ksmd has replaced by the kernel's zero page; 0 unless "
+        "use_zero_pages is 1 (Linux 6.6 and newer). ksm_zero_pages in mm/ksm.c.",
+        _gauge("ksm.ksm_zero_pages"),
+    ),
+    Metric(
+        "pages_skipped",
+        "pages",
+        "counter",
+        "pages_skipped",
+        "Pages that smart_scan passed over during the interval (Linux 6.7 and newer). "
+        "ksm_pages_skipped in mm/ksm.c.",
+        _counter("ksm.pages_skipped"),
+    ),
+    Metric(
+        "stable_node_chains",
+        "chains",
+        "gauge",
+        "stable_node_chains",
+        "Stable tree nodes that were split because max_page_sharing was reached. "
+        "ksm_stable_node_chains in mm/ksm.c.",
+        _gauge("ksm.stable_node_chains"),
+    ),
+    Metric(
+        "stable_node_dups",
+        "pages",
+        "gauge",
+        "stable_node_dups",
+        "Copies of the same page that these chains hold. ksm_stable_node_dups in mm/ksm.c.",
+        _gauge("ksm.stable_node_dups"),
+    ),
+    Metric(
+        "cow_ksm",
+        "pages",
+        "counter",
+        "cow_ksm",
+        "Merged pages that were written to, and so copied again, during the interval: merging that "
+        "was undone. cow_ksm of /proc/vmstat, counted in wp_page_copy() and do_swap_page() of "
+        "mm/memory.c.",
+        _counter("vmstat.cow_ksm"),
+    ),
+    Metric(
+        "ksm_swpin_copy",
+        "pages",
+        "counter",
+        "ksm_swpin_copy",
+        "Merged pages that had to be copied when they came back from swap, during the interval. "
+        "ksm_swpin_copy of /proc/vmstat, counted in ksm_might_need_to_copy() of mm/ksm.c.",
+        _counter("vmstat.ksm_swpin_copy"),
+    ),
+    Metric(
+        "guest_memory_configured_mib",
+        "MiB",
+        "derived",
+        "Guest memory, configured",
+        "Memory that the guests were given: their number × their size.",
+        configured_mib,
+    ),
+    Metric(
+        "guest_memory_resident_mib",
+        "MiB",
+        "derived",
+        "Guest memory, resident",
+        "Sum over the guests of resident_pages × page size: what their processes have touched. A "
+        "merged page counts in each of them. Second field of /proc/PID/statm.",
+        _sum_of_guests("resident_mib"),
+    ),
+    Metric(
+        "shared_mib",
+        "MiB",
+        "derived",
+        "Shared memory",
+        "Guest memory that is merged: (pages_shared + pages_sharing) × page size.",
+        shared_mib,
+    ),
+    Metric(
+        "reclaimed_mib",
+        "MiB",
+        "derived",
+        "Reclaimed memory",
+        f"Memory that merging saves: pages_sharing × page size. {_ZERO_HELP}",
+        reclaimed_mib,
+    ),
+    *(
+        Metric(
+            f"{part}_percent_{whole}",
+            "%",
+            "derived",
+            f"{label}, of {whole} memory",
+            f"100 × {formula} × page size / {whole} guest memory. {more}".strip(),
+            _percent(function, denominator),
+        )
+        for whole, denominator, more in (
+            ("configured", configured_mib, "The definition that published figures use."),
+            ("resident", _sum_of_guests("resident_mib"), _RESIDENT_HELP),
+        )
+        for part, label, formula, function in (
+            ("shared", "Shared", "(pages_shared + pages_sharing)", shared_mib),
+            ("reclaimed", "Reclaimed", "pages_sharing", reclaimed_mib),
+            ("difference", "Shared less reclaimed", "pages_shared", _kept_mib),
+        )
+    ),
+)
+
+GUEST = (
+    Metric(
+        "ksm_merging_pages",
+        "pages",
+        "gauge",
+        "ksm_merging_pages",
+        "Pages of this guest that are merged, the copy that was kept included. "
+        "/proc/PID/ksm_stat; ksm_merging_pages of struct mm_struct.",
+        _gauge("ksm_merging_pages"),
+        figure=True,
+    ),
+    Metric(
+        "ksm_rmap_items",
+        "items",
+        "gauge",
+        "ksm_rmap_items",
+        "Pages of this guest that ksmd keeps track of, merged or not. /proc/PID/ksm_stat; "
+        "ksm_rmap_items of struct mm_struct.",
+        _gauge("ksm_rmap_items"),
+        figure=True,
+    ),
+    Metric(
+        "ksm_process_profit",
+        "bytes",
+        "gauge",
+        "ksm_process_profit",
+        "(ksm_merging_pages + ksm_zero_pages) × page size − ksm_rmap_items × size of a struct "
+        "ksm_rmap_item. Signed. It counts the pages that the guest holds for others as well, so "
+        "the sum over guests is more than general_profit. ksm_process_profit() in mm/ksm.c.",
+        _gauge("ksm_process_profit"),
+        figure=True,
+    ),
+    Metric(
+        "guest_cpu_percent",
+        "% of one CPU",
+        "derived",
+        "CPU use of the guest",
+        "CPU time of the guest's process over elapsed time. utime + stime of /proc/PID/stat.",
+        guest_cpu_percent,
+    ),
+    Metric(
+        "resident_mib",
+        "MiB",
+        "derived",
+        "Resident memory of the guest",
+        "resident_pages × page size, merged pages included. Second field of /proc/PID/statm.",
+        resident_mib,
+    ),
+)
+
+
+# --- tables of values ----------------------------------------------------------------------------
+
+
+def interval_ends(samples: pd.DataFrame, sampling: dict) -> pd.DataFrame:
+    """Pick the last sample of each interval; row 0 is the first sample. Index: interval, 0 and up.
+
+    `samples` is indexed by n. Intervals of which every sample was missed are rows of NaN.
+    """
+    size = round(sampling["interval"] / sampling["period"])
+    interval = np.ceil(samples.index.to_numpy() / size).astype(int)
+    interval[0] = 0  # the baseline, even if sample 0 itself was missed
+    last = ~pd.Series(interval).duplicated(keep="last").to_numpy()
+    ends = samples[last].set_axis(interval[last])
+    return ends.reindex(pd.RangeIndex(sampling["intervals"] + 1, name="interval"))
+
+
+def guest_intervals(run: Run) -> pd.DataFrame:
+    """One row an interval and guest: `interval`, `guest`, then each metric of GUEST."""
+    tables = []
+    sampling = run.record["run"]["sampling"]
+    for guest, samples in run.guests.groupby("guest") if len(run.guests) else ():
+        rows = interval_ends(samples.drop(columns="guest").set_index("n"), sampling)
+        ends = Ends(run, rows, rows)
+        table = pd.DataFrame({m.name: m.value(ends) for m in GUEST}).iloc[1:]
+        table.insert(0, "guest", guest)
+        tables.append(table.reset_index())
+    if not tables:
+        return pd.DataFrame(columns=["interval", "guest", *(m.name for m in GUEST)])
+    return pd.concat(tables, ignore_index=True)
+
+
+def host_intervals(run: Run) -> pd.DataFrame:
+    """One row an interval, indexed by `interval` from 1; a column for each metric of HOST."""
+    ends = interval_ends(run.samples, run.record["run"]["sampling"])
+    sums = guest_intervals(run).groupby("interval")[["guest_cpu_percent", "resident_mib"]]
+    totals = sums.sum(min_count=1).add_prefix("guests.")
+    both = replace(Ends(run, ends), host=ends.join(totals))
+    return pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:]
+
+
+def throughput(run: Run) -> list[float]:
+    """Bogo operations a second (real time) of each guest that reported them, from stress-ng's YAML.
+
+    Several stressors of a guest add up.
+    """
+    return [
+        rate
+        for event in run.events
+        if event["event"] == "workload stopped"
+        and (rate := _bogo_rate(event.get("stdout") or "")) is not None
+    ]
+
+
+def _bogo_rate(text: str) -> float | None:
+    # stress-ng may have written messages before its document
+    document = text[text.find("---\n") :] if "---\n" in text else text
+    try:
+        stressors = yaml.safe_load(document.split("\n...")[0])["metrics"]
+        return float(sum(each["bogo-ops-per-second-real-time"] for each in stressors))
+    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        return None
+
+
+def summary(runs: tuple[Run, ...]) -> pd.DataFrame:
+    """One row a run: its factors, each metric of HOST in the last interval, the guests' throughput.
+
+    Columns: run, host, guests, knobs, workload, repetition, the names of HOST, then
+    bogo_ops_per_second_sum and _mean over guests (NaN without a workload).
+    """
+    rows = []
+    for run in runs:
+        rates = throughput(run)
+        rows.append(
+            {
+                "run": run.id,
+                "host": run.host,
+                **run.factors,
+                **host_intervals(run).iloc[-1].to_dict(),
+                "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
+                "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
