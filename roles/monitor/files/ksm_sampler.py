@@ -13,6 +13,7 @@ learned does not match, and the layout is learned again from what the file says 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import time
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 FORMAT = 1
 MIN_PERIOD = 0.01  # seconds
@@ -89,10 +91,6 @@ class Unusable(Exception):  # noqa: N818
     """What was asked for cannot be sampled; the message is for the user."""
 
 
-class Gone(Exception):  # noqa: N818
-    """The process behind a source has ended."""
-
-
 # Layouts: what the text of a file looks like. Each takes the text and returns a regular expression
 # for it, with a group for each number, and the JSON members that these numbers are put into.
 
@@ -145,10 +143,10 @@ def lines_layout(text, wanted=None):
 def skip(lines):
     """Pattern for a number of lines.
 
-    Many are cheaper to find the end of from behind. That is also safe: the name that follows is in
+    The end of many is cheaper to find from behind. That is also safe: the name that follows is in
     the text but once, so that no other end than the right one is ever tried further.
     """
-    return rb"[^\0]*\n" if lines > 16 else rb"[^\n]*\n" * lines
+    return rb"(?s:.*)\n" if lines > 16 else rb"[^\n]*\n" * lines
 
 
 def cpu_layout(text):
@@ -160,12 +158,10 @@ def cpu_layout(text):
     ]
 
 
-def process_layout(text):
+def process_layout(_text):
     """Lay out /proc/PID/stat: CPU time in clock ticks."""
-    pattern = PROCESS + NUMBER + rb" " + NUMBER + rb" "
-    if not re.match(pattern, text):
-        raise Gone
-    return pattern + REST, [(b"utime", b"%b"), (b"stime", b"%b")]
+    pattern = PROCESS + NUMBER + rb" " + NUMBER + rb" " + REST
+    return pattern, [(b"utime", b"%b"), (b"stime", b"%b")]
 
 
 def ticks_layout(text):
@@ -188,91 +184,93 @@ def schedstat_layout(_text):
     return NUMBER + rb" " + REST, [(b"cpu_ns", b"%b")]
 
 
-EMPTY = {"ksmd": [(b"cpu_ns", b"null")]}  # what a section holds that has no files
+# What a section holds that has no files.
+EMPTY = {"ksmd": [(b"cpu_ns", b"null")]}
+SAMPLE = b'{"kind":"sample","n":%d,"wall":%d.%09d,"monotonic":%d.%09d,'
 
 
-class Source:
-    """Files that are read together and become JSON members: an object for each section.
+class Reader:
+    """Reads the files of a sample and makes its line.
 
-    `sections` maps a name to its files, a list of (descriptor, layout). A file that cannot be read
-    any more is left out from then on; if `whole_or_gone`, the source then raises Gone.
+    `host` and `guests` map a section, such as meminfo or a guest's name, to its files: a list of
+    (descriptor, layout). A file of the host that cannot be read any more is left out from then on.
+    A guest that has ended is null from then on, and in `gone` with the time it was found so.
     """
 
-    def __init__(self, sections, whole_or_gone=False):
-        self.sections, self.whole_or_gone = sections, whole_or_gone
-        self.read = self.learn
+    def __init__(self, host, guests):
+        self.host, self.guests, self.gone = host, guests, {}
+        self.learn()
 
-    def read_once(self):
-        """JSON of the files as they are now, one pread each."""
+    def line(self, n, wall, monotonic):
+        """One sample line; the counters are read here. Times are in ns."""
         try:
-            # map and repeat, for half of the time of a sample goes into this line.
-            match = self.match(b"\0".join(map(os.pread, self.fds, repeat(BUFFER), repeat(0))))
+            match = self.match(self.read())
         except OSError:
             match = None
-        return self.json(match) if match else self.learn()
-
-    def read_long(self):
-        """Do the same where a file is longer than one pread gives."""
-        try:
-            match = self.match(b"\0".join([b"".join(pieces(fd)) for fd in self.fds]))
-        except OSError:
-            match = None
-        return self.json(match) if match else self.learn()
-
-    def json(self, match):
-        """Put the numbers that were matched into the template."""
-        return self.template % match.groups()
-
-    def learn(self):
-        """JSON as above, and the layout that the next reads expect."""
-        self.fds, texts, patterns, objects = [], [], [], []
-        for name, files in self.sections.items():
-            members = []
-            for fd, layout in files:
-                text = self.text(fd)
-                if text:
-                    pattern, values = layout(b"".join(text))
-                    self.fds.append(fd)
-                    texts.append(text)
-                    patterns.append(pattern)
-                    members += values
-            objects.append(json_text(name) + b":" + json_object(members or EMPTY.get(name, [])))
-        self.match = re.compile(b"\0".join(patterns)).fullmatch
-        self.template = b",".join(objects)
-        once = self.match(b"\0".join([text[0] for text in texts]))
-        # A read that is cut short after what is wanted (the first line of /proc/stat) will do.
-        self.read = self.read_once if once else self.read_long
-        return self.json(once or self.match(b"\0".join([b"".join(text) for text in texts])))
-
-    def text(self, fd):
-        """Pieces of a file; none if it cannot be read."""
-        try:
-            text = list(pieces(fd))
-        except OSError:
-            text = []
-        if self.whole_or_gone and not text:
-            raise Gone
-        return text
-
-
-class Guests:
-    """Every guest's Source; a guest whose process ends is null from then on."""
-
-    def __init__(self, sources):
-        self.sources, self.gone = sources, {}
+        match = match or self.learn()
+        wall, monotonic = divmod(wall, 10**9), divmod(monotonic, 10**9)
+        return self.template % (n, *wall, *monotonic, *match.groups())
 
     def read(self):
-        """JSON of all guests."""
-        guests = [self.read_guest(*guest) for guest in self.sources.items()]
-        return b'"guests":{' + b",".join(guests) + b"}"
+        """Text of all files, with a NUL between them."""
+        if self.long:
+            return b"\0".join([self.read_file(fd) for fd in self.fds])
+        # Half of the time of a sample goes into this line.
+        return b"\0".join(map(os.pread, self.fds, repeat(BUFFER), repeat(0)))
 
-    def read_guest(self, name, source):
-        """JSON of one guest."""
-        try:
-            return source.read()
-        except Gone:
-            self.gone.setdefault(name, time.monotonic())
-            return json.dumps(name).encode() + b":null"
+    def read_file(self, fd):
+        """Text of one file, where some are longer than what one pread gives."""
+        return b"".join(pieces(fd)) if fd in self.long else os.pread(fd, BUFFER, 0)
+
+    def learn(self):
+        """Read every file whole and lay it out anew; return the match of what was read."""
+        laid, host, guests = [], [], []
+        for name, files in self.host.items():
+            found = [file for file in map(lay_out, files) if file]
+            host.append((name, members_of(found) if found else json_object(EMPTY.get(name, []))))
+            laid += found
+        for name, files in self.guests.items():
+            found = [lay_out(file) for file in files]
+            if None in found:
+                self.gone.setdefault(name, time.monotonic())
+            guests.append((name, b"null" if name in self.gone else members_of(found)))
+            laid += [] if name in self.gone else found
+        self.fds = [file.fd for file in laid]
+        self.long = {file.fd for file in laid if file.long}
+        self.match = re.compile(b"\0".join([file.pattern for file in laid])).fullmatch
+        self.template = SAMPLE + json_object([*host, ("guests", json_object(guests))])[1:] + b"\n"
+        return self.match(b"\0".join([file.text for file in laid]))
+
+
+class LaidOut(NamedTuple):
+    """A file whose layout is known."""
+
+    fd: int
+    text: bytes
+    pattern: bytes
+    members: list
+    long: bool  # what is wanted of it does not come with the first pread
+
+
+def lay_out(file):
+    """Read a file and learn its layout; None if it cannot be read, or is not what it should be."""
+    fd, layout = file
+    try:
+        text = list(pieces(fd))
+    except OSError:
+        return None
+    if not text:
+        return None
+    whole = b"".join(text)
+    pattern, members = layout(whole)
+    if not re.fullmatch(pattern, whole):
+        return None
+    return LaidOut(fd, whole, pattern, members, not re.fullmatch(pattern, text[0]))
+
+
+def members_of(laid):
+    """Template of the JSON object for files."""
+    return json_object([member for file in laid for member in file.members])
 
 
 def json_object(members):
@@ -348,8 +346,8 @@ def ksmd_files(proc, pid):
     return one_file(proc / f"{pid}/stat", ticks_layout)
 
 
-def guest_source(proc, name, pid):
-    """Source of one guest's process.
+def guest_files(proc, name, pid):
+    """Open the files of one guest's process.
 
     The files are opened beneath one descriptor of /proc/PID, and all of them stay with the process
     they were opened for: once it has ended they give ESRCH, even if the kernel reuses its pid.
@@ -369,8 +367,7 @@ def guest_source(proc, name, pid):
         raise Unusable(f"guest {name}: {proc / str(pid)} has no stat or statm")
     if fds["ksm_stat"] is not None:
         fds["ksm_merging_pages"] = None  # it is a line of ksm_stat
-    files = [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
-    return Source({name: files}, whole_or_gone=True)
+    return [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
 
 
 class Output:
@@ -397,19 +394,9 @@ class Output:
 class Sampler:
     """Takes samples at the deadlines start + n * period, all times in ns of CLOCK_MONOTONIC."""
 
-    def __init__(self, sources, output, period, samples):
-        self.sources, self.output = sources, output
+    def __init__(self, reader, output, period, samples):
+        self.reader, self.output = reader, output
         self.period, self.samples, self.taken = period, samples, 0
-
-    def line(self, n, wall, monotonic):
-        """One sample line; the counters are read here."""
-        members = b",".join([source.read() for source in self.sources])
-        return b'{"kind":"sample","n":%d,"wall":%b,"monotonic":%b,%b}\n' % (
-            n,
-            seconds(wall),
-            seconds(monotonic),
-            members,
-        )
 
     def run(self, start):
         """Sample to the end, or to a signal; return the reason and the number of misses.
@@ -427,15 +414,10 @@ class Sampler:
             wall, monotonic = time.time_ns(), time.monotonic_ns()
             n = max(n, (monotonic - start) // self.period)
             if n < self.samples:
-                self.output.write(self.line(n, wall, monotonic))
+                self.output.write(self.reader.line(n, wall, monotonic))
                 self.taken += 1
                 n += 1
         return reason, min(n, self.samples) - self.taken
-
-
-def seconds(ns):
-    """Decimal seconds of ns: a float would lose the last digits of the wall clock."""
-    return b"%d.%09d" % divmod(ns, 10**9)
 
 
 def json_line(**members):
@@ -516,8 +498,8 @@ def parse_arguments(argv):
     return arguments
 
 
-def open_sources(root, guests):
-    """Open everything that is sampled; return the sources, and the pid of ksmd."""
+def open_reader(root, guests):
+    """Open everything that is sampled; return its reader, and the pid of ksmd."""
     proc = root / "proc"
     ksmd = find_ksmd(proc)
     host = {
@@ -525,27 +507,31 @@ def open_sources(root, guests):
         "cpu": one_file(proc / "stat", cpu_layout),
         "meminfo": one_file(proc / "meminfo", partial(lines_layout, wanted=MEMINFO)),
         "ksmd": ksmd_files(proc, ksmd),
+        "vmstat": one_file(proc / "vmstat", partial(lines_layout, wanted=VMSTAT)),
     }
-    # A source of its own, for it alone may take several reads.
-    vmstat = {"vmstat": one_file(proc / "vmstat", partial(lines_layout, wanted=VMSTAT))}
-    sources = [
-        Source(host),
-        Source(vmstat),
-        Guests({name: guest_source(proc, name, pid) for name, pid in guests}),
-    ]
-    for source in sources:
-        source.read()  # learn now: the first sample must not be late
-    for name in sources[-1].gone:
+    reader = Reader(host, {name: guest_files(proc, name, pid) for name, pid in guests})
+    for name in reader.gone:
         raise Unusable(f"guest {name}: process {dict(guests)[name]} has ended")
-    return sources, ksmd
+    return reader, ksmd
+
+
+def take_precedence():
+    """Let the sampler go first when its deadline comes, and be interrupted within no sample.
+
+    Without it, guests that keep all CPUs busy delay samples and tear them apart. Real-time priority
+    needs root or CAP_SYS_NICE; sampling goes on without, and says what it missed.
+    """
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def sample(arguments):
     """Do what the arguments say; return the exit status."""
-    sources, ksmd = open_sources(arguments.root, arguments.guest)
+    reader, ksmd = open_reader(arguments.root, arguments.guest)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     output = Output(arguments.output)
-    sampler = Sampler(sources, output, round(arguments.period * 1e9), arguments.samples)
+    take_precedence()
+    sampler = Sampler(reader, output, round(arguments.period * 1e9), arguments.samples)
     kernel = arguments.root / "proc/sys/kernel"
     wall, start, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
     header = json_line(
@@ -571,7 +557,7 @@ def sample(arguments):
             missed=missed,
             cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
             reason=reason,
-            gone=sources[-1].gone,
+            gone=reader.gone,
         )
         output.write(end)
     except OSError as error:
