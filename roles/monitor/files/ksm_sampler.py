@@ -91,6 +91,10 @@ class Unusable(Exception):  # noqa: N818
     """What was asked for cannot be sampled; the message is for the user."""
 
 
+class Stopped(Exception):  # noqa: N818
+    """A signal has asked for the end."""
+
+
 # Layouts: what the text of a file looks like. Each takes the text and returns a regular expression
 # for it, with a group for each number, and the JSON members that these numbers are put into.
 
@@ -397,27 +401,39 @@ class Sampler:
     def __init__(self, reader, output, period, samples):
         self.reader, self.output = reader, output
         self.period, self.samples, self.taken = period, samples, 0
+        self.reason, self.asleep = "finished", False
+
+    def stop(self, number, _frame):
+        """Handle a signal: end a sleep at once, but never cut a line in two."""
+        self.reason = signal.Signals(number).name
+        if self.asleep:
+            self.asleep = False  # so that no second signal cuts short what follows
+            raise Stopped
 
     def run(self, start):
-        """Sample to the end, or to a signal; return the reason and the number of misses.
+        """Sample until the end, or a signal; return the number of deadlines that were missed.
 
         A deadline is missed when the next one comes before its sample could be taken.
         """
-        n, reason = 0, "finished"
-        while n < self.samples:
-            # The signals are blocked and wait here, so that they never cut a line in two.
-            wait = max(0, start + n * self.period - time.monotonic_ns())
-            caught = signal.sigtimedwait(SIGNALS, wait / 1e9)
-            if caught:
-                reason = signal.Signals(caught.si_signo).name
-                break
-            wall, monotonic = time.time_ns(), time.monotonic_ns()
-            n = max(n, (monotonic - start) // self.period)
-            if n < self.samples:
-                self.output.write(self.reader.line(n, wall, monotonic))
-                self.taken += 1
-                n += 1
-        return reason, min(n, self.samples) - self.taken
+        n = 0
+        with contextlib.suppress(Stopped):
+            while n < self.samples:
+                self.sleep_until(start + n * self.period)
+                wall, monotonic = time.time_ns(), time.monotonic_ns()
+                n = max(n, (monotonic - start) // self.period)
+                if n < self.samples:
+                    self.output.write(self.reader.line(n, wall, monotonic))
+                    self.taken += 1
+                    n += 1
+        return min(n, self.samples) - self.taken
+
+    def sleep_until(self, deadline):
+        """Sleep; raise Stopped if a signal comes, or came."""
+        self.asleep = True
+        if self.reason != "finished":
+            raise Stopped
+        time.sleep(max(0, deadline - time.monotonic_ns()) / 1e9)
+        self.asleep = False
 
 
 def json_line(**members):
@@ -528,10 +544,11 @@ def take_precedence():
 def sample(arguments):
     """Do what the arguments say; return the exit status."""
     reader, ksmd = open_reader(arguments.root, arguments.guest)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     output = Output(arguments.output)
-    take_precedence()
     sampler = Sampler(reader, output, round(arguments.period * 1e9), arguments.samples)
+    for number in SIGNALS:
+        signal.signal(number, sampler.stop)
+    take_precedence()
     kernel = arguments.root / "proc/sys/kernel"
     wall, start, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
     header = json_line(
@@ -550,13 +567,13 @@ def sample(arguments):
     )
     try:
         output.write(header)
-        reason, missed = sampler.run(start)
+        missed = sampler.run(start)
         end = json_line(
             kind="end",
             samples=sampler.taken,
             missed=missed,
             cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
-            reason=reason,
+            reason=sampler.reason,
             gone=reader.gone,
         )
         output.write(end)
@@ -565,7 +582,7 @@ def sample(arguments):
         return EXIT_WRITE_FAILED
     if arguments.output != "-":
         print(end.decode(), end="")
-    return 0 if reason == "finished" else 128 + signal.Signals[reason]
+    return 0 if sampler.reason == "finished" else 128 + signal.Signals[sampler.reason]
 
 
 def complain(message):

@@ -1,0 +1,601 @@
+"""The sampler against made trees: nothing here needs KSM, root or a guest."""
+
+import ast
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SAMPLER = Path(__file__).parents[2] / "roles/monitor/files/ksm_sampler.py"
+KSM = "sys/kernel/mm/ksm"
+STAT = "4242 (qemu) (x86 Z) S 1 1 1 0 -1 4 9 0 0 0 57 21 0 0 20 0 4 0 100 999 888\n"
+KSM_STAT = """\
+ksm_rmap_items 100
+ksm_zero_pages 0
+ksm_merging_pages 40
+ksm_process_profit -6400
+ksm_merge_any: no
+ksm_mergeable: yes
+"""
+TREE = {
+    f"{KSM}/full_scans": "12\n",
+    f"{KSM}/general_profit": "-64\n",
+    f"{KSM}/advisor_mode": "[none] scan-time\n",
+    "proc/sys/kernel/random/boot_id": "0b00\n",
+    "proc/sys/kernel/osrelease": "6.1.0\n",
+    "proc/stat": "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 5 0 0\n",
+    "proc/meminfo": "MemTotal:       1024 kB\nNobody:   1 kB\nInactive(anon):    7 kB\n",
+    "proc/vmstat": "nr_free_pages 1\npswpin 3\npswpout 4\nksm_swpin_copy 5\ncow_ksm 6\nlast 7\n",
+    "proc/36/comm": "ksmd\n",
+    "proc/36/cmdline": "/usr/bin/ksmd\0",
+    "proc/37/comm": "ksmd\n",
+    "proc/37/cmdline": "",
+    "proc/37/schedstat": "5000000 252176 2\n",
+    "proc/37/stat": "37 (ksmd) S 2 0 0 0 -1 2097216 0 0 0 0 0 12 0 0 25 5 1 0 26\n",
+    "proc/4242/ksm_stat": KSM_STAT,
+    "proc/4242/stat": STAT,
+    "proc/4242/statm": "1000 900 80 5 0 123 0\n",
+}
+GUEST = {
+    "ksm_rmap_items": 100,
+    "ksm_zero_pages": 0,
+    "ksm_merging_pages": 40,
+    "ksm_process_profit": -6400,
+    "ksm_merge_any": "no",
+    "ksm_mergeable": "yes",
+    "utime": 57,
+    "stime": 21,
+    "resident_pages": 900,
+}
+
+
+def load_module():
+    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ksm_sampler = load_module()
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "root"
+    for path, text in TREE.items():
+        put(root, path, text)
+    return root
+
+
+def put(root, path, text):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+def command(tree, *arguments, output="-"):
+    return [sys.executable, SAMPLER, "--root", tree, "--output", output, *map(str, arguments)]
+
+
+def run(tree, *arguments, **options):
+    return subprocess.run(
+        command(tree, *arguments, **options), capture_output=True, text=True, timeout=60
+    )
+
+
+def parse(text):
+    header, *samples, end = map(json.loads, text.splitlines())
+    assert [header["kind"], end["kind"]] == ["header", "end"]
+    assert {sample["kind"] for sample in samples} <= {"sample"}
+    return header, samples, end
+
+
+def one_sample(tree, *arguments):
+    return parse(run(tree, "--samples", 1, *arguments).stdout)[1][0]
+
+
+def reader(tree, **guests):
+    return ksm_sampler.open_reader(tree, list(guests.items()))[0]
+
+
+def read(a_reader):
+    line = a_reader.line(0, 1, 1)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    return json.loads(line)
+
+
+# What is written
+
+
+def test_header(tree):
+    header, _, _ = parse(run(tree, "--samples", 2, "--period", 0.02, "--guest", "a=4242").stdout)
+    assert time.time() - 60 < header.pop("wall") <= time.time()
+    assert time.monotonic() - 60 < header.pop("monotonic") <= time.monotonic()
+    assert header == {
+        "kind": "header",
+        "format": 1,
+        "period": 0.02,
+        "samples": 2,
+        "page_size": os.sysconf("SC_PAGE_SIZE"),
+        "clock_ticks": os.sysconf("SC_CLK_TCK"),
+        "boot_id": "0b00",
+        "kernel": "6.1.0",
+        "ksmd_pid": 37,
+        "guests": {"a": 4242},
+    }
+
+
+def test_sample(tree):
+    sample = one_sample(tree, "--guest", "a=4242")
+    assert time.time() - 60 < sample.pop("wall") <= time.time()
+    assert time.monotonic() - 60 < sample.pop("monotonic") <= time.monotonic()
+    assert sample == {
+        "kind": "sample",
+        "n": 0,
+        "ksm": {"advisor_mode": "[none] scan-time", "full_scans": 12, "general_profit": -64},
+        "cpu": {
+            "user": 1,
+            "nice": 2,
+            "system": 3,
+            "idle": 4,
+            "iowait": 5,
+            "irq": 6,
+            "softirq": 7,
+            "steal": 8,
+            "guest": 9,
+            "guest_nice": 10,
+        },
+        "meminfo": {"MemTotal": 1024, "Inactive(anon)": 7},
+        "vmstat": {"pswpin": 3, "pswpout": 4, "ksm_swpin_copy": 5, "cow_ksm": 6},
+        "ksmd": {"cpu_ns": 5000000},
+        "guests": {"a": GUEST},
+    }
+
+
+def test_end(tree):
+    _, samples, end = parse(run(tree, "--samples", 3, "--period", 0.05).stdout)
+    assert end.pop("cpu_seconds") > 0
+    assert len(samples) == end.pop("samples")
+    assert end == {"kind": "end", "missed": 3 - len(samples), "reason": "finished", "gone": {}}
+
+
+def test_end_line_goes_to_stdout_as_well(tree, tmp_path):
+    done = run(tree, "--samples", 1, output=tmp_path / "out")
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert done.stdout.splitlines() == lines[-1:]
+    assert len(lines) == 3
+    assert done.returncode == 0
+
+
+def test_no_sample_is_early(tree):
+    header, samples, _ = parse(run(tree, "--samples", 10, "--period", 0.01).stdout)
+    ns = [sample["n"] for sample in samples]
+    assert ns == sorted(set(ns))
+    for sample in samples:
+        due = header["monotonic"] + sample["n"] * 0.01
+        assert sample["monotonic"] > due - 1e-6
+
+
+def test_wall_and_monotonic_time_pass_alike(tree):
+    _, samples, _ = parse(run(tree, "--samples", 2, "--period", 0.3).stdout)
+    walls, monotonics = ([sample[clock] for sample in samples] for clock in ("wall", "monotonic"))
+    assert walls[1] - walls[0] == pytest.approx(monotonics[1] - monotonics[0], abs=0.1)
+
+
+# What kernels differ in
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0\n", 0),
+        ("18446744073709551615\n", 18446744073709551615),
+        ("7", 7),
+        ("none [scan-time]\n", "none [scan-time]"),
+        ('a "quoted" \\ 100%\n', 'a "quoted" \\ 100%'),
+        ("two\nlines\n", "two\nlines"),
+        ("007\n", "007"),
+        ("-0\n", "-0"),
+        ("5 6\n", "5 6"),
+        ("n\u00e4her\n", "n\u00e4her"),
+        ("x" * 20000 + "\n", "x" * 20000),
+    ],
+)
+def test_unknown_ksm_file(tree, text, value):
+    put(tree, f"{KSM}/new_thing", text)
+    sample = one_sample(tree)
+    assert sample["ksm"]["new_thing"] == value
+    assert sample["ksm"]["full_scans"] == 12
+
+
+def test_values_without_newline_are_not_run_together(tree):
+    put(tree, f"{KSM}/a", "12")
+    put(tree, f"{KSM}/b", "34\n")
+    ksm = one_sample(tree)["ksm"]
+    assert (ksm["a"], ksm["b"]) == (12, 34)
+
+
+def test_unknown_lines_of_ksm_stat(tree):
+    put(tree, "proc/4242/ksm_stat", KSM_STAT + "ksm_new 5\nksm_state: half done\n?\n")
+    guest = one_sample(tree, "--guest", "a=4242")["guests"]["a"]
+    assert guest == {**GUEST, "ksm_new": 5, "ksm_state": "half done"}
+
+
+def test_kernel_without_ksm_stat(tree):
+    (tree / "proc/4242/ksm_stat").unlink()
+    put(tree, "proc/4242/ksm_merging_pages", "41\n")
+    guest = one_sample(tree, "--guest", "a=4242")["guests"]["a"]
+    assert guest == {"ksm_merging_pages": 41, "utime": 57, "stime": 21, "resident_pages": 900}
+
+
+def test_ksm_merging_pages_is_read_only_once(tree):
+    put(tree, "proc/4242/ksm_merging_pages", "41\n")
+    assert one_sample(tree, "--guest", "a=4242")["guests"]["a"] == GUEST
+
+
+def test_what_the_kernel_has_not_is_absent(tree):
+    for path in ("vmstat", "meminfo", "stat", "37/comm", "sys/kernel/random/boot_id"):
+        (tree / "proc" / path).unlink()
+    header, samples, _ = parse(run(tree, "--samples", 1).stdout)
+    assert (header["ksmd_pid"], header["boot_id"]) == (None, None)
+    sample = samples[0]
+    assert (sample["vmstat"], sample["meminfo"], sample["cpu"]) == ({}, {}, {})
+    assert sample["ksmd"] == {"cpu_ns": None}
+    assert sample["guests"] == {}
+
+
+@pytest.mark.parametrize("ticks", [0, 12, 1234567])
+@pytest.mark.parametrize("schedstat", [None, "0 0 0\n"])
+def test_ksmd_cpu_from_clock_ticks(tree, ticks, schedstat):
+    (tree / "proc/37/schedstat").unlink()
+    if schedstat:
+        put(tree, "proc/37/schedstat", schedstat)
+    stat = TREE["proc/37/stat"].replace(" 0 12 ", f" 0 {ticks} ")
+    put(tree, "proc/37/stat", stat)
+    assert one_sample(tree)["ksmd"] == {"cpu_ns": ticks * 10_000_000}
+
+
+def test_old_proc_stat_with_fewer_columns(tree):
+    put(tree, "proc/stat", "cpu  1 2 3 4\ncpu0 1 2 3 4\n")
+    assert one_sample(tree)["cpu"] == {"user": 1, "nice": 2, "system": 3, "idle": 4}
+
+
+def test_new_proc_stat_with_more_columns(tree):
+    put(tree, "proc/stat", "cpu  1 2 3 4 5 6 7 8 9 10 11 12\ncpu0 1\n")
+    assert list(one_sample(tree)["cpu"].values()) == list(range(1, 11))
+
+
+# What changes while sampling
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "where", "value"),
+    [
+        (f"{KSM}/full_scans", "1234567\n", ("ksm", "full_scans"), 1234567),
+        (f"{KSM}/general_profit", "64\n", ("ksm", "general_profit"), 64),
+        (f"{KSM}/full_scans", "many\n", ("ksm", "full_scans"), "many"),
+        (f"{KSM}/full_scans", '"\n', ("ksm", "full_scans"), '"'),
+        (f"{KSM}/full_scans", "08\n", ("ksm", "full_scans"), "08"),
+        (f"{KSM}/full_scans", "9" * 4000 + "\n", ("ksm", "full_scans"), int("9" * 4000)),
+        (f"{KSM}/advisor_mode", "x" * 9000 + "\n", ("ksm", "advisor_mode"), "x" * 9000),
+        (f"{KSM}/advisor_mode", "none [scan-time]\n", ("ksm", "advisor_mode"), "none [scan-time]"),
+        (f"{KSM}/advisor_mode", "5\n", ("ksm", "advisor_mode"), 5),
+        (f"{KSM}/advisor_mode", "5 \\\n", ("ksm", "advisor_mode"), "5 \\"),
+        ("proc/meminfo", "Buffers: 5 kB\nMemTotal: 123456789 kB\n", ("meminfo", "Buffers"), 5),
+        ("proc/meminfo", "MemTotal: 123456789 kB\n", ("meminfo",), {"MemTotal": 123456789}),
+        ("proc/vmstat", "cow_ksm 9\npswpin 8\n", ("vmstat",), {"cow_ksm": 9, "pswpin": 8}),
+        ("proc/stat", "cpu  9 9 9 9\n", ("cpu", "idle"), 9),
+        ("proc/4242/ksm_stat", "ksm_rmap_items 1\n", ("guests", "a", "ksm_rmap_items"), 1),
+        ("proc/4242/stat", STAT.replace("Z) S", "\n) R"), ("guests", "a"), GUEST),
+        ("proc/4242/stat", STAT.replace(" 57 ", " 99999 "), ("guests", "a", "utime"), 99999),
+    ],
+)
+def test_a_file_that_changes(tree, path, text, where, value):
+    sampled = reader(tree, a=4242)
+    read(sampled)
+    put(tree, path, text)
+    for _ in range(2):
+        found = read(sampled)
+        for key in where:
+            found = found[key]
+        assert found == value
+
+
+def test_a_change_leaves_everything_else_alone(tree):
+    sampled = reader(tree, a=4242)
+    before = read(sampled)
+    put(tree, f"{KSM}/full_scans", "many\n")
+    after = read(sampled)
+    assert after["ksm"].pop("full_scans") == "many"
+    assert before["ksm"].pop("full_scans") == 12
+    assert after == before
+
+
+def test_a_layout_is_learned_only_when_it_changes(tree, monkeypatch):
+    sampled = reader(tree, a=4242)
+    learned = []
+    learn = sampled.learn
+    monkeypatch.setattr(sampled, "learn", lambda: learned.append(1) or learn())
+    put(tree, f"{KSM}/full_scans", "13\n")
+    put(tree, f"{KSM}/advisor_mode", "none [scan-time]\n")
+    read(sampled)
+    assert learned == []
+    put(tree, f"{KSM}/full_scans", "many\n")
+    read(sampled)
+    read(sampled)
+    assert learned == [1]
+
+
+def test_a_file_that_becomes_empty_is_left_out(tree):
+    sampled = reader(tree)
+    put(tree, f"{KSM}/full_scans", "")
+    put(tree, "proc/37/schedstat", "")
+    sample = read(sampled)
+    assert set(sample["ksm"]) == {"advisor_mode", "general_profit"}
+    assert sample["ksmd"] == {"cpu_ns": None}
+
+
+def test_a_file_that_cannot_be_read_any_more_is_left_out(tree):
+    sampled = reader(tree)
+    hole = os.open("/", os.O_RDONLY)  # pread of a directory fails, as that of a file gone does
+    os.dup2(hole, sampled.fds[1])
+    os.close(hole)
+    assert set(read(sampled)["ksm"]) == {"advisor_mode", "general_profit"}
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_reads_may_come_in_pieces(tree, monkeypatch, size):
+    whole = read(reader(tree, a=4242))
+    monkeypatch.setattr(ksm_sampler, "BUFFER", size)
+    sampled = reader(tree, a=4242)
+    assert read(sampled) == whole
+    put(tree, "proc/vmstat", TREE["proc/vmstat"].replace("cow_ksm 6", "cow_ksm 66"))
+    assert read(sampled)["vmstat"]["cow_ksm"] == 66
+
+
+def test_only_files_that_need_it_are_read_in_pieces(tree):
+    put(tree, "proc/stat", TREE["proc/stat"] + "intr" + " 0" * 20000 + "\n")
+    put(tree, "proc/vmstat", "".join(f"nr_{n} 0\n" for n in range(2000)) + "cow_ksm 5\n")
+    sampled = reader(tree, a=4242)
+    sample = read(sampled)
+    assert sample["vmstat"] == {"cow_ksm": 5}
+    assert sample["cpu"]["user"] == 1
+    assert [Path(f"/proc/self/fd/{fd}").readlink() for fd in sampled.long] == [tree / "proc/vmstat"]
+
+
+# Guests
+
+
+def test_guests_by_pid_and_by_pid_file(tree, tmp_path):
+    (tmp_path / "b.pid").write_text("4242\n")
+    guests = one_sample(tree, "--guest", "a=4242", "--guest", f"b={tmp_path}/b.pid")["guests"]
+    assert guests == {"a": GUEST, "b": GUEST}
+
+
+def test_names_of_guests_may_hold_anything(tree):
+    name = 'a "b" 100%d \\ ä'
+    assert one_sample(tree, "--guest", f"{name}=4242")["guests"] == {name: GUEST}
+
+
+@pytest.mark.parametrize("state", ["Z", "X"])
+def test_guest_that_has_become_a_zombie_is_gone(tree, state):
+    put(tree, "proc/4243/stat", STAT)
+    put(tree, "proc/4243/statm", TREE["proc/4242/statm"])
+    sampled = reader(tree, a=4242, b=4243)
+    assert read(sampled)["guests"]["b"] is not None
+    put(tree, "proc/4243/stat", STAT.replace("Z) S", f"Z) {state}"))
+    for _ in range(2):
+        assert read(sampled)["guests"] == {"a": GUEST, "b": None}
+    assert list(sampled.gone) == ["b"]
+
+
+def test_guest_whose_ksm_stat_is_empty_is_gone_for_good(tree):
+    sampled = reader(tree, a=4242)
+    put(tree, "proc/4242/ksm_stat", "")
+    assert read(sampled)["guests"] == {"a": None}
+    put(tree, "proc/4242/ksm_stat", KSM_STAT)
+    put(tree, f"{KSM}/full_scans", "many\n")  # which has everything read anew
+    assert read(sampled)["guests"] == {"a": None}
+
+
+# How it ends
+
+
+def start(tree, *arguments):
+    process = subprocess.Popen(command(tree, *arguments), stdout=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    assert json.loads(lines[1])["n"] == 0
+    return process, lines
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_it_at_once(tree, name, status):
+    process, lines = start(tree, "--samples", 10, "--period", 1000)
+    process.send_signal(signal.Signals[name])
+    text = "".join(lines) + process.communicate(timeout=60)[0]
+    _, samples, end = parse(text)
+    assert (end["reason"], end["samples"], end["missed"]) == (name, 1, 0)
+    assert len(samples) == 1
+    assert process.returncode == status
+
+
+def test_many_signals_end_it_once(tree):
+    process, lines = start(tree, "--samples", 10, "--period", 1000)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    end = parse("".join(lines) + process.stdout.read())[2]
+    assert end["reason"] == "SIGTERM"
+    assert process.returncode in (143, -signal.SIGTERM)  # the latter: while Python shuts down
+
+
+def test_missed_deadlines_are_counted_and_skipped(tree):
+    process, lines = start(tree, "--samples", 100, "--period", 0.02)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGCONT)
+    header, samples, end = parse("".join(lines) + process.communicate(timeout=60)[0])
+    assert len(samples) == end["samples"] == 100 - end["missed"]
+    assert end["missed"] >= 20
+    for sample in samples:  # a late sample has the number of the deadline that it can still meet
+        assert sample["n"] == int((sample["monotonic"] - header["monotonic"]) / 0.02 + 1e-6)
+    assert process.returncode == 0
+
+
+def test_no_space_left(tree):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command(tree, "--samples", 5),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "cannot write to standard output after 0 samples: No space left on device\n"
+    )
+
+
+def test_the_last_line_may_be_torn_but_no_other(tree, tmp_path):
+    output = tmp_path / "out"
+    done = subprocess.run(
+        command(tree, "--samples", 50, "--period", 0.01, output=output),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+    )
+    assert done.returncode == 1
+    assert f"cannot write to {output} after" in done.stderr
+    assert output.stat().st_size == 3000
+    *lines, torn = output.read_text().split("\n")
+    assert [json.loads(line)["kind"] for line in lines[:2]] == ["header", "sample"]
+    assert all(json.loads(line) for line in lines)
+    assert torn
+
+
+def test_a_short_write_is_completed(tmp_path, monkeypatch):
+    output = ksm_sampler.Output(tmp_path / "out")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    output.write(b"a line that is longer\n")
+    assert (tmp_path / "out").read_bytes() == b"a line that is longer\n"
+
+
+def test_a_line_is_one_write(tree, tmp_path, monkeypatch):
+    output = ksm_sampler.Output(tmp_path / "out")
+    sizes = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: sizes.append(len(data)) or write(fd, data))
+    sampler = ksm_sampler.Sampler(reader(tree), output, 10_000_000, 3)
+    sampler.run(time.monotonic_ns())
+    assert len(sizes) == sampler.taken
+    assert sizes == [len(line) + 1 for line in (tmp_path / "out").read_text().splitlines()]
+
+
+# What is refused
+
+
+def ksm_is_missing(tree, tmp_path):
+    (tree / "sys/kernel/mm/ksm").rename(tree / "elsewhere")
+    return []
+
+
+def ksm_is_empty(tree, tmp_path):
+    for file in (tree / KSM).iterdir():
+        file.unlink()
+    return []
+
+
+def pid_file_holds_no_pid(tree, tmp_path):
+    (tmp_path / "pid").write_text("running\n")
+    return ["--guest", f"a={tmp_path}/pid"]
+
+
+def guest_is_a_zombie(tree, tmp_path):
+    put(tree, "proc/4242/stat", STAT.replace("Z) S", "Z) Z"))
+    return ["--guest", "a=4242"]
+
+
+def guest_without_stat(tree, tmp_path):
+    (tree / "proc/4242/stat").unlink()
+    return ["--guest", "a=4242"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (ksm_is_missing, "the kernel must be built with CONFIG_KSM"),
+        (ksm_is_empty, "the kernel must be built with CONFIG_KSM"),
+        (pid_file_holds_no_pid, "holds 'running', not a pid"),
+        (guest_is_a_zombie, "guest a: process 4242 has ended"),
+        (guest_without_stat, "has no stat or statm"),
+        (["--guest", "a=999"], "guest a: there is no process 999"),
+        (["--guest", "a=/nowhere/a.pid"], "the pid file /nowhere/a.pid cannot be read"),
+        (["--guest", "a"], "is not NAME=PID or NAME=PIDFILE"),
+        (["--guest", "=4242"], "is not NAME=PID or NAME=PIDFILE"),
+        (["--guest", "a=4242", "--guest", "a=4242"], "a name is given twice"),
+        (["--period", "0.009"], "0.009 is not a period: 0.01 seconds or more"),
+        (["--period", "nan"], "nan is not a period"),
+        (["--period", "inf"], "inf is not a period"),
+        (["--period", "often"], "invalid"),
+        (["--samples", "0"], "0 is not a number of samples: 1 or more"),
+    ],
+)
+def test_refused_before_anything_is_written(tree, tmp_path, arguments, message):
+    if callable(arguments):
+        arguments = arguments(tree, tmp_path)
+    output = tmp_path / "out"
+    done = run(tree, "--samples", 1, *arguments, output=output)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not output.exists()
+
+
+def test_never_overwrites(tree, tmp_path):
+    (tmp_path / "out").write_text("precious")
+    done = run(tree, "--samples", 1, output=tmp_path / "out")
+    assert done.returncode == 2
+    assert f"{tmp_path}/out exists already, and is never overwritten" in done.stderr
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_output_that_cannot_be_created(tree, tmp_path):
+    done = run(tree, "--samples", 1, output=tmp_path / "no/such/out")
+    assert done.returncode == 2
+    assert f"cannot create {tmp_path}/no/such/out: No such file or directory" in done.stderr
+
+
+# What it promises of itself
+
+
+def test_help_names_every_field(tree):
+    text = run(tree, "--help").stdout
+    header, samples, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
+    named = {*header, *samples[0], *samples[0]["meminfo"], *samples[0]["vmstat"], *end}
+    assert sorted(word for word in named if word not in text) == []
+
+
+def test_it_is_one_file_for_python_3_9_without_dependencies():
+    module = ast.parse(SAMPLER.read_text(), feature_version=(3, 9))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(module)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= set(sys.stdlib_module_names)
