@@ -1,4 +1,4 @@
-"""Frames to Plotly figures, one function a figure.
+"""Frames to Plotly figures, one function a figure, each of one or more panels.
 
 Colour and marker tell the first thing apart (the number of guests, or a guest), the dash tells the
 rest (workload, knobs, host). Nothing is told by colour alone. Titles and definitions belong to the
@@ -12,8 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ksm_analysis import metrics
-from ksm_analysis.metrics import MIB, Metric
-from ksm_analysis.published import PUBLISHED
+from ksm_analysis.metrics import MIB, Measured, Metric
+from ksm_analysis.published import PUBLISHED, Published
 from ksm_analysis.runs import Run
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which
@@ -21,6 +21,8 @@ from ksm_analysis.runs import Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+LINES = 12  # more than these in one panel cannot be told apart
+Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 MEMORY = (
     "guest_memory_configured_mib",
     "guest_memory_resident_mib",
@@ -46,23 +48,27 @@ class Data:
     interval: float | None
 
 
-def load(runs: tuple[Run, ...]) -> Data:
-    """Compute the values of every interval of every run."""
+def load(measured: list[Measured]) -> Data:
+    """Put the values of all runs together."""
+    runs = [each.run for each in measured]
     lengths = {run.record["run"]["sampling"]["interval"] for run in runs}
     return Data(
-        _stack(runs, lambda run: metrics.host_intervals(run).reset_index()),
-        _stack(runs, metrics.guest_intervals),
+        _stack(runs, [each.host.reset_index() for each in measured]),
+        _stack(runs, [each.guest for each in measured]),
         _windows(runs),
         lengths.pop() if len(lengths) == 1 else None,
     )
 
 
-def _stack(runs: tuple[Run, ...], table) -> pd.DataFrame:
-    tables = [table(run).assign(run=run.id, host=run.host, **run.factors) for run in runs]
+def _stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    tables = [
+        table.assign(run=run.id, host=run.host, **run.factors)
+        for run, table in zip(runs, tables, strict=True)
+    ]
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _windows(runs: tuple[Run, ...]) -> dict[str, tuple[float, float]]:
+def _windows(runs: list[Run]) -> dict[str, tuple[float, float]]:
     windows = {}
     for run in runs:
         if window := run.window():
@@ -82,6 +88,10 @@ def text(value: object) -> str:
     return escape(str(value), quote=False)
 
 
+def _join(*names: str) -> str:
+    return " · ".join(filter(None, names))
+
+
 def guest_word(count: int) -> str:
     """Write `1 guest`, `2 guests`."""
     return f"{count} guest" if count == 1 else f"{count} guests"
@@ -96,51 +106,65 @@ def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" · ".join(map(str, key)), part) for key, part in groups]
 
 
+def _panels(series: list, lines: int) -> list[tuple[str, list]]:
+    """Put all series into one panel, or each into its own if that would be too many lines."""
+    if len(series) * lines <= LINES:
+        return [("", series)]
+    return [(name, [("", part)]) for name, part in series]
+
+
 # --- values by interval ---------------------------------------------------------------------------
 
 
-def by_interval(data: Data, metric: Metric) -> go.Figure:
+def by_interval(data: Data, metric: Metric) -> list[Panel]:
     """One metric of the host against the interval: a line for each cell, mean of repetitions."""
-    figure = _figure(metric)
-    counts = sorted(data.host["guests"].unique())
-    for series, (name, part) in enumerate(_series(data.host)):
-        for count in sorted(part["guests"].unique()):
-            cell = part[part["guests"] == count]
-            label = " · ".join(filter(None, [guest_word(count), name]))
-            line = _mean_line(cell, "interval", metric, label)
-            figure.add_scatter(**line, **_style(counts.index(count), series))
-    _interval_axis(figure, data)
-    return figure
-
-
-def guest_panels(data: Data, metric: Metric) -> list[tuple[str, go.Figure]]:
-    """One metric of each guest against the interval: title and figure of each cell, same scale."""
     panels = []
-    guests = list(dict.fromkeys(sorted(data.guest["guest"])))
-    extremes = _shown(metric, data.guest[metric.name])
-    low, high = min(0.0, extremes.min()), max(0.0, extremes.max())
-    margin = 0.05 * (high - low)
+    counts = sorted(data.host["guests"].unique())
+    for title, together in _panels(_series(data.host), len(counts)):
+        figure = _figure(metric)
+        for series, (name, part) in enumerate(together):
+            for count, cell in part.groupby("guests"):
+                line = _mean_line(cell, "interval", metric, _join(guest_word(count), name))
+                figure.add_scatter(**line, **_style(counts.index(count), series))
+        _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
+        panels.append((title, figure))
+    return _same_scale(panels, metric, data.host)
+
+
+def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of each guest against the interval: a panel for each cell."""
+    panels = []
+    guests = sorted(data.guest["guest"].unique())
     for name, part in _series(data.guest):
-        for count in sorted(part["guests"].unique()):
-            cell = part[part["guests"] == count]
+        for count, cell in part.groupby("guests"):
             figure = _figure(metric)
-            for guest in sorted(cell["guest"].unique()):
-                rows = cell[cell["guest"] == guest]
+            for guest, rows in cell.groupby("guest"):
                 line = _mean_line(rows, "interval", metric, guest)
                 figure.add_scatter(**line, **_style(guests.index(guest), 0))
             _interval_axis(figure, data, set(cell["workload"]))
-            figure.update_yaxes(range=[low - margin if low else 0, high + margin or 1])
-            panels.append((" · ".join(filter(None, [guest_word(count), name])), figure))
+            panels.append((_join(guest_word(count), name), figure))
+    return _same_scale(panels, metric, data.guest)
+
+
+def _same_scale(panels: list[Panel], metric: Metric, table: pd.DataFrame) -> list[Panel]:
+    """Let panels be compared by eye; zero is always on the scale."""
+    values = _shown(metric, table[metric.name])
+    low, high = min(0.0, values.min()), max(0.0, values.max())
+    margin = 0.05 * (high - low) or 1.0
+    if len(panels) > 1:
+        for _, figure in panels:
+            figure.update_yaxes(range=[low - margin if low < 0 else 0, high + margin])
     return panels
 
 
-def _interval_axis(figure: go.Figure, data: Data, workloads: set | None = None) -> None:
+def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
+    """Count the intervals, and shade the time that the workloads were active."""
     last = int(data.host["interval"].max())
     length = f" ({data.interval:g} s each)" if data.interval else ""
     figure.update_xaxes(title=f"interval{length}", range=[0, last + 0.4])
     figure.update_xaxes(dtick=1 if last <= 6 else None, tickformat="d")
     for workload, (start, stop) in data.windows.items():
-        if workloads is None or workload in workloads:
+        if workload in workloads:
             figure.add_vrect(
                 x0=start,
                 x1=stop,
@@ -161,59 +185,63 @@ def _interval_axis(figure: go.Figure, data: Data, workloads: set | None = None) 
 # --- values by number of guests -------------------------------------------------------------------
 
 
-def by_guests(data: Data, metric: Metric) -> go.Figure:
+def by_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric in the last interval against the number of guests."""
     figure = _figure(metric)
     last = _last(data.host)
     for series, (name, part) in enumerate(_series(last)):
-        label = name or "measured"
         _runs_as_points(figure, part, metric, series)
-        line = _mean_line(part, "guests", metric, label)
+        line = _mean_line(part, "guests", metric, name or "measured")
         figure.add_scatter(**line, **_style(series, series))
     _guests_axis(figure, last["guests"])
-    return figure
+    return [("", figure)]
 
 
-def memory_by_guests(data: Data) -> go.Figure:
+def memory_by_guests(data: Data) -> list[Panel]:
     """Memory in MiB against the number of guests: configured, resident, shared, reclaimed."""
-    figure = _several_by_guests(data, MEMORY)
+    panels = _several_by_guests(data, MEMORY)
     for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
         if published.memory_mib:
             mib = [n * published.memory_mib / 100 for n in published.guests]
             for index, part in ((2, "shared"), (3, "reclaimed")):
                 values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
-                _overlay(figure, published, part, values, index, marker, visible="legendonly")
-    return figure
+                # Ten guests beside two or three would leave these no room: shown when asked for
+                _overlay(panels, published, part, values, index, marker, visible="legendonly")
+    return panels
 
 
-def percent_by_guests(data: Data, whole: str) -> go.Figure:
-    """Shared, reclaimed and their difference, in percent of `configured` or `resident` memory."""
+def percent_by_guests(data: Data, whole: str) -> list[Panel]:
+    """Shared, reclaimed and their difference, in percent of `configured` or `resident` memory.
+
+    Published values are percent of configured memory, and laid over that alone.
+    """
     parts = ("shared", "reclaimed", "difference")
-    figure = _several_by_guests(data, [f"{part}_percent_{whole}" for part in parts])
-    if whole == "configured":
-        for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
-            kept = [
-                round(s - r, 1) for s, r in zip(published.shared, published.reclaimed, strict=True)
-            ]
+    panels = _several_by_guests(data, [f"{part}_percent_{whole}" for part in parts])
+    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+        if whole == "configured":
+            pairs = zip(published.shared, published.reclaimed, strict=True)
+            kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
             for index, values in enumerate((published.shared, published.reclaimed, kept)):
-                _overlay(figure, published, parts[index], list(values), index, marker)
-    return figure
+                _overlay(panels, published, parts[index], list(values), index, marker)
+    return panels
 
 
-def _several_by_guests(data: Data, names: tuple[str, ...]) -> go.Figure:
+def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
     """Several metrics of one unit: colour and marker tell the metric, the dash the rest."""
+    panels = []
     table = [m for name in names for m in metrics.HOST if m.name == name]
-    figure = _figure(table[0])
     last = _last(data.host)
-    for series, (name, part) in enumerate(_series(last)):
-        for index, metric in enumerate(table):
-            short = metric.label.split(",")[0] if metric.unit == "%" else metric.label
-            label = " · ".join(filter(None, [short, name]))
-            _runs_as_points(figure, part, metric, index)
-            line = _mean_line(part, "guests", metric, label)
-            figure.add_scatter(**line, **_style(index, series))
-    _guests_axis(figure, last["guests"])
-    return figure
+    for title, together in _panels(_series(last), len(table)):
+        figure = _figure(table[0])
+        for series, (name, part) in enumerate(together):
+            for index, metric in enumerate(table):
+                _runs_as_points(figure, part, metric, index)
+                label = _join(metric.label.split(", of ")[0], name)
+                line = _mean_line(part, "guests", metric, label)
+                figure.add_scatter(**line, **_style(index, series))
+        _guests_axis(figure, last["guests"])
+        panels.append((title, figure))
+    return panels
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
@@ -234,16 +262,17 @@ def _runs_as_points(figure: go.Figure, part: pd.DataFrame, metric: Metric, index
         )
 
 
-def _overlay(figure, published, part, values, index, marker, **more) -> None:
-    figure.add_scatter(
-        x=list(published.guests),
-        y=values,
-        name=f"{part.capitalize()} · {published.name}",
-        mode="markers",
-        marker={"color": COLOURS[index], "symbol": marker, "size": 10, "line_width": 1.5},
-        hovertemplate=f"{part} %{{y:,.4~g}}, {published.name}<extra></extra>",
-        **more,
-    )
+def _overlay(panels: list[Panel], published: Published, part: str, values, index, marker, **more):
+    for _, figure in panels:
+        figure.add_scatter(
+            x=list(published.guests),
+            y=values,
+            name=f"{part.capitalize()} · {published.name}",
+            mode="markers",
+            marker={"color": COLOURS[index], "symbol": marker, "size": 10, "line_width": 1.5},
+            hovertemplate="%{y:,.4~g}<extra>%{fullData.name}</extra>",
+            **more,
+        )
 
 
 def _guests_axis(figure: go.Figure, counts: pd.Series) -> None:
@@ -261,7 +290,14 @@ def _figure(metric: Metric) -> go.Figure:
         margin={"l": 12, "r": 12, "t": 28, "b": 12},
         hovermode="closest",
         showlegend=True,
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "itemwidth": 44,
+        },
     )
     figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")
     figure.update_yaxes(
@@ -289,7 +325,7 @@ def _mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
         "y": mean.to_list(),
         "customdata": count.to_list(),
         "name": text(label),
-        "mode": "lines+markers",
+        "mode": "lines+markers" if len(mean) <= 40 else "lines",
         "hovertemplate": hover,
     }
 

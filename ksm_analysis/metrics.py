@@ -11,7 +11,7 @@ missed has no value (NaN), and neither has a metric that the kernel does not off
 # ruff: noqa: RUF001, RUF002
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,21 +24,19 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Ends:
-    """The last sample of each interval: row 0 is the run's first sample, row i ends interval i.
+    """The last sample of each interval, of the host or of one guest.
 
-    `guest` has the same for one guest. `host` has the samples of the host.
+    Row 0 is the run's first sample; row i ends interval i.
     """
 
     run: Run
-    host: pd.DataFrame
-    guest: pd.DataFrame | None = None
+    rows: pd.DataFrame
 
     def column(self, name: str) -> pd.Series:
         """Return a counter by name, as float; NaN where there is none."""
-        frame = self.host if self.guest is None else self.guest
-        if name not in frame:
-            return pd.Series(np.nan, frame.index, dtype=float)
-        return pd.to_numeric(frame[name], errors="coerce").astype(float)
+        if name not in self.rows:
+            return pd.Series(np.nan, self.rows.index, dtype=float)
+        return pd.to_numeric(self.rows[name], errors="coerce").astype(float)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _pages(ends: Ends, *names: str) -> pd.Series:
 def configured_mib(ends: Ends) -> pd.Series:
     """Memory that the guests were given: their number times their size, in MiB."""
     guests = ends.run.record["run"]["guests"]
-    return pd.Series(float(guests["count"] * guests["memory_mib"]), ends.host.index)
+    return pd.Series(float(guests["count"] * guests["memory_mib"]), ends.rows.index)
 
 
 def resident_mib(ends: Ends) -> pd.Series:
@@ -137,12 +135,17 @@ def _sum_of_guests(name: str) -> Callable:
 
 # --- the table ------------------------------------------------------------------------------------
 
-_RESIDENT_HELP = (
-    "The denominator is the guests' resident memory (RSS): a small guest touches less than it was "
-    "given. A merged page still counts in the RSS of every guest that has it, and so does QEMU's "
-    "own memory."
-)
-_ZERO_HELP = (
+WHOLE = {
+    "configured": (
+        "The denominator is the memory that the guests were given, as in published figures."
+    ),
+    "resident": (
+        "The denominator is the guests' resident memory (RSS): a small guest touches less than it "
+        "was given. A merged page still counts in the RSS of every guest that has it, and so does "
+        "QEMU's own memory."
+    ),
+}
+ZERO_PAGES = (
     "With use_zero_pages=1, pages full of zeros are merged with the kernel's zero page: they count "
     "in ksm_zero_pages and not here."
 )
@@ -235,7 +238,7 @@ HOST = (
         "gauge",
         "pages_sharing",
         "Further places that use a shared page instead of a copy of their own: the pages saved. "
-        f"{_ZERO_HELP} ksm_pages_sharing in mm/ksm.c.",
+        f"{ZERO_PAGES} ksm_pages_sharing in mm/ksm.c.",
         _gauge("ksm.pages_sharing"),
         figure=True,
     ),
@@ -345,7 +348,7 @@ HOST = (
         "MiB",
         "derived",
         "Reclaimed memory",
-        f"Memory that merging saves: pages_sharing × page size. {_ZERO_HELP}",
+        f"Memory that merging saves: pages_sharing × page size. {ZERO_PAGES}",
         reclaimed_mib,
     ),
     *(
@@ -354,12 +357,12 @@ HOST = (
             "%",
             "derived",
             f"{label}, of {whole} memory",
-            f"100 × {formula} × page size / {whole} guest memory. {more}".strip(),
+            f"100 × {formula} × page size / {whole} guest memory. {WHOLE[whole]}",
             _percent(function, denominator),
         )
-        for whole, denominator, more in (
-            ("configured", configured_mib, "The definition that published figures use."),
-            ("resident", _sum_of_guests("resident_mib"), _RESIDENT_HELP),
+        for whole, denominator in (
+            ("configured", configured_mib),
+            ("resident", _sum_of_guests("resident_mib")),
         )
         for part, label, formula, function in (
             ("shared", "Shared", "(pages_shared + pages_sharing)", shared_mib),
@@ -436,28 +439,40 @@ def interval_ends(samples: pd.DataFrame, sampling: dict) -> pd.DataFrame:
     return ends.reindex(pd.RangeIndex(sampling["intervals"] + 1, name="interval"))
 
 
-def guest_intervals(run: Run) -> pd.DataFrame:
-    """One row an interval and guest: `interval`, `guest`, then each metric of GUEST."""
+@dataclass(frozen=True)
+class Measured:
+    """A run and its values.
+
+    `host`: one row an interval, indexed by `interval` from 1, a column for each metric of HOST.
+    `guest`: one row an interval and guest: `interval`, `guest`, then each metric of GUEST.
+    """
+
+    run: Run
+    host: pd.DataFrame
+    guest: pd.DataFrame
+
+
+def measure(run: Run) -> Measured:
+    """Compute the value of every metric in every interval of a run."""
+    guest = _guest_intervals(run)
+    ends = interval_ends(run.samples, run.record["run"]["sampling"])
+    totals = guest.groupby("interval")[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
+    both = Ends(run, ends.join(totals.add_prefix("guests.")))
+    return Measured(run, pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:], guest)
+
+
+def _guest_intervals(run: Run) -> pd.DataFrame:
     tables = []
     sampling = run.record["run"]["sampling"]
     for guest, samples in run.guests.groupby("guest") if len(run.guests) else ():
         rows = interval_ends(samples.drop(columns="guest").set_index("n"), sampling)
-        ends = Ends(run, rows, rows)
+        ends = Ends(run, rows)
         table = pd.DataFrame({m.name: m.value(ends) for m in GUEST}).iloc[1:]
         table.insert(0, "guest", guest)
         tables.append(table.reset_index())
     if not tables:
-        return pd.DataFrame(columns=["interval", "guest", *(m.name for m in GUEST)])
+        return pd.DataFrame(columns=["interval", "guest", *(m.name for m in GUEST)], dtype=float)
     return pd.concat(tables, ignore_index=True)
-
-
-def host_intervals(run: Run) -> pd.DataFrame:
-    """One row an interval, indexed by `interval` from 1; a column for each metric of HOST."""
-    ends = interval_ends(run.samples, run.record["run"]["sampling"])
-    sums = guest_intervals(run).groupby("interval")[["guest_cpu_percent", "resident_mib"]]
-    totals = sums.sum(min_count=1).add_prefix("guests.")
-    both = replace(Ends(run, ends), host=ends.join(totals))
-    return pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:]
 
 
 def throughput(run: Run) -> list[float]:
@@ -483,21 +498,21 @@ def _bogo_rate(text: str) -> float | None:
         return None
 
 
-def summary(runs: tuple[Run, ...]) -> pd.DataFrame:
+def summary(measured: list[Measured]) -> pd.DataFrame:
     """One row a run: its factors, each metric of HOST in the last interval, the guests' throughput.
 
     Columns: run, host, guests, knobs, workload, repetition, the names of HOST, then
     bogo_ops_per_second_sum and _mean over guests (NaN without a workload).
     """
     rows = []
-    for run in runs:
-        rates = throughput(run)
+    for each in measured:
+        rates = throughput(each.run)
         rows.append(
             {
-                "run": run.id,
-                "host": run.host,
-                **run.factors,
-                **host_intervals(run).iloc[-1].to_dict(),
+                "run": each.run.id,
+                "host": each.run.host,
+                **each.run.factors,
+                **each.host.iloc[-1].to_dict(),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
             }

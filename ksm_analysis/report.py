@@ -1,5 +1,7 @@
 """Figures, tables and words to one page that needs nothing but a browser."""
 
+# ruff: noqa: RUF001
+
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +19,9 @@ from ksm_analysis.published import PUBLISHED
 from ksm_analysis.runs import Results, Run
 
 
+DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure as the page shows it: one panel, or several with titles of their own."""
@@ -26,6 +31,7 @@ class Figure:
     help: str
     panels: tuple[tuple[str, str], ...]
     note: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Fact:
         """Whether runs differ in it."""
         return len(self.values) > 1
 
+    @property
+    def detail(self) -> bool:
+        """Whether it is one of many that are worth a look only when something is amiss."""
+        return not self.differs and self.name.startswith(DETAILS)
+
 
 def write(results: Results, path: Path) -> None:
     """Write the page, whole or not at all."""
@@ -65,6 +76,7 @@ def write(results: Results, path: Path) -> None:
 def render(results: Results) -> str:
     """Make the page, as text."""
     usable = results.usable
+    measured = [metrics.measure(run) for run in usable]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ksm_analysis"),
         autoescape=True,
@@ -79,8 +91,8 @@ def render(results: Results) -> str:
         ),
         words=in_words(usable),
         warnings=results.warnings,
-        summary=summary_table(usable),
-        sections=sections(usable) if usable else [],
+        summary=summary_table(measured),
+        sections=sections(measured) if measured else [],
         runs=[run_row(run) for run in results.runs],
         facts=provenance(results.runs),
         definitions=[*metrics.HOST, *metrics.GUEST],
@@ -125,9 +137,9 @@ def _list(values: list, last: str = " and ") -> str:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def sections(runs: tuple[Run, ...]) -> list[Section]:
+def sections(measured: list[metrics.Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
-    data = figures.load(runs)
+    data = figures.load(measured)
     shown = [m for m in metrics.HOST if m.figure and data.host[m.name].notna().any()]
     of_guests = [m for m in metrics.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
@@ -144,57 +156,52 @@ def sections(runs: tuple[Run, ...]) -> list[Section]:
             "Over time",
             "The grey band is the time in which the workload was active, by the host's clock. A "
             "point stands at the end of its interval.",
-            tuple(_one(f"{m.name}-by-interval", m, figures.by_interval(data, m)) for m in shown),
+            tuple(_of(m, "by-interval", figures.by_interval(data, m)) for m in shown),
         ),
         Section(
             "guests",
             "Each guest over time",
-            "One panel for each number of guests and workload, all to the same scale.",
-            tuple(
-                Figure(
-                    f"guest-{m.name}-by-interval",
-                    m.label,
-                    m.help,
-                    tuple((t, _json(f)) for t, f in figures.guest_panels(data, m)),
-                )
-                for m in of_guests
-            ),
+            "One panel for each number of guests, workload and setting, all to the same scale.",
+            tuple(_of(m, "by-interval", figures.by_interval_of_guests(data, m)) for m in of_guests),
         ),
         Section(
             "counts",
             "Against the number of guests",
             last,
-            tuple(_one(f"{m.name}-by-guests", m, figures.by_guests(data, m)) for m in shown),
+            tuple(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown),
         ),
     )
     return [section for section in every if section.figures]
 
 
-def _one(name: str, metric: metrics.Metric, figure: go.Figure) -> Figure:
-    return Figure(name, metric.label, metric.help, (("", _json(figure)),))
+def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Figure:
+    return Figure(f"{metric.name}-{against}", metric.label, metric.help, _scripts(panels))
 
 
 def _savings(data: figures.Data) -> Iterator[Figure]:
     by_name = {m.name: m for m in metrics.HOST}
-    sources = " ".join(f"{p.name}: {p.source}" for p in PUBLISHED)
     for whole in ("configured", "resident"):
-        parts = [by_name[f"{part}_percent_{whole}"] for part in ("shared", "reclaimed")]
-        if data.host[parts[0].name].notna().any():
+        if data.host[f"shared_percent_{whole}"].notna().any():
             yield Figure(
                 f"percent-of-{whole}-by-guests",
                 f"Shared and reclaimed, in percent of {whole} guest memory",
-                " ".join(m.help for m in parts),
-                (("", _json(figures.percent_by_guests(data, whole))),),
-                note=sources if whole == "configured" else "",
+                "Shared: (pages_shared + pages_sharing) × page size. Reclaimed: pages_sharing × "
+                f"page size. {metrics.WHOLE[whole]} {metrics.ZERO_PAGES}",
+                _scripts(figures.percent_by_guests(data, whole)),
+                " ".join(f"{p.name}: {p.source}" for p in PUBLISHED if whole == "configured"),
+                wide=whole == "configured",
             )
-    memory = [by_name[name] for name in figures.MEMORY]
     yield Figure(
         "memory-by-guests",
         "Guest memory, shared and reclaimed, in MiB",
-        " ".join(f"{m.label}: {m.help}" for m in memory),
-        (("", _json(figures.memory_by_guests(data))),),
-        note="Published values in MiB are their percentages times the memory of their guests.",
+        " ".join(f"{m.label}: {m.help}" for m in map(by_name.get, figures.MEMORY)),
+        _scripts(figures.memory_by_guests(data)),
+        "Published values in MiB are their percentages times the memory of their guests.",
     )
+
+
+def _scripts(panels: list[figures.Panel]) -> tuple[tuple[str, str], ...]:
+    return tuple((title, _json(figure)) for title, figure in panels)
 
 
 def _json(figure: go.Figure) -> str:
@@ -205,31 +212,33 @@ def _json(figure: go.Figure) -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def summary_table(runs: tuple[Run, ...]) -> dict:
-    """Make headings and rows of text, without metrics that have no value in any run."""
-    table = metrics.summary(runs)
+def summary_table(measured: list[metrics.Measured]) -> dict:
+    """Make headings and rows of text, without what has no value in any run, or never varies."""
+    table = metrics.summary(measured)
     known = {m.name: m for m in metrics.HOST}
-    headings, rows = [], [[] for _ in runs]
+    headings, rows = [], [[] for _ in measured]
     for name in table:
-        if table[name].isna().all():
+        constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
+        if constant or table[name].isna().all():
             continue
         metric = known.get(name)
-        heading = (name.replace("_", " "), "", "") if metric is None else _heading(metric)
-        headings.append({"title": heading[0], "unit": heading[1], "help": heading[2]})
+        headings.append(
+            {
+                "title": metric.label if metric else name.replace("_", " "),
+                "unit": metric.unit if metric else "",
+                "help": metric.help if metric else "",
+            }
+        )
         for row, value in zip(rows, table[name], strict=True):
             row.append(_cell(value))
     return {"headings": headings, "rows": rows}
-
-
-def _heading(metric: metrics.Metric) -> tuple[str, str, str]:
-    return metric.label, metric.unit, metric.help
 
 
 def _cell(value: object) -> str:
     if isinstance(value, str | int):
         return str(value)
     if pd.isna(value):
-        return "–"  # noqa: RUF001
+        return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:,.4g}"
 
 

@@ -56,7 +56,7 @@ class Run:
 
     @property
     def usable(self) -> bool:
-        """Whether figures and tables may count on it: complete, and with intervals to show."""
+        """Whether figures and tables may count on it: complete, with a sample after the first."""
         return self.complete and len(self.samples) > 1
 
     @property
@@ -111,12 +111,12 @@ def read_results(directory: Path) -> Results:
     runs, warnings = [], []
     for path in paths:
         if path.name.endswith(PARTIAL):
-            warnings.append(f"{path.name}: the run was cut off before it ended; it is left out")
+            warnings.append(f"{path.name}: left out, since the run was cut off before it ended")
         elif (path / "run.json").exists():
             try:
                 runs.append(read_run(path))
             except _UnreadableError as error:
-                warnings.append(f"{path.name}: {error}; the run is left out")
+                warnings.append(f"{path.name}: left out, since {error}")
     if not runs and not warnings:
         raise InputError(
             f"{directory}: no runs here. Give the directory of an experiment's results, such as "
@@ -140,15 +140,17 @@ def read_run(path: Path) -> Run:
     failed = record["status"] != "complete"
     warnings = []
     if failed:
-        warnings.append(f"the run failed: {record.get('reason')}. It is left out")
+        warnings.append(
+            f"left out, since the run failed: {record.get('reason') or 'no reason given'}"
+        )
     events = tuple(_lenient_lines(path / "events.jsonl", warnings))
     try:
         header, samples, end = _sampled(path / "samples.jsonl", warnings)
-    except (OSError, _UnreadableError) as error:
+        frame, guests = frames(samples, header)
+    except (OSError, ValueError, KeyError, _UnreadableError) as error:
         if not failed:
-            warnings.append(f"no samples can be read ({_why(error)}); it is left out")
+            warnings.append(f"left out, since its samples cannot be read: {_why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
-    frame, guests = frames(samples, header)
     run = Run(path, record, header, end, frame, guests, events)
     warnings += _sampling_warnings(run)
     if not failed:
@@ -157,6 +159,8 @@ def read_run(path: Path) -> Run:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"key {error} is missing"
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -167,8 +171,9 @@ def _record(path: Path) -> dict:
         raise _UnreadableError(f"run.json cannot be read ({_why(error)})") from None
     found = record.get("format") if isinstance(record, dict) else None
     _check_format(found, path)
-    missing = {"run", "host", "status"} - record.keys()
-    if missing or not {"id", "index", "factors", "guests", "sampling"} <= record["run"].keys():
+    run = record.get("run")
+    whole = isinstance(run, dict) and {"host", "status"} <= record.keys()
+    if not whole or not {"id", "index", "factors", "guests", "sampling"} <= run.keys():
         raise _UnreadableError("run.json is not whole")
     return record
 

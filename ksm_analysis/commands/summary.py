@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = runs.read_results(arguments.directory)
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    table = metrics.summary(results.usable)
+    table = metrics.summary([metrics.measure(run) for run in results.usable])
     if arguments.json:
         print(table.to_json(orient="records", indent=2, double_precision=15))
     elif arguments.csv:
@@ -87,5 +87,7 @@ def _show(table, title: str) -> None:
         shown.add_row(*map(Text, cells))
     console = Console()
     # Cut-off numbers would be worse than long lines
-    console.width = max(console.width, console.measure(shown).maximum)
+    console.width = max(
+        console.width, console.measure(shown, options=console.options.update(width=1000)).maximum
+    )
     console.print(shown)
