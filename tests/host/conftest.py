@@ -11,29 +11,37 @@ from machine import ROOT, SHORT, STATE, Playbook, assert_given_back, knobs
 
 
 @pytest.fixture(scope="session")
-def play(tmp_path_factory):
-    """Start playbooks; whatever a test leaves running is ended."""
+def host(tmp_path_factory):
+    """Make this machine a host with an image, and give it back afterwards."""
+    logs = tmp_path_factory.mktemp("host")
+    keep = "true" if (STATE / "images/current").exists() else "false"
+    setup = Playbook("playbooks/host.yml", "playbooks/base_image.yml", log=logs / "setup")
+    assert setup.wait() == 0, setup.log.read_text()
+    yield
+    teardown(logs / "teardown", "-e", f"keep_image={keep}")
+
+
+def teardown(log, *more):
+    """Give this machine back, whatever runs on it."""
+    playbook = Playbook("playbooks/teardown.yml", "-e", "force=true", *more, log=log)
+    assert playbook.wait() == 0, playbook.log.read_text()
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Start playbooks. What a failing test leaves running is ended, and the machine given back."""
     started = []
 
     def start(*arguments: str) -> Playbook:
-        playbook = Playbook(*arguments, log=tmp_path_factory.mktemp("play") / "log")
-        started.append(playbook)
-        return playbook
+        started.append(Playbook(*arguments, log=tmp_path / f"play-{len(started)}.log"))
+        return started[-1]
 
     yield start
-    for playbook in started:
+    running = [playbook for playbook in started if playbook.process.poll() is None]
+    for playbook in running:
         playbook.kill()
-
-
-@pytest.fixture(scope="session")
-def host(play):
-    """Make this machine a host with an image, and give it back afterwards."""
-    keep = "true" if (STATE / "images/current").exists() else "false"
-    setup = play("playbooks/host.yml", "playbooks/base_image.yml")
-    assert setup.wait() == 0, setup.log.read_text()
-    yield
-    teardown = play("playbooks/teardown.yml", "-e", f"keep_image={keep}", "-e", "force=true")
-    assert teardown.wait() == 0, teardown.log.read_text()
+    if running:
+        teardown(tmp_path / "teardown.log", "-e", "keep_image=true")
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def experiment(tmp_path, play):
 
 @pytest.fixture
 def module():
-    """Run one module on this machine: module(name, arguments, check=False) -> its result."""
+    """Return a function that runs one module on this machine and returns its result."""
 
     def run(name: str, arguments: dict, check: bool = False) -> dict:
         done = subprocess.run(

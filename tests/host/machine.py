@@ -6,10 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# What the environment of these tests has installed comes first, however they were started.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 KSM = Path("/sys/kernel/mm/ksm")
 STATE = Path("/var/lib/ksm-testbed")
 SHORT = """\
@@ -23,7 +26,7 @@ sampling: {{interval: 1, intervals: {intervals}, period: 0.25}}
 
 def knobs() -> dict[str, str]:
     """Every knob of this kernel as it is now."""
-    return {path.name: path.read_text() for path in KSM.iterdir() if os.stat(path).st_mode & 0o200}
+    return {path.name: path.read_text() for path in KSM.iterdir() if path.stat().st_mode & 0o200}
 
 
 def guests() -> list[str]:

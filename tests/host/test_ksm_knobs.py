@@ -97,9 +97,7 @@ def test_unmerges_and_waits(module, remember, merged_memory):
     scan = {"run": 1, "pages_to_scan": 5000, "smart_scan": 0}
     module("ksm_knobs", {"knobs": scan, "remember": str(remember)})
     wait_until_shared()
-    done = module(
-        "ksm_knobs", {"knobs": {"run": 0}, "unmerge": True, "remember": str(remember)}
-    )
+    done = module("ksm_knobs", {"knobs": {"run": 0}, "unmerge": True, "remember": str(remember)})
     assert done["changed"]
     assert pages_shared() == 0
 

@@ -35,12 +35,7 @@ class LookupModule(LookupBase):
         parent = multiprocessing.parent_process()
         pid = parent.pid if parent else os.getpid()
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        return [
-            {
-                "machine": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-                "pid": pid,
-                "what": " ".join(
-                    Path(word).name if i < 2 else word for i, word in enumerate(words)
-                ).strip(),
-            }
-        ]
+        # The first word is the Python that runs it.
+        what = " ".join([Path(words[1]).name, *words[2:]]).strip()
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [{"machine": machine, "pid": pid, "what": what}]

@@ -1,0 +1,53 @@
+"""Events of a run, from what its steps have reported."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROLES = Path(__file__).parents[2] / "roles"
+SPEC = importlib.util.spec_from_file_location(
+    "run_events", ROLES / "run/filter_plugins/run_events.py"
+)
+filters = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(filters)
+
+NOTHING = {"set": {}, "restored": {}, "ready": [], "work": [], "argv": []}
+
+
+def clock(seconds):
+    return {"wall": 1000.0 + seconds, "monotonic": float(seconds)}
+
+
+def test_a_run_that_reached_nothing_has_no_events():
+    assert filters.run_events(NOTHING) == []
+
+
+def test_events_are_in_the_order_of_time():
+    work = {"name": "a", "started": clock(4), "stopped": clock(6), "exitcode": 0}
+    facts = {
+        "set": clock(2) | {"after": {"run": 1}},
+        "ready": [{"name": "a", "stopped": clock(1), "seconds": 1.0}],
+        "work": [work | {"stdout": "x", "stderr": ""}],
+        "argv": ["stress-ng"],
+        "restored": clock(9) | {"after": {"run": 0}},
+    }
+    events = filters.run_events(facts)
+    assert [(event["event"], event["monotonic"]) for event in events] == [
+        ("guests ready", 1.0),
+        ("knobs set", 2.0),
+        ("workload started", 4.0),
+        ("workload stopped", 6.0),
+        ("knobs restored", 9.0),
+    ]
+    assert events[2]["argv"] == ["stress-ng"]
+    assert events[3]["stdout"] == "x"
+
+
+def test_a_guest_that_died_at_work_has_neither_started_nor_stopped():
+    dead = {"name": "a", "started": clock(1), "stopped": clock(2), "error": "it stopped"}
+    assert filters.run_events(NOTHING | {"work": [dead]}) == []
+
+
+def test_jsonl_has_one_object_a_line():
+    text = filters.jsonl([{"a": "line\nbreak"}, {"b": 2}])
+    assert [json.loads(line) for line in text.splitlines()] == [{"a": "line\nbreak"}, {"b": 2}]
