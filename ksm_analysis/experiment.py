@@ -77,7 +77,7 @@ def _whole(low: int, high: int):
 
 def _seconds(low: float, high: float):
     bounds = Field(ge=low, le=high, strict=True, allow_inf_nan=False)
-    return Annotated[float, bounds, _allowed(f"a number of seconds from {low:g} to {high:g}")]
+    return Annotated[float, bounds, _allowed(f"a number of seconds from {low} to {high}")]
 
 
 def _text(pattern: str, description: str):

@@ -305,7 +305,7 @@ HOST = (
         "counter",
         "cow_ksm",
         "Merged pages that were written to, and so copied again, during the interval: merging that "
-        "was undone. cow_ksm of /proc/vmstat, counted in wp_page_copy() and do_swap_page() of "
+        "was undone. cow_ksm of /proc/vmstat, counted in do_wp_page() of "
         "mm/memory.c.",
         _counter("vmstat.cow_ksm"),
     ),

@@ -18,7 +18,6 @@ from ksm_analysis import figures, metrics
 from ksm_analysis.published import PUBLISHED
 from ksm_analysis.runs import Results, Run
 
-
 DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
 
 

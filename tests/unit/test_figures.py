@@ -1,0 +1,172 @@
+"""What is drawn: traces, names, scales."""
+
+import pytest
+from made_up_runs import run_record, sample_lines
+
+from ksm_analysis import figures, metrics
+from ksm_analysis.published import PUBLISHED
+from ksm_analysis.runs import read_run
+
+HOST = {metric.name: metric for metric in metrics.HOST}
+GUEST = {metric.name: metric for metric in metrics.GUEST}
+
+
+@pytest.fixture
+def load(write_run):
+    def load(*runs):
+        return figures.load([metrics.measure(read_run(write_run(**factors))) for factors in runs])
+
+    return load
+
+
+def names(figure):
+    return [trace.name for trace in figure.data if trace.showlegend is not False]
+
+
+def test_a_line_for_each_cell(load):
+    data = load(
+        *({"guests": g, "workload": w} for g in (1, 2) for w in ("idle", "stress")),
+    )
+    ((title, figure),) = figures.by_interval(data, HOST["pages_sharing"])
+
+    assert title == ""
+    assert names(figure) == [
+        "1 guest · idle",
+        "2 guests · idle",
+        "1 guest · stress",
+        "2 guests · stress",
+    ]
+    assert list(figure.data[0].x) == [1, 2, 3, 4]
+    assert list(figure.data[1].y) == [10_000, 20_000, 26_667, 26_667]
+    assert figure.layout.xaxis.title.text == "interval (1 s each)"
+    assert figure.layout.yaxis.title.text == "pages"
+    # guests differ in colour and marker, workloads in dash
+    assert figure.data[0].line.color != figure.data[1].line.color
+    assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
+    assert figure.data[0].line.dash != figure.data[2].line.dash
+
+
+def test_the_window_is_where_the_events_say(load):
+    data = load({"guests": 1, "workload": "stress", "interval": 2.0})
+    ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
+    (band,) = figure.layout.shapes
+
+    # from 0.1 s to 4.1 s, in intervals of 2 s
+    assert (band.x0, band.x1) == pytest.approx((0.05, 2.05))
+
+
+def test_no_window_without_a_workload(load):
+    ((_, figure),) = figures.by_interval(load({"guests": 1}), HOST["pages_sharing"])
+
+    assert not figure.layout.shapes
+
+
+def test_repetitions_are_averaged_and_each_is_shown(write_run):
+    measured = []
+    for repetition, factor in ((1, 1), (2, 3)):
+        record = run_record(guests=1, repetition=repetition)
+        lines = sample_lines(record)
+        for line in lines[1:-1]:
+            line["ksm"]["pages_shared"] = 100 * factor
+        measured.append(metrics.measure(read_run(write_run(record, lines))))
+    ((_, figure),) = figures.by_guests(figures.load(measured), HOST["pages_shared"])
+    points, line = figure.data
+
+    assert list(points.y) == [100, 300]
+    assert list(line.y) == [200]
+    assert list(line.customdata) == [2]
+    assert "mean of %{customdata} runs" in line.hovertemplate
+
+
+def test_runs_of_different_hosts_are_not_averaged(write_run):
+    records = [
+        run_record(guests=1, repetition=1, host="alpha"),
+        run_record(guests=1, repetition=2, host="beta"),
+    ]
+    data = figures.load([metrics.measure(read_run(write_run(record))) for record in records])
+    ((_, figure),) = figures.by_guests(data, HOST["pages_shared"])
+
+    assert names(figure) == ["alpha", "beta"]
+
+
+def test_more_lines_than_can_be_told_apart_are_spread_over_panels_of_one_scale(load):
+    counts = range(1, 11)
+    data = load(*({"guests": g, "workload": w} for g in counts for w in ("idle", "stress")))
+    panels = figures.by_interval(data, HOST["pages_sharing"])
+
+    assert [title for title, _ in panels] == ["idle", "stress"]
+    assert len({figure.layout.yaxis.range for _, figure in panels}) == 1
+    looks = [(t.line.color, t.marker.symbol) for t in panels[0][1].data]
+    assert len(set(looks)) == 10
+
+
+def test_a_panel_for_each_cell_with_a_line_for_each_guest(load):
+    data = load({"guests": 1}, {"guests": 3})
+    panels = figures.by_interval_of_guests(data, GUEST["ksm_process_profit"])
+
+    assert [title for title, _ in panels] == ["1 guest", "3 guests"]
+    assert names(panels[1][1]) == ["ksm-guest-01", "ksm-guest-02", "ksm-guest-03"]
+    assert panels[0][1].layout.yaxis.title.text == "MiB"
+    assert panels[0][1].layout.yaxis.range == panels[1][1].layout.yaxis.range
+
+
+def test_amounts_start_at_zero_and_profit_may_be_negative(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        line["guests"]["ksm-guest-01"]["ksm_process_profit"] = -(2**20)
+    data = figures.load(
+        [
+            metrics.measure(read_run(write_run(record, lines))),
+            metrics.measure(read_run(write_run(guests=2))),
+        ]
+    )
+    merging = figures.by_interval_of_guests(data, GUEST["ksm_merging_pages"])[0][1]
+    profit = figures.by_interval_of_guests(data, GUEST["ksm_process_profit"])[0][1]
+
+    assert merging.layout.yaxis.range[0] == 0
+    assert profit.layout.yaxis.range[0] < -1
+    ((_, figure),) = figures.by_guests(data, HOST["host_cpu_percent"])
+    assert figure.layout.yaxis.rangemode == "tozero"
+
+
+def test_published_points_are_told_apart_from_those_of_this_experiment(load):
+    ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "configured")
+    own = [t for t in figure.data if t.mode != "markers"]
+    others = [t for t in figure.data if t.mode == "markers"]
+
+    assert [t.name for t in own] == ["Shared", "Reclaimed", "Shared less reclaimed"]
+    assert [t.name for t in others] == [
+        f"{part} · {published.name}"
+        for published in PUBLISHED
+        for part in ("Shared", "Reclaimed", "Difference")
+    ]
+    assert all(t.marker.symbol.endswith("-open") for t in others)
+    assert list(others[0].y[:3]) == [19.6, 54.7, 56.2]
+    assert list(others[2].y[:3]) == [1.8, 18.6, 13.2]
+    assert list(others[3].x) == [10]
+
+
+def test_published_points_are_percent_of_configured_memory_alone(load):
+    ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "resident")
+
+    assert len(figure.data) == 3
+
+
+def test_memory_has_the_published_points_when_asked_for(load):
+    ((_, figure),) = figures.memory_by_guests(load({"guests": 2}))
+    asked = [t for t in figure.data if t.visible == "legendonly"]
+
+    # 19.6 % of one guest of 512 MiB, 54.7 % of two
+    assert list(asked[0].y[:2]) == pytest.approx([100.352, 560.128])
+
+
+def test_names_are_text_to_plotly(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for line in lines[:-1]:
+        line["guests"] = {'<b>"&': line["guests"]["ksm-guest-01"]}
+    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    ((_, figure),) = figures.by_interval_of_guests(data, GUEST["ksm_rmap_items"])
+
+    assert names(figure) == ['&lt;b&gt;"&amp;']

@@ -1,0 +1,204 @@
+"""The page, as text. How a browser shows it is tests/browser's."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from made_up_runs import run_record, sample_lines
+from plotly.offline import get_plotlyjs
+
+from ksm_analysis import report
+from ksm_analysis.runs import read_results
+
+EVIL = "</script><script>alert('\"&1')</script>"
+
+
+class Parser(HTMLParser):
+    """Collects what a page would load, its scripts, and its visible text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.loads, self.scripts, self.words, self._tag = [], [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self._tag = tag
+        self.loads += [v for k, v in attrs if k in {"src", "href", "action", "data", "srcset"}]
+        if tag == "script":
+            self.scripts.append([dict(attrs).get("type"), ""])
+
+    def handle_endtag(self, tag):
+        self._tag = ""
+
+    def handle_data(self, data):
+        if self._tag == "script":
+            self.scripts[-1][1] += data
+        elif self._tag != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+def render(path):
+    return report.render(read_results(path.parent))
+
+
+@pytest.fixture
+def page(write_run):
+    for guests in (1, 2):
+        for workload in ("idle", "stress"):
+            path = write_run(guests=guests, workload=workload)
+    return render(path)
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    parsed = Parser(page)
+
+    assert all(load.startswith(("#", "data:,")) for load in parsed.loads)
+    own = page.replace(get_plotlyjs(), "")
+    assert not re.search(r"https?://|@import|url\(", own)
+    assert "default-src 'none'" in own
+
+
+def test_plotly_is_there_once(page):
+    assert page.count(get_plotlyjs()[:200]) == 1
+
+
+def test_every_figure_has_a_title_and_a_definition_and_data(page):
+    figures = re.findall(r'<figure id="([^"]+)".*?</figure>', page, re.S)
+    scripts = [json.loads(s) for kind, s in Parser(page).scripts if kind == "application/json"]
+
+    assert len(figures) == len(set(figures))
+    assert {
+        "percent-of-configured-by-guests",
+        "percent-of-resident-by-guests",
+        "memory-by-guests",
+        "host_cpu_percent-by-interval",
+        "ksmd_cpu_percent-by-interval",
+        "full_scans-by-interval",
+        "general_profit-by-interval",
+        "pages_shared-by-interval",
+        "pages_sharing-by-interval",
+        "pages_unshared-by-interval",
+        "pages_volatile-by-interval",
+        "ksm_merging_pages-by-interval",
+        "ksm_rmap_items-by-interval",
+        "ksm_process_profit-by-interval",
+        "ksmd_cpu_percent-by-guests",
+        "general_profit-by-guests",
+    } <= set(figures)
+    assert page.count("<figcaption>") == page.count("<h3>") == len(figures)
+    assert len(scripts) == page.count('class="plot"')
+    assert all(trace["x"] and trace["y"] for figure in scripts for trace in figure["data"])
+    assert all(figure["layout"]["yaxis"]["title"]["text"] for figure in scripts)
+
+
+def test_it_says_what_was_run(write_run):
+    record = run_record(guests=1)
+    record["run"]["note"] = "Is a dog a cat?"
+    text = Parser(render(write_run(record))).text
+
+    assert "Is a dog a cat?" in text
+    assert "1 run with 1 guest of 512 MiB; workload: idle; knobs: run=1, pages_to_scan=1000" in text
+    assert "4 intervals of 1 s" in text
+    assert "Each cell was run once" in text
+
+
+def test_warnings_come_first_in_words(write_run):
+    write_run(guests=1)
+    path = write_run(run_record(guests=2, status="failed", reason="guest 2 never answered"))
+    text = Parser(render(path)).text
+
+    assert "1 thing to know before trusting this page" in text
+    assert "left out, since the run failed: guest 2 never answered" in text
+    assert text.index("guest 2 never answered") < text.index("Definitions")
+
+
+def test_a_page_without_a_usable_run_says_why(write_run):
+    page = render(write_run(run_record(guests=2, status="failed", reason="no memory left")))
+
+    assert "No run can be used" in page
+    assert "no memory left" in page
+    assert "<figure" not in page
+    assert len(page) < 100_000
+
+
+def test_metrics_without_values_have_no_figure(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        del line["ksm"]["general_profit"]
+        line["ksmd"]["cpu_ns"] = None
+        line["guests"] = {}
+    page = render(write_run(record, lines))
+
+    assert "pages_shared-by-interval" in page
+    assert "general_profit-by-interval" not in page
+    assert "ksmd_cpu_percent-by-interval" not in page
+    assert "percent-of-resident" not in page
+    assert "ksm_merging_pages-by-interval" not in page
+
+
+def test_names_are_text_everywhere(write_run):
+    record = run_record(guests=1, host=EVIL, experiment=EVIL)
+    record["run"]["note"] = EVIL
+    record["run"]["factors"] |= {"knobs": EVIL, "workload": EVIL}
+    record["provenance"]["cpu"]["model"] = EVIL
+    record["provenance"][EVIL] = EVIL
+    lines = sample_lines(record)
+    for line in lines[:-1]:
+        line["guests"] = {EVIL: line["guests"]["ksm-guest-01"]}
+    lines[-1]["gone"] = {EVIL: 5001.0}
+    write_run(record, lines)
+    other = run_record(guests=2, status="failed", reason=EVIL, host="other")
+    page = render(write_run(other))
+
+    parsed = Parser(page)
+    assert "alert('\"&1')" not in "".join(code for kind, code in parsed.scripts if not kind)
+    assert EVIL not in page
+    assert len([kind for kind, _ in parsed.scripts if kind is None]) == 2
+    assert parsed.text.count("<script>alert(") >= 5
+    for kind, code in parsed.scripts:
+        if kind:
+            json.loads(code)
+
+
+def test_provenance_tells_what_differs_between_runs(write_run):
+    write_run(guests=1)
+    record = run_record(guests=2)
+    record["provenance"]["kernel"]["release"] = "6.18.0"
+    facts = {
+        fact.name: fact for fact in report.provenance(read_results(write_run(record).parent).runs)
+    }
+
+    assert facts["kernel.release"].differs
+    assert facts["kernel.release"].values == (
+        ("6.1.0", ("g01-k1-idle-r1",)),
+        ("6.18.0", ("g02-k1-idle-r1",)),
+    )
+    assert not facts["cpu.model"].differs
+    assert facts["knobs.pages_to_scan"].values[0][0] == "1000"
+    assert facts["cpu.governor"].values[0][0] == "null"
+
+
+def test_the_page_is_written_whole_or_not_at_all(write_run, tmp_path, monkeypatch):
+    results = read_results(write_run().parent)
+    path = tmp_path / "page.html"
+    path.write_text("the page before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", full)
+        with pytest.raises(OSError, match="No space"):
+            report.write(results, path)
+    assert path.read_text() == "the page before"
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
+
+    report.write(results, path)
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
