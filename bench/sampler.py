@@ -35,6 +35,7 @@ from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
 SAMPLER = BENCH.parent / "roles/monitor/files/ksm_sampler.py"
+PYTHON = "/usr/bin/python3"  # what runs the sampler on a Debian host
 STAND_IN_BYTES = 16 << 20  # mergeable memory of a guest's stand-in
 ORIGINAL_SAMPLES = 3  # a round: they are slow
 EXPORTER = "prometheus-node-exporter"
@@ -262,7 +263,7 @@ def main():
     add("--rounds", type=int, default=7, metavar="N", help="repetitions (default: 7)")
     add("--samples", type=int, default=200, metavar="N", help="samples a round (default: 200)")
     add("--period", type=float, default=0.01, metavar="S", help="seconds (default: 0.01)")
-    add("--python", default=sys.executable, help="interpreter of the sampler (default: this one)")
+    add("--python", default=PYTHON, help=f"interpreter of the sampler (default: {PYTHON})")
     add(
         "--guest",
         type=ksm_sampler.guest_argument,

@@ -292,6 +292,7 @@ def test_new_proc_stat_with_more_columns(tree):
         ("proc/meminfo", "MemTotal: 123456789 kB\n", ("meminfo",), {"MemTotal": 123456789}),
         ("proc/vmstat", "cow_ksm 9\npswpin 8\n", ("vmstat",), {"cow_ksm": 9, "pswpin": 8}),
         ("proc/stat", "cpu  9 9 9 9\n", ("cpu", "idle"), 9),
+        ("proc/4242/ksm_stat", KSM_STAT + "ksm_new 5\n", ("guests", "a", "ksm_new"), 5),
         ("proc/4242/ksm_stat", "ksm_rmap_items 1\n", ("guests", "a", "ksm_rmap_items"), 1),
         ("proc/4242/stat", STAT.replace("Z) S", "\n) R"), ("guests", "a"), GUEST),
         ("proc/4242/stat", STAT.replace(" 57 ", " 99999 "), ("guests", "a", "utime"), 99999),
@@ -356,6 +357,7 @@ def test_reads_may_come_in_pieces(tree, monkeypatch, size):
     monkeypatch.setattr(ksm_sampler, "BUFFER", size)
     sampled = reader(tree, a=4242)
     assert read(sampled) == whole
+    monkeypatch.setattr(sampled, "learn", None)  # nothing that it would have to learn
     put(tree, "proc/vmstat", TREE["proc/vmstat"].replace("cow_ksm 6", "cow_ksm 66"))
     assert read(sampled)["vmstat"]["cow_ksm"] == 66
 
@@ -426,13 +428,29 @@ def test_a_signal_ends_it_at_once(tree, name, status):
     assert process.returncode == status
 
 
-def test_many_signals_end_it_once(tree):
-    process, lines = start(tree, "--samples", 10, "--period", 1000)
-    while process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    end = parse("".join(lines) + process.stdout.read())[2]
-    assert end["reason"] == "SIGTERM"
-    assert process.returncode in (143, -signal.SIGTERM)  # the latter: while Python shuts down
+class Interrupted:
+    """A reader that is hit by a signal in the middle of a sample."""
+
+    def line(self, n, _wall, _monotonic):
+        self.sampler.stop(signal.SIGTERM, None)
+        return b"a whole line\n"
+
+
+def test_a_signal_within_a_sample_waits_for_its_end(tmp_path):
+    output = ksm_sampler.Output(tmp_path / "out")
+    reader = Interrupted()
+    reader.sampler = ksm_sampler.Sampler(reader, output, 10_000_000, 100)
+    assert reader.sampler.run(time.monotonic_ns()) == 0
+    assert (reader.sampler.taken, reader.sampler.reason) == (1, "SIGTERM")
+    assert (tmp_path / "out").read_bytes() == b"a whole line\n"
+
+
+def test_a_second_signal_does_not_interrupt_the_end():
+    sampler = ksm_sampler.Sampler(None, None, 10**12, 100)
+    sampler.asleep = True
+    with pytest.raises(ksm_sampler.Stopped):
+        sampler.stop(signal.SIGTERM, None)
+    sampler.stop(signal.SIGTERM, None)
 
 
 def test_missed_deadlines_are_counted_and_skipped(tree):

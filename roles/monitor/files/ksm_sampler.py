@@ -4,10 +4,10 @@
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 
 How it is cheap: every file stays open and is read anew with one pread() at offset 0, which makes
-the kernel print it again. What a file looks like is learned once, as a regular expression whose
-groups are the numbers and whose rest is literal; each sample is then one match and one bytes
-template per source. The match is also the check: a name, a unit or a text that is not what was
-learned does not match, and the layout is learned again from what the file says now.
+the kernel print it again. What the files look like is learned once, as one regular expression for
+all of them whose groups are the values and whose rest is literal; each sample is then one match and
+one template of bytes. The match is also the check: a name, a unit or a kind of value that is not
+what was learned does not match, and the layout is learned again from what the files say now.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ output: one JSON object a line.
   end     samples (taken), missed, cpu_seconds (of the sampler itself, from its first deadline on),
           reason (finished, SIGTERM, SIGINT), gone (guest: monotonic time it was found gone)
 
-A sample is no atomic snapshot: its files are read one after the other, within some 0.1 ms, while
+A sample is no atomic snapshot: its files are read one after the other, within some 0.3 ms, while
 ksmd may be at work. pages_volatile is what the kernel computes from counters that move meanwhile.
+
+It runs with the real-time policy SCHED_FIFO, priority 1, where it may (root or CAP_SYS_NICE), so
+that busy guests neither delay a sample nor tear it apart; else it says what it missed.
 
 exit status:
   0    every deadline passed
@@ -96,7 +99,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 # Layouts: what the text of a file looks like. Each takes the text and returns a regular expression
-# for it, with a group for each number, and the JSON members that these numbers are put into.
+# for it, with a group for each value, and the JSON members that these values are put into.
 
 NUMBER = rb"(0|-?[1-9][0-9]*)"  # exactly the integers of JSON
 TEXT = rb"(?!-?[0-9]+(?![ -~]))([ !#-\[\]-~]*)"  # not a number; nothing that JSON escapes
@@ -141,7 +144,7 @@ def lines_layout(text, wanted=None):
         pattern += skip(skipped) + re.escape(found[1]) + rb":? +" + value + re.escape(found[3])
         members.append((found[1], json_value))
         skipped = 0
-    return pattern + REST, members
+    return pattern + (skip(skipped) if wanted is None else REST), members
 
 
 def skip(lines):
