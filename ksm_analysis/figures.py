@@ -5,6 +5,7 @@ rest (workload, knobs, host). Nothing is told by colour alone. Titles and defini
 page; colours of text and axes belong to its theme.
 """
 
+import textwrap
 from dataclasses import dataclass
 from html import escape
 
@@ -21,6 +22,7 @@ from ksm_analysis.runs import Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
 LINES = 12  # more than these in one panel cannot be told apart
 Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 MEMORY = (
@@ -84,8 +86,9 @@ def _windows(runs: list[Run]) -> dict[str, tuple[float, float]]:
 
 
 def text(value: object) -> str:
-    """Make text of a name: Plotly would read `<b>` in it as markup."""
-    return escape(str(value), quote=False)
+    """Make text of a name: Plotly would read `<b>` in it as markup, and cut off what is long."""
+    lines = textwrap.wrap(str(value), LINE_LENGTH) or [""]
+    return "<br>".join(escape(line, quote=False) for line in lines)
 
 
 def _join(*names: str) -> str:

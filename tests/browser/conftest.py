@@ -1,0 +1,61 @@
+"""A page to look at, and a real Chromium to look at it with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+from made_up_runs import Writer, run_record, sample_lines
+
+from ksm_analysis import report
+from ksm_analysis.runs import read_results
+
+CHROMIUM = "/usr/bin/chromium"
+EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory):
+    """Write a report of two workloads, two settings and repetitions, with a name out of a fiend."""
+    directory = tmp_path_factory.mktemp("results") / "made-up"
+    write, index = Writer(directory), 0
+    for repetition in (1, 2):
+        for guests in (1, 2, 3):
+            for workload in ("idle", "stress"):
+                for setting, pages in enumerate((100, 1000), start=1):
+                    index += 1
+                    write(_cell(index, guests, workload, setting, pages, repetition))
+    record = run_record(guests=4)
+    record["run"]["id"] = "evil"
+    lines = sample_lines(record)
+    for line in lines[:-1]:
+        line["guests"][EVIL] = line["guests"].pop("ksm-guest-04")
+    write(record, lines, name="evil")
+    write(run_record(guests=5, status="failed", reason=EVIL))
+    report.write(read_results(directory), directory / "report.html")
+    return directory / "report.html"
+
+
+def _cell(index, guests, workload, setting, pages, repetition):
+    record = run_record(guests, workload, repetition, interval=3.0, intervals=15)
+    run = record["run"]
+    run |= {"id": f"g{guests:02}-k{setting}-{workload}-r{repetition}", "index": index}
+    run["factors"]["knobs"] = f"pages_to_scan={pages}"
+    run["knobs"]["pages_to_scan"] = record["knobs"]["during"]["pages_to_scan"] = pages
+    return record
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Start Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        # The sandbox of Chromium refuses root, and containers have a small /dev/shm
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()
