@@ -118,7 +118,7 @@ def test_a_sampler_that_is_killed(experiment, given_back):
     assert play.wait(timeout=60) != 0, "nobody waits for samples that never come"
     kept = record(experiment.results, "g01-k1-idle-r1")
     assert kept["status"] == "failed"
-    assert "ampler" in kept["reason"]
+    assert "the sampler was killed by signal 9" in kept["reason"]
     assert samples(experiment.results, "g01-k1-idle-r1")
 
 
@@ -200,13 +200,17 @@ def test_a_mirror_that_does_not_answer(play, given_back):
     assert [path for path in (STATE / "images").iterdir() if not path.is_symlink()] == [image]
 
 
-def test_page_of_a_run_directory_again(experiment, given_back):
-    play = experiment(intervals=2)
-    assert play.wait() == 0, play.log.read_text()
-    page = experiment.results / "report.html"
-    first = page.stat().st_mtime_ns
-    done = subprocess.run(
-        ["ksm-analysis", "report", str(experiment.results)], capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert page.stat().st_mtime_ns > first
+def test_an_image_build_that_is_killed(play, tmp_path):
+    images = tmp_path / "images"
+    arguments = ("playbooks/base_image.yml", "-e", f"base_image_directory={images}")
+    build = play(*arguments)
+    build.until(lambda: any(images.glob("*.partial/rootfs/usr/bin")))
+    build.kill()
+    subprocess.run(["pkill", "-KILL", "--full", str(images)], check=True)
+    assert not list(images.glob("*/manifest.json"))
+    again = play(*arguments)
+    assert again.wait() == 0, again.log.read_text()
+    (image,) = (path for path in images.iterdir() if not path.is_symlink())
+    assert (images / "current").resolve() == image
+    made = {path.name for path in image.iterdir()}
+    assert made == {"manifest.json", "root.qcow2", "vmlinuz", "initrd.img"}
