@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
-LINES = 12  # more than these in one panel cannot be told apart
+LINES = 9  # more than these in one panel cannot be told apart
 Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 MEMORY = (
     "guest_memory_configured_mib",
@@ -300,6 +300,7 @@ def _figure(metric: Metric) -> go.Figure:
             "yanchor": "bottom",
             "x": 0,
             "itemwidth": 44,
+            "maxheight": 0.9,  # else a long legend scrolls within itself
         },
     )
     figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")

@@ -123,7 +123,8 @@ def in_words(runs: tuple[Run, ...]) -> str:
         + (
             "Each cell was run once, so nothing is known of how much repetitions would differ."
             if repetitions == 1
-            else f"Each cell was run up to {repetitions} times; lines are means of runs."
+            else f"Each cell was run up to {repetitions} times; lines are means of runs, "
+            "and the short strokes beside them are single runs."
         )
     )
 
@@ -224,6 +225,7 @@ def summary_table(measured: list[metrics.Measured]) -> dict:
         headings.append(
             {
                 "title": metric.label if metric else name.replace("_", " "),
+                "text": table[name].dtype == "str",
                 "unit": metric.unit if metric else "",
                 "help": metric.help if metric else "",
             }

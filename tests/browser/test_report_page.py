@@ -17,6 +17,11 @@ TRACES = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
   height: plot._fullLayout._size.h,
 }))"""
 
+FITS = """() => [...document.querySelectorAll('.plot')].every((plot) => {
+  const [svg, box] = [plot.querySelector('.main-svg'), plot].map((e) => e.getBoundingClientRect());
+  return svg.width === plot.clientWidth && Math.abs(svg.height - box.height) < 5;
+})"""
+
 
 class Opened:
     """A page that was opened, with all that it said and asked for."""
@@ -100,6 +105,16 @@ def test_figures_wait_until_they_come_near(browser, page_file):
     last.scroll_into_view_if_needed()
     page.wait_for_function("() => [...document.querySelectorAll('.plot')].at(-1).dataset.drawn")
     context.close()
+
+
+def test_figures_follow_the_width_of_the_window(browser, page_file):
+    opened = Opened(browser, page_file, 1280)
+    for width in (390, 1000):
+        opened.page.set_viewport_size({"width": width, "height": 900})
+        opened.page.wait_for_function(FITS)
+
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+    opened.context.close()
 
 
 def test_colours_follow_the_theme_at_once(browser, page_file):
