@@ -131,7 +131,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
                 figure.add_scatter(**line, **_style(counts.index(count), series))
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
         panels.append((title, figure))
-    return _same_scale(panels, metric, data.host)
+    return _same_scale(panels, _shown(metric, data.host[metric.name]))
 
 
 def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
@@ -146,12 +146,11 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
                 figure.add_scatter(**line, **_style(guests.index(guest), 0))
             _interval_axis(figure, data, set(cell["workload"]))
             panels.append((_join(guest_word(count), name), figure))
-    return _same_scale(panels, metric, data.guest)
+    return _same_scale(panels, _shown(metric, data.guest[metric.name]))
 
 
-def _same_scale(panels: list[Panel], metric: Metric, table: pd.DataFrame) -> list[Panel]:
+def _same_scale(panels: list[Panel], values: pd.Series) -> list[Panel]:
     """Let panels be compared by eye; zero is always on the scale."""
-    values = _shown(metric, table[metric.name])
     low, high = min(0.0, values.min()), max(0.0, values.max())
     margin = 0.05 * (high - low) or 1.0
     if len(panels) > 1:
@@ -219,14 +218,17 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
     Published values are percent of configured memory, and laid over that alone.
     """
     parts = ("shared", "reclaimed", "difference")
-    panels = _several_by_guests(data, [f"{part}_percent_{whole}" for part in parts])
+    names = [f"{part}_percent_{whole}" for part in parts]
+    panels = _several_by_guests(data, names)
+    values = _last(data.host)[names].stack()
     for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
         if whole == "configured":
+            values = pd.concat([values, pd.Series(published.shared)])
             pairs = zip(published.shared, published.reclaimed, strict=True)
             kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
-            for index, values in enumerate((published.shared, published.reclaimed, kept)):
-                _overlay(panels, published, parts[index], list(values), index, marker)
-    return panels
+            for index, part in enumerate((published.shared, published.reclaimed, kept)):
+                _overlay(panels, published, parts[index], list(part), index, marker)
+    return _same_scale(panels, values)
 
 
 def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ksm_analysis import figures, metrics
@@ -201,12 +200,8 @@ def _savings(data: figures.Data) -> Iterator[Figure]:
 
 
 def _scripts(panels: list[figures.Panel]) -> tuple[tuple[str, str], ...]:
-    return tuple((title, _json(figure)) for title, figure in panels)
-
-
-def _json(figure: go.Figure) -> str:
-    """Write a figure as JSON that can stand in a script element, whatever names are in it."""
-    return figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """Write figures as JSON; Plotly writes < and > such that no name in it can end a script."""
+    return tuple((title, figure.to_json()) for title, figure in panels)
 
 
 # --- tables ---------------------------------------------------------------------------------------

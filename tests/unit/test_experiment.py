@@ -143,6 +143,7 @@ def test_all_errors_are_told_with_line_key_and_what_is_allowed():
         "    active: {from: 3, to: 10, until: 4}\n"
         "sampling: {interval: 1, intervals: 4}\n"
         "repetitions: 0\n"
+        "repetitions: 0\n"
     )
 
     assert [line.split(": ")[:2] for line in found] == [
@@ -155,7 +156,8 @@ def test_all_errors_are_told_with_line_key_and_what_is_allowed():
         ["file.yml:10", "workloads[].stress_ng.vm"],
         ["file.yml:10", "workloads[].stress_ng.vm_bytes"],
         ["file.yml:11", "workloads[].active.until"],
-        ["file.yml:13", "repetitions"],
+        ["file.yml:14", "repetitions"],
+        ["file.yml:14", "repetitions"],
     ]
     assert "Did you mean guests? Allowed: note, guests," in found[0]
     assert "a whole number from 1 to 99, not 100" in found[1]

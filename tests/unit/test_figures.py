@@ -100,6 +100,18 @@ def test_more_lines_than_can_be_told_apart_are_spread_over_panels_of_one_scale(l
     assert len(set(looks)) == 10
 
 
+def test_panels_of_percentages_have_one_scale_with_room_for_published_points(load):
+    workloads = ("idle", "a", "b", "c")
+    data = load(*({"guests": 2, "workload": workload} for workload in workloads))
+    for whole, least in (("configured", 67.0), ("resident", 20.0)):
+        panels = figures.percent_by_guests(data, whole)
+
+        assert [title for title, _ in panels] == list(workloads)
+        ((low, high),) = {figure.layout.yaxis.range for _, figure in panels}
+        assert low == 0
+        assert high > least
+
+
 def test_a_panel_for_each_cell_with_a_line_for_each_guest(load):
     data = load({"guests": 1}, {"guests": 3})
     panels = figures.by_interval_of_guests(data, GUEST["ksm_process_profit"])

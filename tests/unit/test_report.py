@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import plotly.graph_objects as go
 import pytest
 from made_up_runs import run_record, sample_lines
 from plotly.offline import get_plotlyjs
@@ -202,3 +203,11 @@ def test_the_page_is_written_whole_or_not_at_all(write_run, tmp_path, monkeypatc
     report.write(results, path)
     assert path.read_text().startswith("<!DOCTYPE html>")
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
+
+
+def test_a_figure_cannot_end_the_script_that_it_stands_in():
+    figure = go.Figure(layout={"title": EVIL})
+    ((_, written),) = report._scripts([("", figure)])
+
+    assert not set("<>") & set(written)
+    assert json.loads(written)["layout"]["title"]["text"] == EVIL
