@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from machine import KSM, STATE, assert_given_back, guests, knobs, samplers, sampling
+from machine import KSM, ROOT, STATE, assert_given_back, guests, knobs, samplers, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 
@@ -166,7 +166,7 @@ def test_an_unknown_knob_boots_nothing(experiment, given_back):
     play = experiment(text=text)
     assert play.wait() != 0
     assert "no KSM knob pages_to_skan" in play.output
-    assert "Define the guests" not in play.output
+    assert "Start the guests" not in play.output
 
 
 def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_back):
@@ -174,7 +174,7 @@ def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_b
     assert play.wait() != 0
     assert "1 guests do not fit" in play.output
     assert "(512 + 100000000 each)" in play.output
-    assert "Define the guests" not in play.output
+    assert "Start the guests" not in play.output
 
 
 def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
@@ -212,5 +212,9 @@ def test_an_image_build_that_is_killed(play, tmp_path):
     assert again.wait() == 0, again.log.read_text()
     (image,) = (path for path in images.iterdir() if not path.is_symlink())
     assert (images / "current").resolve() == image
+    rootfs = ROOT / "roles/base_image/files/rootfs"
+    laid_out = {str(path.relative_to(rootfs)) for path in rootfs.rglob("*") if path.is_file()}
+    manifest = json.loads((image / "manifest.json").read_text())
+    assert set(manifest["inputs"]["files"]) == laid_out, "a change to any file makes a new image"
     made = {path.name for path in image.iterdir()}
     assert made == {"manifest.json", "root.qcow2", "vmlinuz", "initrd.img"}
