@@ -22,8 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = Path("/var/lib/ksm-testbed/images/current")
-ACCELERATION = json.loads(Path("/var/lib/ksm-testbed/acceleration.json").read_text())
+PROBED = Path("/var/lib/ksm-testbed/acceleration.json")
 POLL_SECONDS = 0.25
+
+
+def acceleration():
+    """What the probe has found."""
+    return json.loads(PROBED.read_text())["acceleration"]
 
 
 def playbook(entry, count):
@@ -31,7 +36,7 @@ def playbook(entry, count):
     variables = {
         "entry": entry,
         "count": count,
-        "guests_acceleration": ACCELERATION["acceleration"],
+        "guests_acceleration": acceleration(),
     }
     start = time.monotonic()
     subprocess.run(
@@ -53,7 +58,7 @@ def by_role(count):
 
 def command(directory, name):
     """Return a QEMU command line for one guest, as the domain template has it."""
-    kvm = ACCELERATION["acceleration"] == "kvm"
+    kvm = acceleration() == "kvm"
     return [
         *(
             "qemu-system-x86_64",
@@ -113,6 +118,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="boots each way (default: 3)")
     parser.add_argument("--count", type=int, default=3, help="guests (default: 3)")
     arguments = parser.parse_args()
+    if not PROBED.exists():
+        parser.error("no image yet: ansible-playbook playbooks/host.yml playbooks/base_image.yml")
     role, hand = [], []
     for _ in range(arguments.rounds):
         role.append(by_role(arguments.count))

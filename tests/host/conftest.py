@@ -19,6 +19,7 @@ def host(tmp_path_factory):
     assert setup.wait() == 0, setup.log.read_text()
     yield
     teardown(logs / "teardown", "-e", f"keep_image={keep}")
+    assert STATE.exists() == (keep == "true"), "nothing is left of what was not there before"
 
 
 def teardown(log, *more):

@@ -60,6 +60,9 @@ def assert_given_back(knobs_before: dict[str, str]) -> None:
     assert not (STATE / "run").exists()
     assert not (STATE / "lock.json").exists()
     assert not (STATE / "knobs.json").exists()
+    if knobs_before["run"] != "1\n":
+        gauges = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
+        assert {(KSM / name).read_text() for name in gauges} == {"0\n"}
 
 
 class Playbook:

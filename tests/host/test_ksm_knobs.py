@@ -110,3 +110,14 @@ def test_the_advisor_is_turned_off_and_on_around_pages_to_scan(module, remember)
     assert "advisor_mode: none" in refused["msg"]
     both = {"knobs": {"advisor_mode": "none", "pages_to_scan": 777}, "remember": str(remember)}
     assert module("ksm_knobs", both)["after"]["pages_to_scan"] == 777
+
+
+@pytest.mark.skipif(not (KSM / "advisor_mode").exists(), reason="no advisor before Linux 6.8")
+def test_what_the_advisor_did_to_pages_to_scan_is_undone(module, remember, tmp_path):
+    set_first = {"knobs": {"pages_to_scan": 500}, "remember": str(remember)}
+    module("ksm_knobs", set_first)
+    inner = str(tmp_path / "inner.json")
+    module("ksm_knobs", {"knobs": {"advisor_mode": "scan-time"}, "remember": inner})
+    restored = module("ksm_knobs", {"state": "restored", "remember": inner})
+    assert restored["after"]["advisor_mode"] == "none"
+    assert restored["after"]["pages_to_scan"] == 500

@@ -23,6 +23,10 @@ def samples(results: Path, run: str) -> list[dict]:
     return [row for row in map(json.loads, lines) if row["kind"] == "sample"]
 
 
+def runs(results: Path) -> list[Path]:
+    return [path for path in results.iterdir() if path.is_dir()]
+
+
 def counters() -> dict[str, int]:
     """Counters that only grow, read here and now."""
     return {name: int((KSM / name).read_text()) for name in ("full_scans", "pages_scanned")}
@@ -61,7 +65,9 @@ def test_two_guests_under_stress(experiment, given_back):
     taken = samples(experiment.results, run)
     assert [sample["n"] for sample in taken] == list(range(33))
     assert_agrees(taken, seen)
-    last = taken[-1]
+    first, last = taken[0], taken[-1]
+    assert first["ksm"]["run"] == 0
+    assert first["ksm"]["full_scans"] == first["ksm"]["pages_unshared"] == 0, "from nothing"
     assert last["ksm"]["run"] == 1
     assert last["ksm"]["pages_to_scan"] == 2000
     assert last["ksm"]["pages_sharing"] > 0
@@ -160,12 +166,30 @@ def test_a_guest_that_never_answers(experiment, given_back):
     assert (experiment.results / "g01-k1-idle-r1" / "ksm-guest-01.console.log").exists()
 
 
+def test_a_run_that_fails_does_not_end_the_others(experiment, given_back):
+    text = "guests: {count: 1}\nworkloads: [idle]\n"
+    text += "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n"
+    text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
+    play = experiment(text=text)
+    assert play.wait() != 0
+    kept = {path.name: record(experiment.results, path.name) for path in runs(experiment.results)}
+    assert [kept[name]["status"] for name in sorted(kept)] == ["complete", "failed", "complete"]
+    assert "max_page_sharing=1: Invalid argument" in kept["g01-k2-idle-r1"]["reason"]
+    baseline = samples(experiment.results, "g01-k3-idle-r1")
+    assert {sample["ksm"]["pages_scanned"] for sample in baseline} == {
+        baseline[0]["ksm"]["pages_scanned"]
+    }, "run: 0 is KSM off"
+
+
 def test_an_unknown_knob_boots_nothing(experiment, given_back):
+    experiment.results.mkdir(parents=True)
+    (experiment.results / "precious").touch()
     text = "guests: {count: 1}\nknobs: [{run: 1, pages_to_skan: 5}]\nworkloads: [idle]\n"
     text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
     play = experiment(text=text)
     assert play.wait() != 0
     assert "no KSM knob pages_to_skan" in play.output
+    assert (experiment.results / "precious").exists(), "what is refused moves nothing"
     assert "Start the guests" not in play.output
 
 

@@ -22,12 +22,14 @@ options:
   state:
     description:
       - V(set) sets O(knobs). V(restored) sets what O(remember) has saved and removes that file;
-        nothing saved, nothing done.
+        nothing saved, nothing done. If ksmd did not run, all pages are unmerged first.
     type: str
     choices: [set, restored]
     default: set
   unmerge:
-    description: Unmerge all pages (run=2) and wait until none is shared, before anything is set.
+    description: >-
+      Unmerge all pages (run=2) and wait until none is shared, before anything is set. ksmd also
+      forgets what it knew and counts C(full_scans) from 0. Always a change.
     type: bool
     default: false
   timeout:
@@ -137,11 +139,9 @@ def unmerge(directory, timeout):
         time.sleep(0.05)
 
 
-def tracked(directory):
-    """Whether ksmd knows any page, merged or not: then run=2 has something to undo."""
-    gauges = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "ksm_zero_pages")
-    known = [name for name in gauges if (directory / name).exists()]
-    return any(read(directory, known).values())
+def order(name):
+    """Sort key of a knob: the advisor rules pages_to_scan, and run comes last."""
+    return (name == "run", name == "advisor_mode", name)
 
 
 def apply(directory, before, target, timeout, unmerge_first):
@@ -151,12 +151,27 @@ def apply(directory, before, target, timeout, unmerge_first):
     if unmerge_first or (busy and read(directory, ["pages_shared"])["pages_shared"]):
         unmerge(directory, timeout)
         changes["run"] = target["run"]
-    advised = before.get("advisor_mode", "none") != "none"
-    if advised and "pages_to_scan" in changes:
+    if before.get("advisor_mode", "none") != "none" and changes.keys() & {
+        "advisor_mode",
+        "pages_to_scan",
+    }:
+        # Turning the advisor off, too, sets pages_to_scan: to the kernel's default.
         write(directory, "advisor_mode", "none")
-        changes["advisor_mode"] = target["advisor_mode"]
-    for name in sorted(changes, key=lambda name: (name == "run", name == "advisor_mode", name)):
+        changes |= {name: target[name] for name in ("advisor_mode", "pages_to_scan")}
+    for name in sorted(changes, key=order):
         write(directory, name, changes[name])
+
+
+def check(asked, after):
+    """Require that every knob is now what was asked, but for what the advisor rules."""
+    advised = after.get("advisor_mode", "none") != "none"
+    wrong = [
+        f"{name} is {after[name]}, not {value}"
+        for name, value in sorted(asked.items())
+        if after[name] != value and not (advised and name == "pages_to_scan")
+    ]
+    if wrong:
+        raise KnobError(f"the kernel did not take what was written: {'; '.join(wrong)}")
 
 
 def remembered(path):
@@ -208,14 +223,17 @@ def run(module):
         if stale and not module.check_mode:
             path.unlink()
         return result(before, before, changed=stale)
-    target = goal(before, wanted(asked, names), restoring)
-    unmerge_first = p["unmerge"] and tracked(directory)
-    changed = target != before or unmerge_first or stale
+    asked = wanted(asked, names)
+    target = goal(before, asked, restoring)
+    # A restored host that does not scan shall not keep what ksmd knew of memory that has gone.
+    unmerge_first = p["unmerge"] or (restoring and target["run"] != 1)
+    changed = target != before or p["unmerge"] or stale
     if not module.check_mode:
         if changed and not restoring:
             remember(path, before)
         apply(directory, before, target, p["timeout"], unmerge_first)
         target = read(directory, names)
+        check(asked, target)
         if stale:
             path.unlink()
     return result(before, target, changed)

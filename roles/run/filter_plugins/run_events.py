@@ -12,7 +12,7 @@ def run_events(facts: dict) -> list[dict]:
     guest_agent) and `argv`. Times are seconds on the host's clocks.
     """
     events = []
-    if facts["set"]:
+    if "after" in facts["set"]:
         events.append(_event("knobs set", facts["set"], knobs=facts["set"]["after"]))
     events += [
         _event("guests ready", guest["stopped"], guest=guest["name"], seconds=guest["seconds"])
@@ -24,7 +24,7 @@ def run_events(facts: dict) -> list[dict]:
             events.append(_event("workload started", guest["started"], argv=facts["argv"], **name))
             output = {key: guest[key] for key in ("exitcode", "stdout", "stderr")}
             events.append(_event("workload stopped", guest["stopped"], **name, **output))
-    if facts["restored"]:
+    if "after" in facts["restored"]:
         events.append(_event("knobs restored", facts["restored"], knobs=facts["restored"]["after"]))
     return sorted(events, key=lambda event: event["monotonic"])
 

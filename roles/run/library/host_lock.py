@@ -129,7 +129,10 @@ def take(module, path, held, mine):
     taken_over = None
     if held and not same(held, mine):
         if not dead(held):
-            module.fail_json(msg=f"this host is busy with {describe(held)}")
+            module.fail_json(
+                msg=f"this host is busy with {describe(held)}. If that is dead: "
+                "ansible-playbook playbooks/teardown.yml -e keep_image=true -e force=true"
+            )
         taken_over = held
     new = held is None or taken_over is not None
     if not module.check_mode:
