@@ -154,7 +154,8 @@ def read_run(path: Path) -> Run:
     run = Run(path, record, header, end, frame, guests, events)
     warnings += _sampling_warnings(run)
     if not failed:
-        warnings += [*_guest_warnings(run), *_workload_warnings(run), *_knob_warnings(record)]
+        warnings += [*_guest_warnings(run), *_workload_warnings(run)]
+        warnings += [*_knob_warnings(record), *_drift_warnings(run)]
     return replace(run, warnings=tuple(warnings))
 
 
@@ -334,6 +335,18 @@ def _knob_warnings(record: dict) -> Iterator[str]:
     for name in before.keys() & after.keys():
         if before[name] != after[name]:
             yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
+
+
+def _drift_warnings(run: Run) -> Iterator[str]:
+    """Somebody else, such as ksmtuned, may turn knobs while a run goes on."""
+    set_at = [event["monotonic"] for event in run.events if event["event"] == "knobs set"]
+    if not set_at or run.samples.empty:
+        return
+    later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
+    for name, asked in run.record["run"].get("knobs", {}).items():
+        reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
+        for other in (read for read in reads if not _reads_as(read, asked)):
+            yield f"knob {name} was {other} at times in the run, though {asked} was asked for"
 
 
 def _reads_as(read: int | str, asked: int | str) -> bool:

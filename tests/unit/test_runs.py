@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_up_runs import MONOTONIC, events, run_record, sample_lines
+from made_up_runs import MONOTONIC, WALL, events, run_record, sample_lines
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.runs import read_results, read_run
@@ -180,6 +180,18 @@ def test_a_workload_that_failed(write_run):
 
     assert warnings(write_run(record, happened=happened)) == [
         "the workload of guest ksm-guest-01 ended with code 2: no memory"
+    ]
+
+
+def test_knobs_that_somebody_turned_while_the_run_went_on(write_run):
+    record = run_record()
+    lines = sample_lines(record)
+    lines[1]["ksm"]["run"] = 0  # before the knobs were set, at 0.1 s
+    lines[-2]["ksm"]["run"] = 2
+    happened = [{"event": "knobs set", "wall": WALL + 0.1, "monotonic": MONOTONIC + 0.1}]
+
+    assert warnings(write_run(record, lines=lines, happened=happened)) == [
+        "knob run was 2 at times in the run, though 1 was asked for"
     ]
 
 
