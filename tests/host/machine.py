@@ -40,15 +40,23 @@ def guests() -> list[str]:
     return [name for name in listed.stdout.split() if name.startswith("ksm-guest-")]
 
 
-def samplers() -> list[str]:
-    """Process ids of samplers that run."""
+def processes(pattern: str) -> list[str]:
+    """Process ids whose command line matches."""
     found = subprocess.run(
-        ["pgrep", "--full", f"{STATE}/monitor/ksm_sampler.py --output"],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["pgrep", "--full", pattern], capture_output=True, text=True, check=False
     )
     return found.stdout.split()
+
+
+def samplers() -> list[str]:
+    """Process ids of samplers that run."""
+    return processes(f"{STATE}/monitor/ksm_sampler.py --output")
+
+
+def is_python(pid: str) -> bool:
+    """Whether this is the sampler itself, not what started it with its command line."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return words[1].endswith(b"/ksm_sampler.py")
 
 
 def assert_given_back(knobs_before: dict[str, str]) -> None:
@@ -56,6 +64,7 @@ def assert_given_back(knobs_before: dict[str, str]) -> None:
     assert knobs() == knobs_before
     assert guests() == []
     assert samplers() == []
+    assert processes(f"{STATE}/arrays/ksm_arrays.py") == []
     assert not (STATE / "guests").exists()
     assert not (STATE / "run").exists()
     assert not (STATE / "lock.json").exists()
@@ -65,14 +74,14 @@ def assert_given_back(knobs_before: dict[str, str]) -> None:
         assert {(KSM / name).read_text() for name in gauges} == {"0\n"}
 
 
-class Playbook:
-    """One ansible-playbook process, in a process group of its own."""
+class Command:
+    """One process, in a process group of its own, whose output goes to a file."""
 
-    def __init__(self, *arguments: str, log: Path) -> None:
+    def __init__(self, *argv: str, log: Path) -> None:
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                ["ansible-playbook", *arguments],
+                argv,
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -102,6 +111,20 @@ class Playbook:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Playbook(Command):
+    """One ansible-playbook."""
+
+    def __init__(self, *arguments: str, log: Path) -> None:
+        super().__init__("ansible-playbook", *arguments, log=log)
+
+
+class Run(Command):
+    """One `python -m ksm_analysis run`."""
+
+    def __init__(self, *arguments: str, log: Path) -> None:
+        super().__init__(sys.executable, "-m", "ksm_analysis", "run", *arguments, log=log)
 
 
 def sampling() -> bool:

@@ -1,15 +1,13 @@
 """Runs on real guests, and what becomes of the host when they are cut off."""
 
 import json
-import os
-import signal
 import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from machine import KSM, ROOT, STATE, assert_given_back, guests, knobs, samplers, sampling
+from machine import KSM, ROOT, STATE, assert_given_back, guests, knobs, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 
@@ -102,36 +100,40 @@ def assert_worked(happened, taken):
         assert taken[0]["monotonic"] < event["monotonic"] < taken[-1]["monotonic"]
 
 
-def test_a_guest_that_is_killed(experiment, given_back):
-    play = experiment(intervals=8)
-    play.until(sampling)
-    os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
-    assert play.wait() != 0
-    kept = record(experiment.results, "g01-k1-idle-r1")
-    assert kept["status"] == "failed"
-    assert "ksm-guest-01 ended while being sampled" in kept["reason"]
-    taken = samples(experiment.results, "g01-k1-idle-r1")
-    assert len(taken) == 33, "sampling goes on"
-    assert taken[-1]["guests"]["ksm-guest-01"] is None
-    assert (experiment.results / "report.html").exists()
+MIXED = """\
+guests: {count: 2}
+knobs: [{pages_to_scan: 5000, sleep_millisecs: 10}]
+knobs_if_present: {smart_scan: 0, no_kernel_has_this: 1}
+workloads:
+  - name: mixed
+    mixed:
+      - stress_ng: {vm: 1, vm_bytes: 32M}
+      - command: echo here; sleep 90
+    nosharepages: [2]
+sampling: {interval: 1, intervals: 60, period: 0.25}
+stop: {steady: {scans: 3, seconds: 4, percent: 50}}
+"""
 
 
-def test_a_sampler_that_is_killed(experiment, given_back):
-    play = experiment(intervals=60)
-    play.until(sampling)
-    (sampler,) = (pid for pid in samplers() if is_python(pid))
-    os.kill(int(sampler), signal.SIGKILL)
-    assert play.wait(timeout=60) != 0, "nobody waits for samples that never come"
-    kept = record(experiment.results, "g01-k1-idle-r1")
-    assert kept["status"] == "failed"
-    assert "the sampler was killed by signal 9" in kept["reason"]
-    assert samples(experiment.results, "g01-k1-idle-r1")
-
-
-def is_python(pid: str) -> bool:
-    """Whether this is the sampler itself, not what started it with its command line."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return words[1].endswith(b"/ksm_sampler.py")
+def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, given_back):
+    play = experiment(text=MIXED)
+    assert play.wait() == 0, play.log.read_text()
+    kept = record(experiment.results, "g02-k1-mixed-r1")
+    assert kept["converged"] is True
+    assert kept["knobs"]["during"]["smart_scan"] == 0
+    taken = samples(experiment.results, "g02-k1-mixed-r1")
+    assert 16 < len(taken) < 200, "it has ended early"
+    assert (len(taken) - 1) % 4 == 0, "at the end of an interval"
+    last = taken[-1]["guests"]
+    assert last["ksm-guest-01"]["ksm_merging_pages"] > 0
+    assert last["ksm-guest-02"]["ksm_merging_pages"] == 0, "nosharepages"
+    happened = events(experiment.results, "g02-k1-mixed-r1")
+    ended = {e["guest"]: e for e in happened if e["event"] == "workload stopped"}
+    assert all(event["stopped_early"] for event in ended.values())
+    assert "bogo-ops-per-second-real-time" in ended["ksm-guest-01"]["stdout"]
+    assert ended["ksm-guest-02"]["stdout"] == "here\n"
+    began = {e["guest"]: e["monotonic"] for e in happened if e["event"] == "workload started"}
+    assert all(abs(at - taken[0]["monotonic"]) < 0.5 for at in began.values())
 
 
 def test_a_controller_that_is_killed(experiment, play):

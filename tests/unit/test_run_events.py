@@ -11,7 +11,7 @@ SPEC = importlib.util.spec_from_file_location(
 filters = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(filters)
 
-NOTHING = {"set": {}, "restored": {}, "ready": [], "work": [], "argv": []}
+NOTHING = {"set": {}, "restored": {}, "ready": [], "work": [], "arrays": []}
 
 
 def clock(seconds):
@@ -24,11 +24,12 @@ def test_a_run_that_reached_nothing_has_no_events():
 
 def test_events_are_in_the_order_of_time():
     work = {"name": "a", "started": clock(4), "stopped": clock(6), "exitcode": 0}
+    work |= {"argv": ["stress-ng"], "stopped_early": False}
     facts = {
         "set": clock(2) | {"after": {"run": 1}},
         "ready": [{"name": "a", "stopped": clock(1), "seconds": 1.0}],
         "work": [work | {"stdout": "x", "stderr": ""}],
-        "argv": ["stress-ng"],
+        "arrays": [],
         "restored": clock(9) | {"after": {"run": 0}},
     }
     events = filters.run_events(facts)

@@ -1,38 +1,63 @@
 #!/usr/bin/python
-"""Wait for the agents of guests, or run a command in all of them at once."""
+"""Wait for the agents of guests, or run commands in them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: guest_agent
-short_description: Wait for guests, or run a command in all of them at once, through their agents
+short_description: Wait for guests, or run commands in them, through their agents
 description:
-  - Without O(argv), waits until the QEMU guest agent of every guest answers.
-  - With O(argv), starts the command in every guest at the same time and waits until it has ended
-    in all of them. No network and no login is needed. A command that fails is an error.
+  - With O(guests), waits until the QEMU guest agent of each answers.
+  - With O(commands), runs each command in its guest, and waits until all have ended. No network and
+    no login is needed. A command that fails is an error.
   - The guests are served by one thread each, so that the last does not start later than the first.
 options:
   guests:
-    description: Names of libvirt domains.
+    description: Names of libvirt domains to wait for.
     type: list
     elements: str
-    required: true
-  argv:
-    description: Program and arguments. The program is an absolute path in the guest.
+    default: []
+  commands:
+    description: What to run in which guest.
     type: list
-    elements: str
-  delay:
-    description: Seconds to wait before the command starts.
-    type: float
-    default: 0
-  expect_seconds:
+    elements: dict
+    default: []
+    suboptions:
+      guest:
+        description: Name of a libvirt domain.
+        type: str
+        required: true
+      argv:
+        description: Program and arguments. The program is an absolute path in the guest.
+        type: list
+        elements: str
+        required: true
+      at:
+        description: >-
+          When to start it, on the host's CLOCK_MONOTONIC; a time that has passed means now. Nothing
+          is started if the domain has ended by then, even if another of its name runs.
+        type: float
+        default: 0
+      seconds:
+        description: >-
+          How long the command is known to take. It is not asked about before that, so that asking
+          does not disturb the guest.
+        type: float
+        default: 0
+      success:
+        description: Exit codes that are no error.
+        type: list
+        elements: int
+        default: [0]
+  stop:
     description: >-
-      Seconds that the command is known to take. It is not asked about before that, so that asking
-      does not disturb the guest.
-    type: float
-    default: 0
+      A file. When it appears on the host, commands that have not ended are interrupted, those that
+      have not started never are, and how they end is no error.
+    type: path
   timeout:
-    description: Seconds after which a guest that has not answered, or not finished, is an error.
+    description: >-
+      Seconds after which a guest that has not answered, or a command that has not ended although
+      its C(seconds) have passed, is an error.
     type: float
     default: 300
   uri:
@@ -50,18 +75,20 @@ EXAMPLES = r"""
   guest_agent:
     guests: [ksm-guest-01, ksm-guest-02]
 
-- name: Load the memory of both for ten seconds
+- name: Load the memory of one for ten seconds
   guest_agent:
-    guests: [ksm-guest-01, ksm-guest-02]
-    argv: [/usr/bin/stress-ng, --vm, "1", --timeout, 10s]
-    expect_seconds: 10
+    commands:
+      - guest: ksm-guest-01
+        argv: [/usr/bin/stress-ng, --vm, "1", --timeout, 10s]
+        seconds: 10
 """
 
 RETURN = r"""
 guests:
   description: >-
-    One entry a guest: name, error (empty if all went well), started and stopped
-    ({wall, monotonic}, seconds), seconds, and of a command exitcode, stdout and stderr.
+    One entry a guest or command: name, error (empty if all went well), started and stopped
+    ({wall, monotonic}, seconds), seconds, and of a command that was started argv, exitcode, stdout,
+    stderr and stopped_early (whether it was interrupted since O(stop) appeared).
   type: list
   elements: dict
   returned: always
@@ -72,6 +99,8 @@ import json
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -84,6 +113,7 @@ else:
     LIBVIRT_ERROR = None
 
 POLL_SECONDS = 0.25
+SLEEP_SECONDS = 1
 AGENT_SECONDS = 10  # how long libvirt waits for one answer
 
 
@@ -129,14 +159,16 @@ def poll(guest, deadline, attempt, what):
 
 
 def alive(guest):
-    """Whether a domain still runs; a libvirtd that is gone counts as not."""
+    """Whether the domain that was looked up still runs, and not another of its name."""
     try:
-        return guest.isActive()
-    except libvirt.libvirtError:
-        return False
+        return guest.connect().lookupByUUID(guest.UUID()).ID() == guest.ID()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
 
 
-def wait_ready(guest, deadline):
+def wait_ready(deadline, guest):
     """Wait until the agent answers a ping."""
 
     def ping():
@@ -144,32 +176,60 @@ def wait_ready(guest, deadline):
         return True
 
     poll(guest, deadline, ping, "waiting for its agent to answer")
-    return {}
 
 
-def execute(guest, deadline, argv, expect_seconds):
-    """Run a command in a guest and return its exit code and output."""
+def sleep_until(guest, until, stop):
+    """Sleep for as long as the guest lives, without disturbing it; return whether to stop early."""
+    while not (stop and stop.exists()):
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        if not alive(guest):
+            raise GuestError(f"{guest.name()} has ended")
+        time.sleep(min(left, SLEEP_SECONDS))
+    return True
+
+
+def execute(command, timeout, stop, guest):
+    """Run a command in a guest; return when it started, its exit code and its output."""
+    argv = command["argv"]
+    if sleep_until(guest, command["at"], stop):
+        return {}
+    started = now()
     try:
         process = ask(guest, "guest-exec", path=argv[0], arg=argv[1:], **{"capture-output": True})[
             "pid"
         ]
     except libvirt.libvirtError as error:
         raise GuestError(f"{guest.name()}: cannot start {argv[0]}: {error}") from error
-    time.sleep(expect_seconds)
+    early = sleep_until(guest, started["monotonic"] + command["seconds"], stop)
+    if early:
+        interrupt(guest, process)
 
     def ended():
         status = ask(guest, "guest-exec-status", pid=process)
         return status if status["exited"] else None
 
+    deadline = time.monotonic() + timeout
     status = poll(guest, deadline, ended, f"waiting for {argv[0]} to end")
     exitcode = status.get("exitcode", -status.get("signal", 0))
     stderr = decoded(status, "err-data")
+    good = early or exitcode in command["success"]
     return {
-        "error": f"{guest.name()}: {argv[0]} ended with {exitcode}: {stderr}" if exitcode else "",
+        "error": "" if good else f"{guest.name()}: {argv[0]} ended with {exitcode}: {stderr}",
+        "started": started,
+        "argv": argv,
         "exitcode": exitcode,
         "stdout": decoded(status, "out-data"),
         "stderr": stderr,
+        "stopped_early": early,
     }
+
+
+def interrupt(guest, process):
+    """Ask a process in a guest to end, as Ctrl-C would."""
+    argv = {"path": "/bin/sh", "arg": ["-c", 'kill -INT "$0"', str(process)]}
+    ask(guest, "guest-exec", **argv)
 
 
 def decoded(status, key):
@@ -177,32 +237,43 @@ def decoded(status, key):
     return base64.b64decode(status.get(key, "")).decode(errors="replace")
 
 
-def serve(connection, name, params):
-    """Do what was asked with one guest. Errors are returned, so that one guest hides no other."""
-    started = now()
-    outcome = {"name": name, "error": "", "started": started}
+def serve(guest, act):
+    """Do something with one guest. Errors are returned, so that one guest hides no other."""
+    outcome = {"name": guest.name(), "error": "", "started": now()}
     try:
-        guest = domain(connection, name)
-        deadline = started["monotonic"] + params["timeout"]
-        if params["argv"]:
-            outcome |= execute(guest, deadline, params["argv"], params["expect_seconds"])
-        else:
-            outcome |= wait_ready(guest, deadline)
+        outcome |= act(guest) or {}
     except (GuestError, libvirt.libvirtError) as error:
         outcome["error"] = str(error)
     outcome["stopped"] = now()
-    outcome["seconds"] = outcome["stopped"]["monotonic"] - started["monotonic"]
+    outcome["seconds"] = outcome["stopped"]["monotonic"] - outcome["started"]["monotonic"]
     return outcome
+
+
+def jobs(connection, params):
+    """What to do with which domain: a list of (domain, function of it)."""
+    timeout, stop = params["timeout"], params["stop"] and Path(params["stop"])
+    deadline = time.monotonic() + timeout
+    ready = [(domain(connection, name), partial(wait_ready, deadline)) for name in params["guests"]]
+    return ready + [
+        (domain(connection, command["guest"]), partial(execute, command, timeout, stop))
+        for command in params["commands"]
+    ]
 
 
 def main():
     """Entry point."""
+    command = {
+        "guest": {"type": "str", "required": True},
+        "argv": {"type": "list", "elements": "str", "required": True},
+        "at": {"type": "float", "default": 0},
+        "seconds": {"type": "float", "default": 0},
+        "success": {"type": "list", "elements": "int", "default": [0]},
+    }
     module = AnsibleModule(
         argument_spec={
-            "guests": {"type": "list", "elements": "str", "required": True},
-            "argv": {"type": "list", "elements": "str"},
-            "delay": {"type": "float", "default": 0},
-            "expect_seconds": {"type": "float", "default": 0},
+            "guests": {"type": "list", "elements": "str", "default": []},
+            "commands": {"type": "list", "elements": "dict", "options": command, "default": []},
+            "stop": {"type": "path"},
             "timeout": {"type": "float", "default": 300},
             "uri": {"type": "str", "default": "qemu:///system"},
         },
@@ -210,22 +281,20 @@ def main():
     )
     if LIBVIRT_ERROR:
         module.fail_json(msg=missing_required_lib("python3-libvirt"), exception=LIBVIRT_ERROR)
-    names = module.params["guests"]
-    if module.check_mode or not names:
-        module.exit_json(changed=bool(module.params["argv"] and names), guests=[])
+    if module.check_mode:
+        module.exit_json(changed=bool(module.params["commands"]), guests=[])
     # libvirt prints every error on stderr by itself; they are all in the result.
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
-        connection = libvirt.open(module.params["uri"])
-    except libvirt.libvirtError as error:
-        module.fail_json(msg=f"libvirt does not answer: {error}", guests=[])
-    time.sleep(module.params["delay"])
-    with ThreadPoolExecutor(len(names)) as pool:
-        outcomes = list(pool.map(lambda name: serve(connection, name, module.params), names))
+        todo = jobs(libvirt.open(module.params["uri"]), module.params)
+    except (GuestError, libvirt.libvirtError) as error:
+        module.fail_json(msg=str(error), guests=[])
+    with ThreadPoolExecutor(max(1, len(todo))) as pool:
+        outcomes = list(pool.map(lambda job: serve(*job), todo))
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
     if errors:
         module.fail_json(msg="; ".join(errors), guests=outcomes)
-    module.exit_json(changed=bool(module.params["argv"]), guests=outcomes)
+    module.exit_json(changed=bool(module.params["commands"]), guests=outcomes)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ options:
     description: Knobs and their values. Booleans count as 1 and 0.
     type: dict
     default: {}
+  knobs_if_present:
+    description: The same, but a knob that this kernel has not is passed over.
+    type: dict
+    default: {}
   state:
     description:
       - V(set) sets O(knobs). V(restored) sets what O(remember) has saved and removes that file;
@@ -32,6 +36,12 @@ options:
       forgets what it knew and counts C(full_scans) from 0. Always a change.
     type: bool
     default: false
+  at:
+    description: >-
+      Do it when the host's CLOCK_MONOTONIC reaches this, at most a minute ahead; a time that has
+      passed means now.
+    type: float
+    default: 0
   timeout:
     description: Seconds to wait for pages to be unmerged.
     type: int
@@ -74,6 +84,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 NEEDS_NOTHING_SHARED = ("max_page_sharing", "merge_across_nodes")
+MAX_WAIT = 60
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -194,6 +205,14 @@ def remember(path, knobs):
         partial.replace(path)
 
 
+def wait_until(at):
+    """Sleep until a time of CLOCK_MONOTONIC."""
+    left = at - time.monotonic()
+    if left > MAX_WAIT:
+        raise KnobError(f"at is {left:.0f} s ahead; at most {MAX_WAIT} s are allowed")
+    time.sleep(max(0, left))
+
+
 def goal(before, asked, restoring):
     """All knobs as they shall be."""
     target = {**before, **asked}
@@ -215,9 +234,11 @@ def run(module):
     if not directory.is_dir():
         raise KnobError(f"{directory} does not exist: this kernel was built without CONFIG_KSM")
     names = knob_names(directory)
+    wait_until(p["at"])
     before = read(directory, names)
     restoring = p["state"] == "restored"
-    asked = remembered(path) if restoring else p["knobs"]
+    present = {name: p["knobs_if_present"][name] for name in p["knobs_if_present"] if name in names}
+    asked = remembered(path) if restoring else {**present, **p["knobs"]}
     stale = restoring and path is not None and path.exists()
     if restoring and asked is None:
         if stale and not module.check_mode:
@@ -259,8 +280,10 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "knobs": {"type": "dict", "default": {}},
+            "knobs_if_present": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["set", "restored"], "default": "set"},
             "unmerge": {"type": "bool", "default": False},
+            "at": {"type": "float", "default": 0},
             "timeout": {"type": "int", "default": 120},
             "remember": {"type": "path"},
             "directory": {"type": "path", "default": "/sys/kernel/mm/ksm"},

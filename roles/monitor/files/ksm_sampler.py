@@ -13,6 +13,7 @@ what was learned does not match, and the layout is learned again from what the f
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import json
 import math
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 FORMAT = 1
 MIN_PERIOD = 0.01  # seconds
+MAX_AHEAD = 3600  # seconds to the start
 BUFFER = 8192  # bytes a pread; a file that does not fit is read in as many as it takes
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
@@ -48,6 +50,8 @@ examples:
   python3 ksm_sampler.py --output samples.jsonl --period 0.25 --samples 181 \\
       --guest ksm-guest-01=/run/libvirt/qemu/ksm-guest-01.pid --guest other=4242
       45 seconds at 4 Hz, with two guests; the end line also goes to standard output
+  python3 ksm_sampler.py --output samples.jsonl --samples 3601 --steady-scans 3 --steady-seconds 60
+      at most an hour, and less if pages_sharing is flat before
   kill -TERM PID
       ends it at once, with a whole last line and an end line
 
@@ -73,8 +77,9 @@ output: one JSON object a line.
                                           it: /proc/PID/ksm_merging_pages; without that: none)
                          utime, stime     clock ticks of the whole process, /proc/PID/stat
                          resident_pages   second field of /proc/PID/statm
-  end     samples (taken), missed, cpu_seconds (of the sampler itself, from its first deadline on),
-          reason (finished, SIGTERM, SIGINT), gone (guest: monotonic time it was found gone)
+  end     samples (taken), missed, cpu_seconds (of the sampler itself, from its header on),
+          reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time it was found
+          gone), and with --steady-scans converged (false: it was not steady when sampling ended)
 
 A sample is no atomic snapshot: its files are read one after the other, within some 0.3 ms, while
 ksmd may be at work. pages_volatile is what the kernel computes from counters that move meanwhile.
@@ -82,8 +87,11 @@ ksmd may be at work. pages_volatile is what the kernel computes from counters th
 It runs with the real-time policy SCHED_FIFO, priority 1, where it may (root or CAP_SYS_NICE), so
 that busy guests neither delay a sample nor tear it apart; else it says what it missed.
 
+With --steady-scans, sampling ends as soon as pages_sharing has stayed within so many percent
+(maximum less minimum, of the maximum) for the seconds and the full scans that are asked for.
+
 exit status:
-  0    every deadline passed
+  0    every deadline passed, or it was steady
   1    the output could not be written any further (say, no space left); its last line may be torn
   2    wrong arguments, or nothing to sample: nothing was written
   130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
@@ -398,12 +406,55 @@ class Output:
             line = line[os.write(self.fd, line) :]
 
 
+class Steady:
+    """Whether pages_sharing has been flat for long enough.
+
+    It is flat over the samples from s to now if their greatest value is above the least by at most
+    `percent` of the greatest. s is the latest sample, not before `after`, since which `seconds`
+    have passed and `scans` full scans lie wholly within: one more has to end meanwhile, as nobody
+    knows where in a scan a sample is taken.
+    """
+
+    def __init__(self, scans, seconds, percent, after=0.0):
+        self.scans, self.seconds, self.percent, self.after = scans, seconds, percent, after
+        self.window = collections.deque()  # (seconds, full_scans, pages_sharing), from s on
+
+    def add(self, seconds, full_scans, pages_sharing):
+        """Take note of a sample."""
+        window = self.window
+        if seconds < self.after:
+            return
+        if window and full_scans < window[-1][1]:  # ksmd has begun anew, with run=2
+            window.clear()
+        window.append((seconds, full_scans, pages_sharing))
+        while len(window) > 1 and self.long_enough(window[1]):
+            window.popleft()
+
+    def long_enough(self, first):
+        """Whether what lies between a sample and the last one is enough to judge by."""
+        now = self.window[-1]
+        return now[0] - first[0] >= self.seconds and now[1] - first[1] > self.scans
+
+    def reached(self):
+        """Whether it is steady now."""
+        if not self.window or not self.long_enough(self.window[0]):
+            return False
+        values = [pages for _, _, pages in self.window]
+        return max(values) - min(values) <= self.percent / 100 * max(values)
+
+
+# In a line of ours: cheaper to find than to parse the whole of it.
+SCANS = re.compile(rb'"full_scans":([0-9]+)').search
+SHARING = re.compile(rb'"pages_sharing":([0-9]+)').search
+
+
 class Sampler:
     """Takes samples at the deadlines start + n * period, all times in ns of CLOCK_MONOTONIC."""
 
-    def __init__(self, reader, output, period, samples):
+    def __init__(self, reader, output, period, samples, steady=None, every=1):
         self.reader, self.output = reader, output
         self.period, self.samples, self.taken = period, samples, 0
+        self.steady, self.every = steady, every
         self.reason, self.asleep = "finished", False
 
     def stop(self, number, _frame):
@@ -425,10 +476,19 @@ class Sampler:
                 wall, monotonic = time.time_ns(), time.monotonic_ns()
                 n = max(n, (monotonic - start) // self.period)
                 if n < self.samples:
-                    self.output.write(self.reader.line(n, wall, monotonic))
+                    line = self.reader.line(n, wall, monotonic)
+                    self.output.write(line)
                     self.taken += 1
                     n += 1
+                    if self.steady and self.is_steady(n - 1, (monotonic - start) / 1e9, line):
+                        self.reason = "steady"
+                        break
         return min(n, self.samples) - self.taken
+
+    def is_steady(self, n, seconds, line):
+        """Whether to end with sample n, which is asked where an interval ends."""
+        self.steady.add(seconds, int(SCANS(line)[1]), int(SHARING(line)[1]))
+        return n % self.every == 0 and self.steady.reached()
 
     def sleep_until(self, deadline):
         """Sleep; raise Stopped if a signal comes, or came."""
@@ -474,6 +534,14 @@ def samples_argument(text):
     return samples
 
 
+def amount_argument(text):
+    """Give a number of 0 or more."""
+    amount = float(text)
+    if not 0 <= amount < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return amount
+
+
 def parse_arguments(argv):
     """Parse the command line."""
     indent = " " * 25
@@ -510,10 +578,44 @@ def parse_arguments(argv):
         metavar="NAME=PID|PIDFILE",
         help="process of a guest, by pid or by the file that holds it; may be repeated",
     )
+    add(
+        "--start",
+        type=amount_argument,
+        default=0,
+        metavar="S",
+        help="first deadline, in seconds of CLOCK_MONOTONIC; one that has passed is now (default)",
+    )
+    add(
+        "--steady-scans",
+        type=samples_argument,
+        metavar="N",
+        help="end before, once pages_sharing was flat for N full scans and the seconds that follow",
+    )
+    for name, default, text in (
+        ("seconds", 60, "how long it was flat, at least"),
+        ("percent", 1, "what is flat: its range, in percent of its greatest value"),
+        ("after", 0, "seconds from the first sample that do not count"),
+    ):
+        add(
+            f"--steady-{name}",
+            type=amount_argument,
+            default=default,
+            metavar="X",
+            help=f"{text} (default: {default})",
+        )
+    add(
+        "--steady-every",
+        type=samples_argument,
+        default=1,
+        metavar="N",
+        help="end only with a sample whose n is a multiple of this (default: 1)",
+    )
     add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
     arguments = parser.parse_args(argv)
     if len(dict(arguments.guest)) < len(arguments.guest):
         parser.error("argument --guest: a name is given twice")
+    if arguments.start > time.monotonic() + MAX_AHEAD:
+        parser.error(f"argument --start: more than {MAX_AHEAD} s ahead")
     return arguments
 
 
@@ -548,13 +650,54 @@ def sample(arguments):
     """Do what the arguments say; return the exit status."""
     reader, ksmd = open_reader(arguments.root, arguments.guest)
     output = Output(arguments.output)
-    sampler = Sampler(reader, output, round(arguments.period * 1e9), arguments.samples)
+    steady = steady_rule(arguments)
+    period = round(arguments.period * 1e9)
+    sampler = Sampler(reader, output, period, arguments.samples, steady, arguments.steady_every)
     for number in SIGNALS:
         signal.signal(number, sampler.stop)
     take_precedence()
+    wall, monotonic, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
+    start = max(monotonic, round(arguments.start * 1e9))
+    header = header_line(arguments, wall + start - monotonic, start, ksmd)
+    try:
+        output.write(header)
+        missed = sampler.run(start)
+        end = json_line(
+            kind="end",
+            samples=sampler.taken,
+            missed=missed,
+            cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
+            reason=sampler.reason,
+            gone=reader.gone,
+            **({"converged": sampler.reason == "steady"} if steady else {}),
+        )
+        output.write(end)
+    except OSError as error:
+        complain(f"cannot write to {output.name} after {sampler.taken} samples: {error.strerror}")
+        return EXIT_WRITE_FAILED
+    if arguments.output != "-":
+        print(end.decode(), end="")
+    if sampler.reason in ("finished", "steady"):
+        return 0
+    return 128 + signal.Signals[sampler.reason]
+
+
+def steady_rule(arguments):
+    """Rule for ending early, or None."""
+    if arguments.steady_scans is None:
+        return None
+    return Steady(
+        arguments.steady_scans,
+        arguments.steady_seconds,
+        arguments.steady_percent,
+        arguments.steady_after,
+    )
+
+
+def header_line(arguments, wall, start, ksmd):
+    """First line; times in ns are those of the first deadline."""
     kernel = arguments.root / "proc/sys/kernel"
-    wall, start, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
-    header = json_line(
+    return json_line(
         kind="header",
         format=FORMAT,
         wall=wall / 1e9,
@@ -568,24 +711,6 @@ def sample(arguments):
         ksmd_pid=ksmd,
         guests=dict(arguments.guest),
     )
-    try:
-        output.write(header)
-        missed = sampler.run(start)
-        end = json_line(
-            kind="end",
-            samples=sampler.taken,
-            missed=missed,
-            cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
-            reason=sampler.reason,
-            gone=reader.gone,
-        )
-        output.write(end)
-    except OSError as error:
-        complain(f"cannot write to {output.name} after {sampler.taken} samples: {error.strerror}")
-        return EXIT_WRITE_FAILED
-    if arguments.output != "-":
-        print(end.decode(), end="")
-    return 0 if sampler.reason == "finished" else 128 + signal.Signals[sampler.reason]
 
 
 def complain(message):

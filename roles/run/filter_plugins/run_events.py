@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+ENDED = ("exitcode", "stdout", "stderr", "stopped_early")
+
 
 def run_events(facts: dict) -> list[dict]:
     """Put together what the steps of a run have reported; a step that was not reached is absent.
 
     `facts` has `set` and `restored` (results of ksm_knobs), `ready` and `work` (entries of
-    guest_agent) and `argv`. Times are seconds on the host's clocks.
+    guest_agent) and `arrays` (events already). Times are seconds on the host's clocks.
     """
     events = []
     if "after" in facts["set"]:
@@ -21,9 +23,10 @@ def run_events(facts: dict) -> list[dict]:
     for guest in facts["work"]:
         if "exitcode" in guest:
             name = {"guest": guest["name"]}
-            events.append(_event("workload started", guest["started"], argv=facts["argv"], **name))
-            output = {key: guest[key] for key in ("exitcode", "stdout", "stderr")}
+            events.append(_event("workload started", guest["started"], argv=guest["argv"], **name))
+            output = {key: guest[key] for key in ENDED}
             events.append(_event("workload stopped", guest["stopped"], **name, **output))
+    events += facts["arrays"]
     if "after" in facts["restored"]:
         events.append(_event("knobs restored", facts["restored"], knobs=facts["restored"]["after"]))
     return sorted(events, key=lambda event: event["monotonic"])

@@ -13,6 +13,10 @@ options:
     type: list
     elements: str
     default: []
+  files:
+    description: JSON files to include, by the name they get in the provenance.
+    type: dict
+    default: {}
 attributes:
   check_mode: {support: full}
 author: [The KSM testbed authors]
@@ -27,7 +31,8 @@ EXAMPLES = r"""
 RETURN = r"""
 provenance:
   description: >-
-    kernel, cpu, memory_bytes, page_size, transparent_hugepage, swap_bytes, numa_nodes, versions
+    kernel, cpu, memory_bytes, page_size, transparent_hugepage, swap_bytes, numa_nodes, versions,
+    and what O(files) names
   type: dict
   returned: always
 wall: {description: CLOCK_REALTIME, type: float, returned: always}
@@ -35,6 +40,7 @@ monotonic: {description: CLOCK_MONOTONIC, type: float, returned: always}
 """
 
 import gzip
+import json
 import os
 import re
 import time
@@ -108,10 +114,21 @@ def package_versions(module, names):
     return versions
 
 
+def contents(module, files):
+    """Return what the files hold."""
+    try:
+        return {name: json.loads(Path(path).read_text()) for name, path in files.items()}
+    except (OSError, ValueError) as error:
+        return module.fail_json(msg=f"cannot read what the measurement depends on: {error}")
+
+
 def main():
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"packages": {"type": "list", "elements": "str", "default": []}},
+        argument_spec={
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "files": {"type": "dict", "default": {}},
+        },
         supports_check_mode=True,
     )
     nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
@@ -128,6 +145,7 @@ def main():
             "swap_bytes": memory("SwapTotal"),
             "numa_nodes": max(1, len(nodes)),
             "versions": package_versions(module, module.params["packages"]),
+            **contents(module, module.params["files"]),
         },
     )
 

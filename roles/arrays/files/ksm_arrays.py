@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Two equal arrays in mergeable memory, of which one is changed: KSM without guests.
+
+One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import mmap
+import os
+import signal
+import sys
+import time
+from array import array
+from pathlib import Path
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_UNUSABLE = 2
+INT = array("i").itemsize
+PIECE = 2**16  # numbers that are made at a time, so that little memory but the arrays' own is used
+
+HELP = """\
+Array 1 is written at the start, array 2 some time later, both with array[i] = i; later still, array
+1 is changed:
+  single         array1[0] = -1
+  half-same      array1[i] = -1 in its first half
+  half-distinct  array1[i] = -i in its first half
+These two arrays are all the memory of the process that ksmd may merge.
+
+With 1,000,000 numbers, 4 KiB pages, max_page_sharing 256 and smart_scan 0, an array is 977 pages,
+and pages_shared / pages_sharing / pages_unshared are 977 / 977 / 0 once the arrays are merged, and
+in the end 977 / 976 / 1 (single), 979 / 974 / 1 (half-same), 977 / 488 / 489 (half-distinct).
+
+events: a line of JSON each, when it is done, with wall (CLOCK_REALTIME) and monotonic, in seconds
+  {"event": "array written", "array": 1, "pages": 977, ...}
+  {"event": "array changed", "change": "single", ...}
+
+exit status:
+  0    its time is over
+  2    wrong arguments, or no such memory to be had
+  130  ended by SIGINT    143  ended by SIGTERM
+"""
+
+
+class Unusable(Exception):  # noqa: N818
+    """What was asked for cannot be done; the message is for the user."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal has asked for the end."""
+
+
+def mergeable(ints):
+    """Get memory for so many numbers, which ksmd may merge.
+
+    Transparent huge pages are kept out of it: ksmd would split one only where a page in it merges,
+    and until then its pages come and go in the counters two megabytes at a time.
+    """
+    try:
+        memory = mmap.mmap(-1, ints * INT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        memory.madvise(mmap.MADV_MERGEABLE)
+    except (OSError, OverflowError) as error:
+        raise Unusable(f"no mergeable memory for {ints} numbers: {error}") from error
+    return memory
+
+
+def fill(memory, count, values):
+    """Write the first numbers of an array; `values` makes those from one index to another."""
+    for start in range(0, count, PIECE):
+        stop = min(start + PIECE, count)
+        memory[start * INT : stop * INT] = array("i", values(start, stop)).tobytes()
+
+
+CHANGES = {
+    "single": lambda ints: (1, lambda start, stop: [-1]),
+    "half-same": lambda ints: (ints // 2, lambda start, stop: [-1] * (stop - start)),
+    "half-distinct": lambda ints: (ints // 2, lambda start, stop: range(-start, -stop, -1)),
+}
+
+
+class Program:
+    """Writes and changes the arrays at their times, in seconds of CLOCK_MONOTONIC."""
+
+    def __init__(self, arguments, events):
+        self.arguments, self.events = arguments, events
+        self.signal = None
+
+    def stop(self, number, _frame):
+        """Handle a signal."""
+        self.signal = number
+        raise Stopped
+
+    def run(self):
+        """Do all of it; return the exit status."""
+        with contextlib.suppress(Stopped):
+            self.work()
+        return 128 + self.signal if self.signal else 0
+
+    def work(self):
+        """Write, wait, write, wait, change, wait."""
+        asked = self.arguments
+        start = max(time.monotonic(), asked.start)
+        arrays = []
+        for number, at in ((1, start), (2, start + asked.second)):
+            sleep_until(at)
+            arrays.append(mergeable(asked.ints))
+            fill(arrays[-1], asked.ints, range)
+            pages = -(-asked.ints * INT // mmap.PAGESIZE)
+            self.tell(event="array written", array=number, pages=pages)
+        sleep_until(start + asked.changed)
+        fill(arrays[0], *CHANGES[asked.change](asked.ints))
+        self.tell(event="array changed", change=asked.change)
+        sleep_until(start + asked.seconds)
+
+    def tell(self, **event):
+        """Write an event."""
+        event |= {"wall": time.time(), "monotonic": time.monotonic()}
+        self.events.write(json.dumps(event) + "\n")
+        self.events.flush()
+
+
+def sleep_until(at):
+    """Sleep to an absolute time."""
+    time.sleep(max(0, at - time.monotonic()))
+
+
+@contextlib.contextmanager
+def pid_file(path):
+    """Keep the process id in a file, which is there only when it is whole."""
+    if path:
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_text(f"{os.getpid()}\n")
+            partial.replace(path)
+        except OSError as error:
+            raise Unusable(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if path:
+            path.unlink(missing_ok=True)
+
+
+def seconds_argument(text):
+    """Give a number of seconds."""
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return seconds
+
+
+def ints_argument(text):
+    """Give a number of numbers: of 2, one half can be changed."""
+    ints = int(text)
+    if not 2 <= ints < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not from 2 to {2**31 - 1}")
+    return ints
+
+
+def parse_arguments(argv):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="ksm_arrays.py",
+        description=__doc__.partition("\n")[0],
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--change", required=True, choices=CHANGES, help="what becomes of array 1")
+    add(
+        "--ints",
+        type=ints_argument,
+        default=1_000_000,
+        metavar="N",
+        help="32-bit numbers in each array (default: 1000000)",
+    )
+    for name, default, text in (
+        ("second", 10, "when array 2 is written"),
+        ("changed", 20, "when array 1 is changed"),
+        ("seconds", 60, "when the program ends"),
+    ):
+        add(
+            f"--{name}",
+            type=seconds_argument,
+            default=default,
+            metavar="S",
+            help=f"{text}, in seconds from the start (default: {default})",
+        )
+    add(
+        "--start",
+        type=seconds_argument,
+        default=0,
+        metavar="S",
+        help="when it begins, in seconds of CLOCK_MONOTONIC; a time in the past is now (default)",
+    )
+    add("--pid-file", type=Path, metavar="FILE", help="holds the process id while it runs")
+    add("--events", default="-", metavar="FILE", help="where events go (default: -, stdout)")
+    arguments = parser.parse_args(argv)
+    if not arguments.second <= arguments.changed <= arguments.seconds:
+        parser.error("the order is --second, --changed, --seconds")
+    return arguments
+
+
+def main(argv=None):
+    """Run the command line; return the exit status."""
+    arguments = parse_arguments(argv)
+    try:
+        with contextlib.ExitStack() as stack:
+            events = sys.stdout
+            if arguments.events != "-":
+                events = stack.enter_context(open(arguments.events, "x"))  # noqa: PTH123
+            program = Program(arguments, events)
+            stack.enter_context(pid_file(arguments.pid_file))
+            for number in SIGNALS:
+                signal.signal(number, program.stop)
+            return program.run()
+    except (Unusable, OSError) as error:
+        print(f"ksm_arrays.py: error: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

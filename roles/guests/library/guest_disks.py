@@ -1,0 +1,76 @@
+#!/usr/bin/python
+"""Disks of guests: overlays on one image."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: guest_disks
+short_description: Make a disk for each guest, as an overlay on one image
+description:
+  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone.
+options:
+  directory:
+    description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
+    type: path
+    required: true
+  guests:
+    description: Names of guests; their disks are C(NAME.qcow2).
+    type: list
+    elements: str
+    required: true
+  image:
+    description: The qcow2 image below them all.
+    type: path
+    required: true
+  gib:
+    description: Size of each disk.
+    type: int
+    required: true
+attributes:
+  check_mode: {support: full}
+author: [The KSM testbed authors]
+"""
+
+EXAMPLES = r"""
+- name: Make two
+  guest_disks:
+    directory: /var/lib/ksm-testbed/guests
+    guests: [ksm-guest-01, ksm-guest-02]
+    image: /var/lib/ksm-testbed/images/current/root.qcow2
+    gib: 4
+"""
+
+RETURN = r"""
+disks: {description: Paths that were made, type: list, elements: str, returned: always}
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main():
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "guests": {"type": "list", "elements": "str", "required": True},
+            "image": {"type": "path", "required": True},
+            "gib": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    directory, image = Path(module.params["directory"]), module.params["image"]
+    disks = [directory / f"{guest}.qcow2" for guest in module.params["guests"]]
+    missing = [str(disk) for disk in disks if not disk.exists()]
+    new = not directory.is_dir()
+    if not module.check_mode:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for disk in missing:
+            create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image]
+            module.run_command([*create, disk, f"{module.params['gib']}G"], check_rc=True)
+    module.exit_json(changed=new or bool(missing), disks=missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Write a run directory on the controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """Arguments.
+
+    `path`: the directory, made if it does not exist. `files`: texts by file name, written anew.
+    `rename`: the name that the directory gets once all that is in it has been written; it must not
+    exist. Nothing is asked of any host.
+    """
+
+    _requires_connection = False
+    _supports_check_mode = False
+    _VALID_ARGS = frozenset(("path", "files", "rename"))
+
+    def run(self, tmp=None, task_vars=None):
+        """Write, and rename."""
+        super().run(tmp, task_vars)
+        path = Path(self._task.args["path"])
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name, text in self._task.args.get("files", {}).items():
+                (path / name).write_text(text, encoding="utf-8")
+            if target := self._task.args.get("rename"):
+                rename(path, Path(target))
+        except OSError as error:
+            raise AnsibleActionFail(f"{error.filename or path}: {error.strerror}") from error
+        return {"changed": True}
+
+
+def rename(path, target):
+    """Give a directory its name, but never that of another."""
+    if target.exists():
+        raise AnsibleActionFail(f"{target} exists already, and is never overwritten")
+    path.rename(target)

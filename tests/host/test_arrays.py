@@ -1,0 +1,53 @@
+"""Two arrays without guests: what KSM makes of them is known to the page."""
+
+import json
+
+import pytest
+from machine import Run, assert_given_back, knobs
+
+pytestmark = pytest.mark.host
+COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared")
+# 4,000,000 bytes are 977 pages. With max_page_sharing 256, 488 equal pages are kept in two copies.
+MERGED = (977, 977, 0)
+AFTERWARDS = {
+    "single": (977, 976, 1),
+    "half-same": (979, 974, 1),
+    "half-distinct": (977, 488, 489),
+}
+
+
+def counters(sample: dict, before: dict) -> tuple[int, ...]:
+    """What the host shares, less what it shared before."""
+    return tuple(sample["ksm"][name] - before["ksm"][name] for name in COUNTERS)
+
+
+@pytest.mark.parametrize("change", AFTERWARDS)
+def test_the_counters_are_exact(change, tmp_path):
+    before = knobs()
+    run = Run(
+        f"experiments/arrays-{change}.yml",
+        *("--results", str(tmp_path / "results")),
+        log=tmp_path / "log",
+    )
+    assert run.wait() == 0, run.output
+    assert_given_back(before)
+
+    (directory,) = (tmp_path / "results" / f"arrays-{change}").glob("g00-*")
+    lines = [json.loads(line) for line in (directory / "samples.jsonl").open()]
+    samples = [line for line in lines if line["kind"] == "sample"]
+    events = {
+        (event["event"], event.get("array")): event["monotonic"]
+        for event in map(json.loads, (directory / "events.jsonl").open())
+    }
+    changed = events["array changed", None]
+    begun = lines[0]["monotonic"]
+    assert events["array written", 1] - begun == pytest.approx(0, abs=0.5)
+    assert events["array written", 2] - begun == pytest.approx(10, abs=0.5)
+    assert changed - begun == pytest.approx(20, abs=0.5)
+
+    merged = [sample for sample in samples if sample["monotonic"] < changed - 0.5][-1]
+    assert counters(merged, samples[0]) == MERGED
+    assert counters(samples[-1], samples[0]) == AFTERWARDS[change]
+    (process,) = samples[-1]["guests"].values()
+    assert process["ksm_rmap_items"] == 2 * 977
+    assert process["ksm_merging_pages"] == sum(AFTERWARDS[change][:2])

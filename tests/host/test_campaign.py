@@ -1,0 +1,206 @@
+"""A campaign that is cut off in every way there is: what is finished stays, and it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from machine import (
+    Playbook,
+    Run,
+    assert_given_back,
+    guests,
+    is_python,
+    knobs,
+    processes,
+    samplers,
+    sampling,
+)
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
+# The agent is needed in the middle of each run, and libvirt at its end.
+DEFINITION = """\
+guests: {{count: 1}}
+knobs: [{{run: 1, pages_to_scan: 2000, sleep_millisecs: 10, max_page_sharing: 128}}]
+workloads: [{{name: work, command: sleep 2, active: {{from: 6, to: 10}}}}]
+sampling: {{interval: 1, intervals: 12, period: 0.25}}
+repetitions: {repetitions}
+"""
+FIRST, SECOND = "g01-k1-work-r1", "g01-k1-work-r2"
+
+
+class Campaign:
+    """An experiment of two runs, the first of which is finished."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.definition = directory / "campaign.yml"
+        self.results = directory / "results" / "campaign"
+        self.found = knobs()
+        self.started: list[Run] = []
+
+    def run(self, *more: str) -> Run:
+        """Start it, or go on with it."""
+        log = self.directory / f"run-{len(self.started)}.log"
+        place = ("--results", str(self.results.parent))
+        self.started.append(Run(str(self.definition), *place, *more, log=log))
+        return self.started[-1]
+
+    def cut(self) -> Run:
+        """Go on with it; return when its second run is in the middle of sampling."""
+        run = self.run("--resume")
+        run.until(sampling)
+        assert knobs() != self.found, "the run has changed the host"
+        return run
+
+    def record(self, run: str) -> dict:
+        return json.loads((self.results / run / "run.json").read_text())
+
+    def finished(self) -> dict[str, str]:
+        """Checksums of all that the first run has left."""
+        files = sorted((self.results / FIRST).iterdir())
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture(scope="module")
+def campaign(host, tmp_path_factory):
+    """Do the first run, on a file system of its own."""
+    directory = tmp_path_factory.mktemp("campaign")
+    made = Campaign(directory)
+    made.results.parent.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "ksm-campaign", made.results.parent]
+    subprocess.run(mount, check=True)
+    try:
+        made.definition.write_text(DEFINITION.format(repetitions=1))
+        first = made.run()
+        assert first.wait() == 0, first.output
+        assert_given_back(made.found)
+        made.definition.write_text(DEFINITION.format(repetitions=2))
+        yield made
+    finally:
+        for run in made.started:
+            if run.process.poll() is None:
+                run.process.kill()
+        subprocess.run(["umount", made.results.parent], check=True)
+
+
+@pytest.fixture(autouse=True)
+def untouched(campaign):
+    """Whatever happens, the finished run stays as it is, and the host is given back."""
+    before = campaign.finished()
+    yield
+    assert campaign.finished() == before
+    assert_given_back(campaign.found)
+
+
+def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
+    """The run has ended by itself, restored the host, and says why it failed."""
+    assert run.wait() == 1, run.output
+    assert_given_back(campaign.found)
+    kept = campaign.record(SECOND)
+    assert kept["status"] == "failed"
+    for word in words:
+        assert word in kept["reason"]
+
+
+def teardown(directory: Path) -> None:
+    """Give the host back, as a user would, once."""
+    playbook = Playbook("playbooks/teardown.yml", "-e", "keep_image=true", log=directory / "down")
+    assert playbook.wait() == 0, playbook.output
+
+
+def test_ctrl_c(campaign):
+    run = campaign.cut()
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.wait(120) == 130, run.output
+    assert_given_back(campaign.found)
+    assert "--resume" in run.output
+
+
+def test_a_controller_that_is_killed(campaign, tmp_path):
+    run = campaign.cut()
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    teardown(tmp_path)
+    assert_given_back(campaign.found)
+    assert processes(str(campaign.definition)) == [], "the playbook has died with it"
+
+
+def test_a_sampler_that_is_killed(campaign):
+    run = campaign.cut()
+    (sampler,) = (pid for pid in samplers() if is_python(pid))
+    os.kill(int(sampler), signal.SIGKILL)
+    assert_failed(campaign, run, "the sampler was killed by signal 9")
+    assert (campaign.results / SECOND / "samples.jsonl").stat().st_size > 0
+
+
+def test_a_guest_that_is_killed(campaign):
+    run = campaign.cut()
+    os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
+    assert_failed(campaign, run, "ksm-guest-01")
+    lines = (campaign.results / SECOND / "samples.jsonl").read_text().splitlines()
+    assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling goes on"
+
+
+def test_a_guest_that_lost_its_agent(campaign):
+    run = campaign.cut()
+    stop = {"path": "/bin/systemctl", "arg": ["stop", "--no-block", "qemu-guest-agent"]}
+    ask = json.dumps({"execute": "guest-exec", "arguments": stop})
+    subprocess.run(["virsh", "qemu-agent-command", "ksm-guest-01", ask], check=True)
+    assert_failed(campaign, run, "ksm-guest-01", "agent")
+
+
+def test_a_libvirtd_that_is_killed(campaign):
+    run = campaign.cut()
+    os.kill(int(Path("/run/libvirtd.pid").read_text()), signal.SIGKILL)
+    assert_failed(campaign, run)
+    assert guests() == []
+
+
+def test_a_full_disk_of_results(campaign):
+    run = campaign.cut()
+    filler = campaign.results.parent / "filler"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False)
+    assert shutil.disk_usage(filler.parent).free == 0
+    assert run.wait() == 1, run.output
+    assert_given_back(campaign.found)
+    assert "No space left on device" in run.output
+    assert "Traceback" not in run.output
+    filler.unlink()
+
+
+def test_an_experiment_that_is_held_by_another_is_refused(campaign, tmp_path):
+    holder = campaign.cut()
+    other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
+    assert other.wait() == 1
+    assert "this host is busy with" in other.output
+    assert sampling(), "the run that holds the host goes on"
+    os.kill(holder.process.pid, signal.SIGTERM)
+    assert holder.wait(120) != 0
+
+
+def test_and_in_the_end_it_is_whole(campaign):
+    """Of all that was cut off, nothing keeps the campaign from being completed."""
+    last = campaign.run("--resume")
+    assert last.wait() == 0, last.output
+    assert campaign.record(SECOND)["status"] == "complete"
+    assert {path.name for path in campaign.results.iterdir() if path.is_dir()} == {
+        FIRST,
+        SECOND,
+        ".aside",
+    }
+    asides = [path.name for path in (campaign.results / ".aside").iterdir()]
+    assert len(asides) >= 7, "what was cut off is kept"
+    page = campaign.results / "report.html"
+    assert page.stat().st_mtime > time.time() - 60
+    nothing = campaign.run("--resume")
+    started = time.monotonic()
+    assert nothing.wait() == 0
+    assert time.monotonic() - started < 20, "nothing is left to do"
