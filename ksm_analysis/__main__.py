@@ -1,23 +1,33 @@
 """The command line: `python -m ksm_analysis COMMAND`."""
 
 import argparse
+import importlib
 import sys
 
-from ksm_analysis.commands import plan, report, summary
 from ksm_analysis.errors import InputError
 
+# In the words of each command's own HELP: a list of them is shown without reading any of them.
+COMMANDS = {
+    "plan": "show the runs of an experiment, their count and their time; starts nothing",
+    "run": "do the runs of an experiment; --resume goes on where one has stopped",
+    "report": "make one page with all figures and tables, which works without a network",
+    "summary": "show one row a run: factors, and every metric at the end of the run",
+    "schema": "print the JSON Schema of experiment files, for editors",
+}
 EXAMPLES = """\
 examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
+  python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
   python -m ksm_analysis report results/quick           writes results/quick/report.html
   python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
+  python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
 
 Each command explains itself: python -m ksm_analysis COMMAND --help
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every command's arguments; what they import beyond argparse waits until they run."""
+def parser(asked: str | None) -> argparse.ArgumentParser:
+    """Every command by name; only the one that is asked for is imported and has its arguments."""
     top = argparse.ArgumentParser(
         prog="ksm_analysis",
         description="What Kernel Samepage Merging saves and costs: experiments in, figures out.",
@@ -25,14 +35,24 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for command in (plan, report, summary):
-        command.add_to(commands)
+    for name, text in COMMANDS.items():
+        if name == asked:
+            module(name).add_to(commands)
+        else:
+            commands.add_parser(name, help=text)
     return top
 
 
+def module(command: str):
+    """Import a command. `import` is a word of Python's, so that its file has another name."""
+    return importlib.import_module(f"ksm_analysis.commands.{command.replace('import', 'import_')}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, or 2 if what was given cannot be used."""
-    arguments = parser().parse_args(argv)
+    """Run one command. Returns its exit status; 2 if what was given cannot be used."""
+    argv = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    arguments = parser(asked).parse_args(argv)
     try:
         return arguments.run(arguments)
     except InputError as error:

@@ -1,8 +1,6 @@
 """`plan FILE`: the runs of an experiment, their count and their time."""
 
 import argparse
-import math
-from pathlib import Path
 
 from ksm_analysis.errors import InputError
 
@@ -14,6 +12,8 @@ Nothing is started. docs/experiments.md explains the keys of the file.
 examples:
   python -m ksm_analysis plan experiments/quick.yml
   python -m ksm_analysis plan experiments/quick.yml --json | jq '.runs[].id'
+  python -m ksm_analysis plan experiments/original-1.yml --interval 2    the same, but shorter
+  python -m ksm_analysis plan experiments/quick.yml --resume             what is left to run
 """
 
 
@@ -27,6 +27,23 @@ def add_to(commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
     parser.add_argument("--json", action="store_true", help="for programs: the plan as JSON")
+    parser.add_argument(
+        "--interval", metavar="S", type=float, help="seconds of an interval, not the file's"
+    )
+    parser.add_argument(
+        "--intervals", metavar="N", type=int, help="intervals of a run, not the file's"
+    )
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        default="results",
+        help="where results are, for --resume (default: results)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="only the runs that are missing or failed in DIR/<experiment>",
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,27 +51,41 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     import json
 
-    from ksm_analysis import experiment
-
-    text = _read(arguments.file)
-    planned = experiment.plan(experiment.parse(text, arguments.file), arguments.file)
+    everything, planned = plans(arguments)
     if arguments.json:
         print(json.dumps(planned, indent=2))
     else:
-        _show(planned)
+        _show(planned, of=len(everything["runs"]) if arguments.resume else None)
     return 0
 
 
-def _read(file: str) -> str:
+def plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
+    """Plan everything, and what is to be done now: with --resume, what is left of it."""
+    from pathlib import Path
+
+    from ksm_analysis import experiment, resume
+
+    file, options = arguments.file, (arguments.interval, arguments.intervals)
+    everything = experiment.plan(experiment.parse(_read(Path(file)), file, *options), file)
+    if not arguments.resume:
+        return everything, everything
+    finished = resume.finished(Path(arguments.results, everything["experiment"]))
+    return everything, resume.pending(everything, finished)
+
+
+def _read(path) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{file}: cannot be read: not UTF-8 text") from None
+        raise InputError(f"{path}: cannot be read: not UTF-8 text") from None
 
 
-def _show(planned: dict) -> None:
+def _show(planned: dict, of: int | None) -> None:
+    """Print a table. `of` is the number of all runs, if these are what is left of them."""
+    import math
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -72,6 +103,13 @@ def _show(planned: dict) -> None:
     console = Console()
     if planned["note"]:
         console.print(Text(planned["note"]), "")
-    console.print(table)
-    runs = "1 run" if len(planned["runs"]) == 1 else f"{len(planned['runs'])} runs"
-    console.print(f"{runs}, about {math.ceil(planned['seconds'] / 60)} min in all")
+    if planned["runs"]:
+        console.print(table)
+    minutes = math.ceil(planned["seconds"] / 60)
+    console.print(f"{_count(len(planned['runs']), of)}, about {minutes} min in all")
+
+
+def _count(runs: int, of: int | None) -> str:
+    if of is not None:
+        return f"{runs} of {_count(of, None)} left"
+    return "1 run" if runs == 1 else f"{runs} runs"

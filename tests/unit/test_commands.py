@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_up_runs import run_record
 
-from ksm_analysis.__main__ import main
+from ksm_analysis.__main__ import COMMANDS, main, module
 
 ROOT = Path(__file__).parents[2]
 QUICK = str(ROOT / "experiments/quick.yml")
@@ -49,6 +49,90 @@ def test_plan_for_programs(capsys):
     assert planned["experiment"] == "quick"
     assert planned["file"] == QUICK
     assert len(planned["runs"]) == 6
+
+
+def test_plan_of_a_rehearsal(capsys):
+    options = ["--interval", "1", "--intervals", "20", "--json"]
+    assert main(["plan", QUICK, *options]) == 0
+    planned = json.loads(capsys.readouterr().out)
+
+    assert {run["sampling"]["seconds"] for run in planned["runs"]} == {20.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--interval", "0.1"], "--interval: must be a whole multiple of 'period' (0.25 s)"),
+        (["--interval", "x"], "--interval: invalid float value: 'x'"),
+        (["--intervals", "0"], "--intervals: must be a whole number from 1 to 100000, not 0"),
+        (["--intervals", "1.5"], "--intervals: invalid int value: '1.5'"),
+    ],
+)
+def test_wrong_options_are_named(options, words):
+    done = call("plan", QUICK, *options)
+
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def interrupted(capsys, tmp_path):
+    """Results of the quick experiment of which four of six runs have finished, one has failed."""
+    assert main(["plan", QUICK, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    for run in runs[:5]:
+        directory = tmp_path / "quick" / run["id"]
+        directory.mkdir(parents=True)
+        status = "failed" if run["index"] == 2 else "complete"
+        record = {"format": 1, "experiment": "quick", "run": run, "status": status}
+        (directory / "run.json").write_text(json.dumps(record))
+    return str(tmp_path)
+
+
+def test_plan_of_what_is_left(capsys, interrupted):
+    assert main(["plan", QUICK, "--results", interrupted, "--resume"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["plan", QUICK, "--results", interrupted, "--resume", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+
+    assert "2 of 6 runs left, about 4 min in all" in shown
+    assert "g03-k1-stress-r1" in shown
+    assert "g02-k1-idle-r1" not in shown
+    assert [run["index"] for run in planned["runs"]] == [2, 6]
+
+
+def test_a_plan_that_does_not_resume_has_all_runs(capsys, interrupted):
+    assert main(["plan", QUICK, "--results", interrupted]) == 0
+    assert "6 runs, about 10 min in all" in capsys.readouterr().out
+
+
+def test_nothing_is_left(capsys, interrupted):
+    for path in Path(interrupted).glob("quick/*/run.json"):
+        path.write_text(path.read_text().replace('"failed"', '"complete"'))
+    options = ["--results", interrupted, "--resume"]
+    run = Path(interrupted, "quick/g03-k1-stress-r1")
+    run.mkdir()
+    assert main(["plan", QUICK, *options, "--json"]) == 0
+    (last,) = json.loads(capsys.readouterr().out)["runs"]
+    (run / "run.json").write_text(json.dumps({"run": last, "status": "complete"}))
+
+    assert main(["plan", QUICK, *options]) == 0
+    assert "0 of 6 runs left, about 0 min in all" in capsys.readouterr().out
+
+
+def test_what_has_finished_was_another_run(interrupted):
+    options = ["--results", interrupted, "--resume", "--intervals", "20"]
+    done = call("plan", QUICK, *options)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "sampling.intervals: recorded 15, asked 20" in done.stderr
+
+
+def test_the_schema_that_comes_with_the_project_is_what_is_printed(capsys):
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == (ROOT / "experiments/experiment.schema.json").read_text()
 
 
 def test_words_of_a_definition_are_no_markup(capsys, tmp_path):
@@ -149,7 +233,18 @@ def test_report_to_where_nothing_can_be_written(capsys, results):
     assert "/absent/page.html: cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "plan", "report", "summary"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_of_commands_says_what_each_says(command):
+    assert COMMANDS[command] == module(command).HELP
+
+
+def test_there_is_no_command_beside_the_list():
+    files = (ROOT / "ksm_analysis/commands").glob("[a-z]*.py")
+
+    assert {file.stem.rstrip("_") for file in files} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_teaches_and_is_quick(command):
     done = call(*filter(None, [command]), "--help")
     assert done.returncode == 0

@@ -1,10 +1,15 @@
 """Definitions to plans, and what is said about wrong ones."""
 
+import itertools
+import json
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
-from ksm_analysis import experiment
+from ksm_analysis import definition, experiment, yaml_errors
 from ksm_analysis.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +20,7 @@ guests:
 knobs:
   - {pages_to_scan: 100, smart_scan: 0, advisor_mode: none}
   - {pages_to_scan: 1000, smart_scan: 0}
+knobs_if_present: {use_zero_pages: 0}
 workloads:
   - idle
   - name: stress
@@ -26,15 +32,18 @@ sampling:
 repetitions: 2
 """
 SHORT = "guests: {count: 1}\nsampling: {interval: 1, intervals: 4}\n"
+FIVE = "guests: {count: 5}\nsampling: {interval: 1, intervals: 40}\n"
+ARRAYS = "sampling: {interval: 1, intervals: 40}\nworkloads: [{name: s, arrays: single}]\n"
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yml"))
 
 
-def plan(text, file="experiments/two.yml"):
-    return experiment.plan(experiment.parse(text, file), file)
+def plan(text, file="experiments/two.yml", **options):
+    return experiment.plan(experiment.parse(text, file, **options), file)
 
 
-def errors(text):
+def errors(text, **options):
     with pytest.raises(InputError) as caught:
-        experiment.parse(text, "file.yml")
+        experiment.parse(text, "file.yml", **options)
     return str(caught.value).splitlines()
 
 
@@ -65,13 +74,26 @@ def test_a_run_is_as_the_contract_has_it():
             "workload": "stress",
             "repetition": 1,
         },
-        "guests": {"count": 1, "memory_mib": 512, "disk_gib": 4, "vcpus": 1, "network": None},
+        "guests": {
+            "count": 1,
+            "memory_mib": 512,
+            "disk_gib": 4,
+            "vcpus": 1,
+            "network": None,
+            "nosharepages": [],
+        },
         "knobs": {"run": 1, "pages_to_scan": 1000, "smart_scan": 0},
+        "knobs_if_present": {"use_zero_pages": 0},
         "workload": {
             "name": "stress",
-            "stress_ng": {"vm": 2, "vm_bytes": "64M", "vm_keep": True},
-            "start": 0.0,
-            "stop": 22.5,
+            "parts": [
+                {
+                    "guests": [1],
+                    "stress_ng": {"vm": 2, "vm_bytes": "64M", "vm_keep": True},
+                    "start": 0.0,
+                    "stop": 22.5,
+                }
+            ],
         },
         "sampling": {
             "interval": 3.0,
@@ -90,6 +112,7 @@ def test_the_time_of_a_plan_is_that_of_its_runs():
 
     assert planned["seconds"] == sum(run["seconds"] for run in planned["runs"])
     assert planned["experiment"] == "two"
+    assert planned["order"] == "interleaved"
 
 
 def test_the_only_setting_is_named_in_full():
@@ -102,8 +125,10 @@ def test_the_only_setting_is_named_in_full():
 def test_defaults_are_one_idle_run_with_ksmd_on():
     (run,) = plan(SHORT)["runs"]
 
-    assert run["workload"] == {"name": "idle"}
+    assert run["workload"] == {"name": "idle", "parts": []}
     assert run["knobs"] == {"run": 1}
+    assert run["knobs_if_present"] == {}
+    assert "steady" not in run["sampling"]
 
 
 @pytest.mark.parametrize(
@@ -116,16 +141,376 @@ def test_networks(network, planned):
     assert plan(text)["runs"][0]["guests"]["network"] == planned
 
 
+def work(workload, count=5, more=""):
+    """Plan the one workload that is given, for some guests."""
+    text = FIVE.replace("5", str(count)) + f"workloads: [{workload}]\n{more}"
+    return plan(text)["runs"][0]
+
+
 def test_a_window_in_seconds():
-    text = SHORT + "workloads: [{name: s, stress_ng: {vm: 1}, active: {from: 1.5, to: 4}}]"
-    workload = plan(text)["runs"][0]["workload"]
+    run = work("{name: s, stress_ng: {vm: 1}, active: {from: 1.5, to: 4}}", count=2)
 
-    assert (workload["start"], workload["stop"]) == (1.5, 4.0)
+    assert run["workload"]["parts"] == [
+        {"guests": [1, 2], "stress_ng": {"vm": 1}, "start": 1.5, "stop": 4.0}
+    ]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yml")), ids=lambda p: p.stem)
+def test_the_end_of_a_run_is_within_it_however_it_is_rounded():
+    text = "guests: {count: 1}\nsampling: {interval: 0.7, intervals: 3, period: 0.1}\n"
+    text += "workloads: [{name: s, stress_ng: {vm: 1}, active: {from: 0, to: 2.1}}]"
+
+    assert plan(text)["runs"][0]["sampling"]["seconds"] == 2.1
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        ("cd /tmp && ls", ["/bin/sh", "-c", "cd /tmp && ls"]),
+        ("[/bin/sleep, '5']", ["/bin/sleep", "5"]),
+    ],
+)
+def test_commands(command, argv):
+    run = work(f"{{name: s, command: {command}, active: first-half}}", count=1)
+
+    assert run["workload"]["parts"] == [
+        {"guests": [1], "command": argv, "start": 0.0, "stop": 20.0}
+    ]
+
+
+MIXED = "{name: m, mixed: [{command: [/bin/a]}, idle, {stress_ng: {vm: 1}, active: first-half}]}"
+
+
+def test_mixed_parts_go_around_the_guests():
+    assert work(MIXED)["workload"] == {
+        "name": "m",
+        "parts": [
+            {"guests": [1, 4], "command": ["/bin/a"], "start": 0.0, "stop": 40.0},
+            {"guests": [3], "stress_ng": {"vm": 1}, "start": 0.0, "stop": 20.0},
+        ],
+    }
+    assert [part["guests"] for part in work(MIXED, count=2)["workload"]["parts"]] == [[1]]
+
+
+def test_equal_parts_are_one():
+    run = work("{name: m, mixed: [{command: /x}, {command: /y}, {command: /x}]}")
+
+    assert [part["guests"] for part in run["workload"]["parts"]] == [[1, 3, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(
+    ("given", "planned"), [("all", [1, 2, 3, 4, 5]), ("[7, 3, 1]", [1, 3]), ("[6]", [])]
+)
+def test_guests_whose_memory_is_not_merged(given, planned):
+    idle = work(f"{{name: s, nosharepages: {given}}}")
+    mixed = work(MIXED[:-1] + f", nosharepages: {given}}}")
+
+    assert idle["guests"]["nosharepages"] == planned
+    assert idle["workload"] == {"name": "s", "parts": []}
+    assert mixed["guests"]["nosharepages"] == planned
+    assert len(mixed["workload"]["parts"]) == 2
+
+
+def test_arrays_take_no_guests():
+    (run,) = plan(ARRAYS)["runs"]
+
+    assert run["id"] == "g00-k1-s-r1"
+    assert run["factors"]["guests"] == 0
+    assert run["guests"] == {
+        "count": 0,
+        "memory_mib": 0,
+        "disk_gib": 0,
+        "vcpus": 0,
+        "network": None,
+        "nosharepages": [],
+    }
+    assert run["workload"] == {
+        "name": "s",
+        "parts": [],
+        "arrays": {"change": "single", "ints": 1_000_000, "second": 10.0, "changed": 20.0},
+    }
+    assert run["seconds"] == experiment.RUN_SECONDS + 40
+
+
+def test_arrays_in_full():
+    mapping = "{change: half-distinct, ints: 5000, second: 1, changed: 2.5}"
+    (run,) = plan(ARRAYS.replace("single", mapping))["runs"]
+
+    assert run["workload"]["arrays"] == {
+        "change": "half-distinct",
+        "ints": 5000,
+        "second": 1.0,
+        "changed": 2.5,
+    }
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def ordered(order):
+    text = DEFINITION.replace("repetitions: 2", f"repetitions: 3\norder: {order}")
+    planned = plan(text)
+    assert [run["index"] for run in planned["runs"]] == list(range(1, 25))
+    assert len({run["id"] for run in planned["runs"]}) == 24
+    return planned["order"], [tuple(run["id"].rsplit("-r", 1)) for run in planned["runs"]]
+
+
+def test_as_written_is_each_cell_with_all_its_repetitions():
+    words, runs = ordered("as-written")
+
+    assert words == "as-written"
+    assert [repetition for _, repetition in runs] == ["1", "2", "3"] * 8
+    assert [cell for cell, _ in runs[::3]] == [cell for cell, _ in ordered("interleaved")[1][:8]]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "shuffled(0)", "{shuffled: 0}"])
+def test_shuffled_is_the_same_for_a_seed(order):
+    words, runs = ordered(order)
+
+    assert words == "shuffled(0)"
+    assert runs == ordered("shuffled")[1]
+    assert runs != ordered("{shuffled: 1}")[1]
+    assert [repetition for _, repetition in runs] == ["1"] * 8 + ["2"] * 8 + ["3"] * 8
+    orders = [[cell for cell, _ in runs[start : start + 8]] for start in (0, 8, 16)]
+    assert all(one != other for one, other in itertools.combinations(orders, 2))
+    assert len({tuple(sorted(order)) for order in orders}) == 1
+
+
+def test_a_seed_gives_what_it_always_gave():
+    """Else an experiment that goes on after a new release would be in another order."""
+    first = ["g12-k1-stress", "g01-k1-stress", "g01-k2-stress", "g01-k1-idle"]
+
+    assert [cell for cell, _ in ordered("shuffled(7)")[1][:4]] == first
+
+
+# --- stop -----------------------------------------------------------------------------------------
+
+
+def steady(workload, stop="{steady: {seconds: 10}}", knobs="[{run: 1}]"):
+    more = f"stop: {stop}\nknobs: {knobs}"
+    return work(workload, more=more)["sampling"].get("steady")
+
+
+def test_steady_by_default_and_in_full():
+    minute = SHORT.replace("4", "60") + "stop: steady"
+    full = "{steady: {scans: 5, seconds: 20, percent: 0.5}}"
+
+    assert plan(minute)["runs"][0]["sampling"]["steady"] == {
+        "scans": 3,
+        "seconds": 60.0,
+        "percent": 1.0,
+        "after": 0.0,
+    }
+    assert steady("idle", full) == {"scans": 5, "seconds": 20.0, "percent": 0.5, "after": 0.0}
+    assert steady("idle", "fixed") is None
+
+
+@pytest.mark.parametrize(
+    ("workload", "after"),
+    [
+        ("{name: s, command: x}", 0.0),
+        ("{name: s, command: x, active: first-half}", 20.0),
+        ("{name: s, mixed: [{command: x, active: {from: 1, to: 9}}, {command: x}, idle]}", 9.0),
+    ],
+)
+def test_steady_is_looked_for_when_what_ends_early_has_ended(workload, after):
+    assert steady(workload)["after"] == after
+
+
+def test_steady_is_looked_for_when_the_arrays_have_changed():
+    (run,) = plan(ARRAYS + "stop: {steady: {seconds: 20}}")["runs"]
+
+    assert run["sampling"]["steady"]["after"] == 20.0
+
+
+def test_without_scans_there_is_nothing_to_wait_for():
+    assert steady("idle", knobs="[{run: 0}]") is None
+
+
+# --- options of the command line ------------------------------------------------------------------
+
+
+def test_options_take_the_place_of_the_file():
+    sampling = plan(DEFINITION, interval=2, intervals=30)["runs"][1]["sampling"]
+
+    assert (sampling["interval"], sampling["intervals"], sampling["samples"]) == (2, 30, 241)
+    assert plan(DEFINITION, intervals=2)["runs"][1]["workload"]["parts"][0]["stop"] == 3.0
+    assert plan("guests: {count: 1}\nsampling: {interval: x, intervals: 2}", interval=3)["runs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"interval": float("nan")}, "--interval: must be a number of seconds from 0.01 to 86400"),
+        ({"interval": 0.3}, "--interval: must be a whole multiple of 'period' (0.25 s), not 0.3 s"),
+        ({"interval": 0.1}, "--interval: must be a whole multiple of 'period' (0.25 s), not 0.1 s"),
+        ({"intervals": 0}, "--intervals: must be a whole number from 1 to 100000, not 0"),
+        ({"interval": 86400, "intervals": 9}, "--interval, --intervals: 3110401 samples a run"),
+        (
+            {"interval": 1, "intervals": 2},
+            "file.yml:3: workloads[].active: 'to' must be at most 2 s, the length of a run's"
+            " sampling with --interval and --intervals",
+        ),
+    ],
+)
+def test_wrong_options_are_told_as_options(options, words):
+    text = SHORT + "workloads: [{name: s, command: x, active: {from: 1, to: 4}}]"
+    (found,) = errors(text, **options)
+
+    assert found.startswith(words)
+
+
+def test_what_is_wrong_in_the_file_is_told_of_the_file():
+    text = "guests: {count: 1}\nsampling: {intervals: x}"
+
+    assert errors(text, interval=3)[0].startswith("file.yml:2: sampling.intervals: must be")
+    assert errors("guests: {count: 1}", interval=3) == [
+        "file.yml:1: sampling: this key is required"
+    ]
+
+
+# --- what comes with the project ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_of_the_project_are_valid(file):
     assert plan(file.read_text(), str(file))["runs"]
+    assert file.read_text().startswith("# yaml-language-server: $schema=experiment.schema.json\n")
+
+
+STRESS = {"vm": 2, "vm_madvise": "unmergeable"}
+MERGEABLE = {"vm": 2, "vm_madvise": "mergeable"}
+
+
+@pytest.mark.parametrize(
+    ("number", "counts", "rate", "stress_ng"),
+    [
+        (1, [1, 2, 3], 1000, None),
+        (2, [1, 2, 3], 10000, None),
+        (3, [1, 2, 3], 1000, STRESS),
+        (4, [1, 2, 3], 10000, STRESS),
+        (5, [1, 2, 3], 1000, MERGEABLE),
+        (6, [1, 2, 3], 1000, MERGEABLE | {"vm_hang": 10}),
+        (7, [1, 2, 3], 10000, MERGEABLE),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 1000, None),
+    ],
+)
+def test_experiments_of_the_original(number, counts, rate, stress_ng):
+    file = ROOT / f"experiments/original-{number}.yml"
+    planned = plan(file.read_text(), str(file))
+
+    assert planned["note"]
+    assert [run["guests"]["count"] for run in planned["runs"]] == counts
+    for run in planned["runs"]:
+        guests = range(1, run["guests"]["count"] + 1)
+        part = {"guests": [*guests], "stress_ng": stress_ng, "start": 0.0, "stop": 900.0}
+        assert run["guests"] == {
+            "count": len(guests),
+            "memory_mib": 512,
+            "disk_gib": 4,
+            "vcpus": 1,
+            "network": None,
+            "nosharepages": [],
+        }
+        assert run["knobs"] == {"run": 1, "pages_to_scan": rate, "sleep_millisecs": 20}
+        assert run["knobs_if_present"] == {"smart_scan": 0}
+        assert run["workload"] == {
+            "name": "stress" if stress_ng else "idle",
+            "parts": [part] if stress_ng else [],
+        }
+        sampling = run["sampling"]
+        assert (sampling["interval"], sampling["intervals"], sampling["period"]) == (60, 30, 1)
+        assert "steady" not in sampling
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_experiments_of_the_original_can_be_shortened(number):
+    file = ROOT / f"experiments/original-{number}.yml"
+
+    assert plan(file.read_text(), str(file), interval=2, intervals=30)["runs"]
+
+
+# --- the JSON Schema ------------------------------------------------------------------------------
+
+SCHEMA = json.loads((ROOT / "experiments/experiment.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+EVERY_FORM = [
+    DEFINITION,
+    SHORT,
+    FIVE + f"workloads: [{MIXED}, {{name: a, nosharepages: all}}, {{name: b, nosharepages: [1]}}]",
+    FIVE + "workloads: [{name: a, command: x}, {name: b, command: [/x, '1']}, {name: idle}]",
+    FIVE + "workloads: [{name: a, command: x, active: {from: 1, to: 2.5}}]",
+    FIVE + "workloads: [{name: a, stress_ng: {vm: 1, vm_bytes: 50%}, nosharepages: all}]",
+    FIVE + "workloads: [{name: a, stress_ng: {vm: 1, vm_bytes: 8192, vm_method: all}}]",
+    ARRAYS,
+    ARRAYS.replace("single", "{change: half-same, ints: 2}"),
+    *(FIVE + f"order: {order}" for order in ("as-written", "shuffled", "shuffled(3)")),
+    FIVE + "order: {shuffled: 3}",
+    *(SHORT.replace("4", "60") + f"stop: {stop}" for stop in ("fixed", "steady", "{steady: {}}")),
+    FIVE + "stop: {steady: {scans: 9, seconds: 1.5, percent: 0}}",
+    SHORT.replace("1}", "1, network: user}"),
+    SHORT.replace("1}", "[1, 99], network: {network: default}}"),
+]
+
+
+def test_the_schema_is_up_to_date_and_valid():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert definition.json_schema() == SCHEMA
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_schema_takes_the_experiments_of_the_project(file):
+    VALIDATOR.validate(yaml.safe_load(file.read_text()))
+
+
+@pytest.mark.parametrize("text", EVERY_FORM)
+def test_the_schema_takes_what_is_valid(text):
+    assert plan(text)["runs"]
+    VALIDATOR.validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "gests: 1",
+        "order: shuffeld",
+        "order: shuffled(x)",
+        "stop: {steady: {scnas: 3}}",
+        "stop: {steady: {scans: 2}}",
+        "knobs: [{run: [1]}]",
+        "knobs: [{../run: 1}]",
+        "workloads: [{name: Stress, command: x}]",
+        "workloads: [{name: s, command: x, stress_ng: {vm: 1}}]",
+        "workloads: [{name: s, command: [ls]}]",
+        "workloads: [{name: s, command: []}]",
+        "workloads: [{name: s, mixed: []}]",
+        "workloads: [{name: s, mixed: [{active: whole}]}]",
+        "workloads: [{name: s, nosharepages: [0]}]",
+        "workloads: [{name: s, stress_ng: {vm: 1, vm_bytes: }}]",
+        "repetitions: 0",
+        "note: 5",
+        "stop:",
+    ],
+)
+def test_the_schema_and_the_models_refuse_what_is_wrong(wrong):
+    text = FIVE + wrong
+
+    assert errors(text)
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+def described(schema):
+    """Every property of the schema, as (key, its schema)."""
+    for name, each in [("", SCHEMA), *schema["$defs"].items()]:
+        for key, value in each.get("properties", {}).items():
+            yield f"{name}.{key}", value
+
+
+@pytest.mark.parametrize(("key", "schema"), list(described(SCHEMA)), ids=lambda v: str(v)[:30])
+def test_the_schema_explains_every_key(key, schema):
+    assert schema["description"]
+
+
+# --- what is said about wrong ones ----------------------------------------------------------------
 
 
 def test_all_errors_are_told_with_line_key_and_what_is_allowed():
@@ -189,8 +574,8 @@ def test_all_errors_are_told_with_line_key_and_what_is_allowed():
         (SHORT + "knobs: [{run: 1}, {run: 1}]", 3, "is repeated"),
         (SHORT + "workloads: [idle, idle]", 3, "idle is repeated"),
         (SHORT + "workloads: [{name: idle, stress_ng: {vm: 1}}]", 3, "a name of its own"),
-        (SHORT + "workloads: [{name: s}]", 3, "needs 'stress_ng'"),
-        (SHORT + "workloads: [busy]", 3, "a mapping with the keys name, stress_ng, active"),
+        (SHORT + "workloads: [{name: s}]", 3, "needs one of 'stress_ng', 'command'"),
+        (SHORT + "workloads: [busy]", 3, "idle or a mapping with the keys name, stress_ng"),
         (SHORT + "workloads: [{name: s, stress_ng: {vm: 1, vm_bytes: 1K}}]", 3, "at least 4K"),
         (SHORT + "workloads: [{name: s, stress_ng: {vm: 1}, active: half}]", 3, "first-half"),
         (
@@ -203,6 +588,88 @@ def test_all_errors_are_told_with_line_key_and_what_is_allowed():
             3,
             "'from' must be less than 'to'",
         ),
+        (FIVE + "stop: {steady: {scnas: 3}}", 3, "steady.scnas: unknown key. Did you mean scans"),
+        (FIVE + "stop: stedy", 3, "stop: must be fixed, steady or {steady: {scans: N, seconds"),
+        (FIVE + "stop: {}", 3, "stop.steady: this key is required"),
+        (FIVE + "stop: {steady: }", 3, "stop.steady: must be a mapping with the keys scans"),
+        (FIVE + "stop: {steady: {scans: 2}}", 3, "a whole number from 3 to 1000000, not 2"),
+        (FIVE + "stop: steady", 3, "stop: 'seconds' of steady (60 s) must be at most 40 s"),
+        (
+            FIVE + "stop: {steady: {seconds: 30}}\nworkloads:\n- idle\n"
+            "- {name: s, command: x, active: first-half}",
+            6,
+            "workloads[]: ends at 20 s, which leaves 20 s to be steady in, and 'stop' asks for 30",
+        ),
+        (FIVE + "order: shuffeld", 3, "order: must be as-written, interleaved, shuffled, shuff"),
+        (FIVE + "order: shuffled(99999999999999999999)", 3, "order: must be a whole number"),
+        (FIVE + "order: {shuffled: }", 3, "order.shuffled: must be a whole number from 0 to"),
+        (FIVE + "order: {shuffled: 1, x: 2}", 3, "order.x: unknown key. Allowed: shuffled"),
+        (FIVE + "workloads: [{name: s, mixed: []}]", 3, "mixed: must be a list of parts, each"),
+        (FIVE + "workloads: [{name: s, mixed: idle}]", 3, "mixed: must be a list of parts, each"),
+        (FIVE + "workloads: [{name: s, mixed: [x]}]", 3, "mixed[]: must be idle or a mapping wi"),
+        (FIVE + "workloads: [{name: s, mixed: [{}]}]", 3, "needs either 'stress_ng' or 'command'"),
+        (
+            FIVE + "workloads: [{name: s, mixed: [{stress_ng: {vm: 1}, command: /bin/x}]}]",
+            3,
+            "workloads[].mixed[]: needs either 'stress_ng' or 'command'",
+        ),
+        (
+            FIVE + "workloads:\n- name: s\n  mixed:\n  - idle\n  - {comand: x, command: y}",
+            7,
+            "workloads[].mixed[].comand: unknown key. Did you mean command? Allowed: stress_ng,",
+        ),
+        (
+            FIVE + "workloads: [{name: s, mixed: [{command: x, active: {from: 1, to: 50}}]}]",
+            3,
+            "workloads[].mixed[].active: 'to' must be at most 40 s",
+        ),
+        *(
+            (FIVE + f"workloads: [{{name: s, command: {wrong}}}]", 3, "must be text for /bin/sh")
+            for wrong in ("[]", "5", "''", "[ls, '5']", "[/bin/sleep, 5]", "{x: 1}", "")
+        ),
+        *(
+            (FIVE + f"workloads: [{{name: s, nosharepages: {wrong}}}]", 3, "must be all, or a lis")
+            for wrong in ("[]", "[0]", "1", "some", "[1, all]", "")
+        ),
+        (FIVE + "workloads: [{name: s, nosharepages: [1, 1]}]", 3, "1 is repeated"),
+        (
+            FIVE + "workloads: [{name: s, stress_ng: {vm: 1}, command: x, mixed: [idle]}]",
+            3,
+            "workloads[]: has stress_ng, command, mixed: only one of stress_ng, command,",
+        ),
+        (FIVE + "workloads: [{name: s, active: whole}]", 3, "needs one of 'stress_ng'"),
+        (
+            FIVE + "workloads: [{name: s, mixed: [idle], active: whole}]",
+            3,
+            "'active' goes with 'stress_ng' or 'command', in each part",
+        ),
+        (FIVE + "workloads: [{name: idle, nosharepages: all}]", 3, "a name of its own"),
+        (FIVE + "workloads: [{name: s, arrays: single}]", 3, "arrays: needs no guests"),
+        (ARRAYS.replace("single", "foo"), 2, "arrays: must be single, half-same, half-distinct"),
+        (ARRAYS.replace("single", "{change: foo}"), 2, "arrays.change: must be one of single"),
+        (ARRAYS.replace("single", "{ints: 5}"), 2, "arrays.change: this key is required"),
+        (
+            ARRAYS.replace("single", "{change: single, second: 20}"),
+            2,
+            "arrays: 'second' (20 s) must be less than 'changed' (20 s)",
+        ),
+        (
+            ARRAYS.replace("40", "20"),
+            2,
+            "arrays: 'changed' (20 s) must be less than 20 s, the length of a run's sampling",
+        ),
+        (ARRAYS.replace("single", "single, active: whole"), 2, "arrays have 'second' and 'change"),
+        (ARRAYS.replace("single", "single, nosharepages: all"), 2, "'nosharepages' is for guests"),
+        ("sampling: {interval: 1, intervals: 4}", 1, "guests: this key is required: only workl"),
+        (ARRAYS.replace("[{", "[idle, {"), 1, "guests: this key is required: only workloads of"),
+        ("guests:\nsampling: {interval: 1, intervals: 4}", 1, "guests: must be a mapping with"),
+        (FIVE + "knobs_if_present: {run: 0}", 3, "run: belongs in 'knobs'"),
+        (
+            FIVE + "knobs: [{smart_scan: 1}]\nknobs_if_present:\n  smart_scan: 0",
+            5,
+            "knobs_if_present.smart_scan: belongs in 'knobs', which has it, or",
+        ),
+        (FIVE + "knobs_if_present: {a b: 0}", 3, "the name of a file in /sys/kernel/mm/ksm"),
         (
             "guests: {count: [1, 1]}\nsampling: {interval: 1, intervals: 4}",
             1,
@@ -252,15 +719,30 @@ DOCUMENTED = {
     for line in (ROOT / "docs/experiments.md").read_text().splitlines()
     if line.startswith("| `") and len(cells := [cell.strip() for cell in line.split("|")]) == 6
 }
+LISTS = {"workloads", "workloads[].mixed"}
 
 
-def keys(model=experiment.Experiment, path=""):
+def keys(model=definition.Experiment, path="", seen=()):
+    """Every key, with its field; those of a model that is there twice are told once."""
+    inner = []
     for name, field in model.model_fields.items():
         key = f"{path}{field.alias or name}"
         yield key, field
-        if inner := experiment._model_in(field.annotation):
-            listed = isinstance(field.default, list) and key == "workloads"
-            yield from keys(inner, f"{key}[]." if listed else f"{key}.")
+        below = yaml_errors.model_in(field.annotation)
+        if below and below not in seen:
+            inner.append((below, f"{key}[]." if key in LISTS else f"{key}."))
+    seen = {*seen, *(below for below, _ in inner)}
+    for below, prefix in inner:
+        yield from keys(below, prefix, seen)
+
+
+def as_text(key, value):
+    """Make a file with one key, however deep."""
+    *above, last = key.split(".")
+    text = f"{{{last}: {value}}}"
+    for part in reversed(above):
+        text = f"{{{part[:-2]}: [{text}]}}" if part.endswith("[]") else f"{{{part}: {text}}}"
+    return text
 
 
 def test_every_key_is_documented_and_no_other():
@@ -268,15 +750,21 @@ def test_every_key_is_documented_and_no_other():
 
 
 @pytest.mark.parametrize(("key", "field"), list(keys()), ids=lambda value: str(value)[:40])
+def test_keys_are_described_as_documented(key, field):
+    assert field.description == DOCUMENTED[key][4].removesuffix(" See below.")
+
+
+@pytest.mark.parametrize(("key", "field"), list(keys()), ids=lambda value: str(value)[:40])
 def test_defaults_are_as_documented(key, field):
     default = DOCUMENTED[key][3]
 
-    # no workload without it, save idle, which is a word
-    if field.is_required() or key == "workloads[].stress_ng":
+    if field.is_required():
         assert default == "required"
     elif isinstance(field.default, bool):
         assert default == str(field.default).lower()
-    elif isinstance(field.default, int | float) or field.default == "whole":
+    elif isinstance(field.default, int | float) or (
+        isinstance(field.default, str) and field.default
+    ):
         assert default == str(field.default)
     else:
         assert default != "required"
@@ -285,11 +773,20 @@ def test_defaults_are_as_documented(key, field):
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_limits_are_as_documented(key):
     """What an error says is allowed is what the document says, to the word."""
-    *above, last = key.split(".")
-    text = f"{{{last}: {'wrong' if key in {'knobs', 'workloads'} else '[[wrong]]'}}}"
-    for part in reversed(above):
-        text = f"{{{part[:-2]}: [{text}]}}" if part.endswith("[]") else f"{{{part}: {text}}}"
-    (said,) = [line for line in errors(text) if f": {key}" in line and ": must be" in line]
+    found = errors(as_text(key, "wrong" if key in {"knobs", *LISTS} else "[[wrong]]"))
+    (said,) = [line for line in found if re.search(rf": {re.escape(key)}(\[\])?: must be", line)]
 
-    documented = DOCUMENTED[key][2].split(", or a list")[0].removesuffix(" of mappings")
+    documented = DOCUMENTED[key][2].split(", or a list of such")[0].removesuffix(" of mappings")
     assert f"must be {documented}" in said
+
+
+ODD = ["", "5", "-1", "1.5", ".nan", "true", "x", "''", "[]", "[[x]]", "[5, x]", "{}", "{x: 1}"]
+ODD += ["{1: 2}", "2001-01-01", "!!binary aGk=", "!!set {a}", "&a [*a]", "&a {a: *a}"]
+
+
+@pytest.mark.parametrize("key", [key for key, _ in keys()])
+@pytest.mark.parametrize("value", ODD)
+def test_whatever_is_there_is_answered_in_words(key, value):
+    for line in errors(as_text(key, value)):
+        assert re.match(r"file\.yml:1: [a-z1x_.\[\]]+: [a-z'(]", line)
+        assert not re.search("Input|valid|pydantic|NoneType|validator|Error", line)

@@ -1,0 +1,34 @@
+"""`schema`: the JSON Schema of experiment files, for editors."""
+
+import argparse
+
+HELP = "print the JSON Schema of experiment files, for editors"
+DETAILS = """\
+Prints the JSON Schema of experiment files. An editor that knows it completes keys, explains them,
+and marks what is not allowed. Files in experiments/ name it in their first line. `plan` checks
+more: that times lie within the run, and that keys go together.
+
+examples:
+  python -m ksm_analysis schema > experiments/experiment.schema.json
+"""
+
+
+def add_to(commands) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "schema",
+        help=HELP,
+        description=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the schema."""
+    import json
+
+    from ksm_analysis import definition
+
+    print(json.dumps(definition.json_schema(), indent=2))
+    return 0

@@ -1,0 +1,216 @@
+"""What a value of a definition may be: types that say what is allowed, whichever way one is wrong.
+
+Every type also makes the JSON Schema of what it takes, for editors.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+YEAR = 31536000  # seconds: longer than any run
+
+# fmt: off
+MADVISE = (
+    "dontneed", "hugepage", "mergeable", "nohugepage", "normal", "random", "sequential",
+    "unmergeable", "willneed",
+)
+# As `stress-ng --vm 1 --vm-method which` of Debian 12's stress-ng 0.15.06 lists them.
+VM_METHODS = (
+    "all", "cache-lines", "cache-stripe", "checkerboard", "flip", "fwdrev", "galpat-0", "galpat-1",
+    "gray", "grayflip", "rowhammer", "incdec", "inc-nybble", "lfsr32", "rand-set", "rand-sum",
+    "read64", "ror", "swap", "move-inv", "modulo-x", "mscan", "wrrd128nt", "prime-0", "prime-1",
+    "prime-gray-0", "prime-gray-1", "prime-incdec", "walk-0d", "walk-1d", "walk-0a", "walk-1a",
+    "write64", "write64nt", "write1024v", "zero-one",
+)
+# fmt: on
+
+
+def wrong(message: str, **values: Any) -> PydanticCustomError:
+    """Make the error of one value. `{name}` in the message stands for a value."""
+    return PydanticCustomError("wrong", message, values)
+
+
+def wrong_at(key: str, message: str, **values: Any) -> ValidationError:
+    """Make the error of a mapping's key, for what shows only beside its other keys."""
+    details = {"type": wrong(message, **values), "loc": (key,), "input": None}
+    return ValidationError.from_exception_data("definition", [details])
+
+
+def not_allowed(value: Any, allowed: str) -> PydanticCustomError:
+    """Make the error that says what is allowed, and what is there, in the words of the file."""
+    try:
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # keys that are no text; a list within itself
+        shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return wrong("must be {allowed}, not {shown}", allowed=allowed, shown=shown)
+
+
+def says(allowed: str) -> WrapValidator:
+    """Say what is allowed, whichever way the value is wrong."""
+
+    def check(value, handler):
+        try:
+            return handler(value)
+        except ValidationError:
+            raise not_allowed(value, allowed) from None
+
+    return WrapValidator(check)
+
+
+# --- mappings ------------------------------------------------------------------------------------
+
+
+class Strict(BaseModel):
+    """A mapping that has the keys of its fields and no other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """Names of a model's keys, as a file has them."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+class Rest(NamedTuple):
+    """What other parts of the file say, for checks across it. The defaults check nothing."""
+
+    seconds: float | None = None  # length of a run's sampling; None if it is not known
+    length: str = "the length of a run's sampling"
+    guests: bool | None = None  # whether there is a key of that name
+    only_arrays: bool = True  # whether all workloads are arrays
+    steady: float = 0.0  # what 'stop' needs of a run, in seconds
+
+
+def rest_of(info: ValidationInfo) -> Rest:
+    """What the one who validates has said of the rest of the file."""
+    return info.context or Rest()
+
+
+# --- makers of types -----------------------------------------------------------------------------
+
+
+def whole(low: int, high: int):
+    """Whole numbers within bounds."""
+    bounds = Field(ge=low, le=high, strict=True)
+    return Annotated[int, bounds, says(f"a whole number from {low} to {high}")]
+
+
+def number(low: float, high: float, of: str = ""):
+    """Numbers within bounds. `of` is their unit, in words."""
+    bounds = Field(ge=low, le=high, strict=True, allow_inf_nan=False)
+    return Annotated[float, bounds, says(f"a number{of} from {low} to {high}")]
+
+
+def duration(low: float, high: float):
+    """Lengths and points of time."""
+    return number(low, high, of=" of seconds")
+
+
+def text(pattern: str, allowed: str):
+    """Text of a pattern."""
+    return Annotated[str, Field(pattern=pattern, strict=True), says(allowed)]
+
+
+def one_of(words: tuple[str, ...]):
+    """One word of a list that is too long for a sentence."""
+    return Annotated[Literal[words], says(f"one of {', '.join(words)}")]
+
+
+def word_or(model: type[BaseModel], *words: str, allowed: str):
+    """One of some words, or a mapping; what is wrong inside the mapping is then told in full."""
+    word = Annotated[Literal[words], says(allowed), Tag("(word)")]
+    return Annotated[
+        word | Annotated[model, Tag("(mapping)")],
+        Discriminator(lambda value: "(mapping)" if isinstance(value, dict | model) else "(word)"),
+    ]
+
+
+def distinct(values: Any) -> Any:
+    """Refuse a list that has an entry twice; what is no list passes."""
+    if isinstance(values, list):
+        repeated = [value for i, value in enumerate(values) if value in values[:i]]
+        if repeated:
+            message = "each entry must be there once, but {repeated} is repeated"
+            raise wrong(message, repeated=str(repeated[0]))
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _by_shell(value: Any) -> Any:
+    return ["/bin/sh", "-c", value] if isinstance(value, str) and value.strip() else value
+
+
+def _absolute(argv: list[str]) -> list[str]:
+    if not re.match("/.", argv[0]):
+        raise wrong("a program is an absolute path")
+    return argv
+
+
+def _size(value: Any) -> Any:
+    """Refuse sizes below stress-ng's least, 4 KiB."""
+    number = re.match(r"[\d.]+", str(value))
+    unit = str(value)[-1].lower()
+    if unit != "%" and float(number[0]) * {"k": 2**10, "m": 2**20, "g": 2**30}.get(unit, 1) < 4096:
+        raise wrong("must be at least 4K, the least that stress-ng takes")
+    return value
+
+
+# --- types ---------------------------------------------------------------------------------------
+
+_ONCE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+_Guest = whole(1, 99)
+Count = Annotated[
+    Annotated[list[_Guest], _ONCE],
+    BeforeValidator(_listed, json_schema_input_type=_Guest | Annotated[list[_Guest], _ONCE]),
+    AfterValidator(distinct),
+]
+GuestNumbers = Annotated[
+    Literal["all"] | Annotated[list[Annotated[int, Field(ge=1, le=99, strict=True)]], _ONCE],
+    says("all, or a list of numbers of guests from 1 to 99"),
+    AfterValidator(distinct),
+]
+Words = Annotated[str, Field(strict=True), says("text")]
+Switch = Annotated[bool, Field(strict=True), says("true or false")]
+Size = Annotated[
+    Annotated[int, Field(ge=1, strict=True)]
+    | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[bkmgBKMG%]?$", strict=True)],
+    says("a size such as 64M, 1G or 50%"),
+    AfterValidator(_size),
+]
+KnobName = text(r"^[a-z][a-z0-9_]*$", "the name of a file in /sys/kernel/mm/ksm")
+KnobValue = Annotated[
+    Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+    | Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", strict=True)],
+    says("a whole number of 0 or more, or a word such as scan-time"),
+]
+_Argument = Annotated[str, Field(pattern=r"^[^\x00]*$", strict=True)]
+_Shell = Annotated[str, Field(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+_PROGRAM = {"prefixItems": [{"pattern": r"^/[^\x00]"}]}
+_Argv = Annotated[list[_Argument], Field(min_length=1, json_schema_extra=_PROGRAM)]
+Command = Annotated[
+    Annotated[list[_Argument], Field(min_length=1)],
+    AfterValidator(_absolute),
+    BeforeValidator(_by_shell, json_schema_input_type=_Shell | _Argv),
+    says(
+        "text for /bin/sh -c, or a list of text: an absolute path, then arguments"
+        " (numbers in quotes)"
+    ),
+]

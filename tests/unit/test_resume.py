@@ -1,0 +1,138 @@
+"""Which runs of an experiment are left, and when that cannot be told."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from ksm_analysis import experiment, resume
+from ksm_analysis.errors import InputError
+
+TEXT = """\
+guests: {count: [1, 2], network: {network: lan}}
+knobs: [{pages_to_scan: 100}]
+knobs_if_present: {smart_scan: 0}
+workloads:
+  - idle
+  - {name: busy, mixed: [{command: [/x, "1"]}, idle], nosharepages: [1]}
+sampling: {interval: 1, intervals: 4}
+"""
+
+
+@pytest.fixture
+def planned():
+    return experiment.plan(experiment.parse(TEXT, "a.yml"), "a.yml")
+
+
+def record(run, **other):
+    return {"run": copy.deepcopy(run), "status": "complete"} | other
+
+
+def finished(planned, *numbers):
+    return {planned["runs"][n]["id"]: record(planned["runs"][n]) for n in numbers}
+
+
+def test_runs_that_have_finished_are_left_out(planned):
+    left = resume.pending(planned, finished(planned, 0, 2))
+
+    assert [run["id"] for run in left["runs"]] == ["g01-k1-busy-r1", "g02-k1-busy-r1"]
+    assert [run["index"] for run in left["runs"]] == [2, 4]
+    assert left["seconds"] == sum(run["seconds"] for run in left["runs"]) < planned["seconds"]
+    assert len(planned["runs"]) == 4
+    assert {**left, "runs": 0, "seconds": 0} == {**planned, "runs": 0, "seconds": 0}
+
+
+def test_all_none_and_others(planned):
+    assert resume.pending(planned, {}) == planned
+    assert resume.pending(planned, finished(planned, 0, 1, 2, 3))["runs"] == []
+    other = {"g09-k1-idle-r1": record(planned["runs"][0])}
+    assert resume.pending(planned, other) == planned
+
+
+def test_where_a_run_stands_and_what_it_is_called_for_people_may_differ(planned):
+    done = finished(planned, 0)
+    done["g01-k1-idle-r1"]["run"] |= {"index": 9, "note": "other words", "seconds": 1.0}
+
+    assert len(resume.pending(planned, done)["runs"]) == 3
+
+
+def test_what_is_empty_is_as_good_as_absent(planned):
+    done = finished(planned, 0)
+    run = done["g01-k1-idle-r1"]["run"]
+    del run["guests"]["nosharepages"], run["workload"]["parts"]
+    run["sampling"]["steady"] = None
+
+    assert len(resume.pending(planned, done)["runs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda run: run["knobs"].update(pages_to_scan=7),
+            "knobs.pages_to_scan: recorded 7, asked 100",
+        ),
+        (lambda run: run["knobs"].update(extra="x"), 'knobs.extra: recorded "x", asked nothing'),
+        (lambda run: run["knobs_if_present"].clear(), "smart_scan: recorded nothing, asked 0"),
+        (lambda run: run["guests"].update(network=None), 'network: recorded nothing, asked "lan"'),
+        (lambda run: run["guests"].update(nosharepages=[2]), "pages: recorded [2], asked [1]"),
+        (
+            lambda run: run["sampling"].update(steady={"scans": 3}),
+            "sampling.steady.scans: recorded 3, asked nothing",
+        ),
+        (
+            lambda run: run["workload"]["parts"][0].update(stop=2.0),
+            "workload.parts[0].stop: recorded 2.0, asked 4.0",
+        ),
+        (
+            lambda run: run["workload"]["parts"][0].update(command=["/x", "2"]),
+            'workload.parts[0].command: recorded ["/x", "2"], asked ["/x", "1"]',
+        ),
+        (
+            lambda run: run["workload"]["parts"].append({"guests": [2]}),
+            "workload.parts[1].guests: recorded [2], asked nothing",
+        ),
+    ],
+)
+def test_another_run_of_the_same_name_is_no_result_of_this_one(planned, change, words):
+    done = finished(planned, 1)
+    change(done["g01-k1-busy-r1"]["run"])
+
+    with pytest.raises(InputError) as caught:
+        resume.pending(planned, done)
+    said = str(caught.value)
+    assert said.startswith("a/g01-k1-busy-r1 has finished, but was not what is asked for now: ")
+    assert words in said
+    assert "another --results, or leave out --resume" in said
+
+
+def test_complete_runs_are_read(tmp_path, planned):
+    one, two, three, *_ = planned["runs"]
+    written = {
+        one["id"]: json.dumps(record(one)),
+        two["id"]: json.dumps(record(two, status="failed")),
+        f"{three['id']}.partial": json.dumps(record(three)),
+        "no-json": "{",
+        "no-object": "[]",
+        "no-run": '{"status": "complete"}',
+        "no-text": b"\xff\xfe",
+    }
+    for name, text in written.items():
+        (tmp_path / name).mkdir()
+        data = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / name / "run.json").write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "report.html").write_text("")
+
+    found = resume.finished(tmp_path)
+    assert found[one["id"]] == record(one)
+    assert [run["id"] for run in resume.pending(planned, found)["runs"]] == [
+        run["id"] for run in planned["runs"][1:]
+    ]
+
+
+def test_no_results_yet(tmp_path):
+    assert resume.finished(tmp_path / "absent") == {}
+    (tmp_path / "file").write_text("")
+    assert resume.finished(Path(tmp_path, "file")) == {}
