@@ -6,6 +6,7 @@ page; colours of text and axes belong to its theme.
 """
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
@@ -40,13 +41,14 @@ class Data:
 
     `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
     factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics.
-    `windows`: when each workload ran, in intervals. `interval`: their length in seconds, None if
-    runs differ.
+    `windows`: when each workload ran, in intervals, and `marks`: what happened in it, and when.
+    `interval`: their length in seconds, None if runs differ.
     """
 
     host: pd.DataFrame
     guest: pd.DataFrame
     windows: dict[str, tuple[float, float]]
+    marks: dict[str, tuple[tuple[float, str], ...]]
     interval: float | None
 
 
@@ -58,6 +60,7 @@ def load(measured: list[Measured]) -> Data:
         _stack(runs, [each.host.reset_index() for each in measured]),
         _stack(runs, [each.guest for each in measured]),
         _windows(runs),
+        {run.factors["workload"]: tuple(_marks(run)) for run in runs},
         lengths.pop() if len(lengths) == 1 else None,
     )
 
@@ -82,6 +85,19 @@ def _windows(runs: list[Run]) -> dict[str, tuple[float, float]]:
     return windows
 
 
+def _marks(run: Run) -> Iterator[tuple[float, str]]:
+    """Yield what was done to the arrays, with its time in intervals."""
+    for event in run.events:
+        words = {
+            "array written": f"array {event.get('array')}",
+            "array changed": "array 1 changed",
+        }.get(event["event"])
+        if words:
+            seconds = event["monotonic"] - run.header["monotonic"]
+            # Runs differ by milliseconds, which nobody can see
+            yield round(seconds / run.record["run"]["sampling"]["interval"], 1), words
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
@@ -96,8 +112,8 @@ def _join(*names: str) -> str:
 
 
 def guest_word(count: int) -> str:
-    """Write `1 guest`, `2 guests`."""
-    return f"{count} guest" if count == 1 else f"{count} guests"
+    """Write `1 guest`, `2 guests`; nothing without guests."""
+    return {0: "", 1: "1 guest"}.get(count, f"{count} guests")
 
 
 def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -127,7 +143,8 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
         figure = _figure(metric)
         for series, (name, part) in enumerate(together):
             for count, cell in part.groupby("guests"):
-                line = _mean_line(cell, "interval", metric, _join(guest_word(count), name))
+                label = _join(guest_word(count), name) or "measured"
+                line = _mean_line(cell, "interval", metric, label)
                 figure.add_scatter(**line, **_style(counts.index(count), series))
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
         panels.append((title, figure))
@@ -182,6 +199,13 @@ def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
                 },
                 annotation_position="top left",
             )
+    for at, words in sorted({mark for w in workloads for mark in data.marks.get(w, ())}):
+        figure.add_vline(
+            x=at,
+            line={"color": "#8a8a8a", "width": 1, "dash": "dot"},
+            annotation={"text": text(words), "font_size": 11, "yanchor": "bottom"},
+            annotation_position="top left" if at > 0.8 * last else "top right",
+        )
 
 
 # --- values by number of guests -------------------------------------------------------------------

@@ -68,11 +68,17 @@ def _counter(name: str) -> Callable:
 
 
 def _total(name: str, scale: float = 1.0) -> Callable:
-    return lambda ends: (ends.column(name) - ends.column(name).iloc[0]) * scale
+    """Count from the first value that there is: an imported run has none before interval 1."""
+    return lambda ends: (ends.column(name) - ends.column(name).bfill().iloc[0]) * scale
 
 
 def host_cpu_percent(ends: Ends) -> pd.Series:
-    """Share of the CPUs' time that was not idle, in percent. Guest time is within user and nice."""
+    """Share of the CPUs' time that was not idle, in percent. Guest time is within user and nice.
+
+    Of an imported run, what its log says.
+    """
+    if "original.average_cpu_usage" in ends.rows:
+        return ends.column("original.average_cpu_usage")
     busy = sum(
         ends.column(f"cpu.{state}") for state in ("user", "nice", "system", "irq", "softirq")
     )
@@ -88,7 +94,7 @@ def ksmd_cpu_percent(ends: Ends) -> pd.Series:
 def guest_cpu_percent(ends: Ends) -> pd.Series:
     """CPU time of one guest's process over elapsed time, in percent of one CPU."""
     ticks = ends.column("utime") + ends.column("stime")
-    seconds = ticks / ends.run.header["clock_ticks"]
+    seconds = ticks / ends.run.header.get("clock_ticks", np.nan)
     return 100 * seconds.diff() / ends.column("seconds").diff()
 
 
@@ -122,7 +128,7 @@ def reclaimed_mib(ends: Ends) -> pd.Series:
 
 
 def _percent(part: Callable, whole: Callable) -> Callable:
-    return lambda ends: 100 * part(ends) / whole(ends)
+    return lambda ends: 100 * part(ends) / whole(ends).replace(0, np.nan)
 
 
 def _kept_mib(ends: Ends) -> pd.Series:
@@ -426,17 +432,20 @@ GUEST = (
 # --- tables of values ----------------------------------------------------------------------------
 
 
-def interval_ends(samples: pd.DataFrame, sampling: dict) -> pd.DataFrame:
+def interval_ends(run: Run, samples: pd.DataFrame) -> pd.DataFrame:
     """Pick the last sample of each interval; row 0 is the first sample. Index: interval, 0 and up.
 
-    `samples` is indexed by n. Intervals of which every sample was missed are rows of NaN.
+    `samples` is indexed by n. Intervals of which every sample was missed are rows of NaN, and so is
+    row 0 of an imported run, which has no sample before its first interval.
     """
+    sampling = run.record["run"]["sampling"]
     size = round(sampling["interval"] / sampling["period"])
     interval = np.ceil(samples.index.to_numpy() / size).astype(int)
-    interval[0] = 0  # the baseline, even if sample 0 itself was missed
+    if not run.imported:
+        interval[0] = 0  # the baseline, even if sample 0 itself was missed
     last = ~pd.Series(interval).duplicated(keep="last").to_numpy()
     ends = samples[last].set_axis(interval[last])
-    return ends.reindex(pd.RangeIndex(sampling["intervals"] + 1, name="interval"))
+    return ends.reindex(pd.RangeIndex(run.intervals + 1, name="interval"))
 
 
 @dataclass(frozen=True)
@@ -455,7 +464,7 @@ class Measured:
 def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
     guest = _guest_intervals(run)
-    ends = interval_ends(run.samples, run.record["run"]["sampling"])
+    ends = interval_ends(run, run.samples)
     totals = guest.groupby("interval")[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
     both = Ends(run, ends.join(totals.add_prefix("guests.")))
     return Measured(run, pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:], guest)
@@ -463,9 +472,8 @@ def measure(run: Run) -> Measured:
 
 def _guest_intervals(run: Run) -> pd.DataFrame:
     tables = []
-    sampling = run.record["run"]["sampling"]
     for guest, samples in run.guests.groupby("guest") if len(run.guests) else ():
-        rows = interval_ends(samples.drop(columns="guest").set_index("n"), sampling)
+        rows = interval_ends(run, samples.drop(columns="guest").set_index("n"))
         ends = Ends(run, rows)
         table = pd.DataFrame({m.name: m.value(ends) for m in GUEST}).iloc[1:]
         table.insert(0, "guest", guest)
@@ -501,7 +509,8 @@ def _bogo_rate(text: str) -> float | None:
 def summary(measured: list[Measured]) -> pd.DataFrame:
     """One row a run: its factors, each metric of HOST in the last interval, the guests' throughput.
 
-    Columns: run, host, guests, knobs, workload, repetition, the names of HOST, then
+    Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
+    (yes, no, or empty if the run's length was fixed), the names of HOST, then
     bogo_ops_per_second_sum and _mean over guests (NaN without a workload).
     """
     rows = []
@@ -512,6 +521,8 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 "run": each.run.id,
                 "host": each.run.host,
                 **each.run.factors,
+                "seconds": each.run.intervals * each.run.record["run"]["sampling"]["interval"],
+                "converged": {True: "yes", False: "no"}.get(each.run.converged, ""),
                 **each.host.iloc[-1].to_dict(),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,

@@ -110,15 +110,17 @@ def in_words(runs: tuple[Run, ...]) -> str:
         factor: sorted({run.factors[factor] for run in runs})
         for factor in ("guests", "workload", "knobs", "repetition")
     }
-    counts = _list(values["guests"])
     sampling, size = runs[0].record["run"]["sampling"], runs[0].record["run"]["guests"]
+    guests = {(0,): "without guests", (1,): f"with 1 guest of {size['memory_mib']} MiB"}.get(
+        tuple(values["guests"]),
+        f"with {_list(values['guests'])} guests of {size['memory_mib']} MiB",
+    )
     repetitions = len(values["repetition"])
     return (
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} with {counts} "
-        f"{'guest' if values['guests'] == [1] else 'guests'} of {size['memory_mib']} MiB; "
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {guests}; "
         f"workload: {_list(values['workload'])}; knobs: {_list(values['knobs'], '; ')}. "
         f"Sampled every {sampling['period']:g} s for {sampling['intervals']} intervals of "
-        f"{sampling['interval']:g} s. "
+        f"{sampling['interval']:g} s{_ending(runs)}. "
         + (
             "Each cell was run once, so nothing is known of how much repetitions would differ."
             if repetitions == 1
@@ -126,6 +128,15 @@ def in_words(runs: tuple[Run, ...]) -> str:
             "and the short strokes beside them are single runs."
         )
     )
+
+
+def _ending(runs: tuple[Run, ...]) -> str:
+    """Say of runs that may end early how they did."""
+    judged = [run for run in runs if run.converged is not None]
+    steady = sum(run.converged for run in judged)
+    if not judged:
+        return ""
+    return f", or until pages_sharing was steady, which it was in {steady} of {len(judged)} runs"
 
 
 def _list(values: list, last: str = " and ") -> str:
@@ -139,7 +150,13 @@ def _list(values: list, last: str = " and ") -> str:
 def sections(measured: list[metrics.Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
     data = figures.load(measured)
-    shown = [m for m in metrics.HOST if m.figure and data.host[m.name].notna().any()]
+    with_guests = (data.host["guests"] > 0).any()
+    shown = [
+        m
+        for m in metrics.HOST
+        if m.figure and data.host[m.name].notna().any()
+        if with_guests or not m.name.startswith("guests_")
+    ]
     of_guests = [m for m in metrics.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
     every = (
@@ -148,7 +165,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
             "What is saved",
             f"{last}Filled markers are this experiment, hollow ones are published: click a name "
             "in the legend to hide or show it.",
-            tuple(_savings(data)),
+            tuple(_savings(data)) if with_guests else (),
         ),
         Section(
             "intervals",
@@ -159,7 +176,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
         ),
         Section(
             "guests",
-            "Each guest over time",
+            "Each guest over time" if with_guests else "The process over time",
             "One panel for each number of guests, workload and setting, all to the same scale.",
             tuple(_of(m, "by-interval", figures.by_interval_of_guests(data, m)) for m in of_guests),
         ),
@@ -167,7 +184,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
             "counts",
             "Against the number of guests",
             last,
-            tuple(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown),
+            tuple(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown if with_guests),
         ),
     )
     return [section for section in every if section.figures]
@@ -214,7 +231,7 @@ def summary_table(measured: list[metrics.Measured]) -> dict:
     headings, rows = [], [[] for _ in measured]
     for name in table:
         constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
-        if constant or table[name].isna().all():
+        if constant or table[name].isna().all() or (table[name] == "").all():
             continue
         metric = known.get(name)
         headings.append(
@@ -249,8 +266,11 @@ def run_row(run: Run) -> dict:
         "status": run.record["status"],
         "reason": run.record.get("reason") or "",
         "started": _time(started) if started else "",
-        "samples": f"{len(run.samples)} of {sampling['samples']}",
-        "sampler": f"{100 * took / sampling['seconds']:.2f} %" if took is not None else "",
+        "samples": f"{len(run.samples)} of {sampling['samples']}"
+        + (", steady" if run.end.get("reason") == "steady" else ""),
+        "sampler": f"{100 * took / (run.intervals * sampling['interval']):.2f} %"
+        if took is not None
+        else "",
     }
 
 

@@ -6,6 +6,7 @@ needed to judge whether the files are whole.
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ksm_analysis.errors import InputError
 
 FORMAT = 1
 PARTIAL = ".partial"
+EXPECTED_EXITS = (None, 0, 124)  # 124: timeout(1) has ended it, as its time was over
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,24 @@ class Run:
     def factors(self) -> dict:
         """What was varied: guests, knobs, workload, repetition."""
         return self.record["run"]["factors"]
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was read from a log of the original framework, which has no sample 0."""
+        return "imported" in self.record
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
+        return self.record.get("converged")
+
+    @property
+    def intervals(self) -> int:
+        """Intervals that were sampled: less than planned if the run ended once it was steady."""
+        sampling = self.record["run"]["sampling"]
+        if self.end.get("reason") != "steady" or self.samples.empty:
+            return sampling["intervals"]
+        return math.ceil(self.samples.index[-1] / round(sampling["interval"] / sampling["period"]))
 
     def window(self) -> tuple[float, float] | None:
         """Return when the workload ran, first start to last stop, in seconds of `samples`.
@@ -288,17 +308,23 @@ def _guest_frames(table: pa.Table) -> Iterator[pd.DataFrame]:
 
 
 def _sampling_warnings(run: Run) -> Iterator[str]:
-    planned = run.record["run"]["sampling"]["samples"]
-    last = int(run.samples.index[-1]) if len(run.samples) else -1
-    missed = last + 1 - len(run.samples)
+    sampling = run.record["run"]["sampling"]
+    planned, first = sampling["samples"], int(run.imported)
+    due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0
+    missed, reason = due - len(run.samples), run.end.get("reason")
+    if cut_short := run.record.get("imported", {}).get("cut_short"):
+        yield f"the log {cut_short}"
+        return
     if missed > 0:
         yield f"{missed} of {planned} samples were missed: the host was too busy"
     if not run.end:
         yield "the sampler was killed: its end line is missing"
-    elif run.end.get("reason") != "finished":
-        yield f"sampling was ended early by {run.end.get('reason')}"
-    if last + 1 < planned:
-        yield f"sampling stopped after {last + 1} of {planned} samples"
+    elif reason not in ("finished", "steady"):
+        yield f"sampling was ended early by {reason}"
+    if due < planned and reason != "steady":
+        yield f"sampling stopped after {due} of {planned} samples"
+    if run.converged is False and reason == "finished":
+        yield f"not converged: pages_sharing was not steady within {sampling['seconds']:g} s"
 
 
 def _guest_warnings(run: Run) -> Iterator[str]:
@@ -316,12 +342,12 @@ def _guest_warnings(run: Run) -> Iterator[str]:
 def _workload_warnings(run: Run) -> Iterator[str]:
     started = {e.get("guest") for e in run.events if e["event"] == "workload started"}
     stopped = {e.get("guest"): e for e in run.events if e["event"] == "workload stopped"}
-    if "stress_ng" in run.record["run"].get("workload", {}) and not started:
+    if run.record["run"].get("workload", {}).get("parts") and not started:
         yield "the workload was never started"
     for guest in sorted(map(str, started - stopped.keys())):
         yield f"the workload of guest {guest} is not known to have stopped"
     for guest, event in stopped.items():
-        if event.get("exitcode"):
+        if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
             words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
             yield f"the workload of guest {guest} ended with code {event['exitcode']}: {words[0]}"
 
@@ -329,12 +355,17 @@ def _workload_warnings(run: Run) -> Iterator[str]:
 def _knob_warnings(record: dict) -> Iterator[str]:
     knobs = record.get("knobs") or {}
     before, during, after = (knobs.get(key) or {} for key in ("before", "during", "after"))
-    for name, asked in record["run"].get("knobs", {}).items():
+    for name, asked in _asked_knobs(record).items():
         if name in during and not _reads_as(during[name], asked):
             yield f"knob {name} was {during[name]} during the run, though {asked} was asked for"
     for name in before.keys() & after.keys():
         if before[name] != after[name]:
             yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
+
+
+def _asked_knobs(record: dict) -> dict:
+    """All that was asked for; what a kernel may have not is looked at where it has."""
+    return {**record["run"].get("knobs_if_present", {}), **record["run"].get("knobs", {})}
 
 
 def _drift_warnings(run: Run) -> Iterator[str]:
@@ -343,7 +374,7 @@ def _drift_warnings(run: Run) -> Iterator[str]:
     if not set_at or run.samples.empty:
         return
     later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
-    for name, asked in run.record["run"].get("knobs", {}).items():
+    for name, asked in _asked_knobs(run.record).items():
         reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
         for other in (read for read in reads if not _reads_as(read, asked)):
             yield f"knob {name} was {other} at times in the run, though {asked} was asked for"

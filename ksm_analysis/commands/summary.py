@@ -21,8 +21,11 @@ SHOWN = (
     ("knobs", "knobs", "{}"),
     ("workload", "workload", "{}"),
     ("repetition", "rep.", "{}"),
+    ("seconds", "seconds", "{:g}"),
+    ("converged", "con-\nverged", "{}"),
     ("pages_shared", "pages\nshared", "{:,.0f}"),
     ("pages_sharing", "pages\nsharing", "{:,.0f}"),
+    ("pages_unshared", "pages\nunshared", "{:,.0f}"),
     ("full_scans", "full\nscans", "{:,.0f}"),
     ("ksmd_cpu_seconds", "ksmd\nCPU s", "{:.2f}"),
     ("shared_percent_configured", "shared %\nconfigured", "{:.1f}"),
@@ -76,9 +79,14 @@ def _show(table, title: str) -> None:
     if table.empty:
         print("no run can be used")
         return
-    # A factor that does not vary takes room and says nothing
-    once = {"host", "knobs", "repetition"}
-    columns = [c for c in SHOWN if c[0] not in once or table[c[0]].nunique() > 1]
+    # What does not vary, or has no value, takes room and says nothing
+    once = {"host", "knobs", "repetition", "seconds"}
+    columns = [
+        c
+        for c in SHOWN
+        if (table[c[0]].notna() & (table[c[0]] != "")).any()
+        and (c[0] not in once or table[c[0]].nunique() > 1)
+    ]
     shown = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for name, heading, _ in columns:
         shown.add_column(heading, justify="left" if table[name].dtype == "str" else "right")

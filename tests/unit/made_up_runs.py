@@ -11,6 +11,7 @@ def run_record(guests=2, workload="idle", repetition=1, interval=1.0, intervals=
     sampling = {"interval": interval, "intervals": intervals, "period": interval / 4}
     sampling |= {"samples": 4 * intervals + 1, "seconds": interval * intervals}
     stress = {"stress_ng": {"vm": 1}, "start": 0.0, "stop": interval * intervals / 2}
+    stress["guests"] = list(range(1, guests + 1))
     knobs = {"run": 1, "pages_to_scan": 1000}
     record = {
         "format": 1,
@@ -26,7 +27,7 @@ def run_record(guests=2, workload="idle", repetition=1, interval=1.0, intervals=
             },
             "guests": {"count": guests, "memory_mib": 512, "disk_gib": 4, "vcpus": 1},
             "knobs": knobs,
-            "workload": {"name": workload, **({} if workload == "idle" else stress)},
+            "workload": {"name": workload, "parts": [] if workload == "idle" else [stress]},
             "sampling": sampling,
             "seconds": 60.0,
         },
@@ -80,10 +81,10 @@ def _sample(n, period, names, samples):
     sharing = round(20_000 * risen * many * many / (many + 1))
     shared = round(10_000 * risen)
     tracked = 40_000 * many
-    per_guest = (sharing + shared) // many
+    per_guest, items = (sharing + shared) // max(1, many), 40_000
     guest = {
-        "ksm_rmap_items": tracked // many, "ksm_zero_pages": 0, "ksm_merging_pages": per_guest,
-        "ksm_process_profit": per_guest * PAGE - tracked // many * 64, "ksm_merge_any": "no",
+        "ksm_rmap_items": items, "ksm_zero_pages": 0, "ksm_merging_pages": per_guest,
+        "ksm_process_profit": per_guest * PAGE - items * 64, "ksm_merge_any": "no",
         "ksm_mergeable": "yes", "utime": 500 + 5 * n, "stime": 100 + n, "resident_pages": 90_000,
     }  # fmt: skip
     return {
@@ -108,8 +109,7 @@ def _sample(n, period, names, samples):
 def events(record):
     """Make what happened: the workload, if any, from 0.1 s on for its planned time."""
     rows = [{"event": "knobs set", "knobs": record["knobs"]["during"], "at": -1.0}]
-    workload = record["run"]["workload"]
-    if "stress_ng" in workload:
+    for workload in record["run"]["workload"]["parts"]:
         for i, name in enumerate(guest_names(record)):
             rate = 1000.0 + 100 * i
             stdout = (

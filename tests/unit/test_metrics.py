@@ -212,3 +212,63 @@ def test_metrics_are_documented(metric):
     row = f"| `{metric.name}` | {metric.unit} | {metric.kind} | {metric.help} |"
 
     assert row in (ROOT / "docs/metrics.md").read_text().splitlines()
+
+
+def steady_run(write_run, samples=9):
+    """Write a run of which so many of its 17 samples were taken, since it was steady then."""
+    record = run_record(converged=True)
+    header, *taken, end = sample_lines(record)
+    return write_run(record, [header, *taken[:samples], end | {"reason": "steady"}])
+
+
+def test_a_run_that_ended_when_steady_has_only_the_intervals_it_had(write_run):
+    measured = metrics.measure(read_run(steady_run(write_run)))
+
+    assert list(measured.host.index) == [1, 2]
+    assert list(measured.guest["interval"]) == [1, 2] * 2
+    row = metrics.summary([measured]).iloc[0]
+    assert row["pages_shared"] == 7_500
+    assert (row["seconds"], row["converged"]) == (2.0, "yes")
+
+
+def imported(write_run):
+    """Write a run of three intervals as it is read from a log: no sample before the first."""
+    record = run_record(guests=1, intervals=3, imported={"cut_short": None})
+    record["run"]["sampling"] |= {"period": 1.0, "samples": 3}
+    lines = [
+        {"kind": "header", "format": 1, "wall": None, "monotonic": 0.0, "page_size": PAGE},
+        *(
+            {
+                "kind": "sample",
+                "n": n,
+                "monotonic": float(n),
+                "ksm": {"full_scans": 100 + n * n, "pages_shared": 10 * n, "pages_sharing": 20 * n},
+                "original": {"average_cpu_usage": 1.5 * n},
+                "guests": {"vm-1": {"ksm_rmap_items": 50, "ksm_merging_pages": 30 * n}},
+            }
+            for n in (1, 2, 3)
+        ),
+        {"kind": "end", "samples": 3, "missed": 0, "reason": "finished", "gone": {}},
+    ]
+    return read_run(write_run(record, lines, happened=[]))
+
+
+def test_an_imported_run_has_a_first_interval_but_no_baseline(write_run):
+    run = imported(write_run)
+    measured = metrics.measure(run)
+
+    assert run.warnings == ()
+    assert list(measured.host["pages_shared"]) == [10, 20, 30]
+    assert list(measured.host["host_cpu_percent"]) == [1.5, 3.0, 4.5]
+    assert list(measured.host["full_scans"]) == [0, 3, 8], "from the first value that there is"
+    assert list(measured.guest["ksm_merging_pages"]) == [30, 60, 90]
+    assert measured.host["ksmd_cpu_seconds"].isna().all()
+
+
+def test_without_guests_there_is_no_percentage_of_their_memory(write_run):
+    record = run_record(guests=0)
+    record["run"]["guests"]["memory_mib"] = 0
+    measured = metrics.measure(read_run(write_run(record)))
+
+    assert measured.host["shared_percent_configured"].isna().all()
+    assert measured.host["pages_shared"].notna().all()

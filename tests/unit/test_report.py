@@ -211,3 +211,25 @@ def test_a_figure_cannot_end_the_script_that_it_stands_in():
 
     assert not set("<>") & set(written)
     assert json.loads(written)["layout"]["title"]["text"] == EVIL
+
+
+def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
+    record = run_record(guests=0, workload="idle")
+    record["run"]["guests"]["memory_mib"] = 0
+    happened = [
+        {"event": "array written", "array": 2, "pages": 977, "wall": 0.0, "monotonic": 5_001.0},
+        {"event": "array changed", "change": "single", "wall": 0.0, "monotonic": 5_002.004},
+    ]
+    page = report.render(read_results(write_run(record, happened=happened).parent))
+
+    assert "1 run without guests" in page
+    assert "array 1 changed" in page
+    assert 'id="counts"' not in page
+    assert 'id="savings"' not in page
+
+
+def test_the_page_says_how_many_runs_were_steady(write_run):
+    record = run_record(converged=False)
+    page = report.render(read_results(write_run(record).parent))
+
+    assert "until pages_sharing was steady, which it was in 0 of 1 runs" in page

@@ -270,3 +270,45 @@ def test_nothing_is_written(write_run):
 
     assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == before
     assert json.loads((path / "run.json").read_text()) == run_record()
+
+
+def test_a_run_that_ended_when_it_was_steady_lacks_nothing(write_run):
+    record = run_record(converged=True)
+    header, *samples, end = sample_lines(record)
+    run = read_run(write_run(record, [header, *samples[:9], end | {"reason": "steady"}]))
+
+    assert run.warnings == ()
+    assert run.intervals == 2
+
+
+def test_a_run_that_was_not_steady_at_its_limit_is_usable_and_says_so(write_run):
+    run = read_run(write_run(run_record(converged=False)))
+
+    assert run.warnings == ("not converged: pages_sharing was not steady within 4 s",)
+    assert run.usable
+
+
+def test_a_log_that_was_cut_short_says_so(write_run):
+    record = run_record(imported={"cut_short": "ends within interval 2 of 4"})
+    header, *samples, end = sample_lines(record)
+    run = read_run(write_run(record, [header, *samples[:5], end | {"reason": "cut short"}]))
+
+    assert run.warnings == ("the log ends within interval 2 of 4",)
+
+
+def test_a_workload_that_was_interrupted_since_the_run_was_steady_did_not_fail(write_run):
+    record = run_record(guests=1, workload="stress")
+    happened = events(record)
+    happened[-1] |= {"exitcode": 2, "stopped_early": True}
+
+    assert read_run(write_run(record, happened=happened)).warnings == ()
+
+
+def test_a_knob_that_the_kernel_may_lack_is_looked_at_where_it_is(write_run):
+    record = run_record()
+    record["run"]["knobs_if_present"] = {"smart_scan": 0, "no_such_knob": 1}
+    record["knobs"]["during"]["smart_scan"] = 1
+
+    assert read_run(write_run(record)).warnings == (
+        "knob smart_scan was 1 during the run, though 0 was asked for",
+    )
