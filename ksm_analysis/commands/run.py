@@ -1,0 +1,245 @@
+"""`run FILE`: does the runs of an experiment, and shows how far it is.
+
+With --json, standard output has one object a line. Each has `event` and `time` (seconds since the
+epoch); those of one host have `host`, those of one run have `run`, its id:
+
+plan         `plan` (docs/data.md), `hosts` (names), `results` (directory of the experiment)
+run started  `index` and `of` (among the host's runs), `factors`, `seconds` (expected)
+phase        `phase`, in words; `run` is null outside of a run
+sampling     `seconds` of `of` are sampled; the counters that the kernel has, as it counts them
+run ended    `status` (complete or failed), `reason`
+message      `text`, and `failed`: whether it tells of a failure; `host` may be null
+report       `path` of the page
+end          `exit` (the exit status); ids of planned runs: `complete`, `failed`, `missing`;
+             `log`: path of Ansible's output, or null
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from ksm_analysis.errors import InputError
+
+HELP = "do the runs of an experiment; --resume goes on where one has stopped"
+DETAILS = """\
+Provisions the hosts, builds the image, does the runs of an experiment, and makes its page. On a
+terminal it shows the run that goes on, live; elsewhere, a line for each thing that happens.
+
+Ctrl-C (or SIGTERM) ends the run that goes on and gives the hosts back as they were found; the
+image is kept. A second Ctrl-C leaves them as they are, and says what gives them back. If this
+program is killed, Ansible ends with it, and the next experiment, or playbooks/teardown.yml, gives
+back what is left.
+
+--resume does only the runs that are missing or failed in DIR/<experiment>; those that are complete
+stay as they are. Without it, all runs are done, and earlier results are set aside, never deleted.
+"""
+EXAMPLES = """\
+examples:
+  python -m ksm_analysis run experiments/quick.yml
+  python -m ksm_analysis run experiments/quick.yml --dry-run        what would be done
+  python -m ksm_analysis run experiments/quick.yml --resume         what is left of it
+  python -m ksm_analysis run experiments/original-1.yml --interval 2
+  python -m ksm_analysis run experiments/quick.yml --inventory inventory/mine.yml --limit lab
+  python -m ksm_analysis run experiments/quick.yml -e guests_batch=2
+  python -m ksm_analysis run experiments/quick.yml --json | jq -r 'select(.event=="run ended").run'
+
+exit status:
+  0  every run that was planned is complete
+  1  a run failed or is missing, which --resume does again
+  2  what was given cannot be used; nothing was started
+  130  interrupted
+
+events of --json, one object a line, each with `event` and `time`:
+  plan, run started, phase, sampling, run ended, message, report, end
+"""
+# These have options of their own, or follow from them.
+TAKEN = {
+    "experiment": "FILE",
+    "results": "--results",
+    "resume": "--resume",
+    "interval": "--interval",
+    "intervals": "--intervals",
+    "ksm_limit": "--limit",
+    "ksm_plan": "FILE",
+    "ksm_version": "nothing: it is found out",
+}
+
+
+def add_to(commands) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "run",
+        help=HELP,
+        description=DETAILS,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = parser.add_argument
+    option("file", metavar="FILE", help="the experiment, a YAML file")
+    option("--results", metavar="DIR", default="results", help="default: results")
+    option("--inventory", metavar="I", help="default: inventory/localhost.yml of the testbed")
+    option("--limit", metavar="H", help="only these hosts of ksm_hosts: an Ansible pattern")
+    option("--resume", action="store_true", help="only runs that are missing or failed")
+    option("--dry-run", action="store_true", help="show the plan, and start nothing")
+    option("--interval", metavar="S", type=float, help="seconds of an interval, not the file's")
+    option("--intervals", metavar="N", type=int, help="intervals of a run, not the file's")
+    option("--json", action="store_true", help="for programs: events, one JSON object a line")
+    option(
+        "-e",
+        "--extra-vars",
+        metavar="VARS",
+        action="append",
+        default=[],
+        help="variables for Ansible: NAME=VALUE, JSON or @FILE; may be repeated",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the experiment. Returns the exit status."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # nothing was started yet
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ksm_analysis.campaign import Campaign
+
+    view = _view(arguments.json)
+    everything, planned = _plans(arguments)
+    if not planned["runs"]:
+        return _nothing_left(everything, arguments)
+    asked = _asked(arguments, planned, view.report_seconds)
+    if arguments.dry_run:
+        return _rehearse(asked, arguments)
+    return Campaign(asked, view).run()
+
+
+def _plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
+    """Read the plan of everything, and of what is to be done now."""
+    from ksm_analysis import experiment, resume
+    from ksm_analysis.commands import plan
+
+    file = arguments.file
+    definition = experiment.parse(
+        plan._read(Path(file)), file, interval=arguments.interval, intervals=arguments.intervals
+    )
+    everything = experiment.plan(definition, file)
+    if not arguments.resume:
+        return everything, everything
+    finished = resume.finished(Path(arguments.results, everything["experiment"]))
+    return everything, resume.pending(everything, finished)
+
+
+def _asked(arguments: argparse.Namespace, planned: dict, report_seconds: int):
+    """Check all that is given besides the definition. Raises InputError."""
+    from ksm_analysis import launch
+    from ksm_analysis.campaign import Asked
+
+    if not (launch.ROOT / "site.yml").is_file():
+        raise InputError(
+            f"{launch.ROOT}: no site.yml here. `run` needs the playbooks: use it from a clone of "
+            "the repository"
+        )
+    inventory = Path(arguments.inventory or launch.ROOT / "inventory/localhost.yml").absolute()
+    if not inventory.exists():
+        raise InputError(f"{inventory}: no such inventory")
+    more = tuple(_variables(text) for text in arguments.extra_vars)
+    return Asked(
+        plan=planned,
+        file=Path(arguments.file).absolute(),
+        root=launch.ROOT,
+        inventory=inventory,
+        hosts=launch.hosts(launch.ROOT, inventory, arguments.limit),
+        limited=arguments.limit is not None,
+        results=Path(arguments.results).absolute(),
+        resume=arguments.resume,
+        more=more,
+        report_seconds=report_seconds,
+        again=_again(arguments),
+    )
+
+
+def _variables(text: str) -> str:
+    """Check one argument of -e, and make its file's path, if it is one, absolute."""
+    if text.startswith("@"):
+        if not Path(text[1:]).is_file():
+            raise InputError(f"-e {text}: no such file")
+        return f"@{Path(text[1:]).absolute()}"
+    for name in _names(text):
+        if name in TAKEN:
+            raise InputError(f"-e {text}: {name} cannot be given here. Use {TAKEN[name]}")
+    return text
+
+
+def _names(text: str) -> list[str]:
+    import yaml
+
+    try:
+        if text.lstrip().startswith("{"):
+            return list(yaml.safe_load(text))
+        words = shlex.split(text)
+    except (yaml.YAMLError, ValueError):
+        words = []
+    if not words or not all("=" in word for word in words):
+        raise InputError(f"-e {text}: must be NAME=VALUE, a JSON object or @FILE")
+    return [word.split("=")[0] for word in words]
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """Return the command that does what is left."""
+    words = ["python", "-m", "ksm_analysis", "run", arguments.file]
+    if arguments.results != "results":
+        words += ["--results", arguments.results]
+    for name in ("inventory", "limit", "interval", "intervals"):
+        if (value := getattr(arguments, name)) is not None:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for text in arguments.extra_vars:
+        words += ["-e", text]
+    return shlex.join([*words, "--resume"])
+
+
+def _view(as_json: bool) -> type:
+    import os
+    import sys
+
+    from ksm_analysis import views
+
+    if as_json:
+        return views.JsonView
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return views.LiveView if live else views.PlainView
+
+
+def _nothing_left(everything: dict, arguments: argparse.Namespace) -> int:
+    directory = Path(arguments.results, everything["experiment"])
+    runs = [each["id"] for each in everything["runs"]]
+    text = f"nothing is left to run: all of {directory} is complete ({len(runs)})"
+    if not arguments.json:
+        print(text)
+        return 0
+    notices = (
+        {"event": "message", "host": None, "failed": False, "text": text},
+        {"event": "end", "exit": 0, "complete": runs, "failed": [], "missing": [], "log": None},
+    )
+    for notice in notices:
+        _view(as_json=True)().show(notice)
+    return 0
+
+
+def _rehearse(asked, arguments: argparse.Namespace) -> int:
+    """Show what would be done."""
+    from ksm_analysis.commands import plan
+
+    if arguments.json:
+        results = str(asked.directory)
+        notice = {"event": "plan", "plan": asked.plan, "hosts": asked.hosts, "results": results}
+        _view(as_json=True)().show(notice)
+        return 0
+    plan.run(arguments)
+    print(f"would be run by: {asked.root / 'site.yml'}")
+    print(f"inventory:       {asked.inventory}")
+    print(f"hosts:           {', '.join(asked.hosts)}")
+    print(f"results:         {asked.directory}")
+    return 0

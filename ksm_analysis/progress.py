@@ -1,0 +1,260 @@
+"""How far an experiment is: Ansible's events in, what there is to tell out. Pure: no clock, no I/O.
+
+`Progress.take` turns each event of ansible-runner into notices, which are what every view shows and
+what `run --json` prints; ksm_analysis/commands/run.py lists their shapes.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+GIVING_BACK = "giving the host back"
+SAMPLING = "sampling"
+
+# Where a task is written says what is going on: role/file, else role. Others change nothing.
+PHASES = {
+    "run/free": "checking the host",
+    "host": "provisioning the host",
+    "host/acceleration": "finding out how guests are accelerated",
+    "host/services": "starting libvirt",
+    "host/remove": "removing the testbed",
+    "base_image": "checking the image",
+    "base_image/build": "building the image",
+    "guests/preflight": "checking the host",
+    "ksm/preflight": "checking the host",
+    "monitor/main": "installing the sampler",
+    "arrays/main": "installing the arrays",
+    "run/prepare": "preparing",
+    "guests": "booting guests",
+    "ksm": "setting knobs",
+    "monitor/wait": SAMPLING,
+    "stress_ng/stop": "waiting for the workload to end",
+    "stress_ng/wait": "waiting for the workload to end",
+    "run/recover": GIVING_BACK,
+    "run/restore": GIVING_BACK,
+    "run/remove_guests": GIVING_BACK,
+    "guests/remove": GIVING_BACK,
+    "ksm/restore": GIVING_BACK,
+    "run/collect": "collecting",
+    "playbooks/report": "making the page",
+}
+# The verdict on the runs, which the end of this program gives too.
+VERDICT = "Require that all runs succeeded"
+ERROR = "[ERROR]: "  # how Ansible begins to say that something is wrong with a playbook
+MAX_WORDS = 2000
+
+_PLACE = re.compile(r"(?:^|/)(?:roles/([^/]+)/tasks|(playbooks))/([^/]+)\.ya?ml:\d+$")
+_SAMPLE = re.compile(r"^sampling: host=(\S+) run=(\S+) (.*)$")
+_NUMBER = re.compile(r"(\w+)=(-?\d+(?:\.\d+)?)(?!\S)")
+
+
+@dataclass
+class Host:
+    """What one host is doing. Times are those that `Progress.take` was given.
+
+    `run` is the fact `run_current` of the run that goes on, or None; `sample` the last line of the
+    sampler; `share` the runs of the plan that this host does; `done` how many of them have ended;
+    `failure` what failed within the run, which is told when the run has ended.
+    """
+
+    name: str
+    share: list[dict]
+    phase: str = "starting"
+    run: dict | None = None
+    began: float = 0.0
+    sample: dict = field(default_factory=dict)
+    done: int = 0
+    failure: str = ""
+
+
+class Progress:
+    """State of one launch.
+
+    `ended` lists (run id, status, reason) of the runs that have ended in it; `held` are the hosts
+    whose lock it holds; `told` says whether a failure was told.
+    """
+
+    def __init__(self, plan: dict, hosts: list[str], now: float):
+        self.plan = plan
+        self.began = now
+        self.hosts = {
+            name: Host(name, plan["runs"][i :: len(hosts)]) for i, name in enumerate(hosts)
+        }
+        self.ended: list[tuple[str, str, str]] = []
+        self.held: set[str] = set()
+        self.told = False
+        self._many = len(hosts)
+        self._last_words = ""
+        # Of all runs that have ended: how long they took, and how long they were expected to take.
+        self._took = self._expected = 0.0
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def take(self, event: dict, now: float) -> list[dict]:
+        """Take in one event of ansible-runner and return what it says, in notices."""
+        handler = getattr(self, f"_{event.get('event')}", None)
+        return list(handler(event, event.get("event_data") or {}, now)) if handler else []
+
+    def _runner_on_start(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        phase = _phase(data.get("task_path", ""))
+        host = self._host(data["host"])
+        if phase and phase != host.phase:
+            host.phase = phase
+            yield {"event": "phase", "host": host.name, "run": _id(host), "phase": phase}
+
+    def _runner_on_ok(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        host = self._host(data["host"])
+        place = _place(data.get("task_path", ""))
+        if place == "run/lock":
+            self.held.add(host.name)
+        elif place == "run/unlock":
+            self.held.discard(host.name)
+        facts = (data.get("res") or {}).get("ansible_facts") or {}
+        if "run_current" in facts:
+            yield self._begin(host, facts["run_current"], now)
+        if "run_ended" in facts:
+            yield self._end(host, facts["run_ended"], now)
+
+    def _runner_on_failed(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        if data.get("ignore_errors") or data.get("task") == VERDICT:
+            return
+        host, words = (
+            self._host(data["host"]),
+            f"{data.get('task')}: {failure(data.get('res') or {})}",
+        )
+        if host.run:
+            host.failure = words  # the run may go on, and says then why it failed
+        else:
+            yield self._failed(host.name, words)
+
+    def _runner_on_unreachable(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        host, words = self._host(data["host"]), failure(data.get("res") or {})
+        yield from self._cut_off(host, now, words)
+        yield self._failed(host.name, f"unreachable: {words}")
+
+    def _playbook_on_play_start(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        for host in list(self.hosts.values()):
+            yield from self._cut_off(host, now, host.failure)
+
+    _playbook_on_stats = _playbook_on_play_start
+
+    def _verbose(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        for line in event.get("stdout", "").splitlines():
+            if match := _SAMPLE.match(line.strip()):
+                yield self._sampled(*match.groups())
+            elif line.strip() and not self._last_words.startswith(ERROR):
+                self._last_words = line.strip()
+
+    def _error(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+        self._last_words = event.get("stdout", "").replace("\r", "").split("\n\n")[0].strip()
+        yield from ()
+
+    # --- runs -------------------------------------------------------------------------------------
+
+    def _begin(self, host: Host, run: dict, now: float) -> dict:
+        host.run = {**run, "index": int(run["index"]), "of": int(run["of"])}
+        host.began, host.sample, host.failure = now, {}, ""
+        host.done = host.run["index"] - 1
+        # How runs are dealt out is Ansible's affair: which one this is tells the rest of its share.
+        ids = [planned["id"] for planned in self.plan["runs"]]
+        first = ids.index(run["id"]) - host.done * self._many if run["id"] in ids else -1
+        if first >= 0:
+            host.share = self.plan["runs"][first :: self._many]
+        keys = ("index", "of", "factors", "seconds")
+        values = {key: host.run[key] for key in keys if key in host.run}
+        return {"event": "run started", "host": host.name, "run": run["id"], **values}
+
+    def _end(self, host: Host, ended: dict, now: float) -> dict:
+        if host.run:
+            self._took += now - host.began
+            self._expected += float(host.run["seconds"])
+            host.done = host.run["index"]
+        host.run, host.sample, host.failure = None, {}, ""
+        self.ended.append((ended["id"], ended["status"], ended["reason"]))
+        keys = ("status", "reason")
+        values = {key: ended[key] for key in keys}
+        return {"event": "run ended", "host": host.name, "run": ended["id"], **values}
+
+    def _cut_off(self, host: Host, now: float, words: str) -> Iterator[dict]:
+        """End a run that the host has left without a word."""
+        if host.run:
+            reason = words or "it was cut off"
+            yield self._end(host, {"id": host.run["id"], "status": "failed", "reason": reason}, now)
+
+    def _sampled(self, host: str, run: str, words: str) -> dict:
+        numbers = {name: float(n) if "." in n else int(n) for name, n in _NUMBER.findall(words)}
+        self._host(host).sample = numbers
+        return {"event": SAMPLING, "host": host, "run": run, **numbers}
+
+    def _failed(self, host: str | None, words: str) -> dict:
+        self.told = True
+        return {"event": "message", "host": host, "failed": True, "text": words}
+
+    def _host(self, name: str) -> Host:
+        """Find a host; the controller may do tasks too, and is one without runs."""
+        return self.hosts.setdefault(name, Host(name, []))
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def unexplained(self) -> dict | None:
+        """Return a failure that no task has told of: Ansible's last words. None if told already."""
+        if self.told:
+            return None
+        words = self._last_words.removeprefix(ERROR) or "Ansible has ended without a word"
+        return self._failed(None, words)
+
+    def interrupted(self) -> list[dict]:
+        """Forget all runs, and what was told: from now on, the hosts are given back."""
+        self.told = False
+        for host in self.hosts.values():
+            host.run, host.share, host.sample, host.failure = None, [], {}, ""
+            host.phase = GIVING_BACK
+        return [
+            {"event": "phase", "host": name, "run": None, "phase": GIVING_BACK}
+            for name in self.hosts
+        ]
+
+    def pace(self) -> float:
+        """Real seconds for each expected one, of the runs so far."""
+        return self._took / self._expected if self._expected else 1.0
+
+    def left(self, now: float) -> float:
+        """Seconds that the longest-lasting host still needs: the plan's, at the pace so far."""
+        return max((self._left(host, now) for host in self.hosts.values()), default=0.0)
+
+    def _left(self, host: Host, now: float) -> float:
+        running, rest = 0.0, host.share[host.done :]
+        if host.run:
+            rest = rest[1:]
+            sampling = host.sample.get("of", 0.0) - host.sample.get("seconds", 0.0)
+            planned = float(host.run["seconds"]) * self.pace() - (now - host.began)
+            running = max(planned, sampling if host.phase == SAMPLING else 0.0, 0.0)
+        return running + sum(run["seconds"] for run in rest) * self.pace()
+
+
+def failure(result: dict) -> str:
+    """What a failed task says, in words: its message, its items' messages, its last error line."""
+    failed = [item for item in result.get("results") or () if item.get("failed")]
+    words = [result.get("msg"), *(item.get("msg") for item in failed)]
+    words += [(each.get("stderr_lines") or [""])[-1] for each in (result, *failed)]
+    words.append(result.get("censored"))
+    texts = (
+        " ".join(map(str, word)) if isinstance(word, list) else str(word or "") for word in words
+    )
+    distinct = dict.fromkeys(text.strip() for text in texts if text.strip())
+    text = ": ".join(distinct) or "failed without a message"
+    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
+
+
+def _place(task_path: str) -> str:
+    match = _PLACE.search(task_path)
+    return f"{match[1] or match[2]}/{match[3]}" if match else ""
+
+
+def _phase(task_path: str) -> str | None:
+    place = _place(task_path)
+    return PHASES.get(place) or PHASES.get(place.partition("/")[0])
+
+
+def _id(host: Host) -> str | None:
+    return host.run["id"] if host.run else None
