@@ -127,7 +127,17 @@ def in_words(runs: tuple[Run, ...]) -> str:
             else f"Each cell was run up to {repetitions} times; lines are means of runs, "
             "and the short strokes beside them are single runs."
         )
+        + _origin(runs)
     )
+
+
+def _origin(runs: tuple[Run, ...]) -> str:
+    """Say of imported runs that they are, and what their logs do not tell."""
+    assumed = [run.record["imported"].get("assumed", {}) for run in runs if run.imported]
+    if not assumed:
+        return ""
+    values = sorted({f"{name} {value}" for each in assumed for name, value in each.items()})
+    return f" {len(assumed)} of the runs were imported from logs; assumed: {', '.join(values)}."
 
 
 def _ending(runs: tuple[Run, ...]) -> str:

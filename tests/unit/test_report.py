@@ -233,3 +233,10 @@ def test_the_page_says_how_many_runs_were_steady(write_run):
     page = report.render(read_results(write_run(record).parent))
 
     assert "until pages_sharing was steady, which it was in 0 of 1 runs" in page
+
+
+def test_the_page_says_what_was_imported_and_assumed(write_run):
+    record = run_record(imported={"cut_short": None, "assumed": {"memory_mib": 512}})
+    page = report.render(read_results(write_run(record).parent))
+
+    assert "1 of the runs were imported from logs; assumed: memory_mib 512." in page
