@@ -99,6 +99,8 @@ class Campaign:
     # --- the end ----------------------------------------------------------------------------------
 
     def _concluded(self, status: int | None) -> int:
+        if self._progress.held:
+            self._give_back("Ansible has ended before its time")
         runs = self._runs()
         code = DONE if len(runs["complete"]) == len(self._asked.plan["runs"]) else FAILED
         if status != 0 and not self._progress.ended and (notice := self._progress.unexplained()):
@@ -114,7 +116,7 @@ class Campaign:
 
     def _interrupted(self) -> int:
         runs = self._runs()
-        self._give_back()
+        self._give_back("interrupted")
         done = ", ".join(runs["complete"]) or "none"
         of = count(len(self._asked.plan["runs"]))
         self._tell(_message(f"finished: {len(runs['complete'])} of {of}: {done}"))
@@ -126,23 +128,25 @@ class Campaign:
         self._tell({"event": "end", "exit": code, **runs, "log": log})
         return code
 
-    def _give_back(self) -> None:
-        """Give the hosts back, unless a second request for the end comes."""
+    def _give_back(self, why: str) -> None:
+        """Give the hosts back, unless another request for the end comes."""
+        asked_before = self._launcher.asked
         phases = self._progress.interrupted()
         held = [name for name in self._asked.hosts if name in self._progress.held]
         # A lock of ours on a host elsewhere cannot know that its holder has ended.
         force = {"force": True} if held else {}
         limit = launch.pattern(held or self._asked.hosts)
         variables = {"keep_image": True, "ksm_limit": limit, **force}
-        if self._launcher.asked == 1:
-            text = "interrupted: giving the host back; another Ctrl-C would leave it as it is"
+        if asked_before <= 1:
+            text = f"{why}: giving the host back; Ctrl-C now would leave it as it is"
             for notice in (_message(text), *phases):
                 self._tell(notice)
-        status = self._launcher.play(TEARDOWN, variables, self._asked.more, ignored=1)
+        ignored = min(1, asked_before)
+        status = self._launcher.play(TEARDOWN, variables, self._asked.more, ignored=ignored)
         if status == 0:
             self._tell(_message("the host is as it was found"))
             return
-        if self._launcher.asked == 1 and (notice := self._progress.unexplained()):
+        if self._launcher.asked == asked_before and (notice := self._progress.unexplained()):
             self._tell(notice)
         command = ["ansible-playbook", TEARDOWN, "-i", str(self._asked.inventory)]
         for name, value in variables.items():

@@ -19,7 +19,7 @@ from ksm_analysis.errors import InputError
 
 FORMAT = 1
 PARTIAL = ".partial"
-EXPECTED_EXITS = (None, 0, 124)  # 124: timeout(1) has ended it, as its time was over
+EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
 
 
 @dataclass(frozen=True)

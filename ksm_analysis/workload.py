@@ -57,8 +57,7 @@ class Window(Strict):
 
     start: duration(0, values.YEAR) = Field(
         alias="from",
-        description="In the mapping only: when it starts, in seconds from the first sample, to"
-        " about a second: `events.jsonl` has the exact times.",
+        description="In the mapping only: when it starts, in seconds from the first sample.",
     )
     stop: duration(0, values.YEAR) = Field(
         alias="to",

@@ -110,6 +110,7 @@ workloads:
       - stress_ng: {vm: 1, vm_bytes: 32M}
       - command: echo here; sleep 90
     nosharepages: [2]
+  - {name: broken, command: exit 3}
 sampling: {interval: 1, intervals: 60, period: 0.25}
 stop: {steady: {scans: 3, seconds: 4, percent: 50}}
 """
@@ -117,8 +118,12 @@ stop: {steady: {scans: 3, seconds: 4, percent: 50}}
 
 def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, given_back):
     play = experiment(text=MIXED)
-    assert play.wait() == 0, play.log.read_text()
+    assert play.wait() != 0
+    broken = record(experiment.results, "g02-k1-broken-r1")
+    assert broken["status"] == "failed", "ending early does not hide it"
+    assert "/usr/bin/timeout ended with 3" in broken["reason"]
     kept = record(experiment.results, "g02-k1-mixed-r1")
+    assert kept["status"] == "complete", kept["reason"]
     assert kept["converged"] is True
     assert kept["knobs"]["during"]["smart_scan"] == 0
     taken = samples(experiment.results, "g02-k1-mixed-r1")

@@ -32,8 +32,11 @@ def test_each_guest_of_a_part_gets_the_same_command():
 def test_a_command_is_ended_when_its_time_is_over_and_that_is_no_error():
     (command,) = filters.guest_commands([OWN], "vm", 0.0)
     assert command["guest"] == "vm12"
-    assert command["argv"] == ["/usr/bin/timeout", "30.5s", "/bin/echo", "a b"]
-    assert command["success"] == [0, 124]
+    assert command["argv"] == [
+        *("/usr/bin/timeout", "--kill-after=5s", "30.5s"),
+        *("/bin/echo", "a b"),
+    ]
+    assert command["success"] == [0, 124, 137]
 
 
 def test_no_parts_are_no_commands():

@@ -202,16 +202,19 @@ def execute(command, timeout, stop, guest):
         ]
     except libvirt.libvirtError as error:
         raise GuestError(f"{guest.name()}: cannot start {argv[0]}: {error}") from error
-    early = sleep_until(guest, started["monotonic"] + command["seconds"], stop)
-    if early:
-        interrupt(guest, process)
 
     def ended():
         status = ask(guest, "guest-exec-status", pid=process)
         return status if status["exited"] else None
 
+    stopping = sleep_until(guest, started["monotonic"] + command["seconds"], stop)
+    # One that has ended by itself before is judged by how it did. The agent tells that only once.
+    status = ended() if stopping else None
+    early = stopping and status is None
+    if early:
+        interrupt(guest, process)
     deadline = time.monotonic() + timeout
-    status = poll(guest, deadline, ended, f"waiting for {argv[0]} to end")
+    status = status or poll(guest, deadline, ended, f"waiting for {argv[0]} to end")
     exitcode = status.get("exitcode", -status.get("signal", 0))
     stderr = decoded(status, "err-data")
     good = early or exitcode in command["success"]

@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
         grace, report = float(arguments.get("grace", 60)), float(arguments.get("report", 10))
         began, host = time.monotonic(), task_vars["inventory_hostname"]
         while True:
-            ended, sample = self._look(job, arguments.get("samples"))
+            ended, sample = self._look_again(job, arguments.get("samples"))
             if ended is not None:
                 self._shell(f"rm -f {shlex.quote(job)}")
                 lines = {f"{key}_lines": ended.get(key, "").splitlines() for key in OUTPUT}
@@ -51,6 +51,15 @@ class ActionModule(ActionBase):
                 late = f"The job has not ended {grace:g} s after it should have."
                 raise AnsibleActionFail(late)
             time.sleep(min(report, left) if left > END_POLL_SECONDS else END_POLL_SECONDS)
+
+    def _look_again(self, job, samples):
+        """Look; a host that cannot be reached just now has not ended, and is not lost."""
+        try:
+            return self._look(job, samples)
+        except AnsibleConnectionFailure as error:
+            display.warning(f"cannot look how far the sampling is: {error}")
+            self._connection.reset()
+            return None, None
 
     def _look(self, job, samples):
         """Return the job's result, or None, and the last sample in words, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TIMED_OUT = 124  # how timeout(1) says that it has ended a command
+TIMED_OUT = [124, 137]  # how timeout(1) says that it has ended a command, or had to kill it
 
 
 def guest_commands(parts: list[dict], prefix: str, start: float) -> list[dict]:
@@ -17,7 +17,7 @@ def guest_commands(parts: list[dict], prefix: str, start: float) -> list[dict]:
             "argv": argv(part),
             "at": start + part["start"],
             "seconds": part["stop"] - part["start"],
-            "success": [0] if "stress_ng" in part else [0, TIMED_OUT],
+            "success": [0] if "stress_ng" in part else [0, *TIMED_OUT],
         }
         for part in parts
         for number in part["guests"]
@@ -28,7 +28,7 @@ def argv(part: dict) -> list[str]:
     """Return the command line of a part, which ends by itself when the part stops."""
     seconds = part["stop"] - part["start"]
     if "stress_ng" not in part:
-        return ["/usr/bin/timeout", f"{seconds:g}s", *part["command"]]
+        return ["/usr/bin/timeout", "--kill-after=5s", f"{seconds:g}s", *part["command"]]
     options = [option(name, value) for name, value in part["stress_ng"].items()]
     # It knows whole seconds only. With --quiet it would leave its metrics out of the YAML as well.
     limit = f"--timeout={max(1, round(seconds))}s"
