@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "do the runs of an experiment; --resume goes on where one has stopped",
     "report": "make one page with all figures and tables, which works without a network",
     "summary": "show one row a run: factors, and every metric at the end of the run",
+    "import": "make runs of the logs of the original bash framework, for report and summary",
     "schema": "print the JSON Schema of experiment files, for editors",
 }
 EXAMPLES = """\

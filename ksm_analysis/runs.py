@@ -83,9 +83,10 @@ class Run:
 
     @property
     def intervals(self) -> int:
-        """Intervals that were sampled: less than planned if the run ended once it was steady."""
+        """Intervals that were sampled: less than planned if it was steady, or the log cut short."""
         sampling = self.record["run"]["sampling"]
-        if self.end.get("reason") != "steady" or self.samples.empty:
+        ended_early = self.imported or self.end.get("reason") == "steady"
+        if self.samples.empty or not ended_early:
             return sampling["intervals"]
         return math.ceil(self.samples.index[-1] / round(sampling["interval"] / sampling["period"]))
 
@@ -336,7 +337,8 @@ def _guest_warnings(run: Run) -> Iterator[str]:
             seconds = gone[name] - run.header["monotonic"]
             yield f"guest {name} was gone after {seconds:.1f} s"
         elif len(run.samples) and last_seen < run.samples.index[-1]:
-            yield f"guest {name} was gone after sample {last_seen}"
+            when = f"after sample {last_seen}" if last_seen >= 0 else "from the beginning"
+            yield f"guest {name} was gone {when}"
 
 
 def _workload_warnings(run: Run) -> Iterator[str]:

@@ -112,7 +112,7 @@ def test_guests_that_were_never_there_and_no_guests_at_all(write_run):
         line["guests"]["ksm-guest-01"] = None
     run = read_run(write_run(record, lines, name="one"))
     assert run.guests.empty
-    assert run.warnings == ("guest ksm-guest-01 was gone after sample -1",)
+    assert run.warnings == ("guest ksm-guest-01 was gone from the beginning",)
 
     for line in lines[:-1]:
         line["guests"] = {}
@@ -294,6 +294,7 @@ def test_a_log_that_was_cut_short_says_so(write_run):
     run = read_run(write_run(record, [header, *samples[:5], end | {"reason": "cut short"}]))
 
     assert run.warnings == ("the log ends within interval 2 of 4",)
+    assert run.intervals == 1
 
 
 def test_a_workload_that_was_interrupted_since_the_run_was_steady_did_not_fail(write_run):

@@ -1,0 +1,396 @@
+"""The logs of the original bash framework: text in, the files of a run directory out.
+
+A log has lines of this form, and docs/data.md says what becomes of them:
+
+    num_intervals=30
+    interval_duration=60
+    command_executed_in_vms='stress-ng --vm 2'
+    vm_pid_array=52944 52998
+    Interval 1: average_cpu_usage=7.03
+    [BEGIN] Logging ksm system parameters
+    full_scans=3308
+    [END] Logging ksm system parameters
+    /proc/52944/ksm_stat=ksm_rmap_items 93900 ksm_merging_pages 70728
+    /proc/52998/ksm_stat=
+
+The last line is of a process that has gone. What a log may lack, and what it may have besides, is
+taken as it comes; what no rule covers is kept as text. Pure functions: nothing is read or written.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ksm_analysis.errors import InputError
+
+PAGE_SIZE = 4096
+KNOBS = (
+    *("run", "pages_to_scan", "sleep_millisecs", "merge_across_nodes", "use_zero_pages"),
+    *("max_page_sharing", "stable_node_chains_prune_millisecs", "smart_scan"),
+    *("advisor_mode", "advisor_max_cpu", "advisor_target_scan_time"),
+    *("advisor_min_pages_to_scan", "advisor_max_pages_to_scan"),
+)
+BEGIN = "[BEGIN] Logging ksm system parameters"
+END = "[END] Logging ksm system parameters"
+_INTERVAL = re.compile(r"Interval\s+([0-9]{1,9})\s*:\s*(?:average_cpu_usage\s*=)?\s*(.*)")
+_STAT = re.compile(r"/proc/([0-9]+)/ksm_stat")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}|([+-]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
+
+Number = int | float
+Values = dict[str, Number | str | None]
+
+
+@dataclass
+class Interval:
+    """One interval of a log. `guests` has what each process said, by pid; None: it has gone."""
+
+    number: int
+    original: Values = field(default_factory=dict)
+    ksm: Values = field(default_factory=dict)
+    guests: dict[str, Values | None] = field(default_factory=dict)
+    ended: bool = False
+
+    def lacks(self, pids: list[str]) -> str | None:
+        """Return the line that is missing if it is to be whole, for the processes given."""
+        if not self.ended:
+            return END
+        if not self.ksm:
+            return "a parameter before [END], such as full_scans=0"
+        gone = next((pid for pid in pids if pid not in self.guests), None)
+        return gone and f"/proc/{gone}/ksm_stat=…"
+
+
+@dataclass(frozen=True)
+class Log:
+    """One log.
+
+    `intervals` are the whole ones. `cut_short` says in words what is not whole, of "the log"; else
+    it is None. `assumed` is what the log does not say, by the header's keys. `other` has the lines
+    that have no known form.
+    """
+
+    sha256: str
+    header: dict[str, str]
+    intervals: list[Interval]
+    planned: int
+    seconds: float
+    pids: list[str]
+    cut_short: str | None
+    assumed: dict[str, Number]
+    other: list[str]
+
+    @property
+    def command(self) -> str:
+        """What the guests were told to run; empty if they were idle."""
+        text = self.header.get("command_executed_in_vms", "").strip()
+        quoted = len(text) > 1 and text[0] == text[-1] == "'"
+        return (text[1:-1] if quoted else text).strip()
+
+    @property
+    def knobs(self) -> Values:
+        """The knobs, as the first interval has them."""
+        found = self.intervals[0].ksm
+        return {name: _chosen(found[name]) for name in KNOBS if found.get(name) is not None}
+
+
+def parse(data: bytes, name: str) -> Log:
+    """Read a log. Raises InputError, with `name`, if it is none or has no whole interval."""
+    lines, torn = _lines(data)
+    parser = _Parser(name)
+    for number, line in enumerate(lines, start=1):
+        parser.feed(number, line)
+    header, started = parser.header, parser.intervals
+    if not started:
+        raise InputError(_no_log(name, lines))
+    pids = _pids(header, started)
+    expected = [pid for pid in pids if len(started) == 1 or pid in started[0].guests]
+    whole = [interval for interval in started if not interval.lacks(expected)]
+    if not whole:
+        raise InputError(
+            f"{name}:{len(lines)}: no interval is whole: the last, {started[-1].number}, lacks "
+            f"`{started[-1].lacks(expected)}`"
+        )
+    planned, seconds = _planned(header), _seconds(header)
+    assumed = {} if planned else {"num_intervals": whole[-1].number}
+    return Log(
+        sha256=hashlib.sha256(data).hexdigest(),
+        header=header,
+        intervals=whole,
+        planned=max(planned or 0, whole[-1].number),
+        seconds=seconds or 1.0,
+        pids=pids,
+        cut_short=_cut_short(started, whole, planned, torn),
+        assumed=assumed if seconds else {**assumed, "interval_duration": 1.0},
+        other=[*parser.other, *_settled(whole)],
+    )
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def _lines(data: bytes) -> tuple[list[str], bool]:
+    """Split; only what ends in a newline counts, since a number may be torn. Tells if one is."""
+    text = data.decode("utf-8-sig", errors="backslashreplace")
+    *lines, rest = (line.strip() for line in text.split("\n"))
+    if rest == END:
+        return [*lines, rest], False
+    return lines, bool(rest)
+
+
+class _Parser:
+    """Sorts lines into the header and the intervals, as they come."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.header: dict[str, str] = {}
+        self.intervals: list[Interval] = []
+        self.other: list[str] = []
+        self._values: dict = self.header  # what a line key=value belongs to
+
+    def feed(self, number: int, line: str) -> None:
+        """Take the next line. Raises InputError for an interval that cannot be the next one."""
+        key, equals, value = line.partition("=")
+        if key.startswith("Interval") and (match := _INTERVAL.fullmatch(line)):
+            self._begin(number, line, int(match[1]), match[2])
+        elif key.startswith("/proc/") and self.intervals and (match := _STAT.fullmatch(key)):
+            self._guest(line, match[1], value)
+        elif equals:
+            self._value(line, key.strip(), value.strip())
+        elif line and not self._marked(line):
+            self.other.append(line)
+
+    def _begin(self, line: int, text: str, number: int, usage: str) -> None:
+        if self.intervals and number <= self.intervals[-1].number:
+            last = self.intervals[-1].number
+            raise InputError(
+                f"{self.name}:{line}: expected Interval {last + 1} after Interval {last}, not "
+                f"{number}: is this more than one log in a file?"
+            )
+        cpu = _number(usage.replace(",", "."))
+        if isinstance(cpu, str):
+            self.other.append(text)
+            cpu = None
+        interval = Interval(number, {"average_cpu_usage": cpu})
+        self.intervals.append(interval)
+        self._values = interval.original
+
+    def _marked(self, line: str) -> bool:
+        if not self.intervals or not line.startswith(("[BEGIN]", "[END]")):
+            return False
+        interval = self.intervals[-1]
+        interval.ended = line.startswith("[END]")
+        self._values = interval.original if interval.ended else interval.ksm
+        return True
+
+    def _value(self, line: str, key: str, value: str) -> None:
+        named = key.isidentifier() or (key and not re.search(r"\s", key))
+        if not named or key in self._values:
+            self.other.append(line)
+        else:
+            self._values[key] = value if self._values is self.header else _number(value)
+
+    def _guest(self, line: str, pid: str, value: str) -> None:
+        guests, words = self.intervals[-1].guests, value.split()
+        if pid in guests:
+            self.other.append(line)
+            return
+        if len(words) % 2:
+            self.other.append(line)
+        pairs = zip(words[::2], words[1::2], strict=False)
+        guests[pid] = {key.rstrip(":"): _number(word) for key, word in pairs} or None
+
+
+def _number(text: str) -> Number | str | None:
+    """A number if it is one that JSON has, None if there is nothing, else the text."""
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        return text or None
+    if not match[1]:
+        return int(text)
+    value = float(text)
+    return value if math.isfinite(value) else text
+
+
+def _no_log(name: str, lines: list[str]) -> str:
+    expected = "expected `Interval 1: average_cpu_usage=…`"
+    for number, line in enumerate(lines, start=1):
+        if line and "=" not in line:
+            return f"{name}:{number}: no log of the original framework: {expected}, not {line[:60]}"
+    return f"{name}:{len(lines) + 1}: no log of the original framework: {expected}, but it ends"
+
+
+# --- what the lines say ---------------------------------------------------------------------------
+
+
+def _pids(header: dict[str, str], intervals: list[Interval]) -> list[str]:
+    """List the processes, in the order of the header, then those that only intervals have."""
+    listed = re.findall(r"[0-9]+", header.get("vm_pid_array", ""))
+    return list(dict.fromkeys([*listed, *(pid for each in intervals for pid in each.guests)]))
+
+
+def _planned(header: dict[str, str]) -> int | None:
+    value = _number(header.get("num_intervals", ""))
+    return value if isinstance(value, int) and 0 < value < 10**9 else None
+
+
+def _seconds(header: dict[str, str]) -> float | None:
+    value = _number(header.get("interval_duration", "").replace(",", "."))
+    return float(value) if isinstance(value, Number) and value > 0 else None
+
+
+def _cut_short(
+    started: list[Interval], whole: list[Interval], planned: int | None, torn: bool
+) -> str | None:
+    """Say what is not whole. `torn`: the last line has no newline, and was not read."""
+    there = {interval.number for interval in whole}
+    lost = [str(each.number) for each in started[:-1] if each.number not in there]
+    words = [f"has no whole interval {', '.join(lost)}"] if lost else []
+    last, of = started[-1].number, f" of {planned}" if planned else ""
+    if last not in there:
+        words.append(f"ends within interval {last}{of}")
+    elif planned and last < planned:
+        words.append(f"ends after interval {last}{of}")
+    elif torn:
+        words.append("ends in a torn line")
+    return " and ".join(words) or None
+
+
+def _settled(intervals: list[Interval]) -> Iterator[str]:
+    """Make each key a number in all intervals, or text in all; yield the texts that give way.
+
+    A table has columns of one kind.
+    """
+    pids = list(dict.fromkeys(pid for interval in intervals for pid in interval.guests))
+    yield from _settled_rows([interval.original for interval in intervals], "{}={}")
+    yield from _settled_rows([interval.ksm for interval in intervals], "{}={}")
+    for pid in pids:
+        rows = [row for interval in intervals if (row := interval.guests.get(pid))]
+        yield from _settled_rows(rows, f"/proc/{pid}/ksm_stat={{}} {{}}")
+
+
+def _settled_rows(rows: list[Values], line: str) -> Iterator[str]:
+    for key in dict.fromkeys(k for row in rows for k, value in row.items() if type(value) is str):
+        if not any(isinstance(row.get(key), Number) for row in rows):
+            continue
+        for row in rows:
+            if isinstance(row.get(key), str):
+                yield line.format(key, row[key])
+                row[key] = None
+
+
+def _chosen(value: Number | str) -> Number | str:
+    """Of a list of words, the one in brackets: `[none] scan-time`."""
+    match = re.search(r"\[(.+?)\]", value) if isinstance(value, str) else None
+    return match[1] if match else value
+
+
+# --- a run directory ------------------------------------------------------------------------------
+
+
+def cell(log: Log) -> dict:
+    """Return what was varied, as far as a log tells: guests, knobs, workload."""
+    shown = {"pages_to_scan", "sleep_millisecs"} | ({"run"} if log.knobs.get("run") != 1 else set())
+    knobs = [f"{name}={value}" for name, value in log.knobs.items() if name in shown]
+    knobs.sort(key=lambda knob: knob.startswith("run="))
+    return {
+        "guests": len(log.pids),
+        "knobs": ", ".join(knobs) or "unknown",
+        "workload": log.command or "idle",
+    }
+
+
+def planned(log: Log, run_id: str, index: int, factors: dict, memory_mib: int) -> dict:
+    """Return the run as a plan would have it. What no log tells is null or empty."""
+    sampling = {"interval": log.seconds, "intervals": log.planned, "period": log.seconds}
+    sampling |= {"samples": log.planned, "seconds": log.planned * log.seconds}
+    return {
+        "id": run_id,
+        "index": index,
+        "factors": factors,
+        "guests": {
+            "count": len(log.pids),
+            "memory_mib": memory_mib,
+            "disk_gib": None,
+            "vcpus": None,
+            "network": None,
+            "nosharepages": [],
+        },
+        "knobs": {},
+        "knobs_if_present": {},
+        "workload": {"name": factors["workload"], "parts": []},
+        "sampling": sampling,
+        "note": "",
+        "seconds": sampling["seconds"],
+    }
+
+
+def record(log: Log, file: str, experiment: str, run: dict) -> dict:
+    """Return the run.json of a run that is `planned`."""
+    memory = {"memory_mib": run["guests"]["memory_mib"]}
+    return {
+        "format": 1,
+        "experiment": experiment,
+        "run": run,
+        "host": "imported",
+        "status": "complete",
+        "reason": "",
+        "converged": None,
+        "started": None,
+        "ended": None,
+        "knobs": {"before": {}, "during": log.knobs, "after": {}},
+        "provenance": {"page_size": PAGE_SIZE},
+        "imported": {
+            "file": file,
+            "sha256": log.sha256,
+            "header": log.header,
+            "other": log.other,
+            "cut_short": log.cut_short,
+            "assumed": {**memory, "page_size": PAGE_SIZE, **log.assumed},
+        },
+    }
+
+
+def samples(log: Log) -> Iterator[str]:
+    """Yield the lines of samples.jsonl. A guest is one that the log has a line of."""
+    encode = json.JSONEncoder(allow_nan=False).encode
+    told = {pid for interval in log.intervals for pid in interval.guests}
+    names = {pid: f"vm-{pid}" for pid in log.pids if pid in told}
+    yield encode(_header(log, {name: int(pid) for pid, name in names.items()}))
+    for interval in log.intervals:
+        sample = {
+            "kind": "sample",
+            "n": interval.number,
+            "monotonic": interval.number * log.seconds,
+            "ksm": interval.ksm,
+            "guests": {name: interval.guests.get(pid) for pid, name in names.items()},
+            "original": interval.original,
+        }
+        yield encode(sample)
+    yield encode(_end(log))
+
+
+def _header(log: Log, guests: dict[str, int]) -> dict:
+    return {
+        "kind": "header",
+        "format": 1,
+        "wall": None,
+        "monotonic": 0.0,
+        "period": log.seconds,
+        "samples": log.planned,
+        "page_size": PAGE_SIZE,
+        "guests": guests,
+    }
+
+
+def _end(log: Log) -> dict:
+    count, last = len(log.intervals), log.intervals[-1].number
+    return {
+        "kind": "end",
+        "samples": count,
+        "missed": max(0, last - count),
+        "reason": "cut short" if log.cut_short else "finished",
+        "gone": {},
+    }
