@@ -105,31 +105,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.campaign import Campaign
+    from ksm_analysis.commands import plan
 
     view = _view(arguments.json)
-    everything, planned = _plans(arguments)
+    everything, planned = plan.plans(arguments)
     if not planned["runs"]:
         return _nothing_left(everything, arguments)
     asked = _asked(arguments, planned, view.report_seconds)
     if arguments.dry_run:
         return _rehearse(asked, arguments)
     return Campaign(asked, view).run()
-
-
-def _plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
-    """Read the plan of everything, and of what is to be done now."""
-    from ksm_analysis import experiment, resume
-    from ksm_analysis.commands import plan
-
-    file = arguments.file
-    definition = experiment.parse(
-        plan._read(Path(file)), file, interval=arguments.interval, intervals=arguments.intervals
-    )
-    everything = experiment.plan(definition, file)
-    if not arguments.resume:
-        return everything, everything
-    finished = resume.finished(Path(arguments.results, everything["experiment"]))
-    return everything, resume.pending(everything, finished)
 
 
 def _asked(arguments: argparse.Namespace, planned: dict, report_seconds: int):

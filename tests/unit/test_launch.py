@@ -196,7 +196,8 @@ class Program:
         self.mark = f"KSM_TEST_MARK={uuid.uuid4()}"
         name, value = self.mark.split("=")
         here = Path(__file__).parent
-        paths = {"PYTHONPATH": f"{here}:{here.parents[1]}", name: value}
+        (site / "tmp").mkdir()  # what a kill leaves there goes with the test
+        paths = {"PYTHONPATH": f"{here}:{here.parents[1]}", "TMPDIR": f"{site}/tmp", name: value}
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(site)],
             env={**os.environ, **paths},
