@@ -190,8 +190,9 @@ class Campaign:
 
 
 class Log:
-    """All that Ansible says, in a file; `path` is None if it cannot be written.
+    """All that Ansible says, added to a file; `path` is None if it cannot be written.
 
+    What earlier launches have said stays: it may be all that tells why a run failed.
     Raises InputError if nothing can be written beside it either. A full disk is no reason: it may
     have room again when the first run ends.
     """
@@ -201,7 +202,7 @@ class Log:
         self._problem = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8", errors="replace", buffering=1)
+            self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise InputError(f"{path.parent}: cannot be written: {error.strerror}") from None

@@ -13,17 +13,22 @@ _MAY_DIFFER = {"index", "note", "seconds"}
 def finished(directory: Path) -> dict[str, dict]:
     """Read the run.json of each complete run in an experiment's results, by the run's id.
 
-    What cannot be read, or is not whole, has not finished: it is to be run again. No directory, no
-    run.
+    What is not whole has not finished: it is to be run again. No directory, no run. Raises
+    InputError if the directory, or a file in it, is there and may not be read.
     """
-    records = {path.parent.name: _record(path) for path in sorted(directory.glob("*/run.json"))}
+    try:
+        records = {path.name: _record(path / "run.json") for path in sorted(directory.iterdir())}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
     return {name: record for name, record in records.items() if record.get("status") == "complete"}
 
 
 def _record(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("run"), dict)
     return record if whole else {}

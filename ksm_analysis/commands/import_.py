@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     earlier = _records(directory)
     records = _recorded(arguments, ids, logs, earlier)
     _write(directory, ids, records, logs)
-    _tell(paths, logs, earlier)
+    _tell(paths, logs, records, earlier)
     for run_id, log in zip(ids, logs, strict=True):
         guests, intervals = _count(len(log.pids), "guest"), _count(len(log.intervals), "interval")
         print(f"{run_id}: {guests}, {intervals} of {log.seconds:g} s")
@@ -222,14 +222,25 @@ def _write_run(place: Path, record: dict, log) -> None:
     (place / "events.jsonl").touch()
 
 
-def _tell(paths: list[Path], logs: list, earlier: list[dict]) -> None:
+def _tell(paths: list[Path], logs: list, records: list[dict], earlier: list[dict]) -> None:
     """Say on standard error what of a log is not as it should be."""
     import sys
 
     known = {each["sha256"]: each["id"] for each in reversed(earlier) if each["sha256"]}
-    for path, log in zip(paths, logs, strict=True):
-        for note in _notes(log, known.setdefault(log.sha256, str(path)), path):
+    for path, log, record in zip(paths, logs, records, strict=True):
+        notes = _notes(log, known.setdefault(log.sha256, str(path)), path)
+        for note in (*notes, *_repeated(record)):
             print(f"warning: {path}: {note}", file=sys.stderr)
+
+
+def _repeated(record: dict):
+    """Say that a log counts as a repetition, for nothing in it says whether it is one."""
+    number = record["run"]["factors"]["repetition"]
+    if number > 1:
+        yield (
+            f"counted as repetition {number} of a cell, since guests, knobs and command are those "
+            "of another log; if it is not one, import it into a directory of its own"
+        )
 
 
 def _notes(log, first: str, path: Path):

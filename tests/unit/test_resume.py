@@ -134,5 +134,9 @@ def test_complete_runs_are_read(tmp_path, planned):
 
 def test_no_results_yet(tmp_path):
     assert resume.finished(tmp_path / "absent") == {}
+
+
+def test_results_that_cannot_be_read_are_not_taken_for_missing(tmp_path):
     (tmp_path / "file").write_text("")
-    assert resume.finished(Path(tmp_path, "file")) == {}
+    with pytest.raises(InputError, match="file: cannot be read: Not a directory"):
+        resume.finished(tmp_path / "file")
