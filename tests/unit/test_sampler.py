@@ -4,10 +4,12 @@ import ast
 import importlib.util
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -518,6 +520,299 @@ def test_a_line_is_one_write(tree, tmp_path, monkeypatch):
     assert sizes == [len(line) + 1 for line in (tmp_path / "out").read_text().splitlines()]
 
 
+# When it begins
+
+
+def test_the_first_deadline_may_be_told(tree):
+    start = time.monotonic() + 0.5
+    header, samples, _ = parse(
+        run(tree, "--samples", 5, "--period", 0.05, "--start", f"{start:.9f}").stdout
+    )
+    assert header["monotonic"] == pytest.approx(start, abs=1e-6)
+    assert samples[0]["n"] == 0
+    for sample in samples:
+        late = sample["monotonic"] - header["monotonic"] - sample["n"] * header["period"]
+        assert -1e-6 < late < header["period"]
+    wall, monotonic = (samples[0][clock] - header[clock] for clock in ("wall", "monotonic"))
+    assert wall == pytest.approx(monotonic, abs=0.1)
+
+
+def test_a_start_that_has_passed_is_now(tree):
+    before = time.monotonic()
+    header, samples, end = parse(run(tree, "--samples", 2, "--period", 0.3, "--start", 5).stdout)
+    assert before < header["monotonic"] < samples[0]["monotonic"]
+    assert [samples[0]["n"], end["missed"]] == [0, 0]
+
+
+def test_the_header_is_there_before_the_start(tree):
+    start = time.monotonic() + 1000
+    arguments = command(tree, "--samples", 5, "--start", start)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    header = process.stdout.readline()
+    assert json.loads(header)["monotonic"] == pytest.approx(start, abs=1e-3)
+    assert json.loads(header)["wall"] == pytest.approx(time.time() + 1000, abs=60)
+    process.terminate()
+    _, samples, end = parse(header + process.communicate(timeout=60)[0])
+    assert samples == []
+    assert (end["samples"], end["missed"], end["reason"]) == (0, 0, "SIGTERM")
+    assert process.returncode == 143
+
+
+# When it is steady
+
+
+def steady_at(samples, **rule):
+    """Index of the sample, as (seconds, full_scans, pages_sharing), that the rule ends with."""
+    asked = ksm_sampler.Steady(**{"scans": 3, "seconds": 0, "percent": 1} | rule)
+    for index, sample in enumerate(samples):
+        asked.add(*sample)
+        if asked.reached():
+            return index
+    return None
+
+
+def flat(count, pages=1000, scans=1):
+    """Samples a second apart, each so many scans after the one before."""
+    return [(float(n), 5 + n * scans, pages) for n in range(count)]
+
+
+def test_steady_takes_the_scans_that_lie_wholly_within():
+    assert steady_at(flat(10), scans=3) == 4
+    assert steady_at(flat(10), scans=5) == 6
+    assert steady_at(flat(10, scans=2), scans=3) == 2
+
+
+def test_before_the_first_sample_nothing_was_scanned():
+    assert steady_at([(float(n), n, 0) for n in range(10)], scans=3) == 3
+
+
+def test_after_that_the_first_sample_is_one_of_many():
+    samples = [(float(n), n, 100 if n else 0) for n in range(10)]
+    assert steady_at(samples, scans=3) == 5
+
+
+def test_steady_takes_the_seconds():
+    assert steady_at(flat(100, scans=9), seconds=60) == 60
+    assert steady_at(flat(100, scans=9), seconds=60.5) == 61
+
+
+def test_steady_takes_scans_however_long_they_last():
+    slow = [(float(n), n // 50, 1000) for n in range(500)]
+    assert steady_at(slow, seconds=60, scans=3) == 150
+    assert steady_at([(float(n), 7, 1000) for n in range(500)], seconds=60) is None
+
+
+@pytest.mark.parametrize(
+    ("percent", "pages", "steady"),
+    [
+        (1, [1000, 990], True),
+        (1, [990, 1000], True),
+        (1, [1000, 989], False),
+        (1, [989, 1000], False),
+        (1, [1000, 995, 989], False),
+        (0, [1000, 1000], True),
+        (0, [1000, 999], False),
+        (0, [0, 0], True),
+        (100, [1000, 0], True),
+    ],
+)
+def test_what_is_flat(percent, pages, steady):
+    samples = [(float(n), 5 + n, pages[n % len(pages)]) for n in range(40)]
+    assert (steady_at(samples, percent=percent) is not None) is steady
+
+
+def test_a_slow_rise_is_not_flat():
+    samples = [(float(n), 5 + n, 1000 + n * 6) for n in range(60)]
+    assert steady_at(samples, seconds=3) is None
+    assert steady_at(samples, seconds=3, percent=5) is not None
+
+
+def test_what_was_before_the_rise_does_not_count():
+    rise = [(float(n), 5 + n, min(100 * n, 1000)) for n in range(100)]
+    assert steady_at(rise, seconds=20) == 30
+
+
+def test_what_was_before_its_time_does_not_count():
+    assert steady_at(flat(100), seconds=20, after=30) == 50
+    assert steady_at(flat(100), scans=20, after=30) == 51
+
+
+def test_a_drop_begins_anew():
+    samples = [*flat(20), *[(20.0 + n, 25 + n, 0) for n in range(40)]]
+    assert steady_at(samples, seconds=30) == 50
+
+
+def test_scans_that_are_counted_anew_begin_anew():
+    samples = [(float(n), n if n < 20 else n - 20, 1000) for n in range(100)]
+    assert steady_at(samples, seconds=30) == 50
+    assert steady_at(samples, scans=30) == 51
+
+
+def long_enough(samples, scans, seconds, percent, after):
+    """Whether samples end steady, straight from what it means."""
+    begun = max(n for n, each in enumerate(samples) if n == 0 or each[1] < samples[n - 1][1])
+    for n in range(begun, len(samples)):
+        needed = scans + (n > 0 or samples[0][1] > 0)
+        pages = [each[2] for each in samples[n:]]
+        if (
+            samples[n][0] >= after
+            and samples[-1][0] - samples[n][0] >= seconds
+            and samples[-1][1] - samples[n][1] >= needed
+            and max(pages) - min(pages) <= percent / 100 * max(pages)
+        ):
+            return True
+    return False
+
+
+def drift(chance, calm):
+    """Samples in which everything happens that can."""
+    pick = chance.choice
+    seconds, scans, pages = 0, pick([0, 0, 4]), pick([0, 100])
+    for _ in range(chance.randint(1, 40)):
+        yield seconds, scans, pages
+        seconds += pick([1, 1, 1, 2])
+        scans = 0 if chance.random() < 0.03 else scans + pick([0, 0, 1, 1, 2])
+        pages = max(0, pages + (pick([0, 0, 1, -1]) if chance.random() < calm else pick([-30, 30])))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_is_what_it_says(seed):
+    chance = random.Random(seed)
+    steady = 0
+    for _ in range(200):
+        pick = chance.choice
+        asked = (pick([1, 2, 3]), pick([0, 1, 3, 6]), pick([0, 1, 10, 50]), pick([0, 0, 2, 5]))
+        rule, samples = ksm_sampler.Steady(*asked), []
+        for sample in drift(chance, calm=0.95):
+            samples.append(sample)
+            rule.add(*sample)
+            assert rule.reached() == long_enough(samples, *asked), (asked, samples)
+            steady += rule.reached()
+    assert steady > 100
+
+
+def test_a_scan_that_never_ends_takes_no_memory():
+    rule = ksm_sampler.Steady(3, 60, 1)
+    for n in range(100_000):
+        rule.add(n / 4, 0, 46920 + n % 7)
+    assert len(rule.highs) + len(rule.lows) <= 14
+
+
+class Ksmd(threading.Thread):
+    """Counts scans in a tree, in place, so that no reader finds a file empty.
+
+    In the first scans, as many as are asked for, pages_sharing rises by more than what is flat.
+    """
+
+    def __init__(self, tree, rising=0):
+        super().__init__(daemon=True)
+        self.rising = rising
+        put(tree, f"{KSM}/full_scans", "100\n")
+        put(tree, f"{KSM}/pages_sharing", "1000\n")
+        files = [tree / KSM / name for name in ("full_scans", "pages_sharing")]
+        self.fds = [os.open(file, os.O_WRONLY) for file in files]
+        self.over = threading.Event()
+
+    def run(self):
+        for scan in range(900):
+            os.pwrite(self.fds[0], b"%d" % (100 + scan), 0)
+            if scan < self.rising:
+                os.pwrite(self.fds[1], b"%d" % (1100 + 100 * scan), 0)
+            if self.over.wait(0.02):
+                break
+
+    def __enter__(self):
+        self.start()
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+        for fd in self.fds:
+            os.close(fd)
+
+
+STEADY = ["--period", 0.02, "--steady-scans", 2, "--steady-seconds", 0.3]
+
+
+def test_it_ends_when_it_is_steady(tree):
+    with Ksmd(tree):
+        done = run(tree, "--samples", 400, *STEADY, "--steady-every", 50)
+    _, samples, end = parse(done.stdout)
+    assert (end["reason"], end["converged"], end["samples"]) == ("steady", True, len(samples))
+    assert samples[-1]["n"] % 50 == 0
+    assert samples[-1]["monotonic"] - samples[0]["monotonic"] >= 0.3
+    assert samples[-1]["ksm"]["full_scans"] - samples[0]["ksm"]["full_scans"] >= 3
+    assert end["missed"] == samples[-1]["n"] + 1 - len(samples)
+    assert done.returncode == 0
+
+
+def test_it_is_not_steady_while_sharing_rises(tree):
+    ksmd = Ksmd(tree, rising=40)
+    process, lines = start(tree, "--samples", 400, *STEADY)
+    with ksmd:
+        _, samples, end = parse("".join(lines) + process.communicate(timeout=60)[0])
+    assert (end["reason"], end["converged"]) == ("steady", True)
+    seen = [sample["ksm"]["pages_sharing"] for sample in samples]
+    assert (seen[0], seen[-1]) == (1000, 5000)
+    risen = samples[seen.index(5000)]["monotonic"]
+    assert samples[-1]["monotonic"] - risen >= 0.3
+
+
+def test_it_is_not_steady_before_its_time(tree):
+    with Ksmd(tree):
+        done = run(tree, "--samples", 400, *STEADY, "--steady-after", 0.4)
+    header, samples, end = parse(done.stdout)
+    assert end["reason"] == "steady"
+    assert samples[-1]["monotonic"] - header["monotonic"] >= 0.7
+
+
+@pytest.mark.parametrize(("pages", "converged"), [("1000\n", True), ("", False)])
+def test_it_is_not_steady_without_values(tree, pages, converged):
+    with Ksmd(tree):
+        put(tree, f"{KSM}/pages_sharing", pages)
+        end = parse(run(tree, "--samples", 50, *STEADY).stdout)[2]
+    assert end["converged"] is converged
+
+
+def test_it_has_not_converged_at_the_limit(tree):
+    put(tree, f"{KSM}/pages_sharing", "1000\n")
+    done = run(tree, "--samples", 30, *STEADY)
+    _, _, end = parse(done.stdout)
+    assert (end["reason"], end["converged"]) == ("finished", False)
+    assert done.returncode == 0
+
+
+def test_it_has_not_converged_when_a_signal_ends_it(tree):
+    put(tree, f"{KSM}/pages_sharing", "1000\n")
+    process, lines = start(tree, "--samples", 10, "--period", 1000, "--steady-scans", 3)
+    process.terminate()
+    _, _, end = parse("".join(lines) + process.communicate(timeout=60)[0])
+    assert (end["reason"], end["converged"]) == ("SIGTERM", False)
+    assert process.returncode == 143
+
+
+def test_a_signal_goes_before_being_steady(tmp_path):
+    class SteadyNow(Interrupted):
+        def line(self, *arguments):
+            super().line(*arguments)
+            return b'{"full_scans":0,"pages_sharing":9}'
+
+    output = ksm_sampler.Output(tmp_path / "out")
+    reader = SteadyNow()
+    steady = ksm_sampler.Steady(0, 0, 1)
+    reader.sampler = ksm_sampler.Sampler(reader, output, 10_000_000, 100, steady)
+    reader.sampler.run(time.monotonic_ns())
+    assert steady.reached()
+    assert (reader.sampler.taken, reader.sampler.reason) == (1, "SIGTERM")
+
+
+def test_where_nothing_is_asked_nothing_is_said(tree):
+    with Ksmd(tree):
+        end = parse(run(tree, "--samples", 30, "--period", 0.02).stdout)[2]
+    assert end["reason"] == "finished"
+    assert "converged" not in end
+
+
 # What is refused
 
 
@@ -564,7 +859,15 @@ def guest_without_stat(tree, tmp_path):
         (["--period", "nan"], "nan is not a period"),
         (["--period", "inf"], "inf is not a period"),
         (["--period", "often"], "invalid"),
-        (["--samples", "0"], "0 is not a number of samples: 1 or more"),
+        (["--samples", "0"], "0 is not a whole number of 1 or more"),
+        (["--start", "soon"], "invalid"),
+        (["--start", "-1"], "-1 is not a number of 0 or more"),
+        (["--start", "nan"], "nan is not a number of 0 or more"),
+        (["--start", str(time.monotonic() + 7200)], "--start: more than 3600 s ahead"),
+        (["--steady-scans", "0"], "0 is not a whole number of 1 or more"),
+        (["--steady-seconds", "-1"], "-1 is not a number of 0 or more"),
+        (["--steady-percent", "inf"], "inf is not a number of 0 or more"),
+        (["--steady-every", "0"], "0 is not a whole number of 1 or more"),
     ],
 )
 def test_refused_before_anything_is_written(tree, tmp_path, arguments, message):
@@ -598,7 +901,8 @@ def test_output_that_cannot_be_created(tree, tmp_path):
 
 def test_help_names_every_field(tree):
     text = run(tree, "--help").stdout
-    header, samples, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
+    asked = ["--samples", 1, "--steady-scans", 1, "--guest", "a=4242"]
+    header, samples, end = parse(run(tree, *asked).stdout)
     named = {*header, *samples[0], *samples[0]["meminfo"], *samples[0]["vmstat"], *end}
     assert sorted(word for word in named if word not in text) == []
 

@@ -51,22 +51,29 @@ class Unusable(Exception):  # noqa: N818
 
 
 class Stopped(Exception):  # noqa: N818
-    """A signal has asked for the end."""
+    """A signal has asked for the end; its number."""
 
 
 def mergeable(ints):
     """Get memory for so many numbers, which ksmd may merge.
 
-    Transparent huge pages are kept out of it: ksmd would split one only where a page in it merges,
-    and until then its pages come and go in the counters two megabytes at a time.
+    Transparent huge pages are kept out of it. ksmd counts small pages in any case, and splits a
+    huge one to merge a part of it; but khugepaged may copy what has been merged into a new huge
+    page, which undoes the merging.
     """
     try:
         memory = mmap.mmap(-1, ints * INT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-        memory.madvise(mmap.MADV_MERGEABLE)
     except (OSError, OverflowError) as error:
-        raise Unusable(f"no mergeable memory for {ints} numbers: {error}") from error
+        raise Unusable(f"no memory for {ints} numbers: {error}") from error
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    try:
+        memory.madvise(mmap.MADV_MERGEABLE)
+    except OSError as error:
+        raise Unusable(
+            f"memory cannot be made mergeable: {error.strerror};"
+            " the kernel must be built with CONFIG_KSM"
+        ) from error
     return memory
 
 
@@ -84,45 +91,20 @@ CHANGES = {
 }
 
 
-class Program:
-    """Writes and changes the arrays at their times, in seconds of CLOCK_MONOTONIC."""
-
-    def __init__(self, arguments, events):
-        self.arguments, self.events = arguments, events
-        self.signal = None
-
-    def stop(self, number, _frame):
-        """Handle a signal."""
-        self.signal = number
-        raise Stopped
-
-    def run(self):
-        """Do all of it; return the exit status."""
-        with contextlib.suppress(Stopped):
-            self.work()
-        return 128 + self.signal if self.signal else 0
-
-    def work(self):
-        """Write, wait, write, wait, change, wait."""
-        asked = self.arguments
-        start = max(time.monotonic(), asked.start)
-        arrays = []
-        for number, at in ((1, start), (2, start + asked.second)):
-            sleep_until(at)
-            arrays.append(mergeable(asked.ints))
-            fill(arrays[-1], asked.ints, range)
-            pages = -(-asked.ints * INT // mmap.PAGESIZE)
-            self.tell(event="array written", array=number, pages=pages)
-        sleep_until(start + asked.changed)
-        fill(arrays[0], *CHANGES[asked.change](asked.ints))
-        self.tell(event="array changed", change=asked.change)
-        sleep_until(start + asked.seconds)
-
-    def tell(self, **event):
-        """Write an event."""
-        event |= {"wall": time.time(), "monotonic": time.monotonic()}
-        self.events.write(json.dumps(event) + "\n")
-        self.events.flush()
+def work(asked, tell):
+    """Write, wait, write, wait, change, wait: at times in seconds of CLOCK_MONOTONIC."""
+    start = max(time.monotonic(), asked.start)
+    arrays = []
+    for number, at in ((1, start), (2, start + asked.second)):
+        sleep_until(at)
+        arrays.append(mergeable(asked.ints))
+        fill(arrays[-1], asked.ints, range)
+        pages = -(-asked.ints * INT // mmap.PAGESIZE)
+        tell(event="array written", array=number, pages=pages)
+    sleep_until(start + asked.changed)
+    fill(arrays[0], *CHANGES[asked.change](asked.ints))
+    tell(event="array changed", change=asked.change)
+    sleep_until(start + asked.seconds)
 
 
 def sleep_until(at):
@@ -130,21 +112,56 @@ def sleep_until(at):
     time.sleep(max(0, at - time.monotonic()))
 
 
+def stop(number, _frame):
+    """Handle a signal: end at once, and let no second one interrupt that."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+class Events:
+    """Where events go: a new file, or standard output."""
+
+    def __init__(self, path):
+        self.name, self.fd = "standard output", sys.stdout.fileno()
+        if path == "-":
+            return
+        self.name = path
+        try:
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError as error:
+            raise Unusable(f"{path} exists already, and is never overwritten") from error
+        except OSError as error:
+            raise Unusable(f"cannot create {path}: {error.strerror}") from error
+
+    def tell(self, **event):
+        """Write one, with the time."""
+        event.update(wall=time.time(), monotonic=time.monotonic())
+        try:
+            os.write(self.fd, json.dumps(event).encode() + b"\n")
+        except OSError as error:
+            raise Unusable(f"cannot write to {self.name}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def pid_file(path):
     """Keep the process id in a file, which is there only when it is whole."""
-    if path:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+    if path is None:
+        yield
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    kept = partial
+    try:
         try:
             partial.write_text(f"{os.getpid()}\n")
             partial.replace(path)
+            kept = path
         except OSError as error:
             raise Unusable(f"cannot write {path}: {error.strerror}") from error
-    try:
         yield
     finally:
-        if path:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            kept.unlink()
 
 
 def seconds_argument(text):
@@ -211,18 +228,16 @@ def main(argv=None):
     """Run the command line; return the exit status."""
     arguments = parse_arguments(argv)
     try:
-        with contextlib.ExitStack() as stack:
-            events = sys.stdout
-            if arguments.events != "-":
-                events = stack.enter_context(open(arguments.events, "x"))  # noqa: PTH123
-            program = Program(arguments, events)
-            stack.enter_context(pid_file(arguments.pid_file))
-            for number in SIGNALS:
-                signal.signal(number, program.stop)
-            return program.run()
-    except (Unusable, OSError) as error:
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        with pid_file(arguments.pid_file):
+            work(arguments, Events(arguments.events).tell)
+    except Stopped as stopped:
+        return 128 + stopped.args[0]
+    except Unusable as error:
         print(f"ksm_arrays.py: error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
+    return 0
 
 
 if __name__ == "__main__":

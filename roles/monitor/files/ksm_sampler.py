@@ -88,7 +88,8 @@ It runs with the real-time policy SCHED_FIFO, priority 1, where it may (root or 
 that busy guests neither delay a sample nor tear it apart; else it says what it missed.
 
 With --steady-scans, sampling ends as soon as pages_sharing has stayed within so many percent
-(maximum less minimum, of the maximum) for the seconds and the full scans that are asked for.
+(maximum less minimum, of the maximum) for the seconds and the full scans that are asked for. Pages
+that are merged with the kernel's zero page (use_zero_pages) are not in pages_sharing.
 
 exit status:
   0    every deadline passed, or it was steady
@@ -409,38 +410,62 @@ class Output:
 class Steady:
     """Whether pages_sharing has been flat for long enough.
 
-    It is flat over the samples from s to now if their greatest value is above the least by at most
-    `percent` of the greatest. s is the latest sample, not before `after`, since which `seconds`
-    have passed and `scans` full scans lie wholly within: one more has to end meanwhile, as nobody
-    knows where in a scan a sample is taken.
+    It is flat over some samples if the greatest value is above the least by at most `percent` of
+    the greatest. It has to be flat from a sample on, not before `after`, since which `seconds` have
+    passed and `scans` full scans lie wholly within: one more has to end meanwhile, as nobody knows
+    where in a scan a sample is taken. The first sample of a run is taken before ksmd starts.
     """
 
     def __init__(self, scans, seconds, percent, after=0.0):
         self.scans, self.seconds, self.percent, self.after = scans, seconds, percent, after
-        self.window = collections.deque()  # (seconds, full_scans, pages_sharing), from s on
+        self.origin = self.now = self.since = None  # samples, as (seconds, full_scans)
+        # Of the values since then those that are greater than all later ones, so that the greatest
+        # is the first; each with the earliest sample from which on it is. The same of the negative
+        # values. However long it is flat, that is no more than there are different values.
+        self.highs, self.lows = collections.deque(), collections.deque()
 
     def add(self, seconds, full_scans, pages_sharing):
         """Take note of a sample."""
-        window = self.window
+        now = (seconds, full_scans)
+        self.origin = self.origin or (seconds, 0)  # where scans have ended, ksmd runs already
         if seconds < self.after:
             return
-        if window and full_scans < window[-1][1]:  # ksmd has begun anew, with run=2
-            window.clear()
-        window.append((seconds, full_scans, pages_sharing))
-        while len(window) > 1 and self.long_enough(window[1]):
-            window.popleft()
+        if self.now is None or full_scans < self.now[1]:  # ksmd has begun anew, with run=2
+            self.forget(now)
+        self.now = now
+        push(self.highs, pages_sharing, now)
+        push(self.lows, -pages_sharing, now)
+        while not self.is_flat():
+            # The new value is the cause, so it alone is left of its kind: others have to go.
+            others = self.lows if len(self.highs) == 1 else self.highs
+            others.popleft()
+            self.since = others[0][1]
 
-    def long_enough(self, first):
-        """Whether what lies between a sample and the last one is enough to judge by."""
-        now = self.window[-1]
-        return now[0] - first[0] >= self.seconds and now[1] - first[1] > self.scans
+    def forget(self, now):
+        """Begin with a sample."""
+        self.highs.clear()
+        self.lows.clear()
+        self.since = now
+
+    def is_flat(self):
+        """Whether all values are close enough together."""
+        high = self.highs[0][0]
+        return high + self.lows[0][0] <= self.percent / 100 * high
 
     def reached(self):
         """Whether it is steady now."""
-        if not self.window or not self.long_enough(self.window[0]):
+        if self.now is None:
             return False
-        values = [pages for _, _, pages in self.window]
-        return max(values) - min(values) <= self.percent / 100 * max(values)
+        seconds, scans = self.now[0] - self.since[0], self.now[1] - self.since[1]
+        return seconds >= self.seconds and scans >= self.scans + (self.since != self.origin)
+
+
+def push(greatest, value, now):
+    """Add a value and its sample to those that are greater than all later ones."""
+    since = now
+    while greatest and greatest[-1][0] <= value:
+        since = greatest.pop()[1]
+    greatest.append((value, since))
 
 
 # In a line of ours: cheaper to find than to parse the whole of it.
@@ -481,13 +506,21 @@ class Sampler:
                     self.taken += 1
                     n += 1
                     if self.steady and self.is_steady(n - 1, (monotonic - start) / 1e9, line):
-                        self.reason = "steady"
-                        break
+                        self.end_early()
         return min(n, self.samples) - self.taken
+
+    def end_early(self):
+        """End as steady, unless a signal came meanwhile, which is to be obeyed in the same way."""
+        if self.reason == "finished":
+            self.reason = "steady"
+        raise Stopped
 
     def is_steady(self, n, seconds, line):
         """Whether to end with sample n, which is asked where an interval ends."""
-        self.steady.add(seconds, int(SCANS(line)[1]), int(SHARING(line)[1]))
+        scans, sharing = SCANS(line), SHARING(line)
+        if not (scans and sharing):  # a file that could not be read
+            return False
+        self.steady.add(seconds, int(scans[1]), int(sharing[1]))
         return n % self.every == 0 and self.steady.reached()
 
     def sleep_until(self, deadline):
@@ -526,12 +559,12 @@ def period_argument(text):
     return period
 
 
-def samples_argument(text):
-    """Give the number of deadlines."""
-    samples = int(text)
-    if samples < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of samples: 1 or more")
-    return samples
+def count_argument(text):
+    """Give a whole number of 1 or more."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return count
 
 
 def amount_argument(text):
@@ -562,7 +595,7 @@ def parse_arguments(argv):
     )
     add = parser.add_argument
     add("--output", required=True, metavar="FILE", help="new file to write, or - for stdout")
-    add("--samples", required=True, type=samples_argument, metavar="N", help="deadlines to meet")
+    add("--samples", required=True, type=count_argument, metavar="N", help="deadlines to meet")
     add(
         "--period",
         type=period_argument,
@@ -587,9 +620,9 @@ def parse_arguments(argv):
     )
     add(
         "--steady-scans",
-        type=samples_argument,
+        type=count_argument,
         metavar="N",
-        help="end before, once pages_sharing was flat for N full scans and the seconds that follow",
+        help="end early, once pages_sharing was flat for N full scans and --steady-seconds",
     )
     for name, default, text in (
         ("seconds", 60, "how long it was flat, at least"),
@@ -605,7 +638,7 @@ def parse_arguments(argv):
         )
     add(
         "--steady-every",
-        type=samples_argument,
+        type=count_argument,
         default=1,
         metavar="N",
         help="end only with a sample whose n is a multiple of this (default: 1)",

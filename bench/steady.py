@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""How much sooner a run ends that ends when it is steady, and how far off it is then.
+
+Replays the samples of finished runs of fixed length through the sampler's own rule, and compares
+where it would have ended them with where they did end. Sharing is pages_sharing. Where no run is
+named, it replays those of experiments/original-1.yml, which has to be done before.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLER = ROOT / "roles/monitor/files/ksm_sampler.py"
+WITHIN = 2  # percent
+SHARE = 1 / 5  # of the time
+DEFAULT = "results/original-1/*/"
+FIRST = f"""\
+no runs to replay: there is no {DEFAULT}. Do an experiment of fixed length first:
+  python -m ksm_analysis run experiments/original-1.yml"""
+EXAMPLES = """\
+examples:
+  python bench/steady.py
+  python bench/steady.py results/original-1/g03* --percent 0.5
+  python bench/steady.py results/original-1/g* --seconds 120 --every 60
+"""
+
+
+class Unusable(Exception):  # noqa: N818
+    """A run that cannot be replayed; the message is for the user."""
+
+
+class Sample(NamedTuple):
+    """What the rule looks at; seconds since the first deadline."""
+
+    n: int
+    seconds: float
+    full_scans: int
+    pages_sharing: int
+
+
+def load_sampler():
+    """Import the sampler, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ksm_sampler = load_sampler()
+
+
+def read_samples(run):
+    """Period and samples of a run directory; Unusable where it is no whole run."""
+    try:
+        text = (run / "samples.jsonl").read_text()
+        header, *samples, end = map(json.loads, text.splitlines())
+    except OSError as error:
+        raise Unusable(f"cannot read {run}/samples.jsonl: {error.strerror}") from error
+    except ValueError:  # a sampler that was killed
+        samples, end = [], {}
+    if not samples or end.get("reason") != "finished":
+        raise Unusable(f"{run} is no run that was sampled to the end of a fixed time")
+    return header["period"], [
+        Sample(
+            sample["n"],
+            sample["monotonic"] - header["monotonic"],
+            sample["ksm"]["full_scans"],
+            sample["ksm"]["pages_sharing"],
+        )
+        for sample in samples
+    ]
+
+
+def steady_sample(samples, rule, every):
+    """First sample at which the rule ends a run; asked every so many. None: it never does."""
+    for sample in samples:
+        rule.add(*sample[1:])
+        if sample.n % every == 0 and rule.reached():
+            return sample
+    return None
+
+
+def row(name, steady, last):
+    """One line of the table."""
+    if steady is None:
+        return f"{name:24}{'never':>9}{'':10}{last.pages_sharing:12}{'':17}   NOT met"
+    share, off = steady.seconds / last.seconds, difference(steady, last)
+    verdict = "met" if abs(off) <= WITHIN and share <= SHARE else "NOT met"
+    numbers = f"{steady.seconds:7.0f} s{steady.pages_sharing:10}{last.pages_sharing:12}"
+    return f"{name:24}{numbers}{off:+8.2f} %{share:7.1%}   {verdict}"
+
+
+def difference(steady, last):
+    """Percent by which sharing is off."""
+    if steady.pages_sharing == last.pages_sharing:
+        return 0.0
+    return (steady.pages_sharing / last.pages_sharing - 1) * 100 if last.pages_sharing else 100.0
+
+
+def parse_arguments():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="*", type=Path, metavar="RUN_DIRECTORY", help="a run of fixed length")
+    for name, default, text in (
+        ("every", 10, "seconds of an interval, at whose end a run may end"),
+        ("scans", 3, "full scans to be flat for"),
+        ("seconds", 60, "seconds to be flat for"),
+        ("percent", 1, "how flat"),
+    ):
+        kind = int if name == "scans" else float
+        add(f"--{name}", type=kind, default=default, help=f"{text} (default: {default})")
+    return parser.parse_args()
+
+
+def replay(run, arguments):
+    """Line of the table for one run directory."""
+    period, samples = read_samples(run)
+    rule = ksm_sampler.Steady(arguments.scans, arguments.seconds, arguments.percent)
+    steady = steady_sample(samples, rule, max(1, round(arguments.every / period)))
+    return row(run.name, steady, samples[-1])
+
+
+def complain(message):
+    """Tell the user what is wrong."""
+    print(f"steady.py: {message}", file=sys.stderr)
+
+
+def main():
+    """Print the table; a run that cannot be replayed does not keep the others."""
+    arguments = parse_arguments()
+    runs = arguments.runs or sorted(ROOT.glob(DEFAULT))
+    if not runs:
+        complain(FIRST)
+        return 1
+    print(f"{'':24}{'steady at':>9}{'sharing':>10}{'in the end':>12}{'off':>10}{'time':>7}", end="")
+    print(f"   target: off {WITHIN} % in {SHARE:.0%} of the time, at most")
+    failed = 0
+    for run in runs:
+        try:
+            print(replay(run, arguments))
+        except Unusable as error:
+            complain(error)
+            failed += 1
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
