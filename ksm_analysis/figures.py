@@ -142,12 +142,15 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
     for title, together in _panels(_series(data.host), len(counts)):
         figure = _figure(metric)
         for series, (name, part) in enumerate(together):
-            for count, cell in part.groupby("guests"):
+            for count, cell in _cells(part, metric):
                 label = _join(guest_word(count), name) or "measured"
                 line = _mean_line(cell, "interval", metric, label)
-                figure.add_scatter(**line, **_style(counts.index(count), series))
+                # Colours tell numbers of guests; if there is but one, they are free to tell more
+                colour = counts.index(count) if len(counts) > 1 else series
+                figure.add_scatter(**line, **_style(colour, series))
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
-        panels.append((title, figure))
+        if figure.data:
+            panels.append((title, figure))
     return _same_scale(panels, _shown(metric, data.host[metric.name]))
 
 
@@ -156,7 +159,7 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
     panels = []
     guests = sorted(data.guest["guest"].unique())
     for name, part in _series(data.guest):
-        for count, cell in part.groupby("guests"):
+        for count, cell in _cells(part, metric):
             figure = _figure(metric)
             for guest, rows in cell.groupby("guest"):
                 line = _mean_line(rows, "interval", metric, guest)
@@ -164,6 +167,13 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
             _interval_axis(figure, data, set(cell["workload"]))
             panels.append((_join(guest_word(count), name), figure))
     return _same_scale(panels, _shown(metric, data.guest[metric.name]))
+
+
+def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Split by number of guests; a cell without any value of the metric is left out."""
+    for count, cell in part.groupby("guests"):
+        if cell[metric.name].notna().any():
+            yield count, cell
 
 
 def _same_scale(panels: list[Panel], values: pd.Series) -> list[Panel]:
@@ -256,14 +266,18 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
 
 
 def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
-    """Several metrics of one unit: colour and marker tell the metric, the dash the rest."""
+    """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
+
+    A metric without any value is left out; the others keep their colours.
+    """
     panels = []
     table = [m for name in names for m in metrics.HOST if m.name == name]
     last = _last(data.host)
+    table = {i: metric for i, metric in enumerate(table) if data.host[metric.name].notna().any()}
     for title, together in _panels(_series(last), len(table)):
-        figure = _figure(table[0])
+        figure = _figure(next(iter(table.values())))
         for series, (name, part) in enumerate(together):
-            for index, metric in enumerate(table):
+            for index, metric in table.items():
                 _runs_as_points(figure, part, metric, index)
                 label = _join(metric.label.split(", of ")[0], name)
                 line = _mean_line(part, "guests", metric, label)

@@ -1,10 +1,11 @@
 """What is measured, in one table, and how each value follows from the samples.
 
 An interval is a window of samples. Sample n belongs to interval ceil(n / samples an interval);
-sample 0 is the baseline. The value of a gauge is that of the interval's last sample, and of a
-counter the difference between the last samples of this interval and the one before. Counters of the
-kernel start at boot: no absolute value of one is ever shown. An interval of which every sample was
-missed has no value (NaN), and neither has a metric that the kernel does not offer.
+sample 0 is the baseline, which an imported run has not. The value of a gauge is that of the
+interval's last sample, and of a counter the difference between the last samples of this interval
+and the one before. Counters of the kernel start at boot: no absolute value of one is ever shown. An
+interval of which every sample was missed has no value (NaN), and neither has a metric that the
+kernel does not offer.
 """
 
 # The signs of multiplication and minus are meant: these formulas are for people to read.
@@ -103,9 +104,9 @@ def _pages(ends: Ends, *names: str) -> pd.Series:
 
 
 def configured_mib(ends: Ends) -> pd.Series:
-    """Memory that the guests were given: their number times their size, in MiB."""
+    """Memory that the guests were given: their number times their size, in MiB; NaN without any."""
     guests = ends.run.record["run"]["guests"]
-    return pd.Series(float(guests["count"] * guests["memory_mib"]), ends.rows.index)
+    return pd.Series(guests["count"] * guests["memory_mib"] or np.nan, ends.rows.index, dtype=float)
 
 
 def resident_mib(ends: Ends) -> pd.Series:
@@ -164,7 +165,7 @@ HOST = (
         "CPU use of the host",
         "Time that the host's CPUs were not idle, over the interval; 100 is all CPUs busy. From "
         "the first line of /proc/stat: user + nice + system + irq + softirq, of these + idle + "
-        "iowait + steal.",
+        "iowait + steal. Of an imported run, average_cpu_usage of its log.",
         host_cpu_percent,
         figure=True,
     ),
@@ -201,7 +202,8 @@ HOST = (
         "scans",
         "total",
         "full_scans",
-        "Times that ksmd has been through all mergeable memory, since the run's first sample. "
+        "Times that ksmd has been through all mergeable memory, since the run's first sample; of "
+        "an imported run, since the end of its first interval. "
         "ksm_scan.seqnr in mm/ksm.c.",
         _total("ksm.full_scans"),
         figure=True,
@@ -384,7 +386,7 @@ GUEST = (
         "pages",
         "gauge",
         "ksm_merging_pages",
-        "Pages of this guest that are merged, the copy that was kept included. "
+        "Pages of this process that are merged, the copy that was kept included. "
         "/proc/PID/ksm_stat; ksm_merging_pages of struct mm_struct.",
         _gauge("ksm_merging_pages"),
         figure=True,
@@ -394,7 +396,7 @@ GUEST = (
         "items",
         "gauge",
         "ksm_rmap_items",
-        "Pages of this guest that ksmd keeps track of, merged or not. /proc/PID/ksm_stat; "
+        "Pages of this process that ksmd keeps track of, merged or not. /proc/PID/ksm_stat; "
         "ksm_rmap_items of struct mm_struct.",
         _gauge("ksm_rmap_items"),
         figure=True,
@@ -405,7 +407,7 @@ GUEST = (
         "gauge",
         "ksm_process_profit",
         "(ksm_merging_pages + ksm_zero_pages) × page size − ksm_rmap_items × size of a struct "
-        "ksm_rmap_item. Signed. It counts the pages that the guest holds for others as well, so "
+        "ksm_rmap_item. Signed. It counts the pages that the process holds for others as well, so "
         "the sum over guests is more than general_profit. ksm_process_profit() in mm/ksm.c.",
         _gauge("ksm_process_profit"),
         figure=True,
@@ -465,7 +467,9 @@ def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
     guest = _guest_intervals(run)
     ends = interval_ends(run, run.samples)
-    totals = guest.groupby("interval")[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
+    # The process of arrays is no guest, and its memory is none of guests
+    guests = guest if run.record["run"]["guests"]["count"] else guest.iloc[:0]
+    totals = guests.groupby("interval")[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
     both = Ends(run, ends.join(totals.add_prefix("guests.")))
     return Measured(run, pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:], guest)
 

@@ -18,6 +18,7 @@ taken as it comes; what no rule covers is kept as text. Pure functions: nothing 
 """
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -35,6 +36,7 @@ KNOBS = (
 )
 BEGIN = "[BEGIN] Logging ksm system parameters"
 END = "[END] Logging ksm system parameters"
+LONGEST_GAP = 10_000  # intervals; beyond it, a number is torn
 _INTERVAL = re.compile(r"Interval\s+([0-9]{1,9})\s*:\s*(?:average_cpu_usage\s*=)?\s*(.*)")
 _STAT = re.compile(r"/proc/([0-9]+)/ksm_stat")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}|([+-]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
@@ -163,11 +165,11 @@ class _Parser:
             self.other.append(line)
 
     def _begin(self, line: int, text: str, number: int, usage: str) -> None:
-        if self.intervals and number <= self.intervals[-1].number:
-            last = self.intervals[-1].number
+        last = self.intervals[-1].number if self.intervals else 0
+        if not last < number <= last + LONGEST_GAP:
             raise InputError(
-                f"{self.name}:{line}: expected Interval {last + 1} after Interval {last}, not "
-                f"{number}: is this more than one log in a file?"
+                f"{self.name}:{line}: expected Interval {last + 1}, not {number}: is this more "
+                "than one log in a file, or a torn one?"
             )
         cpu = _number(usage.replace(",", "."))
         if isinstance(cpu, str):
@@ -246,9 +248,9 @@ def _cut_short(
 ) -> str | None:
     """Say what is not whole. `torn`: the last line has no newline, and was not read."""
     there = {interval.number for interval in whole}
-    lost = [str(each.number) for each in started[:-1] if each.number not in there]
-    words = [f"has no whole interval {', '.join(lost)}"] if lost else []
     last, of = started[-1].number, f" of {planned}" if planned else ""
+    lost = [number for number in range(1, last) if number not in there]
+    words = [f"has no whole interval {_spans(lost)}"] if lost else []
     if last not in there:
         words.append(f"ends within interval {last}{of}")
     elif planned and last < planned:
@@ -256,6 +258,13 @@ def _cut_short(
     elif torn:
         words.append("ends in a torn line")
     return " and ".join(words) or None
+
+
+def _spans(numbers: list[int]) -> str:
+    """Write 1, 2, 3, 7 as `1-3, 7`."""
+    groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    spans = [[number for _, number in group] for _, group in groups]
+    return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in spans)
 
 
 def _settled(intervals: list[Interval]) -> Iterator[str]:

@@ -110,17 +110,11 @@ def in_words(runs: tuple[Run, ...]) -> str:
         factor: sorted({run.factors[factor] for run in runs})
         for factor in ("guests", "workload", "knobs", "repetition")
     }
-    sampling, size = runs[0].record["run"]["sampling"], runs[0].record["run"]["guests"]
-    guests = {(0,): "without guests", (1,): f"with 1 guest of {size['memory_mib']} MiB"}.get(
-        tuple(values["guests"]),
-        f"with {_list(values['guests'])} guests of {size['memory_mib']} MiB",
-    )
     repetitions = len(values["repetition"])
     return (
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {guests}; "
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {_guests(runs)}; "
         f"workload: {_list(values['workload'])}; knobs: {_list(values['knobs'], '; ')}. "
-        f"Sampled every {sampling['period']:g} s for {sampling['intervals']} intervals of "
-        f"{sampling['interval']:g} s{_ending(runs)}. "
+        f"Sampled {_sampling(runs)}{_ending(runs)}. "
         + (
             "Each cell was run once, so nothing is known of how much repetitions would differ."
             if repetitions == 1
@@ -131,13 +125,41 @@ def in_words(runs: tuple[Run, ...]) -> str:
     )
 
 
+def _guests(runs: tuple[Run, ...]) -> str:
+    """Say how many guests there were, and their memory."""
+    asked = [run.record["run"]["guests"] for run in runs if run.factors["guests"]]
+    words = ["without guests"] if len(asked) < len(runs) else []
+    if asked:
+        counts = sorted({run.factors["guests"] for run in runs} - {0})
+        noun = "guest" if counts == [1] else "guests"
+        sizes = sorted({guests["memory_mib"] for guests in asked})
+        words.append(f"with {_list(counts)} {noun} of {_list(sizes, ' or ')} MiB")
+    return " and ".join(words)
+
+
+def _sampling(runs: tuple[Run, ...]) -> str:
+    """Say how often and how long; of many ways, from what to what."""
+    every = [run.record["run"]["sampling"] for run in runs]
+    ways = list(
+        dict.fromkeys(
+            f"every {s['period']:g} s for {s['intervals']} intervals of {s['interval']:g} s"
+            for s in every
+        )
+    )
+    if len(ways) <= 3:
+        return _list(ways, ", or ")
+    counts, lengths = ([s[key] for s in every] for key in ("intervals", "interval"))
+    return f"for {min(counts)} to {max(counts)} intervals of {min(lengths):g} to {max(lengths):g} s"
+
+
 def _origin(runs: tuple[Run, ...]) -> str:
     """Say of imported runs that they are, and what their logs do not tell."""
     assumed = [run.record["imported"].get("assumed", {}) for run in runs if run.imported]
     if not assumed:
         return ""
     values = sorted({f"{name} {value}" for each in assumed for name, value in each.items()})
-    return f" {len(assumed)} of the runs were imported from logs; assumed: {', '.join(values)}."
+    many = "1 run was" if len(assumed) == 1 else f"{len(assumed)} runs were"
+    return f" {many} imported from logs; assumed: {', '.join(values)}."
 
 
 def _ending(runs: tuple[Run, ...]) -> str:
@@ -161,12 +183,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
     data = figures.load(measured)
     with_guests = (data.host["guests"] > 0).any()
-    shown = [
-        m
-        for m in metrics.HOST
-        if m.figure and data.host[m.name].notna().any()
-        if with_guests or not m.name.startswith("guests_")
-    ]
+    shown = [m for m in metrics.HOST if m.figure and data.host[m.name].notna().any()]
     of_guests = [m for m in metrics.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
     every = (
@@ -180,14 +197,14 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
         Section(
             "intervals",
             "Over time",
-            "The grey band is the time in which the workload was active, by the host's clock. A "
-            "point stands at the end of its interval.",
+            f"{_times(data)}A point stands at the end of its interval.",
             tuple(_of(m, "by-interval", figures.by_interval(data, m)) for m in shown),
         ),
         Section(
             "guests",
-            "Each guest over time" if with_guests else "The process over time",
-            "One panel for each number of guests, workload and setting, all to the same scale.",
+            f"{_whose(data)} over time",
+            f"One panel for each {'number of guests, ' if with_guests else ''}workload and "
+            "setting, all to the same scale.",
             tuple(_of(m, "by-interval", figures.by_interval_of_guests(data, m)) for m in of_guests),
         ),
         Section(
@@ -198,6 +215,25 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
         ),
     )
     return [section for section in every if section.figures]
+
+
+def _whose(data: figures.Data) -> str:
+    """Name what has values of its own: guests, the process of arrays, or both."""
+    there = data.guest["guests"] > 0
+    if there.all():
+        return "Each guest"
+    return "Each guest or process" if there.any() else "The process"
+
+
+def _times(data: figures.Data) -> str:
+    """Explain what figures against time have besides lines."""
+    band = (
+        "The grey band is the time in which the workload was active, by the host's clock. "
+        if data.windows
+        else ""
+    )
+    lines = "Dotted lines are when arrays were written and changed. "
+    return band + (lines if any(data.marks.values()) else "")
 
 
 def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Figure:
@@ -241,7 +277,8 @@ def summary_table(measured: list[metrics.Measured]) -> dict:
     headings, rows = [], [[] for _ in measured]
     for name in table:
         constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
-        if constant or table[name].isna().all() or (table[name] == "").all():
+        none = table[name].isna().all() or (table[name] == "").all()
+        if constant or none or (name == "guests" and not table[name].any()):
             continue
         metric = known.get(name)
         headings.append(
@@ -275,6 +312,7 @@ def run_row(run: Run) -> dict:
         "host": run.host,
         "status": run.record["status"],
         "reason": run.record.get("reason") or "",
+        "origin": f", from {run.record['imported'].get('file')}" if run.imported else "",
         "started": _time(started) if started else "",
         "samples": f"{len(run.samples)} of {sampling['samples']}"
         + (", steady" if run.end.get("reason") == "steady" else ""),

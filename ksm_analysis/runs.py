@@ -58,8 +58,11 @@ class Run:
 
     @property
     def usable(self) -> bool:
-        """Whether figures and tables may count on it: complete, with a sample after the first."""
-        return self.complete and len(self.samples) > 1
+        """Whether figures and tables may count on it: complete, with a sample after the baseline.
+
+        An imported run has no baseline.
+        """
+        return self.complete and len(self.samples) > (0 if self.imported else 1)
 
     @property
     def host(self) -> str:
@@ -344,14 +347,24 @@ def _guest_warnings(run: Run) -> Iterator[str]:
 def _workload_warnings(run: Run) -> Iterator[str]:
     started = {e.get("guest") for e in run.events if e["event"] == "workload started"}
     stopped = {e.get("guest"): e for e in run.events if e["event"] == "workload stopped"}
-    if run.record["run"].get("workload", {}).get("parts") and not started:
-        yield "the workload was never started"
+    for guest in _busy_guests(run):
+        if guest not in started:
+            yield f"the workload of guest {guest} was never started"
     for guest in sorted(map(str, started - stopped.keys())):
         yield f"the workload of guest {guest} is not known to have stopped"
     for guest, event in stopped.items():
         if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
             words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
             yield f"the workload of guest {guest} ended with code {event['exitcode']}: {words[0]}"
+
+
+def _busy_guests(run: Run) -> Iterator[str]:
+    """Yield the guests that were to have a workload before the run ended."""
+    names, samples = list(run.header.get("guests", {})), run.samples
+    ended = samples["seconds"].iloc[-1] if run.end.get("reason") == "steady" else math.inf
+    for part in run.record["run"].get("workload", {}).get("parts", ()):
+        if part["start"] < ended:
+            yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
 
 
 def _knob_warnings(record: dict) -> Iterator[str]:

@@ -34,6 +34,7 @@ SHOWN = (
     ("reclaimed_percent_resident", "reclaimed %\nresident", "{:.1f}"),
     ("bogo_ops_per_second_sum", "bogo ops/s\nall guests", "{:,.0f}"),
 )
+LONGEST = 48  # characters of a line of text in the table; commands can be longer
 
 
 def add_to(commands) -> None:
@@ -70,6 +71,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _says_something(table, name: str) -> bool:
+    """What has no value, or does not vary, takes room and says nothing."""
+    values = table[name]
+    if name == "guests":
+        return bool(values.any())
+    if name == "seconds" and (table["converged"] != "").any():
+        return True
+    once = name in ("host", "knobs", "repetition", "seconds")
+    return bool((values.notna() & (values != "")).any() and not (once and values.nunique() == 1))
+
+
 def _show(table, title: str) -> None:
     from rich import box
     from rich.console import Console
@@ -79,17 +91,13 @@ def _show(table, title: str) -> None:
     if table.empty:
         print("no run can be used")
         return
-    # What does not vary, or has no value, takes room and says nothing
-    once = {"host", "knobs", "repetition", "seconds"}
-    columns = [
-        c
-        for c in SHOWN
-        if (table[c[0]].notna() & (table[c[0]] != "")).any()
-        and (c[0] not in once or table[c[0]].nunique() > 1)
-    ]
+    columns = [column for column in SHOWN if _says_something(table, column[0])]
     shown = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for name, heading, _ in columns:
-        shown.add_column(heading, justify="left" if table[name].dtype == "str" else "right")
+        if table[name].dtype == "str":
+            shown.add_column(heading, max_width=LONGEST)
+        else:
+            shown.add_column(heading, justify="right")
     for row in table.to_dict("records"):
         cells = ("" if row[n] != row[n] else form.format(row[n]) for n, _, form in columns)
         shown.add_row(*map(Text, cells))

@@ -7,11 +7,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from made_up_runs import Writer, run_record, sample_lines
+from made_up_runs import MONOTONIC, Writer, run_record, sample_lines
+from test_original_logs import head, interval, text
 
 from ksm_analysis import report
+from ksm_analysis.__main__ import main
 from ksm_analysis.runs import read_results
 
+COMMAND = f"'stress-ng {' '.join(f'--vm-option-{n} 1' for n in range(30))}'"
 CHROMIUM = "/usr/bin/chromium"
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
@@ -45,6 +48,37 @@ def _cell(index, guests, workload, setting, pages, repetition):
     run["factors"]["knobs"] = f"pages_to_scan={pages}"
     run["knobs"]["pages_to_scan"] = record["knobs"]["during"]["pages_to_scan"] = pages
     return record
+
+
+@pytest.fixture(scope="session")
+def other_page_file(tmp_path_factory):
+    """Write a report of arrays, without guests, beside logs that were imported."""
+    directory = tmp_path_factory.mktemp("results") / "others"
+    write = Writer(directory)
+    for index, change in enumerate(("single", "half-same")):
+        write(*_arrays(index, change))
+    log = directory.parent / "stress.log"
+    log.write_bytes(text(head(command_executed_in_vms=COMMAND), interval(1), interval(2)))
+    assert main(["import", str(log), "--results", str(directory)]) == 0
+    report.write(read_results(directory), directory / "report.html")
+    return directory / "report.html"
+
+
+def _arrays(index, change):
+    """Make the record, the samples and the events of a run of arrays."""
+    record = run_record(guests=0, workload=change, intervals=35)
+    record["run"] |= {"index": index, "workload": {"name": change, "parts": []}}
+    record["run"]["guests"]["memory_mib"] = 0
+    lines = sample_lines(record)
+    process = {"ksm_merging_pages": 977, "ksm_rmap_items": 1954, "ksm_process_profit": -5}
+    for line in lines[1:-1]:
+        line["guests"] = {"arrays": {**process, "utime": 1, "stime": 1, "resident_pages": 3000}}
+    written = [
+        {"event": "array written", "array": array, "pages": 977, "monotonic": MONOTONIC + at}
+        for array, at in ((1, 0.0), (2, 10.0))
+    ]
+    changed = {"event": "array changed", "change": change, "monotonic": MONOTONIC + 20}
+    return record, lines, [*written, changed]
 
 
 @pytest.fixture(scope="session")

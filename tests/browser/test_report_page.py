@@ -140,3 +140,19 @@ def test_a_click_in_the_legend_hides_published_points(browser, page_file):
 
     assert plot.evaluate(hidden, name)
     opened.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_runs_without_guests_and_imported_logs_are_at_home_too(browser, other_page_file, width):
+    opened = Opened(browser, other_page_file, width)
+    page, plots = opened.page, opened.page.evaluate(TRACES)
+
+    assert opened.said == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert [p["figure"] for p in plots if not (p["legend"] and p["points"])] == []
+    assert page.get_by_role("heading", name="Each guest or process over time").count() == 1
+    marks = page.locator("#pages_shared-by-interval .annotation-text").all_text_contents()
+    assert marks == ["array 1", "array 2", "array 1 changed"]
+    command = page.locator("#summary td.text span").filter(has_text="--vm-option-29").bounding_box()
+    assert command["width"] <= 400
+    opened.context.close()

@@ -1,7 +1,7 @@
 """What is drawn: traces, names, scales."""
 
 import pytest
-from made_up_runs import run_record, sample_lines
+from made_up_runs import MONOTONIC, run_record, sample_lines
 
 from ksm_analysis import figures, metrics
 from ksm_analysis.published import PUBLISHED
@@ -44,6 +44,43 @@ def test_a_line_for_each_cell(load):
     assert figure.data[0].line.color != figure.data[1].line.color
     assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
     assert figure.data[0].line.dash != figure.data[2].line.dash
+
+
+def test_colours_tell_workloads_where_all_runs_have_as_many_guests(load):
+    data = load(*({"guests": 2, "workload": workload} for workload in ("idle", "stress")))
+    ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
+
+    assert figure.data[0].line.color != figure.data[1].line.color
+
+
+def test_cells_without_values_have_neither_line_nor_panel(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        line["ksmd"]["cpu_ns"] = None
+        del line["guests"]["ksm-guest-01"]["ksm_merging_pages"]
+    paths = write_run(record, lines), write_run(guests=2)
+    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    ((_, figure),) = figures.by_interval(data, HOST["ksmd_cpu_percent"])
+    panels = figures.by_interval_of_guests(data, GUEST["ksm_merging_pages"])
+
+    assert names(figure) == ["2 guests"]
+    assert [title for title, _ in panels] == ["2 guests"]
+
+
+def test_what_was_done_to_the_arrays_is_a_line_with_words(write_run):
+    record = run_record(guests=0, workload="single", interval=2.0)
+    happened = [
+        {"event": "array written", "array": 2, "monotonic": MONOTONIC + 3.001},
+        {"event": "array changed", "change": "single", "monotonic": MONOTONIC + 8.0},
+    ]
+    run = read_run(write_run(record, happened=happened))
+    ((_, figure),) = figures.by_interval(figures.load([metrics.measure(run)]), HOST["full_scans"])
+
+    # in intervals of 2 s; the last has its words to the left, so that they are within the figure
+    assert [line.x0 for line in figure.layout.shapes] == [1.5, 4.0]
+    words = [(note.text, note.xanchor) for note in figure.layout.annotations]
+    assert words == [("array 2", "left"), ("array 1 changed", "right")]
 
 
 def test_the_window_is_where_the_events_say(load):
@@ -163,6 +200,24 @@ def test_published_points_are_percent_of_configured_memory_alone(load):
     ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "resident")
 
     assert len(figure.data) == 3
+
+
+def test_a_metric_without_values_has_no_entry_in_the_legend(write_run):
+    record = run_record(guests=2)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        line["guests"] = {}
+    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    ((_, figure),) = figures.memory_by_guests(data)
+    own = [trace for trace in figure.data if trace.mode != "markers"]
+
+    assert [t.name for t in own] == [
+        "Guest memory, configured",
+        "Shared memory",
+        "Reclaimed memory",
+    ]
+    # as in figures that have all four, and as the published points
+    assert own[1].line.color == figures.COLOURS[2]
 
 
 def test_memory_has_the_published_points_when_asked_for(load):

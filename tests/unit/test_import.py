@@ -102,6 +102,13 @@ def test_what_old_logs_lack_is_no_obstacle_to_the_reader(tmp_path, results, kind
     assert run.warnings == ()
 
 
+def test_a_single_interval_is_enough(write_log, results):
+    assert bring(write_log("a.log", intervals=1, num_intervals=1), to=results) == 0
+    (run,) = runs.read_results(results).usable
+
+    assert metrics.measure(run).host["host_cpu_percent"].tolist() == [7.03]
+
+
 def test_repetitions_and_indexes_go_on_from_what_is_there(write_log, results):
     assert bring(write_log("b.log"), write_log("a.log"), to=results) == 0
     stress = write_log("d.log", command_executed_in_vms="'stress-ng'")

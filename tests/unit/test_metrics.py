@@ -242,7 +242,12 @@ def imported(write_run):
                 "kind": "sample",
                 "n": n,
                 "monotonic": float(n),
-                "ksm": {"full_scans": 100 + n * n, "pages_shared": 10 * n, "pages_sharing": 20 * n},
+                "ksm": {
+                    "full_scans": 100 + n * n,
+                    "pages_scanned": 10_000 + 700 * n,
+                    "pages_shared": 10 * n,
+                    "pages_sharing": 20 * n,
+                },
                 "original": {"average_cpu_usage": 1.5 * n},
                 "guests": {"vm-1": {"ksm_rmap_items": 50, "ksm_merging_pages": 30 * n}},
             }
@@ -261,6 +266,7 @@ def test_an_imported_run_has_a_first_interval_but_no_baseline(write_run):
     assert list(measured.host["pages_shared"]) == [10, 20, 30]
     assert list(measured.host["host_cpu_percent"]) == [1.5, 3.0, 4.5]
     assert list(measured.host["full_scans"]) == [0, 3, 8], "from the first value that there is"
+    assert measured.host["pages_scanned"].fillna(-1).tolist() == [-1, 700, 700]
     assert list(measured.guest["ksm_merging_pages"]) == [30, 60, 90]
     assert measured.host["ksmd_cpu_seconds"].isna().all()
 
@@ -268,7 +274,13 @@ def test_an_imported_run_has_a_first_interval_but_no_baseline(write_run):
 def test_without_guests_there_is_no_percentage_of_their_memory(write_run):
     record = run_record(guests=0)
     record["run"]["guests"]["memory_mib"] = 0
-    measured = metrics.measure(read_run(write_run(record)))
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        line["guests"] = {"arrays": {"ksm_merging_pages": 5, "resident_pages": 900, "utime": 1}}
+    measured = metrics.measure(read_run(write_run(record, lines)))
+    of_guests = [name for name in measured.host if "percent_" in name or "guest" in name]
 
-    assert measured.host["shared_percent_configured"].isna().all()
+    assert len(of_guests) == 9
+    assert measured.host[of_guests].isna().all(axis=None)
     assert measured.host["pages_shared"].notna().all()
+    assert measured.guest["ksm_merging_pages"].tolist() == [5] * 4

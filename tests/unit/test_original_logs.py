@@ -207,6 +207,7 @@ def test_the_label_of_the_knobs(ksm, label):
         ([*interval(2), *interval(3)[:-1]], "ends within interval 3 of 3"),
         ([*interval(2)[:-3], *interval(3)], "has no whole interval 2"),
         (interval(2)[:4], "ends within interval 2 of 3"),
+        (interval(3), "has no whole interval 2"),
         (
             [*interval(2)[:4], *interval(3)[:4]],
             "has no whole interval 2 and ends within interval 3 of 3",
@@ -222,11 +223,17 @@ def test_a_log_that_is_cut_short_says_where(lines, words):
 
 
 def test_a_log_may_be_longer_than_it_says():
-    log = parse(head(num_intervals=1), interval(1), interval(2), interval(4))
+    log = parse(head(num_intervals=1), interval(1), interval(2))
 
-    assert (log.planned, log.cut_short) == (4, None)
-    assert [sample["n"] for sample in kept(log)[1:-1]] == [1, 2, 4]
-    assert kept(log)[-1]["missed"] == 1
+    assert (log.planned, log.cut_short) == (2, None)
+
+
+def test_intervals_that_are_not_there_are_named_and_counted():
+    log = parse(head(num_intervals=9), interval(4), interval(5), interval(7), interval(9))
+
+    assert log.cut_short == "has no whole interval 1-3, 6, 8"
+    assert [sample["n"] for sample in kept(log)[1:-1]] == [4, 5, 7, 9]
+    assert kept(log)[-1]["missed"] == 5
 
 
 def test_cut_at_any_byte_no_value_is_wrong():
@@ -269,7 +276,9 @@ def test_the_last_line_counts_without_a_newline_only_if_it_cannot_be_torn():
         (text(head(), interval(1)[:-3]), r"a.log:11: no interval .* last, 1, lacks `\[END\] Log"),
         (text(head(), interval(1)[:-1]), "lacks `/proc/22/ksm_stat=…`"),
         (text(head(), interval(1, ksm=())), "lacks `a parameter before"),
-        (text(head(), interval(1), interval(1)), "a.log:15: expected Interval 2 after Interval 1"),
+        (text(head(), interval(1), interval(1)), "a.log:15: expected Interval 2, not 1"),
+        (text(head(), interval(0)), "a.log:5: expected Interval 1, not 0"),
+        (text(head(), interval(1), interval(200_000_000)), "expected Interval 2, not 200000000"),
     ],
 )
 def test_what_is_no_log_is_refused_with_its_line(data, words):

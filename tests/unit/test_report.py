@@ -224,6 +224,10 @@ def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
 
     assert "1 run without guests" in page
     assert "array 1 changed" in page
+    assert "Dotted lines are when arrays were written and changed." in page
+    assert "grey band" not in page
+    for heading in (">guests<", ">Guest memory, configured<", ">CPU use of all guests<"):
+        assert heading not in page
     assert 'id="counts"' not in page
     assert 'id="savings"' not in page
 
@@ -239,4 +243,30 @@ def test_the_page_says_what_was_imported_and_assumed(write_run):
     record = run_record(imported={"cut_short": None, "assumed": {"memory_mib": 512}})
     page = report.render(read_results(write_run(record).parent))
 
-    assert "1 of the runs were imported from logs; assumed: memory_mib 512." in page
+    assert "1 run was imported from logs; assumed: memory_mib 512." in page
+
+
+def runs_of(write_run, *sampled):
+    """Write a run for each (guests, memory, interval, intervals), and read them."""
+    for index, (guests, memory, interval, intervals) in enumerate(sampled):
+        record = run_record(guests=guests, interval=interval, intervals=intervals)
+        record["run"]["guests"]["memory_mib"] = memory
+        path = write_run(record, name=f"run-{index}")
+    return read_results(path.parent).usable
+
+
+def test_runs_that_were_sampled_unlike_are_not_said_to_be_alike(write_run):
+    words = report.in_words(
+        runs_of(write_run, (0, 0, 1.0, 35), (1, 512, 2.0, 4), (3, 1024, 2.0, 4))
+    )
+
+    assert "3 runs without guests and with 1 and 3 guests of 512 or 1024 MiB; " in words
+    sampled = "every 0.25 s for 35 intervals of 1 s, or every 0.5 s for 4 intervals of 2 s. "
+    assert f"Sampled {sampled}" in words
+
+
+def test_runs_that_were_sampled_in_many_ways_have_a_range(write_run):
+    words = report.in_words(runs_of(write_run, *((1, 512, float(n), 9 - n) for n in (1, 2, 3, 4))))
+
+    assert "4 runs with 1 guest of 512 MiB; " in words
+    assert "Sampled for 5 to 8 intervals of 1 to 4 s. " in words

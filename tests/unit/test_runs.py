@@ -305,6 +305,30 @@ def test_a_workload_that_was_interrupted_since_the_run_was_steady_did_not_fail(w
     assert read_run(write_run(record, happened=happened)).warnings == ()
 
 
+def test_guests_of_which_a_workload_was_expected_and_never_started(write_run):
+    record = run_record(guests=3, workload="stress")
+    record["run"]["workload"]["parts"][0]["guests"] = [1, 3]
+    happened = [e for e in events(record) if e.get("guest") == "ksm-guest-01"]
+
+    assert warnings(write_run(record, happened=happened)) == [
+        "the workload of guest ksm-guest-03 was never started"
+    ]
+
+
+def test_a_workload_that_was_to_start_after_the_run_was_steady_is_not_missed(write_run):
+    record = run_record(guests=1, workload="stress", converged=True)
+    header, *samples, end = sample_lines(record)
+    lines = [header, *samples[:9], end | {"reason": "steady"}]  # 2 s
+    part = record["run"]["workload"]["parts"][0]
+
+    part["start"] = 2.5
+    assert warnings(write_run(record, lines, happened=[], name="later")) == []
+    part["start"] = 1.5
+    assert warnings(write_run(record, lines, happened=[], name="sooner")) == [
+        "the workload of guest ksm-guest-01 was never started"
+    ]
+
+
 def test_a_knob_that_the_kernel_may_lack_is_looked_at_where_it_is(write_run):
     record = run_record()
     record["run"]["knobs_if_present"] = {"smart_scan": 0, "no_such_knob": 1}
