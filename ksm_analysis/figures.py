@@ -40,7 +40,8 @@ class Data:
     """What figures are made of.
 
     `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
-    factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics.
+    factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics; that of
+    the host also `last`, which is true where the values stand for the run.
     `windows`: when each workload ran, in intervals, and `marks`: what happened in it, and when.
     `interval`: their length in seconds, None if runs differ.
     """
@@ -56,13 +57,28 @@ def load(measured: list[Measured]) -> Data:
     """Put the values of all runs together."""
     runs = [each.run for each in measured]
     lengths = {run.record["run"]["sampling"]["interval"] for run in runs}
+    whole = {_cell(run) for run in runs if not _cut_short(run)}
+    hosts = []
+    for each in measured:
+        # The last value of a log that is cut short is not that of a repetition which is whole
+        stands = not _cut_short(each.run) or _cell(each.run) not in whole
+        last = (each.host.index == each.last) & stands
+        hosts.append(each.host.reset_index().assign(last=last))
     return Data(
-        _stack(runs, [each.host.reset_index() for each in measured]),
+        _stack(runs, hosts),
         _stack(runs, [each.guest for each in measured]),
         _windows(runs),
         {run.factors["workload"]: tuple(_marks(run)) for run in runs},
         lengths.pop() if len(lengths) == 1 else None,
     )
+
+
+def _cut_short(run: Run) -> bool:
+    return bool(run.record.get("imported", {}).get("cut_short"))
+
+
+def _cell(run: Run) -> tuple:
+    return (run.host, *(run.factors[name] for name in ("guests", "knobs", "workload")))
 
 
 def _stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -288,7 +304,7 @@ def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["interval"] == table.groupby("run")["interval"].transform("max")]
+    return table[table["last"]]
 
 
 def _runs_as_points(figure: go.Figure, part: pd.DataFrame, metric: Metric, index: int) -> None:
@@ -359,9 +375,15 @@ def _shown(metric: Metric, values: pd.Series) -> pd.Series:
 
 
 def _mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
-    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay."""
+    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay.
+
+    Against time, there is a gap as well where not all runs have a value: where one ends before the
+    others, the mean of the rest would jump although no run does.
+    """
     groups = _shown(metric, rows[metric.name]).groupby(rows[x])
     mean, count = groups.mean(), groups.count()
+    if x == "interval":
+        mean = mean.where(count == count.max())
     of = ", mean of %{customdata} runs" if rows["repetition"].nunique() > 1 else ""
     hover = f"{x} %{{x}}: %{{y:,.6~g}}{of}<extra>%{{fullData.name}}</extra>"
     return {

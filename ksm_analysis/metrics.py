@@ -462,6 +462,18 @@ class Measured:
     host: pd.DataFrame
     guest: pd.DataFrame
 
+    @property
+    def last(self) -> int:
+        """The interval whose values stand for the run: its last.
+
+        Of an imported run, the last in which any of its processes was there: the original went on
+        logging when the programs that it watched had ended.
+        """
+        there = self.guest.loc[self.guest["ksm_rmap_items"].notna(), "interval"]
+        if self.run.imported and len(there):
+            return int(there.max())
+        return int(self.host.index[-1])
+
 
 def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
@@ -527,7 +539,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **each.run.factors,
                 "seconds": each.run.intervals * each.run.record["run"]["sampling"]["interval"],
                 "converged": {True: "yes", False: "no"}.get(each.run.converged, ""),
-                **each.host.iloc[-1].to_dict(),
+                **each.host.loc[each.last].to_dict(),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
             }

@@ -237,3 +237,26 @@ def test_names_are_text_to_plotly(write_run):
     ((_, figure),) = figures.by_interval_of_guests(data, GUEST["ksm_rmap_items"])
 
     assert names(figure) == ['&lt;b&gt;"&amp;']
+
+
+def test_a_mean_has_a_gap_where_a_repetition_has_ended(write_run):
+    record = run_record(guests=1, repetition=2, converged=True)
+    header, *samples, end = sample_lines(record)
+    short = [header, *samples[:9], end | {"reason": "steady"}]
+    paths = write_run(guests=1), write_run(record, short)
+    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    ((_, figure),) = figures.by_interval(data, HOST["pages_shared"])
+
+    assert list(figure.data[0].y)[:2] == [3_750, 7_500]
+    assert all(value is None or value != value for value in figure.data[0].y[2:])
+
+
+def test_a_log_that_is_cut_short_is_no_repetition_of_a_whole_one(write_run):
+    cut = run_record(guests=1, repetition=2, imported={"cut_short": "ends within interval 2 of 4"})
+    header, *samples, end = sample_lines(cut)
+    whole = run_record(guests=1, imported={"cut_short": None})
+    paths = write_run(whole), write_run(cut, [header, *samples[:5], end])
+    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    ((_, figure),) = figures.by_guests(data, HOST["pages_shared"])
+
+    assert [list(trace.y) for trace in figure.data if trace.mode != "markers"] == [[10_000]]

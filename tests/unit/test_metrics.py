@@ -1,5 +1,6 @@
 """Values against numbers that were computed by hand."""
 
+import json
 import math
 from pathlib import Path
 
@@ -284,3 +285,17 @@ def test_without_guests_there_is_no_percentage_of_their_memory(write_run):
     assert measured.host[of_guests].isna().all(axis=None)
     assert measured.host["pages_shared"].notna().all()
     assert measured.guest["ksm_merging_pages"].tolist() == [5] * 4
+
+
+def test_what_was_logged_after_the_end_of_all_processes_does_not_stand_for_the_run(write_run):
+    record = imported(write_run).record
+    lines = [
+        json.loads(line)
+        for line in (write_run.directory / record["run"]["id"] / "samples.jsonl").open()
+    ]
+    lines[3]["guests"]["vm-1"] = None
+    lines[3]["ksm"] |= {"pages_shared": 0, "pages_sharing": 0}
+    measured = metrics.measure(read_run(write_run(record, lines, happened=[], name="gone")))
+
+    assert measured.last == 2
+    assert metrics.summary([measured]).iloc[0]["pages_sharing"] == 40
