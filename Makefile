@@ -33,7 +33,7 @@ setup: $(VENV)/.installed ## build the environment in .venv
 
 .PHONY: demo
 demo: setup ## the main job: provision, build, run, report (changes this machine; needs root)
-	ansible-playbook site.yml -e experiment=$(EXPERIMENT)
+	$(PYTHON) -m ksm_analysis run $(EXPERIMENT)
 
 .PHONY: teardown
 teardown: setup ## give the host back: knobs, guests, image, services
