@@ -398,7 +398,9 @@ def _mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
 
 def _style(index: int, series: int) -> dict:
     colour = COLOURS[index % len(COLOURS)]
+    # Where colours begin again, the dash tells the second of a colour from the first
+    dash = DASHES[(series + index // len(COLOURS)) % len(DASHES)]
     return {
-        "line": {"color": colour, "dash": DASHES[series % len(DASHES)], "width": 2},
+        "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"color": colour, "symbol": MARKERS[index % len(MARKERS)], "size": 7},
     }

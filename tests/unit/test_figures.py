@@ -260,3 +260,11 @@ def test_a_log_that_is_cut_short_is_no_repetition_of_a_whole_one(write_run):
     ((_, figure),) = figures.by_guests(data, HOST["pages_shared"])
 
     assert [list(trace.y) for trace in figure.data if trace.mode != "markers"] == [[10_000]]
+
+
+def test_nine_numbers_of_guests_are_told_apart_by_more_than_their_colour(load):
+    data = load(*({"guests": count} for count in range(1, 10)))
+    ((_, figure),) = figures.by_interval(data, HOST["full_scans"])
+    looks = {(t.line.color, t.line.dash) for t in figure.data}
+
+    assert len(looks) == 9
