@@ -19,7 +19,6 @@ busy machine matters less; yet caches that others have emptied cost CPU, so pref
 import argparse
 import contextlib
 import http.client
-import importlib.util
 import json
 import mmap
 import os
@@ -33,8 +32,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from _sampler import SAMPLER, ksm_sampler
+
 BENCH = Path(__file__).resolve().parent
-SAMPLER = BENCH.parent / "roles/monitor/files/ksm_sampler.py"
 PYTHON = "/usr/bin/python3"  # what runs the sampler on a Debian host
 STAND_IN_BYTES = 16 << 20  # mergeable memory of a guest's stand-in
 ORIGINAL_SAMPLES = 3  # a round: they are slow
@@ -47,17 +47,6 @@ examples:
 
 Needs root, gcc, and Debian's prometheus-node-exporter (left out where it is not installed).
 """
-
-
-def load_sampler():
-    """Import the sampler, which is a script and in no package."""
-    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ksm_sampler = load_sampler()
 
 
 @contextlib.contextmanager

@@ -7,17 +7,17 @@ named, it replays those of experiments/original-1.yml, which has to be done befo
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from _sampler import ksm_sampler
+
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLER = ROOT / "roles/monitor/files/ksm_sampler.py"
 WITHIN = 2  # percent
 SHARE = 1 / 5  # of the time
-DEFAULT = "results/original-1/*/"
+DEFAULT = "results/original-1/g*/"
 FIRST = f"""\
 no runs to replay: there is no {DEFAULT}. Do an experiment of fixed length first:
   python -m ksm_analysis run experiments/original-1.yml"""
@@ -29,7 +29,7 @@ examples:
 """
 
 
-class Unusable(Exception):  # noqa: N818
+class UnusableError(Exception):
     """A run that cannot be replayed; the message is for the user."""
 
 
@@ -42,28 +42,17 @@ class Sample(NamedTuple):
     pages_sharing: int
 
 
-def load_sampler():
-    """Import the sampler, which is a script and in no package."""
-    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ksm_sampler = load_sampler()
-
-
 def read_samples(run):
-    """Period and samples of a run directory; Unusable where it is no whole run."""
+    """Period and samples of a run directory; UnusableError where it is no whole run."""
     try:
         text = (run / "samples.jsonl").read_text()
         header, *samples, end = map(json.loads, text.splitlines())
     except OSError as error:
-        raise Unusable(f"cannot read {run}/samples.jsonl: {error.strerror}") from error
+        raise UnusableError(f"cannot read {run}/samples.jsonl: {error.strerror}") from error
     except ValueError:  # a sampler that was killed
         samples, end = [], {}
     if not samples or end.get("reason") != "finished":
-        raise Unusable(f"{run} is no run that was sampled to the end of a fixed time")
+        raise UnusableError(f"{run} is no run that was sampled to the end of a fixed time")
     return header["period"], [
         Sample(
             sample["n"],
@@ -147,7 +136,7 @@ def main():
     for run in runs:
         try:
             print(replay(run, arguments))
-        except Unusable as error:
+        except UnusableError as error:
             complain(error)
             failed += 1
     return 1 if failed else 0

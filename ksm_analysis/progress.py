@@ -162,6 +162,7 @@ class Progress:
             host.share = self.plan["runs"][first :: self._many]
         keys = ("index", "of", "factors", "seconds")
         values = {key: host.run[key] for key in keys if key in host.run}
+        values["left"] = self.left(now)
         return {"event": "run started", "host": host.name, "run": run["id"], **values}
 
     def _end(self, host: Host, ended: dict, now: float) -> dict:

@@ -12,8 +12,6 @@ import time
 
 from ksm_analysis.progress import SAMPLING, Host, Progress
 
-# The sampler's line does not say it: 4 KiB, save on some hosts that are no x86-64.
-PAGE_BYTES = 4096
 MIB = 1024 * 1024
 
 
@@ -147,7 +145,8 @@ def sentence(notice: dict) -> str:
         return f"experiment {name}: {count(runs)} on {hosts}, about {minutes} once all is in place"
     if event == "run started":
         place = f"run {notice['index']} of {notice['of']}"
-        return f"{place} ({notice['run']}): {factors(notice['factors'])}"
+        left = f"about {duration(notice['left'])} left"
+        return f"{place} ({notice['run']}): {factors(notice['factors'])}; {left}"
     if event == "run ended":
         reason = f": {notice['reason']}" if notice["reason"] else ""
         return f"{notice['run']} {notice['status']}{reason}"
@@ -174,7 +173,7 @@ def sampled(values: dict) -> str:
         parts.append(f"{values['full_scans']} scans")
     if "pages_sharing" in values:
         pages = values["pages_sharing"]
-        parts.append(f"pages_sharing {pages:,} ({pages * PAGE_BYTES / MIB:,.1f} MiB)")
+        parts.append(f"pages_sharing {pages:,} ({pages * values['page_size'] / MIB:,.1f} MiB)")
     if "general_profit" in values:
         parts.append(f"general_profit {values['general_profit'] / MIB:+,.1f} MiB")
     return ", ".join(parts)

@@ -4,9 +4,11 @@ With --json, standard output has one object a line. Each has `event` and `time` 
 epoch); those of one host have `host`, those of one run have `run`, its id:
 
 plan         `plan` (docs/data.md), `hosts` (names), `results` (directory of the experiment)
-run started  `index` and `of` (among the host's runs), `factors`, `seconds` (expected)
+run started  `index` and `of` (among the host's runs), `factors`, `seconds` (expected for it),
+             `left` (seconds expected for all that is left)
 phase        `phase`, in words; `run` is null outside of a run
-sampling     `seconds` of `of` are sampled; the counters that the kernel has, as it counts them
+sampling     `seconds` of `of` are sampled; the counters that the kernel has, as it counts them, and
+             `page_size` in bytes
 run ended    `status` (complete or failed), `reason`
 message      `text`, and `failed`: whether it tells of a failure; `host` may be null
 report       `path` of the page

@@ -1,7 +1,6 @@
 """The sampler against the kernel's own files, ksmd and processes."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -11,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import KSM, ROOT, knobs
+from machine import KSM, knobs
+from programs import ROLES, load
 
 pytestmark = pytest.mark.host
 
-SAMPLER = ROOT / "roles/monitor/files/ksm_sampler.py"
+SAMPLER = ROLES / "monitor/files/ksm_sampler.py"
 HOLD_MERGEABLE = """
 import mmap, sys, time
 memory = mmap.mmap(-1, 400 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -26,14 +26,7 @@ time.sleep(600)
 """
 
 
-def load_module():
-    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ksm_sampler = load_module()
+ksm_sampler = load(SAMPLER)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib.util
 import json
 import mmap
 import os
@@ -16,8 +15,9 @@ from array import array
 from pathlib import Path
 
 import pytest
+from programs import ROLES, load
 
-PROGRAM = Path(__file__).parents[2] / "roles/arrays/files/ksm_arrays.py"
+PROGRAM = ROLES / "arrays/files/ksm_arrays.py"
 INTS = 4000  # 3.9 pages of 4 KiB: the last one is not full
 PAGES = -(-INTS * 4 // mmap.PAGESIZE)
 SIZE = PAGES * mmap.PAGESIZE
@@ -27,14 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def load_module():
-    spec = importlib.util.spec_from_file_location("ksm_arrays", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ksm_arrays = load_module()
+ksm_arrays = load(PROGRAM)
 
 
 def command(*arguments, change="single"):
@@ -181,14 +174,6 @@ def test_a_start_that_has_passed_is_now():
     assert times[2] - before >= 0.2
 
 
-def test_events_in_a_file(tmp_path):
-    file = tmp_path / "events"
-    done = run("--events", file, "--second", 0, "--changed", 0, "--seconds", 0)
-    events = [json.loads(line)["event"] for line in file.read_text().splitlines()]
-    assert events == ["array written", "array written", "array changed"]
-    assert done.stdout == ""
-
-
 def test_pages_of_the_default_size():
     asked = ksm_arrays.parse_arguments(["--change", "single"])
     assert asked.ints == 1_000_000
@@ -243,15 +228,13 @@ def wait_for(file):
     assert file.exists()
 
 
-def test_what_was_told_before_a_signal_is_whole(tmp_path):
-    file = tmp_path / "events"
-    with started("--events", file, "--second", 500, "--changed", 500, "--seconds", 500) as process:
-        wait_for(file)
-        while not file.read_text():
-            time.sleep(0.01)
+def test_what_was_told_before_a_signal_is_whole():
+    with started("--second", 500, "--changed", 500, "--seconds", 500) as process:
+        told = next_event(process)
         process.terminate()
-        assert process.wait(timeout=60) == 143
-    assert json.loads(file.read_text())["event"] == "array written"
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 143
+    assert told["event"] == "array written"
 
 
 # What is refused
@@ -270,7 +253,6 @@ def test_what_was_told_before_a_signal_is_whole(tmp_path):
         (["--second", "30"], "the order is --second, --changed, --seconds"),
         (["--seconds", "15"], "the order is --second, --changed, --seconds"),
         (["--pid-file", "/nowhere/pid"], "cannot write /nowhere/pid: No such file or directory"),
-        (["--events", "/nowhere/events"], "cannot create /nowhere/events: No such file"),
     ],
 )
 def test_refused(arguments, message):
@@ -285,15 +267,6 @@ def test_what_to_change_is_not_left_to_chance():
     done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "the following arguments are required: --change" in done.stderr
-
-
-def test_events_are_never_overwritten(tmp_path):
-    (tmp_path / "events").write_text("precious")
-    done = run("--events", tmp_path / "events", "--pid-file", tmp_path / "pid")
-    assert done.returncode == 2
-    assert "events exists already, and is never overwritten" in done.stderr
-    assert (tmp_path / "events").read_text() == "precious"
-    assert [file.name for file in tmp_path.iterdir()] == ["events"]
 
 
 def test_a_pid_file_that_cannot_be_replaced(tmp_path):
@@ -317,7 +290,7 @@ def test_too_little_memory(tmp_path):
 
 def test_a_kernel_that_does_not_know_the_advice(monkeypatch):
     monkeypatch.setattr(mmap, "MADV_MERGEABLE", 9999)
-    with pytest.raises(ksm_arrays.Unusable, match=r"Invalid argument; .* CONFIG_KSM$"):
+    with pytest.raises(ksm_arrays.UnusableError, match=r"Invalid argument; .* CONFIG_KSM$"):
         ksm_arrays.mergeable(INTS)
 
 

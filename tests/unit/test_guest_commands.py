@@ -1,14 +1,8 @@
 """Workloads of guests, as command lines."""
 
-import importlib.util
-from pathlib import Path
+from programs import ROLES, load
 
-ROLES = Path(__file__).parents[2] / "roles"
-SPEC = importlib.util.spec_from_file_location(
-    "guest_commands", ROLES / "stress_ng/filter_plugins/guest_commands.py"
-)
-filters = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(filters)
+filters = load(ROLES / "stress_ng/filter_plugins/guest_commands.py")
 
 STRESS = {"guests": [1, 3], "stress_ng": {"vm": 2, "vm_keep": True}, "start": 1.5, "stop": 24.0}
 OWN = {"guests": [12], "command": ["/bin/echo", "a b"], "start": 0.0, "stop": 30.5}

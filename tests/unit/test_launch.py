@@ -46,7 +46,7 @@ RUN = """
     - name: Say what was given
       ansible.builtin.debug: {msg: "note={{ ksm_plan.note }} more={{ more | default('') }}"}
     - name: Sample
-      say: {line: "sampling: host=one run=r1 seconds=3.0 of=9.0 pages_sharing=7"}
+      say: {line: "sampling: host=one run=r1 seconds=3.0 of=9.0 pages_sharing=7 page_size=4096"}
     - name: Leave a run
       ansible.builtin.copy:
         dest: "{{ results }}/quick/r1/run.json"

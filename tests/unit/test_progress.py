@@ -213,7 +213,7 @@ def test_plain_lines_tell_a_tenth_of_the_sampling_at_a_time(progress, capsys):
         view.show(notice)
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
 
-    assert lines[:2] == ["run 1 of 2 (r1): 1 guest", "sampling"]
+    assert lines[:2] == ["run 1 of 2 (r1): 1 guest; about 5 min left", "sampling"]
     assert next(line for line in lines if line.startswith("sampling ")) == "sampling 5 of 45 s"
     assert sum(line.startswith("sampling ") for line in lines) == 10
     assert lines[-1] == "r1 complete"
@@ -241,7 +241,7 @@ def test_json_is_one_object_a_line(progress, capsys):
 def test_live_keeps_what_has_ended_and_draws_what_goes_on(progress, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    counters = "pages_sharing=25600 general_profit=-1048576"
+    counters = "pages_sharing=25600 page_size=4096 general_profit=-1048576"
     with LiveView(progress) as view:
         events = (begins(), ends(), begins("r2", index=2), SAMPLING, sampling(9.0, "h1", "r2"))
         for notice in take(progress, *events, sampling(10.0, "h1", "r2", counters)):

@@ -1,15 +1,10 @@
 """Events of a run, from what its steps have reported."""
 
-import importlib.util
 import json
-from pathlib import Path
 
-ROLES = Path(__file__).parents[2] / "roles"
-SPEC = importlib.util.spec_from_file_location(
-    "run_events", ROLES / "run/filter_plugins/run_events.py"
-)
-filters = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(filters)
+from programs import ROLES, load
+
+filters = load(ROLES / "run/filter_plugins/run_events.py")
 
 NOTHING = {"set": {}, "restored": {}, "ready": [], "work": [], "arrays": []}
 

@@ -1,7 +1,6 @@
 """The sampler against made trees: nothing here needs KSM, root or a guest."""
 
 import ast
-import importlib.util
 import json
 import os
 import random
@@ -14,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import ROLES, load
 
-SAMPLER = Path(__file__).parents[2] / "roles/monitor/files/ksm_sampler.py"
+SAMPLER = ROLES / "monitor/files/ksm_sampler.py"
 KSM = "sys/kernel/mm/ksm"
 STAT = "4242 (qemu) (x86 Z) S 1 1 1 0 -1 4 9 0 0 0 57 21 0 0 20 0 4 0 100 999 888\n"
 KSM_STAT = """\
@@ -58,14 +58,7 @@ GUEST = {
 }
 
 
-def load_module():
-    spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ksm_sampler = load_module()
+ksm_sampler = load(SAMPLER)
 
 
 @pytest.fixture

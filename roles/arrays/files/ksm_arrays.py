@@ -35,7 +35,8 @@ With 1,000,000 numbers, 4 KiB pages, max_page_sharing 256 and smart_scan 0, an a
 and pages_shared / pages_sharing / pages_unshared are 977 / 977 / 0 once the arrays are merged, and
 in the end 977 / 976 / 1 (single), 979 / 974 / 1 (half-same), 977 / 488 / 489 (half-distinct).
 
-events: a line of JSON each, when it is done, with wall (CLOCK_REALTIME) and monotonic, in seconds
+output: a line of JSON for each of these, when it is done, with wall (CLOCK_REALTIME) and monotonic,
+in seconds
   {"event": "array written", "array": 1, "pages": 977, ...}
   {"event": "array changed", "change": "single", ...}
 
@@ -46,11 +47,11 @@ exit status:
 """
 
 
-class Unusable(Exception):  # noqa: N818
+class UnusableError(Exception):
     """What was asked for cannot be done; the message is for the user."""
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):  # noqa: N818 - no error: it leads out of any wait, as StopIteration does
     """A signal has asked for the end; its number."""
 
 
@@ -64,13 +65,13 @@ def mergeable(ints):
     try:
         memory = mmap.mmap(-1, ints * INT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
-        raise Unusable(f"no memory for {ints} numbers: {error}") from error
+        raise UnusableError(f"no memory for {ints} numbers: {error}") from error
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     try:
         memory.madvise(mmap.MADV_MERGEABLE)
     except OSError as error:
-        raise Unusable(
+        raise UnusableError(
             f"memory cannot be made mergeable: {error.strerror};"
             " the kernel must be built with CONFIG_KSM"
         ) from error
@@ -91,7 +92,7 @@ CHANGES = {
 }
 
 
-def work(asked, tell):
+def work(asked):
     """Write, wait, write, wait, change, wait: at times in seconds of CLOCK_MONOTONIC."""
     start = max(time.monotonic(), asked.start)
     arrays = []
@@ -119,28 +120,13 @@ def stop(number, _frame):
     raise Stopped(number)
 
 
-class Events:
-    """Where events go: a new file, or standard output."""
-
-    def __init__(self, path):
-        self.name, self.fd = "standard output", sys.stdout.fileno()
-        if path == "-":
-            return
-        self.name = path
-        try:
-            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        except FileExistsError as error:
-            raise Unusable(f"{path} exists already, and is never overwritten") from error
-        except OSError as error:
-            raise Unusable(f"cannot create {path}: {error.strerror}") from error
-
-    def tell(self, **event):
-        """Write one, with the time."""
-        event.update(wall=time.time(), monotonic=time.monotonic())
-        try:
-            os.write(self.fd, json.dumps(event).encode() + b"\n")
-        except OSError as error:
-            raise Unusable(f"cannot write to {self.name}: {error.strerror}") from error
+def tell(**event):
+    """Write an event to standard output, with the time."""
+    event.update(wall=time.time(), monotonic=time.monotonic())
+    try:
+        os.write(sys.stdout.fileno(), json.dumps(event).encode() + b"\n")
+    except OSError as error:
+        raise UnusableError(f"cannot write to standard output: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -157,7 +143,7 @@ def pid_file(path):
             partial.replace(path)
             kept = path
         except OSError as error:
-            raise Unusable(f"cannot write {path}: {error.strerror}") from error
+            raise UnusableError(f"cannot write {path}: {error.strerror}") from error
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -217,7 +203,6 @@ def parse_arguments(argv):
         help="when it begins, in seconds of CLOCK_MONOTONIC; a time in the past is now (default)",
     )
     add("--pid-file", type=Path, metavar="FILE", help="holds the process id while it runs")
-    add("--events", default="-", metavar="FILE", help="where events go (default: -, stdout)")
     arguments = parser.parse_args(argv)
     if not arguments.second <= arguments.changed <= arguments.seconds:
         parser.error("the order is --second, --changed, --seconds")
@@ -231,10 +216,10 @@ def main(argv=None):
         for number in SIGNALS:
             signal.signal(number, stop)
         with pid_file(arguments.pid_file):
-            work(arguments, Events(arguments.events).tell)
+            work(arguments)
     except Stopped as stopped:
         return 128 + stopped.args[0]
-    except Unusable as error:
+    except UnusableError as error:
         print(f"ksm_arrays.py: error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     return 0

@@ -93,4 +93,5 @@ def _words(header, sample):
     seconds = sample["monotonic"] - header["monotonic"]
     length = (header["samples"] - 1) * header["period"]
     counters = (f"{name}={sample['ksm'][name]}" for name in SHOWN if name in sample["ksm"])
-    return " ".join([f"seconds={seconds:.1f}", f"of={length:g}", *counters])
+    page_size = f"page_size={header['page_size']}"
+    return " ".join([f"seconds={seconds:.1f}", f"of={length:g}", *counters, page_size])

@@ -1,0 +1,15 @@
+"""What runs on hosts, or in Ansible, is in no package: this imports such a file for the tests."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+ROLES = Path(__file__).parents[1] / "roles"
+
+
+def load(path: Path) -> ModuleType:
+    """Import a file by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
