@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF001
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,9 @@ import jinja2
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis import figures, metrics
+from ksm_analysis import figures, metrics, provenance
 from ksm_analysis.published import PUBLISHED
 from ksm_analysis.runs import Results, Run
-
-DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,6 @@ class Section:
     title: str
     intro: str
     figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One line of provenance: its values, and which runs have which if they differ."""
-
-    name: str
-    values: tuple[tuple[str, tuple[str, ...]], ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether runs differ in it."""
-        return len(self.values) > 1
-
-    @property
-    def detail(self) -> bool:
-        """Whether it is one of many that are worth a look only when something is amiss."""
-        return not self.differs and self.name.startswith(DETAILS)
 
 
 def write(results: Results, path: Path) -> None:
@@ -92,7 +71,7 @@ def render(results: Results) -> str:
         summary=summary_table(measured),
         sections=sections(measured) if measured else [],
         runs=[run_row(run) for run in results.runs],
-        facts=provenance(results.runs),
+        facts=provenance.facts(results.runs),
         definitions=[*metrics.HOST, *metrics.GUEST],
         published=PUBLISHED,
         plotly=get_plotlyjs(),
@@ -324,32 +303,3 @@ def run_row(run: Run) -> dict:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def provenance(runs: tuple[Run, ...]) -> list[Fact]:
-    """List everything that runs depend on, with the values that runs differ in told apart."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for run in runs:
-        record = run.record
-        parts = {
-            **record.get("provenance", {}),
-            "knobs": record.get("knobs", {}).get("during", {}),
-            "knobs before": record.get("knobs", {}).get("before", {}),
-            "guests": {k: v for k, v in record["run"]["guests"].items() if k != "count"},
-            "sampling": record["run"]["sampling"],
-            "host": run.host,
-        }
-        for name, value in _flat("", parts):
-            found.setdefault(name, {}).setdefault(value, []).append(run.id)
-    return [
-        Fact(name, tuple((value, tuple(ids)) for value, ids in values.items()))
-        for name, values in found.items()
-    ]
-
-
-def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), inner)
-    else:
-        yield name, value if isinstance(value, str) else json.dumps(value)

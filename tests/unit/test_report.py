@@ -9,7 +9,7 @@ import pytest
 from made_up_runs import run_record, sample_lines
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis import report
+from ksm_analysis import provenance, report
 from ksm_analysis.runs import read_results
 
 EVIL = "</script><script>alert('\"&1')</script>"
@@ -172,7 +172,7 @@ def test_provenance_tells_what_differs_between_runs(write_run):
     record = run_record(guests=2)
     record["provenance"]["kernel"]["release"] = "6.18.0"
     facts = {
-        fact.name: fact for fact in report.provenance(read_results(write_run(record).parent).runs)
+        fact.name: fact for fact in provenance.facts(read_results(write_run(record).parent).runs)
     }
 
     assert facts["kernel.release"].differs
