@@ -46,6 +46,7 @@ class Metric:
 
     `kind` is gauge, counter (difference over the interval), total (since the run's first sample) or
     derived. `value` takes Ends and gives one value for each interval; its row 0 is ignored.
+    `beside` names the metric that it is chosen and shown with.
     """
 
     name: str
@@ -55,6 +56,12 @@ class Metric:
     help: str
     value: Callable[[Ends], pd.Series]
     figure: bool = False
+    beside: str = ""
+
+    @property
+    def chosen_with(self) -> str:
+        """The metric by whose name it is chosen: its own, or that of the one it is beside."""
+        return self.beside or self.name
 
 
 # --- how values follow ----------------------------------------------------------------------------
@@ -155,6 +162,11 @@ WHOLE = {
 ZERO_PAGES = (
     "With use_zero_pages=1, pages full of zeros are merged with the kernel's zero page: they count "
     "in ksm_zero_pages and not here."
+)
+AT_SCAN_END = (
+    "in the last sample before full_scans rose by one, held until it rises again: the unstable "
+    "tree is as whole then as it gets. No value before the first such sample, nor while scans are "
+    "shorter than the time between samples."
 )
 
 HOST = (
@@ -262,6 +274,16 @@ HOST = (
         figure=True,
     ),
     Metric(
+        "pages_unshared_at_scan_end",
+        "pages",
+        "gauge",
+        "pages_unshared at the end of a scan",
+        f"pages_unshared {AT_SCAN_END}",
+        _gauge("scan_end.pages_unshared"),
+        figure=True,
+        beside="pages_unshared",
+    ),
+    Metric(
         "pages_volatile",
         "pages",
         "gauge",
@@ -271,6 +293,16 @@ HOST = (
         "uncertainty of pages_unshared. pages_volatile_show() in mm/ksm.c.",
         _gauge("ksm.pages_volatile"),
         figure=True,
+    ),
+    Metric(
+        "pages_volatile_at_scan_end",
+        "pages",
+        "gauge",
+        "pages_volatile at the end of a scan",
+        f"pages_volatile {AT_SCAN_END}",
+        _gauge("scan_end.pages_volatile"),
+        figure=True,
+        beside="pages_volatile",
     ),
     Metric(
         "ksm_zero_pages",
@@ -475,27 +507,62 @@ class Measured:
         return int(self.host.index[-1])
 
 
+def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
+    """Columns scan_end.pages_unshared and scan_end.pages_volatile: see AT_SCAN_END.
+
+    A sample at which full_scans has risen by one is the first that has the values of the sample
+    before it. Where it rises by more, nobody has looked at the end of a scan.
+    """
+    if "ksm.full_scans" not in samples:
+        return pd.DataFrame(index=samples.index)
+    risen = samples["ksm.full_scans"].diff()
+    names = {f"ksm.{name}": f"scan_end.{name}" for name in ("pages_unshared", "pages_volatile")}
+    held = samples.shift(1).reindex(columns=list(names))
+    scan = (risen > 0).cumsum()
+    return held.where(risen == 1).groupby(scan).ffill().rename(columns=names)
+
+
 def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
-    guest = _guest_intervals(run)
-    ends = interval_ends(run, run.samples)
+    samples = run.samples.join(at_scan_ends(run.samples))
+    guest = _guest_values(run, lambda rows: interval_ends(run, rows), "interval")
+    host = _host_values(run, interval_ends(run, samples), guest, "interval")
+    return Measured(run, host, guest)
+
+
+def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the value of every metric at every sample, as if each were an interval.
+
+    Returns the frames of Measured with `n` for `interval`, and with `seconds` since the header's
+    time. A counter's value is its difference from the sample before.
+    """
+    samples = run.samples.join(at_scan_ends(run.samples))
+    guest = _guest_values(run, lambda rows: rows, "n")
+    host = _host_values(run, samples, guest, "n")
+    seconds = samples["seconds"]
+    return (
+        host.assign(seconds=seconds),
+        guest.assign(seconds=guest["n"].map(seconds) if len(guest) else []),
+    )
+
+
+def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) -> pd.DataFrame:
     # The process of arrays is no guest, and its memory is none of guests
     guests = guest if run.record["run"]["guests"]["count"] else guest.iloc[:0]
-    totals = guests.groupby("interval")[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
-    both = Ends(run, ends.join(totals.add_prefix("guests.")))
-    return Measured(run, pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:], guest)
+    totals = guests.groupby(index)[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
+    both = Ends(run, rows.join(totals.add_prefix("guests.")))
+    return pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:]
 
 
-def _guest_intervals(run: Run) -> pd.DataFrame:
+def _guest_values(run: Run, rows_of: Callable, index: str) -> pd.DataFrame:
     tables = []
-    for guest, samples in run.guests.groupby("guest") if len(run.guests) else ():
-        rows = interval_ends(run, samples.drop(columns="guest").set_index("n"))
-        ends = Ends(run, rows)
+    for guest, samples in run.guests.groupby("guest", observed=True) if len(run.guests) else ():
+        ends = Ends(run, rows_of(samples.drop(columns="guest").set_index("n")))
         table = pd.DataFrame({m.name: m.value(ends) for m in GUEST}).iloc[1:]
         table.insert(0, "guest", guest)
-        tables.append(table.reset_index())
+        tables.append(table.rename_axis(index).reset_index())
     if not tables:
-        return pd.DataFrame(columns=["interval", "guest", *(m.name for m in GUEST)], dtype=float)
+        return pd.DataFrame(columns=[index, "guest", *(m.name for m in GUEST)], dtype=float)
     return pd.concat(tables, ignore_index=True)
 
 

@@ -299,3 +299,38 @@ def test_what_was_logged_after_the_end_of_all_processes_does_not_stand_for_the_r
 
     assert measured.last == 2
     assert metrics.summary([measured]).iloc[0]["pages_sharing"] == 40
+
+
+def test_values_at_the_end_of_a_scan_are_those_before_full_scans_rises(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for n, line in enumerate(lines[1:-1]):
+        line["ksm"] |= {"full_scans": 10 + (n >= 5) + (n >= 9), "pages_unshared": 100 + n}
+    host, _ = metrics.every_sample(read_run(write_run(record, lines)))
+    values = host["pages_unshared_at_scan_end"]
+
+    assert values.loc[:4].isna().all()
+    assert values.loc[5:8].tolist() == [104] * 4
+    assert values.loc[9:].tolist() == [108] * 8
+
+
+def test_no_end_of_a_scan_is_seen_where_several_pass_between_samples(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for n, line in enumerate(lines[1:-1]):
+        line["ksm"]["full_scans"] = 10 + (n >= 3) + 2 * (n >= 5) + (n >= 9)
+    host, _ = metrics.every_sample(read_run(write_run(record, lines)))
+    known = host["pages_volatile_at_scan_end"].notna()
+
+    assert known[known].index.tolist() == [3, 4, 9, 10, 11, 12, 13, 14, 15, 16]
+
+
+def test_every_sample_has_the_values_that_intervals_of_one_sample_would_have(write_run):
+    run = read_run(write_run(guests=2, interval=1.0))
+    host, guest = metrics.every_sample(run)
+    ends = metrics.measure(run).host
+
+    assert host.loc[[4, 8, 12, 16], "pages_sharing"].tolist() == ends["pages_sharing"].tolist()
+    assert host["pages_scanned"].tolist() == [12_000] * 16
+    assert host["seconds"].tolist() == [n / 4 for n in range(1, 17)]
+    assert guest.groupby("guest")["n"].count().tolist() == [16, 16]
