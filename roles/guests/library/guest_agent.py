@@ -17,6 +17,11 @@ options:
     type: list
     elements: str
     default: []
+  since:
+    description: >-
+      With O(guests), when they were begun to be started, on the host's CLOCK_MONOTONIC: their
+      seconds count from then. The start of this module if it is not given.
+    type: float
   commands:
     description: What to run in which guest.
     type: list
@@ -240,15 +245,16 @@ def decoded(status, key):
     return base64.b64decode(status.get(key, "")).decode(errors="replace")
 
 
-def serve(guest, act):
+def serve(guest, act, since):
     """Do something with one guest. Errors are returned, so that one guest hides no other."""
     outcome = {"name": guest.name(), "error": "", "started": now()}
+    since = outcome["started"]["monotonic"] if since is None else since
     try:
         outcome |= act(guest) or {}
     except (GuestError, libvirt.libvirtError) as error:
         outcome["error"] = str(error)
     outcome["stopped"] = now()
-    outcome["seconds"] = outcome["stopped"]["monotonic"] - outcome["started"]["monotonic"]
+    outcome["seconds"] = outcome["stopped"]["monotonic"] - since
     return outcome
 
 
@@ -275,6 +281,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "guests": {"type": "list", "elements": "str", "default": []},
+            "since": {"type": "float"},
             "commands": {"type": "list", "elements": "dict", "options": command, "default": []},
             "stop": {"type": "path"},
             "timeout": {"type": "float", "default": 300},
@@ -293,7 +300,7 @@ def main():
     except (GuestError, libvirt.libvirtError) as error:
         module.fail_json(msg=str(error), guests=[])
     with ThreadPoolExecutor(max(1, len(todo))) as pool:
-        outcomes = list(pool.map(lambda job: serve(*job), todo))
+        outcomes = list(pool.map(lambda job: serve(*job, module.params["since"]), todo))
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
     if errors:
         module.fail_json(msg="; ".join(errors), guests=outcomes)

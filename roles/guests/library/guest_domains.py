@@ -52,9 +52,14 @@ domains:
   type: list
   elements: str
   returned: always
+monotonic:
+  description: When this began, on the host's CLOCK_MONOTONIC. Guests boot while the others start.
+  type: float
+  returned: always
 """
 
 import re
+import time
 import traceback
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +136,7 @@ def main():
         module.fail_json(msg=missing_required_lib("python3-libvirt"), exception=LIBVIRT_ERROR)
     # libvirt prints every error on stderr by itself; they are all in the result.
     libvirt.registerErrorHandler(lambda *_: None, None)
+    began = time.monotonic()
     act = start if module.params["state"] == "running" else remove
     try:
         before, after, changed = act(module, libvirt.open(module.params["uri"]))
@@ -140,7 +146,7 @@ def main():
         key: "".join(f"{name}\n" for name in sorted(names))
         for key, names in (("before", before), ("after", after))
     }
-    module.exit_json(changed=bool(changed), domains=changed, diff=diff)
+    module.exit_json(changed=bool(changed), domains=changed, monotonic=began, diff=diff)
 
 
 if __name__ == "__main__":

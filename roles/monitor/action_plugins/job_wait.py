@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 # module would start Python again and again on the very processors that are being measured.
 
 display = Display()
-END_POLL_SECONDS = 0.5  # once the job should have ended
+END_POLL_SECONDS = 0.2  # once the job should have ended
 OUTPUT = ("stdout", "stderr")
 SHOWN = ("full_scans", "pages_sharing", "general_profit")
 
