@@ -3,29 +3,30 @@
 Colour and marker tell the first thing apart (the number of guests, or a guest), the dash tells the
 rest (workload, knobs, host). Nothing is told by colour alone. Titles and definitions belong to the
 page; colours of text and axes belong to its theme.
+
+What the page filters by is in each trace's `meta`: the factors that all of its points have in
+common. `layout.meta.points` is how many points there were before they were thinned.
 """
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from ksm_analysis import metrics
-from ksm_analysis.metrics import MIB, Measured, Metric
+from ksm_analysis import drawing, metrics
+from ksm_analysis.answer import Setting
+from ksm_analysis.drawing import COLOURS, GREY, guest_word, join, shown, style, text
+from ksm_analysis.metrics import Measured, Metric
 from ksm_analysis.published import PUBLISHED, Published
 from ksm_analysis.runs import Run
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which
-# is faint on white, are left out since pages are light or dark.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
-MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
 LINES = 9  # more than these in one panel cannot be told apart
+GUESTS = 8  # more guests than these in one panel are a band
+POINTS = 1000  # of a line of samples, at most
+ALL_POINTS = 16_000  # of all lines of samples of one figure, about
 Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
+FACTORS = ("workload", "knobs", "host")  # what varies besides guests and repetitions
 MEMORY = (
     "guest_memory_configured_mib",
     "guest_memory_resident_mib",
@@ -36,27 +37,39 @@ HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A run with the values of every sample: the frames of metrics.every_sample."""
+
+    run: Run
+    host: pd.DataFrame
+    guest: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Data:
     """What figures are made of.
 
     `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
     factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics; that of
     the host also `last`, which is true where the values stand for the run.
-    `windows`: when each workload ran, in intervals, and `marks`: what happened in it, and when.
-    `interval`: their length in seconds, None if runs differ.
+    `samples`: the values of every sample, run by run.
+    `windows`: when each workload ran, and `marks`: what happened in it, and when; both by the unit
+    of time, `interval` or `seconds`.
+    `interval`: the length of one in seconds, None if runs differ.
     """
 
     host: pd.DataFrame
     guest: pd.DataFrame
-    windows: dict[str, tuple[float, float]]
-    marks: dict[str, tuple[tuple[float, str], ...]]
+    samples: tuple[Sampled, ...]
+    windows: dict[str, dict[str, tuple[float, float]]]
+    marks: dict[str, dict[str, tuple[tuple[float, str], ...]]]
     interval: float | None
 
 
 def load(measured: list[Measured]) -> Data:
     """Put the values of all runs together."""
     runs = [each.run for each in measured]
-    lengths = {run.record["run"]["sampling"]["interval"] for run in runs}
+    lengths = {_length(run) for run in runs}
     whole = {_cell(run) for run in runs if not _cut_short(run)}
     hosts = []
     for each in measured:
@@ -64,13 +77,22 @@ def load(measured: list[Measured]) -> Data:
         stands = not _cut_short(each.run) or _cell(each.run) not in whole
         last = (each.host.index == each.last) & stands
         hosts.append(each.host.reset_index().assign(last=last))
+    units = {"interval": _length, "seconds": lambda run: 1.0}
     return Data(
         _stack(runs, hosts),
         _stack(runs, [each.guest for each in measured]),
-        _windows(runs),
-        {run.factors["workload"]: tuple(_marks(run)) for run in runs},
+        tuple(Sampled(run, *metrics.every_sample(run)) for run in runs),
+        {unit: _windows(runs, length) for unit, length in units.items()},
+        {
+            unit: {run.factors["workload"]: tuple(_marks(run, length(run))) for run in runs}
+            for unit, length in units.items()
+        },
         lengths.pop() if len(lengths) == 1 else None,
     )
+
+
+def _length(run: Run) -> float:
+    return run.record["run"]["sampling"]["interval"]
 
 
 def _cut_short(run: Run) -> bool:
@@ -89,56 +111,48 @@ def _stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _windows(runs: list[Run]) -> dict[str, tuple[float, float]]:
+def _windows(runs: list[Run], length) -> dict[str, tuple[float, float]]:
     windows = {}
     for run in runs:
         if window := run.window():
-            length = run.record["run"]["sampling"]["interval"]
-            start, stop = (seconds / length for seconds in window)
+            start, stop = (seconds / length(run) for seconds in window)
             name = run.factors["workload"]
             first, last = windows.get(name, (start, stop))
             windows[name] = min(first, start), max(last, stop)
     return windows
 
 
-def _marks(run: Run) -> Iterator[tuple[float, str]]:
-    """Yield what was done to the arrays, with its time in intervals."""
+def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
+    """Yield what was done to the arrays, with its time in units of `length` seconds."""
     for event in run.events:
         words = {
             "array written": f"array {event.get('array')}",
             "array changed": "array 1 changed",
         }.get(event["event"])
         if words:
-            seconds = event["monotonic"] - run.header["monotonic"]
             # Runs differ by milliseconds, which nobody can see
-            yield round(seconds / run.record["run"]["sampling"]["interval"], 1), words
+            yield round((event["monotonic"] - run.header["monotonic"]) / length, 1), words
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-def text(value: object) -> str:
-    """Make text of a name: Plotly would read `<b>` in it as markup, and cut off what is long."""
-    lines = textwrap.wrap(str(value), LINE_LENGTH) or [""]
-    return "<br>".join(escape(line, quote=False) for line in lines)
-
-
-def _join(*names: str) -> str:
-    return " · ".join(filter(None, names))
-
-
-def guest_word(count: int) -> str:
-    """Write `1 guest`, `2 guests`; nothing without guests."""
-    return {0: "", 1: "1 guest"}.get(count, f"{count} guests")
+# --- what varies ----------------------------------------------------------------------------------
 
 
 def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split by what varies besides guests and repetitions, each part with its name."""
-    factors = [f for f in ("workload", "knobs", "host") if data[f].nunique() > 1]
+    factors = [f for f in FACTORS if data[f].nunique() > 1]
     if not factors:
         return [("", data)]
     groups = data.groupby(factors, sort=False)
     return [(" · ".join(map(str, key)), part) for key, part in groups]
+
+
+def _meta(part: pd.DataFrame, *more: str) -> dict:
+    """Name the factors that all rows have in common, for the page's filters."""
+    return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
+
+
+def _plain(value: object) -> object:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _panels(series: list, lines: int) -> list[tuple[str, list]]:
@@ -146,6 +160,10 @@ def _panels(series: list, lines: int) -> list[tuple[str, list]]:
     if len(series) * lines <= LINES:
         return [("", series)]
     return [(name, [("", part)]) for name, part in series]
+
+
+def _points(figure: go.Figure, points: int) -> None:
+    figure.update_layout(meta={"points": int(points)})
 
 
 # --- values by interval ---------------------------------------------------------------------------
@@ -156,18 +174,18 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
     panels = []
     counts = sorted(data.host["guests"].unique())
     for title, together in _panels(_series(data.host), len(counts)):
-        figure = _figure(metric)
+        figure = drawing.figure(metric)
         for series, (name, part) in enumerate(together):
             for count, cell in _cells(part, metric):
-                label = _join(guest_word(count), name) or "measured"
-                line = _mean_line(cell, "interval", metric, label)
+                label = join(guest_word(count), name) or "measured"
+                line = drawing.mean_line(cell, "interval", metric, label)
                 # Colours tell numbers of guests; if there is but one, they are free to tell more
                 colour = counts.index(count) if len(counts) > 1 else series
-                figure.add_scatter(**line, **_style(colour, series))
+                figure.add_scatter(**line, **style(colour, series), meta=_meta(cell, "guests"))
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
         if figure.data:
             panels.append((title, figure))
-    return _same_scale(panels, _shown(metric, data.host[metric.name]))
+    return drawing.same_scale(panels, shown(metric, data.host[metric.name]))
 
 
 def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
@@ -176,13 +194,38 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
     guests = sorted(data.guest["guest"].unique())
     for name, part in _series(data.guest):
         for count, cell in _cells(part, metric):
-            figure = _figure(metric)
-            for guest, rows in cell.groupby("guest"):
-                line = _mean_line(rows, "interval", metric, guest)
-                figure.add_scatter(**line, **_style(guests.index(guest), 0))
+            figure = drawing.figure(metric)
+            if cell["guest"].nunique() > GUESTS:
+                wide = cell.pivot_table(metric.name, "interval", "guest", observed=True)
+                _band_of_guests(figure, shown(metric, wide), guests, POINTS)
+            else:
+                for guest, rows in cell.groupby("guest", observed=True):
+                    line = drawing.mean_line(rows, "interval", metric, guest)
+                    figure.add_scatter(**line, **style(guests.index(guest), 0))
+            figure.update_traces(meta=_meta(cell, "guests"))
+            _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
             _interval_axis(figure, data, set(cell["workload"]))
-            panels.append((_join(guest_word(count), name), figure))
-    return _same_scale(panels, _shown(metric, data.guest[metric.name]))
+            panels.append((join(guest_word(count), name), figure))
+    return drawing.same_scale(panels, shown(metric, data.guest[metric.name]))
+
+
+def _band_of_guests(figure: go.Figure, wide: pd.DataFrame, guests: list, points: int) -> None:
+    """Show from the lowest to the highest of many guests, and three of them by themselves.
+
+    `wide` has a row for each point of time and a column for each guest. The three are those that
+    end lowest, in the middle and highest.
+    """
+    x, values = wide.index.to_numpy(), wide.to_numpy()
+    label = f"all {len(wide.columns)} guests"
+    low, high = wide.min(axis=1).to_numpy(), wide.max(axis=1).to_numpy()
+    for edge in drawing.band(x, low, high, label, points):
+        figure.add_scatter(**edge)
+    order = wide.ffill().iloc[-1].to_numpy().argsort()
+    names = ("ends lowest", "ends in the middle", "ends highest")
+    for name, column in zip(names, order[[0, len(order) // 2, -1]], strict=True):
+        guest = wide.columns[column]
+        line = drawing.time_line(x, values[:, column], f"{guest}, {name}", points)
+        figure.add_scatter(**line, **style(guests.index(guest), 0))
 
 
 def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -192,28 +235,23 @@ def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFra
             yield count, cell
 
 
-def _same_scale(panels: list[Panel], values: pd.Series) -> list[Panel]:
-    """Let panels be compared by eye; zero is always on the scale."""
-    low, high = min(0.0, values.min()), max(0.0, values.max())
-    margin = 0.05 * (high - low) or 1.0
-    if len(panels) > 1:
-        for _, figure in panels:
-            figure.update_yaxes(range=[low - margin if low < 0 else 0, high + margin])
-    return panels
-
-
 def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
-    """Count the intervals, and shade the time that the workloads were active."""
+    """Count the intervals, and show when the workloads were active."""
     last = int(data.host["interval"].max())
     length = f" ({data.interval:g} s each)" if data.interval else ""
     figure.update_xaxes(title=f"interval{length}", range=[0, last + 0.4])
     figure.update_xaxes(dtick=1 if last <= 6 else None, tickformat="d")
-    for workload, (start, stop) in data.windows.items():
+    _events(figure, data, "interval", workloads, last)
+
+
+def _events(figure: go.Figure, data: Data, unit: str, workloads: set[str], last: float) -> None:
+    """Shade the time that the workloads were active, and mark what happened."""
+    for workload, (start, stop) in data.windows[unit].items():
         if workload in workloads:
             figure.add_vrect(
                 x0=start,
                 x1=stop,
-                fillcolor="#8a8a8a",
+                fillcolor=GREY,
                 opacity=0.18,
                 line_width=0,
                 layer="below",
@@ -225,13 +263,94 @@ def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
                 },
                 annotation_position="top left",
             )
-    for at, words in sorted({mark for w in workloads for mark in data.marks.get(w, ())}):
+    for at, words in sorted({mark for w in workloads for mark in data.marks[unit].get(w, ())}):
         figure.add_vline(
             x=at,
-            line={"color": "#8a8a8a", "width": 1, "dash": "dot"},
+            line={"color": GREY, "width": 1, "dash": "dot"},
             annotation={"text": text(words), "font_size": 11, "yanchor": "bottom"},
             annotation_position="top left" if at > 0.8 * last else "top right",
         )
+
+
+# --- values of every sample -----------------------------------------------------------------------
+
+
+def by_time(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of the host at every sample: a line for each run."""
+    runs = [each for each in data.samples if each.host[metric.name].notna().any()]
+    counts = sorted({each.run.factors["guests"] for each in runs})
+    points = _points_of_a_line(len(runs))
+    panels = []
+    for title, together in _panels(_series(_factors(runs)), len(counts)):
+        figure = _per_sample(metric)
+        for series, (name, part) in enumerate(together):
+            for index, row in part.iterrows():
+                count = row["guests"]
+                label = join(guest_word(count), name) or "measured"
+                values = shown(metric, runs[index].host[metric.name]).to_numpy()
+                seconds = runs[index].host["seconds"].to_numpy()
+                line = drawing.time_line(seconds, values, label, points)
+                colour = counts.index(count) if len(counts) > 1 else series
+                first = part[part["guests"] == count].index[0] == index
+                more = {"legendgroup": label, "showlegend": bool(first)}
+                meta = _meta(part.loc[[index]], "guests")
+                figure.add_scatter(**line, **style(colour, series), **more, meta=meta)
+        _points(figure, sum(len(runs[i].host) for _, part in together for i in part.index))
+        _time_axis(figure, data, {w for _, part in together for w in part["workload"]})
+        panels.append((title, figure))
+    values = pd.concat([each.host[metric.name] for each in runs])
+    return drawing.same_scale(panels, shown(metric, values))
+
+
+def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of each guest at every sample: a panel for each cell, of its first run."""
+    runs = [
+        each for each in data.samples if len(each.guest) and each.guest[metric.name].notna().any()
+    ]
+    factors = _factors(runs).drop_duplicates(["guests", *FACTORS])
+    guests = sorted({name for i in factors.index for name in runs[i].guest["guest"].unique()})
+    points = _points_of_a_line(len(factors) * min(len(guests), 4))
+    panels, scale = [], []
+    for name, part in _series(factors):
+        for index, row in part.iterrows():
+            figure, guest = _per_sample(metric), runs[index].guest
+            wide = shown(metric, guest.pivot(index="seconds", columns="guest", values=metric.name))
+            if len(wide.columns) > GUESTS:
+                _band_of_guests(figure, wide, guests, points)
+            else:
+                for column in wide:
+                    x, y = wide.index.to_numpy(), wide[column].to_numpy()
+                    line = drawing.time_line(x, y, column, points)
+                    figure.add_scatter(**line, **style(guests.index(column), 0))
+            figure.update_traces(meta=_meta(part.loc[[index]], "guests"))
+            _points(figure, len(guest))
+            _time_axis(figure, data, {row["workload"]})
+            scale += [wide.min(axis=None), wide.max(axis=None)]
+            panels.append((join(guest_word(row["guests"]), name), figure))
+    return drawing.same_scale(panels, pd.Series(scale))
+
+
+def _factors(runs: list[Sampled]) -> pd.DataFrame:
+    """One row a run with what was varied, indexed by its place."""
+    return pd.DataFrame([{"host": e.run.host, "run": e.run.id, **e.run.factors} for e in runs])
+
+
+def _points_of_a_line(lines: int) -> int:
+    """Let many lines share what a page can hold."""
+    return max(POINTS // 5, min(POINTS, ALL_POINTS // max(1, lines)))
+
+
+def _per_sample(metric: Metric) -> go.Figure:
+    figure = drawing.figure(metric)
+    if metric.kind == "counter":
+        figure.update_yaxes(title=f"{metric.unit} from sample to sample")
+    return figure
+
+
+def _time_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
+    last = max(each.host["seconds"].iloc[-1] for each in data.samples if len(each.host))
+    figure.update_xaxes(title="seconds", range=[0, 1.01 * last], separatethousands=True)
+    _events(figure, data, "seconds", workloads, last)
 
 
 # --- values by number of guests -------------------------------------------------------------------
@@ -239,12 +358,12 @@ def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
 
 def by_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric in the last interval against the number of guests."""
-    figure = _figure(metric)
+    figure = drawing.figure(metric)
     last = _last(data.host)
     for series, (name, part) in enumerate(_series(last)):
         _runs_as_points(figure, part, metric, series)
-        line = _mean_line(part, "guests", metric, name or "measured")
-        figure.add_scatter(**line, **_style(series, series))
+        line = drawing.mean_line(part, "guests", metric, name or "measured")
+        figure.add_scatter(**line, **style(series, series), meta=_meta(part))
     _guests_axis(figure, last["guests"])
     return [("", figure)]
 
@@ -257,8 +376,7 @@ def memory_by_guests(data: Data) -> list[Panel]:
             mib = [n * published.memory_mib / 100 for n in published.guests]
             for index, part in ((2, "shared"), (3, "reclaimed")):
                 values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
-                # Ten guests beside two or three would leave these no room: shown when asked for
-                _overlay(panels, published, part, values, index, marker, visible="legendonly")
+                _overlay(panels, published, part, values, index, marker)
     return panels
 
 
@@ -270,15 +388,13 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
     parts = ("shared", "reclaimed", "difference")
     names = [f"{part}_percent_{whole}" for part in parts]
     panels = _several_by_guests(data, names)
-    values = _last(data.host)[names].stack()
     for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
         if whole == "configured":
-            values = pd.concat([values, pd.Series(published.shared)])
             pairs = zip(published.shared, published.reclaimed, strict=True)
             kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
             for index, part in enumerate((published.shared, published.reclaimed, kept)):
                 _overlay(panels, published, parts[index], list(part), index, marker)
-    return _same_scale(panels, values)
+    return drawing.same_scale(panels, _last(data.host)[names].stack())
 
 
 def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
@@ -291,13 +407,13 @@ def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
     last = _last(data.host)
     table = {i: metric for i, metric in enumerate(table) if data.host[metric.name].notna().any()}
     for title, together in _panels(_series(last), len(table)):
-        figure = _figure(next(iter(table.values())))
+        figure = drawing.figure(next(iter(table.values())))
         for series, (name, part) in enumerate(together):
             for index, metric in table.items():
                 _runs_as_points(figure, part, metric, index)
-                label = _join(metric.label.split(", of ")[0], name)
-                line = _mean_line(part, "guests", metric, label)
-                figure.add_scatter(**line, **_style(index, series))
+                label = join(metric.label.split(", of ")[0], name)
+                line = drawing.mean_line(part, "guests", metric, label)
+                figure.add_scatter(**line, **style(index, series), meta=_meta(part))
         _guests_axis(figure, last["guests"])
         panels.append((title, figure))
     return panels
@@ -311,17 +427,20 @@ def _runs_as_points(figure: go.Figure, part: pd.DataFrame, metric: Metric, index
     """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
     if part["repetition"].nunique() > 1:
         figure.add_scatter(
-            x=part["guests"],
-            y=_shown(metric, part[metric.name]),
-            customdata=part["run"].map(text),
+            x=part["guests"].to_list(),
+            y=shown(metric, part[metric.name]).to_list(),
+            customdata=part["run"].map(text).to_list(),
+            name="single runs",
             mode="markers",
             showlegend=False,
             marker={"color": COLOURS[index % len(COLOURS)], "symbol": "line-ew-open", "size": 9},
             hovertemplate="%{customdata}: %{y:,.6~g}<extra></extra>",
+            meta=_meta(part),
         )
 
 
-def _overlay(panels: list[Panel], published: Published, part: str, values, index, marker, **more):
+def _overlay(panels: list[Panel], published: Published, part: str, values, index, marker) -> None:
+    """Lay published points over a figure; the page shows them when asked for."""
     for _, figure in panels:
         figure.add_scatter(
             x=list(published.guests),
@@ -330,77 +449,63 @@ def _overlay(panels: list[Panel], published: Published, part: str, values, index
             mode="markers",
             marker={"color": COLOURS[index], "symbol": marker, "size": 10, "line_width": 1.5},
             hovertemplate="%{y:,.4~g}<extra>%{fullData.name}</extra>",
-            **more,
+            visible=False,
+            meta={"published": True},
         )
 
 
 def _guests_axis(figure: go.Figure, counts: pd.Series) -> None:
+    """Make the number of guests the x axis, which the page's filters know as such."""
+    figure.update_layout(meta={"x": "guests"})
     figure.update_xaxes(title="guests", rangemode="tozero", tickformat="d")
     figure.update_xaxes(dtick=1 if counts.max() <= 12 else None)
 
 
-# --- what all figures share -----------------------------------------------------------------------
+# --- savings against cost -------------------------------------------------------------------------
 
 
-def _figure(metric: Metric) -> go.Figure:
-    unit = "MiB" if metric.unit == "bytes" else metric.unit
-    figure = go.Figure(layout={"template": {}})
-    figure.update_layout(
-        margin={"l": 12, "r": 12, "t": 28, "b": 12},
-        hovermode="closest",
-        showlegend=True,
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "x": 0,
-            "itemwidth": 44,
-            "maxheight": 0.9,  # else a long legend scrolls within itself
-        },
-    )
-    figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")
-    figure.update_yaxes(
-        title=unit,
-        automargin=True,
-        rangemode="tozero",
-        separatethousands=True,
-        exponentformat="none",
-    )
-    return figure
+def savings_against_cost(settings: list[Setting]) -> list[Panel]:
+    """MiB saved against CPU seconds of ksmd: a point for each setting, with its intervals.
 
-
-def _shown(metric: Metric, values: pd.Series) -> pd.Series:
-    return values / MIB if metric.unit == "bytes" else values
-
-
-def _mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
-    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay.
-
-    Against time, there is a gap as well where not all runs have a value: where one ends before the
-    others, the mean of the rest would jump although no run does.
+    No panel if no cost is known, as of imported runs.
     """
-    groups = _shown(metric, rows[metric.name]).groupby(rows[x])
-    mean, count = groups.mean(), groups.count()
-    if x == "interval":
-        mean = mean.where(count == count.max())
-    of = ", mean of %{customdata} runs" if rows["repetition"].nunique() > 1 else ""
-    hover = f"{x} %{{x}}: %{{y:,.6~g}}{of}<extra>%{{fullData.name}}</extra>"
-    return {
-        "x": mean.index.to_list(),
-        "y": mean.to_list(),
-        "customdata": count.to_list(),
-        "name": text(label),
-        "mode": "lines+markers" if len(mean) <= 40 else "lines",
-        "hovertemplate": hover,
-    }
+    known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
+    if not known:
+        return []
+    figure = go.Figure(drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib")))
+    table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
+    for index, (name, part) in enumerate(_series(table)):
+        for row, count in part["guests"].items():
+            setting, look = known[row], style(index, index)["marker"]
+            first = bool(row == part.index[0])
+            figure.add_scatter(
+                x=[setting.ksmd_cpu_seconds.mean],
+                y=[setting.saved_mib.mean],
+                error_x=_bars(setting.ksmd_cpu_seconds, look["color"]),
+                error_y=_bars(setting.saved_mib, look["color"]),
+                text=[guest_word(count)],
+                textposition="top center",
+                mode="markers+text" if part["guests"].nunique() > 1 else "markers",
+                name=text(name or "measured"),
+                legendgroup=name,
+                showlegend=first,
+                marker=look | {"size": 10},
+                hovertemplate="%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{text}"
+                "<extra>%{fullData.name}</extra>",
+                meta=_meta(part.loc[[row]], "guests"),
+            )
+    figure.update_xaxes(title="CPU seconds of ksmd in the whole run", rangemode="tozero")
+    figure.update_yaxes(title="MiB saved at the end")
+    return [("", figure)]
 
 
-def _style(index: int, series: int) -> dict:
-    colour = COLOURS[index % len(COLOURS)]
-    # Where colours begin again, the dash tells the second of a colour from the first
-    dash = DASHES[(series + index // len(COLOURS)) % len(DASHES)]
+def _bars(estimate, colour: str) -> dict | None:
+    if estimate.low is None:
+        return None
     return {
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"color": colour, "symbol": MARKERS[index % len(MARKERS)], "size": 7},
+        "type": "data",
+        "array": [estimate.high - estimate.mean],
+        "arrayminus": [estimate.mean - estimate.low],
+        "thickness": 1.2,
+        "color": colour,
     }

@@ -7,12 +7,16 @@ from ksm_analysis.errors import InputError
 
 HELP = "make one page with all figures and tables, which works without a network"
 DETAILS = """\
-Reads every run of an experiment's results and writes one HTML file: figures, tables, where the
-numbers come from, and warnings about runs that are not whole. Prints the file's path.
+Reads every run of an experiment's results and writes one HTML file: what each setting saves and
+costs, figures, tables, where the numbers come from, and warnings about what to doubt. Prints the
+file's path. With --export it writes the figures as pictures instead, one file a panel, drawn by
+Chromium (apt-get install chromium), and prints their paths.
 
 examples:
   python -m ksm_analysis report results/quick                  writes results/quick/report.html
   python -m ksm_analysis report results/quick -o /tmp/ksm.html
+  python -m ksm_analysis report results/quick --redact -o for-others.html
+  python -m ksm_analysis report --export pdf results/quick     writes results/quick/figures/*.pdf
 """
 
 
@@ -24,22 +28,55 @@ def add_to(commands) -> None:
         description=DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="results of an experiment")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="where to (default: DIR/report.html)"
+    add = parser.add_argument
+    add("directory", metavar="DIR", type=Path, help="results of an experiment")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=Path,
+        help="where to (default: DIR/report.html; with --export a directory, DIR/figures)",
+    )
+    add("--export", choices=("png", "svg", "pdf"), help="write pictures of the figures instead")
+    add(
+        "--redact",
+        action="store_true",
+        help="leave out the names of hosts, and command lines, to show the page to others",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page."""
-    from ksm_analysis import report, runs
+    """Write the page, or the pictures."""
+    from ksm_analysis import redact, runs
 
     results = runs.read_results(arguments.directory)
-    path = arguments.output or arguments.directory / "report.html"
+    if arguments.redact:
+        results = redact.redact(results)
+    write = _pictures if arguments.export else _page
     try:
-        report.write(results, path)
+        paths = write(results, arguments)
     except OSError as error:
+        path = error.filename or arguments.output or arguments.directory
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    print(path)
+    for path in paths:
+        print(path)
     return 0
+
+
+def _page(results, arguments: argparse.Namespace) -> list[Path]:
+    from ksm_analysis import report
+
+    path = arguments.output or arguments.directory / "report.html"
+    report.write(results, path)
+    return [path]
+
+
+def _pictures(results, arguments: argparse.Namespace) -> list[Path]:
+    from ksm_analysis import export, metrics, report
+
+    measured = [metrics.measure(run) for run in results.usable]
+    if not measured:
+        raise InputError(f"{arguments.directory}: no run can be used: there are no figures")
+    directory = arguments.output or arguments.directory / "figures"
+    return export.write(report.sections(measured), directory, arguments.export)

@@ -82,6 +82,15 @@ def _arrays(index, change):
 
 
 @pytest.fixture(scope="session")
+def long_page_file(tmp_path_factory):
+    """Write a report of one long run of many guests."""
+    directory = tmp_path_factory.mktemp("results") / "long"
+    Writer(directory)(run_record(guests=9, intervals=1000))
+    report.write(read_results(directory), directory / "report.html")
+    return directory / "report.html"
+
+
+@pytest.fixture(scope="session")
 def browser():
     """Start Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -1,14 +1,20 @@
 """The page in a real browser: drawn whole, at home on small and large screens, and offline."""
 
+import csv
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.browser
 
-DRAWN = "() => [...document.querySelectorAll('.plot')].every((plot) => plot.dataset.drawn)"
+DRAWN = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every(
+  (plot) => plot.dataset.drawn || plot.parentElement.hidden)"""
 # Each figure with the number of its traces, and of those that have left something to see
 TRACES = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
   figure: plot.closest('figure').id,
   traces: plot.data.filter((trace) => trace.visible !== 'legendonly').length,
+  mode: plot.data[0].mode,
+  paths: plot.querySelectorAll('.scatterlayer .trace path').length,
   points: plot.querySelectorAll('.scatterlayer .trace .points path').length,
   legend: [...plot.querySelectorAll('.legend .traces')].every((entry) => {
     const [box, frame] = [entry.getBoundingClientRect(), plot.getBoundingClientRect()];
@@ -17,7 +23,11 @@ TRACES = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
   height: plot._fullLayout._size.h,
 }))"""
 
-FITS = """() => [...document.querySelectorAll('.plot')].every((plot) => {
+LINES = """(id) => [...document.querySelectorAll(`#${id} .plot`)]
+  .filter((plot) => !plot.parentElement.hidden)
+  .flatMap((plot) => plot._fullData.map((trace) => [trace.name, [...trace.x]]))"""
+
+FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every((plot) => {
   const [svg, box] = [plot.querySelector('.main-svg'), plot].map((e) => e.getBoundingClientRect());
   return svg.width === plot.clientWidth && Math.abs(svg.height - box.height) < 5;
 })"""
@@ -26,7 +36,7 @@ FITS = """() => [...document.querySelectorAll('.plot')].every((plot) => {
 class Opened:
     """A page that was opened, with all that it said and asked for."""
 
-    def __init__(self, browser, file, width, scheme="light"):
+    def __init__(self, browser, file, width, scheme="light", every_metric=False):
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme
         )
@@ -37,14 +47,31 @@ class Opened:
         self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(file.as_uri())
-        # as before printing: figures far below the screen are drawn only when they come near
+        if every_metric:
+            self.choose("All metrics")
+        self.draw()
+
+    def choose(self, *labels, keep=True):
+        """Tick, or untick, what is to be shown."""
+        filters = self.page.locator("#filters")
+        if filters.get_attribute("open") is None:
+            filters.locator("summary").click()
+        for label in labels:
+            filters.get_by_label(label, exact=True).set_checked(keep)
+
+    def draw(self):
+        """Draw all, as before printing: else what is far below the screen waits."""
         self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
         self.page.wait_for_function(DRAWN, timeout=120_000)
+
+    def lines(self, figure):
+        """Names and x values of what one figure shows."""
+        return self.page.evaluate(LINES, figure)
 
 
 @pytest.fixture(scope="module", params=[(1280, "light"), (390, "dark")], ids=["large", "small"])
 def opened(request, browser, page_file):
-    opened = Opened(browser, page_file, *request.param)
+    opened = Opened(browser, page_file, *request.param, every_metric=True)
     yield opened
     opened.context.close()
 
@@ -52,10 +79,10 @@ def opened(request, browser, page_file):
 def test_every_figure_is_drawn(opened):
     plots = opened.page.evaluate(TRACES)
 
-    assert len(plots) > 30
+    assert len(plots) > 50
     for plot in plots:
         assert plot["traces"] > 0, plot
-        assert plot["points"] > 0, plot
+        assert plot["points" if "markers" in plot["mode"] else "paths"] > 0, plot
         assert plot["height"] > 150, plot
 
 
@@ -98,12 +125,13 @@ def test_figures_wait_until_they_come_near(browser, page_file):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(page_file.as_uri())
-    last = page.locator(".plot").last
-    page.wait_for_function("() => document.querySelector('.plot').dataset.drawn")
+    last = page.locator("figure:not([hidden]) .plot").last
+    page.locator("figure:not([hidden]) .plot").first.scroll_into_view_if_needed()
+    page.locator(".plot[data-drawn]").first.wait_for()
     assert last.get_attribute("data-drawn") is None
 
     last.scroll_into_view_if_needed()
-    page.wait_for_function("() => [...document.querySelectorAll('.plot')].at(-1).dataset.drawn")
+    last.and_(page.locator("[data-drawn]")).wait_for()
     context.close()
 
 
@@ -129,27 +157,207 @@ def test_colours_follow_the_theme_at_once(browser, page_file):
     opened.context.close()
 
 
-def test_a_click_in_the_legend_hides_published_points(browser, page_file):
-    opened = Opened(browser, page_file, 1280)
-    plot = opened.page.locator("#percent-of-configured-by-guests .plot").first
-    entry = plot.locator(".legend .traces").filter(has_text="VMware ESX").first
-    name = entry.text_content().strip()
-    entry.locator(".legendtoggle").click()
-    hidden = "(plot, name) => plot.data.find((t) => t.name === name).visible === 'legendonly'"
-    opened.page.wait_for_timeout(600)  # Plotly waits whether it was a double click
+# --- what is chosen -------------------------------------------------------------------------------
 
-    assert plot.evaluate(hidden, name)
+
+@pytest.fixture
+def fresh(browser, page_file):
+    opened = Opened(browser, page_file, 1280)
+    yield opened
     opened.context.close()
+
+
+def test_few_metrics_are_shown_until_more_are_chosen(fresh):
+    shown = fresh.page.locator("figure:not([hidden])")
+    few = shown.count()
+    fresh.choose("pages_shared")
+
+    assert fresh.page.locator("#pages_shared-by-interval").is_visible()
+    assert shown.count() == few + 3  # over time, against guests, every sample
+    fresh.choose("All metrics")
+    assert fresh.page.locator("figure[hidden]").count() == 0
+    fresh.choose("All metrics", keep=False)
+    assert fresh.page.locator("#intervals .none").is_visible()
+
+
+def test_values_at_the_end_of_a_scan_come_with_the_raw_ones(fresh):
+    fresh.choose("pages_unshared")
+
+    assert fresh.page.locator("#pages_unshared-by-time").is_visible()
+    assert fresh.page.locator("#pages_unshared_at_scan_end-by-time").is_visible()
+
+
+def test_a_number_of_guests_is_filtered_from_every_figure_and_table(fresh):
+    before = fresh.lines("pages_sharing-by-interval")
+    rows = fresh.page.locator("#summary tbody tr:not([hidden])").count()
+    fresh.choose("2", keep=False)
+    fresh.draw()
+
+    after = fresh.lines("pages_sharing-by-interval")
+    assert 0 < len(after) < len(before)
+    assert not [name for name, _ in after if name.startswith("2 guests")]
+    assert all(2 not in x for _, x in fresh.lines("pages_sharing-by-guests"))
+    assert all(2 not in x for _, x in fresh.lines("percent-of-configured-by-guests"))
+    assert not [n for n, _ in fresh.lines("pages_sharing-by-time") if n.startswith("2 guests")]
+    headings = fresh.page.locator("#ksm_merging_pages-by-interval h4:visible").all_text_contents()
+    assert headings
+    assert not [heading for heading in headings if heading.startswith("2 guests")]
+    assert fresh.page.locator("#summary tbody tr:not([hidden])").count() == rows - 8
+    assert fresh.page.locator("#answer tbody tr[data-guests='2']:not([hidden])").count() == 0
+    assert "1 numbers of guests left out" in fresh.page.locator("#filters output").text_content()
+
+
+def test_a_workload_is_filtered_and_comes_back(fresh):
+    figure = "pages_sharing-by-interval"
+    before = fresh.lines(figure)
+    fresh.choose("idle", keep=False)
+    fresh.draw()
+    without = fresh.lines(figure)
+    fresh.page.get_by_role("button", name="As at first").click()
+    fresh.page.wait_for_function("() => !document.querySelector('#summary tr[hidden]')")
+    fresh.draw()
+
+    assert 0 < len(without) < len(before)
+    assert fresh.lines(figure) == before
+
+
+def test_published_values_are_laid_over_when_asked_for(fresh):
+    figure = "percent-of-configured-by-guests"
+    own = fresh.lines(figure)
+    fresh.choose("published values")
+    fresh.draw()
+    more = fresh.lines(figure)
+
+    assert not [name for name, _ in own if "VMware" in name]
+    assert ["Shared · VMware ESX, 2002", [10]] in more
+    # figures that have none stay as they are
+    assert "points shown" in fresh.page.locator(f"#{figure} .count").text_content()
+
+
+# --- the same numbers -----------------------------------------------------------------------------
+
+
+def test_the_table_has_the_numbers_of_the_figure(fresh):
+    figure = fresh.page.locator("#pages_sharing-by-interval")
+    button = figure.get_by_role("button", name="Table of pages_sharing")
+    button.click()
+    rows = figure.locator(".values tbody tr")
+
+    assert button.get_attribute("aria-expanded") == "true"
+    lines = fresh.lines("pages_sharing-by-interval")
+    assert rows.count() == sum(len(x) for _, x in lines)
+    assert rows.first.locator("td").all_text_contents()[1:3] == [lines[0][0], "1"]
+    headings = figure.locator(".values th").all_text_contents()
+    assert headings[2:] == ["interval", "pages"]  # runs differ in how long one is
+    button.click()
+    assert not figure.locator(".values").is_visible()
+
+
+def test_the_csv_file_has_the_numbers_of_the_table(browser, long_page_file):
+    fresh = Opened(browser, long_page_file, 1280)
+    figure = fresh.page.locator("#ksm_merging_pages-by-time")
+    figure.get_by_role("button", name="Table").click()
+    table = figure.locator(".values tr").evaluate_all(
+        "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    with fresh.page.expect_download() as download:
+        figure.get_by_role("button", name="CSV").click()
+    file_name = download.value.suggested_filename
+    caption = figure.locator(".values caption").text_content()
+    with Path(download.value.path()).open(newline="") as file:
+        rows = list(csv.reader(file))
+
+    fresh.context.close()
+
+    assert file_name == "ksm_merging_pages-by-time.csv"
+    assert len(rows) > 2001
+    # a table has no more rows than a page can hold, and says so
+    assert rows[: len(table)] == table
+    assert f"2000 of {len(rows) - 1} rows" in caption
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("svg", b"<svg")])
+def test_pictures_of_a_figure_can_be_kept(fresh, kind, begin):
+    figure = fresh.page.locator("#general_profit-by-interval")
+    with fresh.page.expect_download() as download:
+        figure.get_by_role("button", name=f"as {kind.upper()}").click()
+    picture = Path(download.value.path()).read_bytes()
+
+    assert download.value.suggested_filename.endswith(f".{kind}")
+    assert picture.startswith(begin)
+    assert len(picture) > 5000
+
+
+def test_a_figure_says_how_many_of_its_points_are_shown(browser, long_page_file):
+    opened = Opened(browser, long_page_file, 1280)
+    words = opened.page.locator("#pages_sharing-by-time .count").text_content()
+    shown, points = (int(word.replace(",", "")) for word in words.split(" points")[0].split(" of "))
+
+    assert points == 4000
+    assert 500 < shown <= 1000
+    opened.context.close()
+
+
+def test_nine_guests_are_a_band(browser, long_page_file):
+    opened = Opened(browser, long_page_file, 390)
+    names = [name for name, _ in opened.lines("ksm_merging_pages-by-interval")]
+
+    assert "all 9 guests" in names
+    assert len(names) == 5
+    opened.context.close()
+
+
+# --- for all --------------------------------------------------------------------------------------
+
+
+def test_all_can_be_reached_and_has_a_name(fresh):
+    page = fresh.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the answer"
+    page.locator("#filters summary").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert page.evaluate("[document.activeElement.type, document.activeElement.checked]") == [
+        "checkbox",
+        False,
+    ]
+    nameless = """() => [...document.querySelectorAll('button, input, [role], a')].filter((e) =>
+      !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.[0]?.textContent.trim()))
+      .map((e) => e.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    assert page.locator(".plot:not([role=group][aria-label])").count() == 0
+
+
+def test_it_prints_without_what_paper_cannot_do(fresh):
+    fresh.page.emulate_media(media="print")
+
+    assert not fresh.page.locator("nav").is_visible()
+    assert not fresh.page.locator("#filters").is_visible()
+    assert not fresh.page.locator(".tools").first.is_visible()
+    assert fresh.page.locator("#answer table").is_visible()
+    assert len(fresh.page.pdf()) > 50_000
+
+
+def test_the_page_can_be_used_soon(browser, page_file):
+    """Not how fast it is, which is for the bench, but that the answer needs no figure."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+
+    assert page.locator("#answer tbody tr").count() == 13
+    assert page.locator(".headline").is_visible()
+    context.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_runs_without_guests_and_imported_logs_are_at_home_too(browser, other_page_file, width):
-    opened = Opened(browser, other_page_file, width)
+    opened = Opened(browser, other_page_file, width, every_metric=True)
     page, plots = opened.page, opened.page.evaluate(TRACES)
 
     assert opened.said == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert [p["figure"] for p in plots if not (p["legend"] and p["points"])] == []
+    assert [p["figure"] for p in plots if not (p["legend"] and p["paths"])] == []
     assert page.get_by_role("heading", name="Each guest or process over time").count() == 1
     marks = page.locator("#pages_shared-by-interval .annotation-text").all_text_contents()
     assert marks == ["array 1", "array 2", "array 1 changed"]

@@ -3,7 +3,7 @@
 import pytest
 from made_up_runs import MONOTONIC, run_record, sample_lines
 
-from ksm_analysis import figures, metrics
+from ksm_analysis import drawing, figures, metrics
 from ksm_analysis.published import PUBLISHED
 from ksm_analysis.runs import read_run
 
@@ -137,16 +137,16 @@ def test_more_lines_than_can_be_told_apart_are_spread_over_panels_of_one_scale(l
     assert len(set(looks)) == 10
 
 
-def test_panels_of_percentages_have_one_scale_with_room_for_published_points(load):
+def test_panels_of_percentages_have_one_scale(load):
     workloads = ("idle", "a", "b", "c")
     data = load(*({"guests": 2, "workload": workload} for workload in workloads))
-    for whole, least in (("configured", 67.0), ("resident", 20.0)):
+    for whole in ("configured", "resident"):
         panels = figures.percent_by_guests(data, whole)
 
         assert [title for title, _ in panels] == list(workloads)
         ((low, high),) = {figure.layout.yaxis.range for _, figure in panels}
         assert low == 0
-        assert high > least
+        assert high > max(panels[0][1].data[0].y)
 
 
 def test_a_panel_for_each_cell_with_a_line_for_each_guest(load):
@@ -181,8 +181,8 @@ def test_amounts_start_at_zero_and_profit_may_be_negative(write_run):
 
 def test_published_points_are_told_apart_from_those_of_this_experiment(load):
     ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "configured")
-    own = [t for t in figure.data if t.mode != "markers"]
-    others = [t for t in figure.data if t.mode == "markers"]
+    own = [t for t in figure.data if "published" not in t.meta]
+    others = [t for t in figure.data if "published" in t.meta]
 
     assert [t.name for t in own] == ["Shared", "Reclaimed", "Shared less reclaimed"]
     assert [t.name for t in others] == [
@@ -191,6 +191,8 @@ def test_published_points_are_told_apart_from_those_of_this_experiment(load):
         for part in ("Shared", "Reclaimed", "Difference")
     ]
     assert all(t.marker.symbol.endswith("-open") for t in others)
+    # the page shows them when asked for
+    assert not any(t.visible for t in others)
     assert list(others[0].y[:3]) == [19.6, 54.7, 56.2]
     assert list(others[2].y[:3]) == [1.8, 18.6, 13.2]
     assert list(others[3].x) == [10]
@@ -217,12 +219,12 @@ def test_a_metric_without_values_has_no_entry_in_the_legend(write_run):
         "Reclaimed memory",
     ]
     # as in figures that have all four, and as the published points
-    assert own[1].line.color == figures.COLOURS[2]
+    assert own[1].line.color == drawing.COLOURS[2]
 
 
 def test_memory_has_the_published_points_when_asked_for(load):
     ((_, figure),) = figures.memory_by_guests(load({"guests": 2}))
-    asked = [t for t in figure.data if t.visible == "legendonly"]
+    asked = [t for t in figure.data if t.visible is False]
 
     # 19.6 % of one guest of 512 MiB, 54.7 % of two
     assert list(asked[0].y[:2]) == pytest.approx([100.352, 560.128])
@@ -268,3 +270,115 @@ def test_nine_numbers_of_guests_are_told_apart_by_more_than_their_colour(load):
     looks = {(t.line.color, t.line.dash) for t in figure.data}
 
     assert len(looks) == 9
+
+
+# --- what the page needs to choose --------------------------------------------------------------
+
+
+def test_a_line_names_the_factors_that_its_points_have_in_common(load):
+    data = load(*({"guests": g, "workload": w} for g in (1, 2) for w in ("idle", "stress")))
+    every = {"knobs": "run=1, pages_to_scan=1000", "host": "localhost"}
+    ((_, over_time),) = figures.by_interval(data, HOST["pages_sharing"])
+    ((_, at_every_sample),) = figures.by_time(data, HOST["pages_sharing"])
+    ((_, against_guests),) = figures.by_guests(data, HOST["pages_sharing"])
+
+    cells = [every | {"workload": w, "guests": g} for w in ("idle", "stress") for g in (1, 2)]
+    assert [trace.meta for trace in over_time.data] == cells
+    assert [trace.meta for trace in at_every_sample.data] == cells
+    # these have many numbers of guests, which the axis tells
+    assert [t.meta for t in against_guests.data] == [
+        every | {"workload": workload} for workload in ("idle", "stress")
+    ]
+    assert against_guests.layout.meta["x"] == "guests"
+
+
+# --- every sample ---------------------------------------------------------------------------------
+
+
+def test_every_sample_is_drawn_where_there_are_few(load):
+    data = load({"guests": 1, "interval": 2.0})
+    ((_, figure),) = figures.by_time(data, HOST["pages_sharing"])
+
+    assert list(figure.data[0].x) == [n / 2 for n in range(1, 17)]
+    assert figure.data[0].y[-1] == 10_000
+    assert figure.layout.xaxis.title.text == "seconds"
+    assert figure.layout.meta["points"] == 16
+
+
+def test_many_samples_are_thinned_and_their_peaks_stay(write_run):
+    record = run_record(guests=1, intervals=1000)
+    lines = sample_lines(record)
+    lines[2345]["ksm"]["pages_shared"] = 99_999
+    lines[3456]["ksm"]["pages_shared"] = -7
+    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    ((_, figure),) = figures.by_time(data, HOST["pages_shared"])
+    (line,) = figure.data
+
+    assert len(line.x) <= figures.POINTS
+    assert figure.layout.meta["points"] == 4000
+    points = dict(zip(line.x.tolist(), line.y.tolist(), strict=True))
+    assert points[2344 / 4] == 99_999
+    assert points[3455 / 4] == -7
+
+
+def test_repetitions_have_a_line_each_and_one_name(load):
+    data = load({"guests": 1, "repetition": 1}, {"guests": 1, "repetition": 2})
+    ((_, figure),) = figures.by_time(data, HOST["pages_shared"])
+
+    assert len(figure.data) == 2
+    assert names(figure) == ["1 guest"]
+    assert len({trace.legendgroup for trace in figure.data}) == 1
+
+
+def test_counters_say_that_they_are_from_sample_to_sample(load):
+    ((_, figure),) = figures.by_time(load({"guests": 1}), HOST["pages_scanned"])
+
+    assert figure.layout.yaxis.title.text == "pages from sample to sample"
+    assert set(figure.data[0].y) == {12_000}
+
+
+def test_windows_and_marks_are_in_seconds_there(load):
+    data = load({"guests": 1, "workload": "stress", "interval": 2.0})
+    ((_, figure),) = figures.by_time(data, HOST["pages_sharing"])
+
+    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == pytest.approx((0.1, 4.1))
+
+
+# --- many guests ----------------------------------------------------------------------------------
+
+
+def many_guests(write_run, count=9):
+    """Write a run in which guest number i has i hundred merged pages more than the one before."""
+    record = run_record(guests=count)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        for number, name in enumerate(line["guests"]):
+            pages = 1000 + 100 * number + line["n"]
+            line["guests"][name] = line["guests"][name] | {"ksm_merging_pages": pages}
+    return figures.load([metrics.measure(read_run(write_run(record, lines)))])
+
+
+@pytest.mark.parametrize("draw", [figures.by_interval_of_guests, figures.by_time_of_guests])
+def test_more_than_eight_guests_are_a_band_with_highlights(write_run, draw):
+    ((title, figure),) = draw(many_guests(write_run), GUEST["ksm_merging_pages"])
+    lower, upper, lowest, middle, highest = figure.data
+
+    assert title == "9 guests"
+    assert (lower.y[-1], upper.y[-1]) == (1016, 1816)
+    assert upper.fill == "tonexty"
+    assert names(figure) == [
+        "all 9 guests",
+        "ksm-guest-01, ends lowest",
+        "ksm-guest-05, ends in the middle",
+        "ksm-guest-09, ends highest",
+    ]
+    assert (lowest.y[-1], middle.y[-1], highest.y[-1]) == (1016, 1416, 1816)
+    assert figure.layout.meta["points"] == 9 * len(lowest.x)
+    assert all(trace.meta["guests"] == 9 for trace in figure.data)
+
+
+@pytest.mark.parametrize("draw", [figures.by_interval_of_guests, figures.by_time_of_guests])
+def test_eight_guests_have_a_line_each(write_run, draw):
+    ((_, figure),) = draw(many_guests(write_run, 8), GUEST["ksm_merging_pages"])
+
+    assert names(figure) == [f"ksm-guest-{i:02}" for i in range(1, 9)]

@@ -1,0 +1,310 @@
+"""The answer: what each setting saves, what that costs, and which is best."""
+
+# ruff: noqa: RUF001
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ksm_analysis.metrics import Measured, throughput
+from ksm_analysis.statistics import CONFIDENCE, Estimate, estimate
+
+FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
+TOLD_APART = 0.01  # of savings: single runs that differ by less count as equal
+NO_INTERVAL = "1 run: no interval"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the experiment, over its repetitions.
+
+    `off` is the baseline: run=0. Values are None where no run has one (an imported run has no CPU
+    time of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
+    operations a second; `throughput_vs_off_percent` its change against the same guests and workload
+    with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
+    reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
+    """
+
+    host: str
+    guests: int
+    workload: str
+    knobs: str
+    off: bool
+    runs: tuple[str, ...]
+    plateaued: bool
+    saved_mib: Estimate | None
+    percent_configured: Estimate | None
+    percent_resident: Estimate | None
+    ksmd_cpu_seconds: Estimate | None
+    ksmd_cpu_percent: Estimate | None
+    throughput: Estimate | None
+    throughput_vs_off_percent: Estimate | None
+    saved_per_cpu_second: Estimate | None
+    seconds_to_50: Estimate | None
+    seconds_to_90: Estimate | None
+    seconds_to_95: Estimate | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best setting of those that were tried for the same host, guests and workload."""
+
+    scenario: str
+    setting: Setting
+    why: str
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def settings(measured: list[Measured]) -> list[Setting]:
+    """Make one setting of each cell, in the order of the plan."""
+    cells: dict[tuple, list[Measured]] = {}
+    for each in measured:
+        factors = each.run.factors
+        key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
+        cells.setdefault(key, []).append(each)
+    baselines = {key[:3]: runs for key, runs in cells.items() if _off(runs[0])}
+    return [_setting(key, runs, baselines.get(key[:3])) for key, runs in cells.items()]
+
+
+def _off(measured: Measured) -> bool:
+    return str(measured.run.record["run"].get("knobs", {}).get("run", 1)) == "0"
+
+
+def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
+    host, guests, workload, knobs = key
+    off = _off(runs[0])
+    return Setting(
+        host=host,
+        guests=guests,
+        workload=workload,
+        knobs=knobs,
+        off=off,
+        runs=tuple(each.run.id for each in runs),
+        plateaued=all(map(has_plateau, runs)),
+        saved_mib=_over(runs, _last("reclaimed_mib")),
+        percent_configured=_over(runs, _last("reclaimed_percent_configured")),
+        percent_resident=_over(runs, _last("reclaimed_percent_resident")),
+        ksmd_cpu_seconds=_over(runs, _last("ksmd_cpu_seconds")),
+        ksmd_cpu_percent=_over(runs, _ksmd_percent),
+        throughput=_over(runs, _throughput),
+        throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
+        saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
+        **{
+            f"seconds_to_{percent}": _over(runs, _time_to(percent / 100))
+            for percent in (50, 90, 95)
+        },
+    )
+
+
+def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate | None:
+    return estimate([value(each) for each in runs])
+
+
+def _last(name: str) -> Callable[[Measured], float]:
+    return lambda measured: float(measured.host.loc[measured.last, name])
+
+
+def _seconds(measured: Measured) -> float:
+    run = measured.run
+    return run.intervals * run.record["run"]["sampling"]["interval"]
+
+
+def _ksmd_percent(measured: Measured) -> float:
+    return 100 * _last("ksmd_cpu_seconds")(measured) / _seconds(measured)
+
+
+def _saved_per_second(measured: Measured) -> float:
+    used = _last("ksmd_cpu_seconds")(measured)
+    return _last("reclaimed_mib")(measured) / used if used else np.nan
+
+
+def _throughput(measured: Measured) -> float:
+    rates = throughput(measured.run)
+    return float(np.mean(rates)) if rates else np.nan
+
+
+def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
+    """Change of the mean throughput in percent of the baseline's, with Welch's interval."""
+    ours, theirs = (
+        np.array([rate for each in group if not np.isnan(rate := _throughput(each))])
+        for group in (runs, baseline)
+    )
+    if not len(ours) or not len(theirs):
+        return None
+    scale = 100 / theirs.mean()
+    mean, fewest = float(scale * (ours.mean() - theirs.mean())), min(len(ours), len(theirs))
+    if fewest < 2:
+        return Estimate(mean, None, None, fewest)
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(scale * welch.low), float(scale * welch.high), fewest)
+
+
+def _sharing(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds since the first sample, and pages_sharing, up to what stands for the run."""
+    samples, run = measured.run.samples, measured.run
+    sampling = run.record["run"]["sampling"]
+    upto = samples.index <= measured.last * round(sampling["interval"] / sampling["period"])
+    seconds = samples["seconds"].to_numpy(dtype=float)[upto]
+    first = 0.0 if run.imported else seconds[0]
+    return seconds - first, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
+
+
+def _time_to(share: float) -> Callable[[Measured], float]:
+    def seconds(measured: Measured) -> float:
+        if "ksm.pages_sharing" not in measured.run.samples:
+            return np.nan
+        at, pages = _sharing(measured)
+        if not pages[-1] > 0:
+            return np.nan
+        return float(at[(pages >= share * pages[-1]).argmax()])
+
+    return seconds
+
+
+def has_plateau(measured: Measured) -> bool:
+    """Whether pages_sharing had come to rest when the run ended.
+
+    A run that was to end when steady knows. Of others, it has to have changed by less than 5 % of
+    what it ended at in the last quarter of its time.
+    """
+    if measured.run.converged is not None:
+        return measured.run.converged
+    if "ksm.pages_sharing" not in measured.run.samples:
+        return False
+    at, pages = _sharing(measured)
+    late = pages[at >= 0.75 * at[-1]]
+    return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
+
+
+# --- the best -------------------------------------------------------------------------------------
+
+
+def best(every: list[Setting]) -> list[Best]:
+    """Name the best setting wherever more than one was tried for equal host, guests and workload.
+
+    The largest savings win. Those that are not told apart from the largest are ties (intervals that
+    overlap; with a single run, within 1 %), and the least CPU time of ksmd decides among them.
+    """
+    scenarios: dict[tuple, list[Setting]] = {}
+    for each in every:
+        if not each.off and each.saved_mib:
+            scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)
+    several_hosts = len({each.host for each in every}) > 1
+    return [
+        Best(_scenario(rivals[0], several_hosts), *_choose(rivals))
+        for rivals in scenarios.values()
+        if len(rivals) > 1
+    ]
+
+
+def _scenario(setting: Setting, with_host: bool) -> str:
+    guests = {0: "", 1: "1 guest"}.get(setting.guests, f"{setting.guests} guests")
+    return ", ".join(filter(None, (guests, setting.workload, setting.host if with_host else "")))
+
+
+def _choose(rivals: list[Setting]) -> tuple[Setting, str]:
+    most = max(rivals, key=lambda s: s.saved_mib.mean)
+    if most.saved_mib.mean <= 0:
+        cheapest = min(rivals, key=_cost)
+        return cheapest, "None of them saves anything: here KSM does not pay, and this costs least."
+    ties = [s for s in rivals if s is most or not _apart(most.saved_mib, s.saved_mib)]
+    winner = min(ties, key=_cost)
+    others = [s for s in rivals if s is not winner]
+    return winner, " ".join(_reasons(winner, others, ties))
+
+
+def _cost(setting: Setting) -> float:
+    return setting.ksmd_cpu_seconds.mean if setting.ksmd_cpu_seconds else 0.0
+
+
+def _apart(more: Estimate, less: Estimate) -> bool:
+    """Whether two savings are told apart."""
+    if more.low is None or less.high is None:
+        return less.mean < (1 - TOLD_APART) * more.mean
+    return less.high < more.low
+
+
+def _reasons(winner: Setting, others: list[Setting], ties: list[Setting]) -> Iterator[str]:
+    saved = spoken(winner.saved_mib, "MiB")
+    if len(ties) == 1:
+        second = max(others, key=lambda s: s.saved_mib.mean)
+        less = spoken(second.saved_mib, "MiB")
+        yield f"It saves most: {saved}; next is {second.knobs} with {less}."
+    else:
+        tied = [s for s in ties if s is not winner]
+        names = "; ".join(s.knobs for s in tied)
+        yield f"It saves {saved}, which is not told apart from {names}"
+        if winner.ksmd_cpu_seconds:
+            yield f"({_costs(tied)} of ksmd), and costs least CPU time:"
+            yield f"{spoken(winner.ksmd_cpu_seconds, 's')}."
+        else:
+            yield "; what ksmd costs is not known."
+    if len(ties) == 1 and winner.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
+        cost, other = winner.ksmd_cpu_seconds.mean, second.ksmd_cpu_seconds.mean
+        yield f"It costs {number(cost)} CPU seconds of ksmd, against {number(other)}."
+
+
+def _costs(tied: list[Setting]) -> str:
+    return ", ".join(f"{number(_cost(s))} CPU seconds" for s in tied)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Write a number with three digits, or all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
+
+
+def spoken(value: Estimate | None, unit: str) -> str:
+    """Write an estimate in a sentence: `123 MiB (118 to 128, 3 runs)`."""
+    if value is None:
+        return "not known"
+    if value.low is None:
+        return f"{number(value.mean)} {unit} ({NO_INTERVAL})"
+    low, high = number(value.low), number(value.high)
+    return f"{number(value.mean)} {unit} ({low} to {high}, {value.runs} runs)"
+
+
+def short(value: Estimate | None) -> str:
+    """Write an estimate in a table: `123 ± 5`; without ± there is one run."""
+    if value is None:
+        return "–"
+    if value.low is None:
+        return number(value.mean)
+    return f"{number(value.mean)} ± {number(value.high - value.mean)}"
+
+
+def headline(every: list[Setting]) -> str:
+    """Say what was saved and what it cost, with the most guests; of several settings, the most."""
+    shared = [s for s in every if not s.off and s.saved_mib]
+    if not shared:
+        return "KSM was off in every run." if every else "No run can be used."
+    top = max(shared, key=lambda s: (s.guests, s.saved_mib.mean))
+    hosts = len({s.host for s in every}) > 1
+    words = f"With {_scenario(top, hosts)}: KSM saves {spoken(top.saved_mib, 'MiB')}"
+    if top.percent_configured and top.percent_resident:
+        words += (
+            f", which is {number(top.percent_configured.mean)} % of configured and "
+            f"{number(top.percent_resident.mean)} % of resident guest memory"
+        )
+    if top.ksmd_cpu_seconds:
+        words += (
+            f"; ksmd takes {number(top.ksmd_cpu_seconds.mean)} CPU seconds for it, "
+            f"{number(top.ksmd_cpu_percent.mean)} % of one CPU"
+        )
+    return f"{words}. {_how_soon(top)}".strip()
+
+
+def _how_soon(setting: Setting) -> str:
+    if not setting.saved_mib.mean > 0:
+        return "Nothing is merged."
+    if not setting.plateaued:
+        return "Sharing was still changing when the run ended: more time would tell more."
+    if setting.seconds_to_95 is None:
+        return ""
+    return f"95 % of that is reached after {number(setting.seconds_to_95.mean)} s."

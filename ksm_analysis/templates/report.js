@@ -1,0 +1,279 @@
+"use strict";
+/* Draws the figures that Python has made, and lets the reader choose among them.
+
+   A figure is JSON beside its place. Each trace names in `meta` the factors that its points have in
+   common; `layout.meta` says how many points there were (`points`) and whether the x axis is a
+   factor itself (`x`). What is filtered out is left out of what Plotly gets. */
+(() => {
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const figureOf = (plot) => plot.closest("figure");
+  const plots = all(".plot");
+  const sources = new Map(); // plot → what Python has made
+  const drawn = new Set();
+  const filters = document.getElementById("filters");
+  const boxes = filters ? all("input[name]", filters) : [];
+  const config = {
+    displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+  };
+
+  /* --- what is chosen --- */
+
+  const off = (name) => new Set(boxes.filter((b) => b.name === name && !b.checked).map((b) => b.value));
+
+  function chosen() {
+    const names = new Set(boxes.map((box) => box.name));
+    return Object.fromEntries([...names].map((name) => [name, off(name)]));
+  }
+
+  function source(plot) {
+    if (!sources.has(plot)) sources.set(plot, JSON.parse(plot.nextElementSibling.textContent));
+    return sources.get(plot);
+  }
+
+  function passes(factors, without) {
+    return Object.entries(factors).every(([name, value]) => !without[name]?.has(String(value)));
+  }
+
+  /* The traces of a plot that the filters let through, and of these the points. */
+  function traces(plot) {
+    const { data, layout } = source(plot);
+    const without = chosen();
+    const axis = layout.meta?.x;
+    return data.map((trace, index) => ({ uid: String(index), ...trace }))
+      .filter(({ meta = {} }) => (meta.published ? !without.published?.has("yes") : passes(meta, without)))
+      .map((trace) => (trace.meta?.published ? { ...trace, visible: true } : trace))
+      .map((trace) => (axis && without[axis]?.size && !trace.meta?.published
+        ? only(trace, (x) => !without[axis].has(String(x))) : trace));
+  }
+
+  function only(trace, keep) {
+    const kept = trace.x.map((x, index) => (keep(x) ? index : -1)).filter((index) => index >= 0);
+    const pick = (list) => (Array.isArray(list) ? kept.map((index) => list[index]) : list);
+    return { ...trace, x: pick(trace.x), y: pick(trace.y), customdata: pick(trace.customdata) };
+  }
+
+  /* --- drawing --- */
+
+  /* Colours of the theme; of paper, where a picture is made of a figure. */
+  function themed(layout, paper) {
+    const [ink, soft, grid, panel] = paper ? ["#1b1f23", "#57606a", "#e4e8ec", "#ffffff"]
+      : ["--ink", "--soft", "--grid", "--panel"].map(colour);
+    const axis = (old) => ({ ...old, gridcolor: grid, zerolinecolor: soft, linecolor: soft, tickcolor: soft });
+    const ground = paper ? "#ffffff" : "rgba(0,0,0,0)";
+    return {
+      ...layout, paper_bgcolor: ground, plot_bgcolor: ground,
+      font: { ...layout.font, color: ink }, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
+      hoverlabel: { bgcolor: panel, font: { color: ink } }, uirevision: "keep",
+    };
+  }
+
+  /* The legend stands below the plot: give it the rows that its names need at this width. */
+  function size(width, data) {
+    const shown = data.filter((trace) => trace.showlegend !== false);
+    const names = shown.map((trace) => trace.name.split("<br>"));
+    const widest = Math.max(0, ...names.flat().map((line) => line.length)) * 6.6 + 64;
+    const columns = Math.max(1, Math.floor((width - 24) / widest));
+    const lines = Math.max(1, ...names.map((name) => name.length));
+    const rows = Math.ceil(shown.length / columns);
+    return { width, height: 310 + (5 + 15 * lines) * rows };
+  }
+
+  async function draw(plot) {
+    const figure = figureOf(plot);
+    if (figure.hidden) return;
+    const data = traces(plot);
+    plot.parentElement.hidden = data.length === 0;
+    if (!data.length) return;
+    const first = !drawn.has(plot);
+    drawn.add(plot);
+    const layout = { ...themed(source(plot).layout), ...size(plot.clientWidth, data) };
+    await Plotly.react(plot, data, layout, config);
+    plot.dataset.drawn = "yes";
+    for (const button of all(".modebar-btn", plot)) button.setAttribute("aria-label", button.dataset.title);
+    plot.querySelector(".modebar")?.setAttribute("aria-label", "View");
+    if (first) resized.observe(plot);
+  }
+
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.clientWidth && target.clientWidth !== target.layout.width) draw(target);
+    }
+  });
+
+  /* Draw what is near the screen; a page of a hundred figures is then as quick as one of ten. */
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting && !drawn.has(target)) draw(target);
+    }
+  }, { rootMargin: "600px" });
+  plots.forEach((plot) => seen.observe(plot));
+  window.addEventListener("beforeprint", () => plots.forEach(draw));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
+
+  /* --- filters --- */
+
+  function count(figure) {
+    const mine = all(".plot", figure);
+    let shown = 0;
+    let points = 0;
+    for (const plot of mine) {
+      const own = traces(plot).filter((trace) => !trace.meta?.published);
+      const here = own.reduce((sum, trace) => sum + length(trace.x), 0);
+      const everything = source(plot).data.filter((trace) => !trace.meta?.published)
+        .reduce((sum, trace) => sum + length(trace.x), 0);
+      shown += here;
+      points += Math.max(everything, source(plot).layout.meta?.points ?? 0);
+    }
+    figure.querySelector(".count").textContent =
+      `${shown.toLocaleString("en")} of ${points.toLocaleString("en")} points shown`;
+  }
+
+  function apply() {
+    const without = chosen();
+    for (const figure of all("figure")) {
+      figure.hidden = Boolean(figure.dataset.metric) && (without.metric?.has(figure.dataset.metric) ?? false);
+      if (!figure.hidden) refresh(figure);
+    }
+    for (const row of all("tr[data-guests]")) row.hidden = !passes(row.dataset, without);
+    for (const section of all("section.figures")) {
+      section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
+    }
+    tell(without);
+  }
+
+  function refresh(figure) {
+    all(".plot", figure).forEach((plot) => {
+      plot.parentElement.hidden = traces(plot).length === 0;
+      if (drawn.has(plot)) draw(plot);
+    });
+    count(figure);
+    const table = figure.querySelector(".values");
+    if (!table.hidden) fill(table, figure);
+  }
+
+  function tell(without) {
+    if (!filters) return;
+    const names = Object.entries(without).filter(([name, values]) => values.size && !["metric", "published"].includes(name));
+    const words = names.map(([name, values]) => `${values.size} ${name === "guests" ? "numbers of guests" : name} left out`);
+    const figures = all("figure").filter((figure) => !figure.hidden).length;
+    filters.querySelector("output").textContent = [`${figures} of ${all("figure").length} figures`, ...words].join(", ");
+  }
+
+  function listen() {
+    filters.addEventListener("change", (event) => {
+      if (event.target.matches("[data-all]")) {
+        for (const box of boxes) if (box.name === event.target.dataset.all) box.checked = event.target.checked;
+      }
+      apply();
+    });
+    filters.querySelector("form").addEventListener("reset", () => setTimeout(apply));
+  }
+
+  /* --- the same numbers, as a table and as files --- */
+
+  const TYPES = { f8: Float64Array, f4: Float32Array, i4: Int32Array, i2: Int16Array, i1: Int8Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
+
+  /* Numbers come as a list, or packed in base64. */
+  function numbers(values) {
+    if (!values || Array.isArray(values)) return values ?? [];
+    if (!values.decoded) {
+      const bytes = Uint8Array.from(atob(values.bdata), (letter) => letter.charCodeAt(0));
+      Object.defineProperty(values, "decoded", { value: [...new TYPES[values.dtype](bytes.buffer)] });
+    }
+    return values.decoded;
+  }
+
+  const length = (values) => (values?.bdata
+    ? Math.floor(values.bdata.replace(/=+$/, "").length * 3 / 4) / TYPES[values.dtype].BYTES_PER_ELEMENT
+    : values?.length ?? 0);
+
+  const plain = (text) => new DOMParser().parseFromString(String(text ?? "").replaceAll("<br>", " "), "text/html").body.textContent;
+  const title = (axis) => plain(axis?.title?.text ?? axis?.title);
+
+  function rows(figure) {
+    const found = [];
+    for (const plot of all(".plot", figure)) {
+      const panel = plot.parentElement.querySelector("h4")?.textContent ?? "";
+      for (const trace of traces(plot)) {
+        const [x, y] = [numbers(trace.x), numbers(trace.y)];
+        x.forEach((value, index) => found.push([panel, plain(trace.name), value, y[index]]));
+      }
+    }
+    return found;
+  }
+
+  function headings(figure) {
+    const { layout } = source(figure.querySelector(".plot"));
+    return ["panel", "line", title(layout.xaxis), title(layout.yaxis)];
+  }
+
+  const spelled = (value) => (value === null || Number.isNaN(value) ? "" : typeof value === "number"
+    ? String(Number(value.toPrecision(9))) : String(value));
+  const MOST_ROWS = 2000;
+
+  function fill(box, figure) {
+    const found = rows(figure);
+    const table = document.createElement("table");
+    table.className = "numbers";
+    const line = (parent, cells, tag) => {
+      const row = parent.insertRow();
+      for (const cell of cells) {
+        const made = document.createElement(tag);
+        made.textContent = cell;
+        if (tag === "th") made.scope = "col";
+        row.append(made);
+      }
+    };
+    line(table.createTHead(), headings(figure), "th");
+    const body = table.createTBody();
+    found.slice(0, MOST_ROWS).forEach((row) => line(body, row.map(spelled), "td"));
+    if (found.length > MOST_ROWS) {
+      table.createCaption().textContent = `The first ${MOST_ROWS} of ${found.length} rows; the CSV file has them all.`;
+    }
+    box.replaceChildren(table);
+  }
+
+  function csv(figure) {
+    const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+    const lines = [headings(figure), ...rows(figure).map((row) => row.map(spelled))];
+    const blob = new Blob([lines.map((row) => `${row.map(quoted).join(",")}\n`).join("")], { type: "text/csv" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `${figure.id}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  async function picture(figure, format) {
+    const shown = all(".plot", figure).filter((plot) => traces(plot).length);
+    for (const [index, plot] of shown.entries()) {
+      const data = traces(plot);
+      const wide = size(900, data);
+      const panel = plot.parentElement.querySelector("h4")?.textContent;
+      const layout = { ...themed(source(plot).layout, true), ...wide };
+      if (panel) layout.title = { text: panel.replaceAll("<", "&lt;"), font: { size: 13 } };
+      const filename = shown.length > 1 ? `${figure.id}-${index + 1}` : figure.id;
+      await Plotly.downloadImage({ data, layout }, { format, filename, ...wide, scale: format === "png" ? 2 : 1 });
+    }
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-do]");
+    if (!button) return;
+    const figure = figureOf(button);
+    if (button.dataset.do === "csv") csv(figure);
+    else if (button.dataset.do !== "table") picture(figure, button.dataset.do);
+    else {
+      const box = figure.querySelector(".values");
+      box.hidden = !box.hidden;
+      button.setAttribute("aria-expanded", String(!box.hidden));
+      if (!box.hidden) fill(box, figure);
+    }
+  });
+
+  if (filters) listen();
+  apply();
+})();
