@@ -66,17 +66,18 @@ def settings(measured: list[Measured]) -> list[Setting]:
         factors = each.run.factors
         key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
         cells.setdefault(key, []).append(each)
-    baselines = {key[:3]: runs for key, runs in cells.items() if _off(runs[0])}
+    baselines = {key[:3]: runs for key, runs in cells.items() if is_off(runs[0])}
     return [_setting(key, runs, baselines.get(key[:3])) for key, runs in cells.items()]
 
 
-def _off(measured: Measured) -> bool:
+def is_off(measured: Measured) -> bool:
+    """Whether KSM was off in a run: the baseline."""
     return str(measured.run.record["run"].get("knobs", {}).get("run", 1)) == "0"
 
 
 def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
     host, guests, workload, knobs = key
-    off = _off(runs[0])
+    off = is_off(runs[0])
     return Setting(
         host=host,
         guests=guests,
@@ -85,17 +86,16 @@ def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) 
         off=off,
         runs=tuple(each.run.id for each in runs),
         plateaued=all(map(has_plateau, runs)),
-        saved_mib=_over(runs, _last("reclaimed_mib")),
-        percent_configured=_over(runs, _last("reclaimed_percent_configured")),
-        percent_resident=_over(runs, _last("reclaimed_percent_resident")),
-        ksmd_cpu_seconds=_over(runs, _last("ksmd_cpu_seconds")),
+        saved_mib=_over(runs, last("reclaimed_mib")),
+        percent_configured=_over(runs, last("reclaimed_percent_configured")),
+        percent_resident=_over(runs, last("reclaimed_percent_resident")),
+        ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
         ksmd_cpu_percent=_over(runs, _ksmd_percent),
         throughput=_over(runs, _throughput),
         throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
         **{
-            f"seconds_to_{percent}": _over(runs, _time_to(percent / 100))
-            for percent in (50, 90, 95)
+            f"seconds_to_{percent}": _over(runs, time_to(percent / 100)) for percent in (50, 90, 95)
         },
     )
 
@@ -104,7 +104,8 @@ def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate 
     return estimate([value(each) for each in runs])
 
 
-def _last(name: str) -> Callable[[Measured], float]:
+def last(name: str) -> Callable[[Measured], float]:
+    """Make a function that reads the value that stands for a run; NaN if it has none."""
     return lambda measured: float(measured.host.loc[measured.last, name])
 
 
@@ -114,12 +115,12 @@ def _seconds(measured: Measured) -> float:
 
 
 def _ksmd_percent(measured: Measured) -> float:
-    return 100 * _last("ksmd_cpu_seconds")(measured) / _seconds(measured)
+    return 100 * last("ksmd_cpu_seconds")(measured) / _seconds(measured)
 
 
 def _saved_per_second(measured: Measured) -> float:
-    used = _last("ksmd_cpu_seconds")(measured)
-    return _last("reclaimed_mib")(measured) / used if used else np.nan
+    used = last("ksmd_cpu_seconds")(measured)
+    return last("reclaimed_mib")(measured) / used if used else np.nan
 
 
 def _throughput(measured: Measured) -> float:
@@ -153,7 +154,12 @@ def _sharing(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     return seconds - first, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
 
 
-def _time_to(share: float) -> Callable[[Measured], float]:
+def time_to(share: float) -> Callable[[Measured], float]:
+    """Make a function of a run: seconds until pages_sharing was at a share of what it ended at.
+
+    They count from the first sample. NaN if nothing is shared at the end.
+    """
+
     def seconds(measured: Measured) -> float:
         if "ksm.pages_sharing" not in measured.run.samples:
             return np.nan

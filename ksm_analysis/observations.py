@@ -1,0 +1,459 @@
+"""What was observed of KSM in 2024, as named checks on the data at hand.
+
+A check compares means over runs. Where both sides have repetitions whose intervals overlap, nothing
+can be told. What lacks on one side of a comparison is no evidence for either.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+import numpy as np
+
+from ksm_analysis import answer
+from ksm_analysis.drawing import guest_word, join
+from ksm_analysis.metrics import MIB, Measured
+from ksm_analysis.statistics import estimate
+
+HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
+EQUAL = 0.10  # relative difference of ends that counts as about the same
+SLACK = 0.02  # relative fall that does not count as one
+VISIBLE = 1.0  # percent of the host's CPU
+OFTEN = 10  # sampling so many times as often is a test of what sampling costs
+
+
+@dataclass(frozen=True)
+class Check:
+    """One observation: `verdict` is holds, does not hold, or not tested here."""
+
+    name: str
+    claim: str
+    verdict: str
+    evidence: str
+    note: str = ""
+
+
+def checks(measured: list[Measured]) -> list[Check]:
+    """Test each observation on these runs; those with KSM off say nothing of it."""
+    on = [each for each in measured if not answer.is_off(each)]
+    return [Check(name, claim, *test(on), note) for name, claim, test, note in OBSERVATIONS]
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+Values = list[float]
+
+
+def _told(less: Values, more: Values, slack: float) -> bool | None:
+    """Whether `more` is greater than `less`, or less by no more than the slack.
+
+    None if there are repetitions on both sides whose intervals overlap so that nothing is told.
+    """
+    low, high = estimate(less), estimate(more)
+    if high.mean >= low.mean - slack * abs(low.mean):
+        return True
+    if low.low is not None and high.high is not None and high.high >= low.low:
+        return None
+    return False
+
+
+def _verdict(told: list[bool | None]) -> str:
+    """Sum up: one that does not hold is enough; nothing told is not tested."""
+    if False in told:
+        return FAILS
+    return HOLDS if True in told else UNTESTED
+
+
+def _cells(measured: list[Measured], key: Callable) -> dict[tuple, list[Measured]]:
+    """Group runs by what `key` makes of them; those of which it makes None are left out."""
+    cells: dict[tuple, list[Measured]] = {}
+    for each in measured:
+        if (found := key(each)) is not None:
+            cells.setdefault(found, []).append(each)
+    return cells
+
+
+def _knobs(measured: Measured) -> dict:
+    plan = measured.run.record["run"]
+    return {**plan.get("knobs_if_present", {}), **plan.get("knobs", {})}
+
+
+def _frozen(values: dict) -> tuple:
+    return tuple(sorted((str(key), str(value)) for key, value in values.items()))
+
+
+def _series(measured: Measured) -> tuple:
+    """Everything that was varied but the number of guests."""
+    run = measured.run
+    return run.host, run.factors["workload"], _frozen(_knobs(measured)), run.factors["knobs"]
+
+
+def _cell(measured: Measured) -> tuple:
+    return _series(measured), measured.run.factors["guests"]
+
+
+def _at_end(name: str, runs: list[Measured]) -> Values:
+    values = [float(each.host.loc[each.last, name]) for each in runs]
+    return [value for value in values if not np.isnan(value)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _mean(values: Values) -> str:
+    return answer.number(float(np.mean(values)))
+
+
+# --- the observations -----------------------------------------------------------------------------
+
+
+def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
+    told, least = [], []
+    for each in measured:
+        samples = each.run.samples
+        if not {"ksm.general_profit", "ksm.pages_sharing"} <= set(samples):
+            continue
+        before = samples["ksm.pages_sharing"].eq(0).cummin()
+        profit = samples.loc[before, "ksm.general_profit"]
+        profit = profit[profit != 0]
+        if len(profit):
+            told.append(bool((profit < 0).all()))
+            least.append(float(profit.min()))
+    if not told:
+        return UNTESTED, "No run has a sample with memory tracked and nothing shared yet."
+    return (
+        _verdict(told),
+        f"Negative in {sum(told)} of {_count(len(told), 'run')} that have samples before "
+        f"pages_sharing rises; down to {answer.number(min(least) / MIB)} MiB.",
+    )
+
+
+GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
+
+
+def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
+    told, breaks = [], []
+    for (_, workload, _, _), counts in _by_guests(measured):
+        for (few, less), (many, more) in pairwise(counts):
+            for name in GROWING:
+                ends = _at_end(name, less), _at_end(name, more)
+                if not all(ends):
+                    continue
+                told.append(_told(*ends, SLACK))
+                if told[-1] is False:
+                    breaks.append(
+                        f"{name} from {_mean(ends[0])} to {_mean(ends[1])} ({workload}, {few} to "
+                        f"{many} guests)"
+                    )
+    if not told:
+        return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
+    words = (
+        f"Values of the last interval grow, or fall by at most {SLACK:.0%}, in "
+        f"{told.count(True)} of {_count(len(told), 'step')} from one number of guests to the next "
+        f"({', '.join(GROWING)})."
+    )
+    fell = f" Falls: {'; '.join(breaks[:3])}{' and others' * (len(breaks) > 3)}." if breaks else ""
+    return _verdict(told), words + fell
+
+
+def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:
+    """Yield each series with its runs by number of guests, where there are enough numbers."""
+    guests = [each for each in measured if each.run.factors["guests"]]
+    for series, runs in _cells(guests, _series).items():
+        counts = sorted(_cells(runs, lambda each: (each.run.factors["guests"],)).items())
+        if len(counts) >= least:
+            yield series, [(count, cell) for (count,), cell in counts]
+
+
+def _rate(measured: Measured) -> float | None:
+    """Pages a second that ksmd may scan, sleeping apart."""
+    knobs = _knobs(measured)
+    try:
+        return 1000 * int(knobs["pages_to_scan"]) / int(knobs["sleep_millisecs"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
+    told = {"reaches 95 % sooner": [], "costs more CPU": [], "ends within 10 %": []}
+    for runs in _cells(measured, _but_rate).values():
+        rates = sorted(_cells(runs, lambda each: (_rate(each),) if _rate(each) else None).items())
+        if len(rates) < 2:
+            continue
+        slow, fast = rates[0][1], rates[-1][1]
+        soon, cost, end = (
+            [[value for each in side if not np.isnan(value := of(each))] for side in (slow, fast)]
+            for of in (answer.time_to(0.95), answer.last("ksmd_cpu_seconds"), _sharing)
+        )
+        # A workload that ends later than merging decides when the plateau comes
+        if all(soon) and not any(each.run.window() for each in runs):
+            told["reaches 95 % sooner"].append(_told(soon[1], soon[0], 0))
+        if all(cost):
+            told["costs more CPU"].append(_told(cost[0], cost[1], 0))
+        if all(end):
+            told["ends within 10 %"].append(_about_equal(*end))
+    if not any(told.values()):
+        return UNTESTED, (
+            "Needs two scan rates with all else equal: the runs of experiments/original-1.yml and "
+            "original-2.yml in one directory of results."
+        )
+    parts = (
+        f"{words} in {each.count(True)} of {len(each)}" for words, each in told.items() if each
+    )
+    return (
+        _verdict([one for each in told.values() for one in each]),
+        f"Fastest against slowest rate, all else equal: {', '.join(parts)} comparisons.",
+    )
+
+
+def _but_rate(measured: Measured) -> tuple:
+    rate = ("pages_to_scan", "sleep_millisecs")
+    others = {key: value for key, value in _knobs(measured).items() if key not in rate}
+    factors = measured.run.factors
+    return (
+        measured.run.host,
+        factors["guests"],
+        factors["workload"],
+        _frozen(others),
+        _length(measured),
+    )
+
+
+def _length(measured: Measured) -> float:
+    sampling = measured.run.record["run"]["sampling"]
+    return sampling["interval"] * sampling["intervals"]
+
+
+def _sharing(measured: Measured) -> float:
+    return answer.last("pages_sharing")(measured)
+
+
+def _about_equal(one: Values, other: Values) -> bool | None:
+    """Whether means are within EQUAL; None if only intervals that overlap speak for it."""
+    first, second = estimate(one), estimate(other)
+    if abs(second.mean - first.mean) <= EQUAL * max(abs(first.mean), abs(second.mean)):
+        return True
+    if first.low is None or second.low is None:
+        return False
+    return None if first.low <= second.high and second.low <= first.high else False
+
+
+def _after_workload(measured: list[Measured]) -> tuple[str, str]:
+    during, after = {}, {}
+    for each in measured:
+        window, samples = each.run.window(), each.run.samples
+        if not window or "ksm.pages_sharing" not in samples:
+            continue
+        pages, seconds = samples["ksm.pages_sharing"], samples["seconds"]
+        inside, behind = pages[seconds.between(*window)], pages[seconds > window[1]]
+        if len(inside) and len(behind):
+            cell = _cell(each)
+            during.setdefault(cell, []).append(float(inside.mean()))
+            after.setdefault(cell, []).append(float(behind.mean()))
+    if not during:
+        return (
+            UNTESTED,
+            "Needs a workload that ends before its run does: experiments/original-3.yml.",
+        )
+    told = [_told(during[cell], after[cell], 0) for cell in during]
+    return _verdict(told), (
+        f"Mean pages_sharing is higher after the workload than during it in {told.count(True)} of "
+        f"{_count(len(told), 'cell')}: {_mean([*chain(*during.values())])} during and "
+        f"{_mean([*chain(*after.values())])} after it, on average."
+    )
+
+
+def _option(measured: Measured, name: str) -> str | None:
+    """Find an option of stress-ng in the plan of a run, or in the command of an imported one."""
+    run = measured.run
+    for part in run.record["run"].get("workload", {}).get("parts", ()):
+        if name in (part.get("stress_ng") or {}):
+            return str(part["stress_ng"][name])
+    found = re.search(rf"--{name.replace('_', '-')}[ =](\S+)", run.factors["workload"])
+    return found.group(1).strip("'\"") if found else None
+
+
+def _but_option(measured: Measured, name: str) -> tuple:
+    """Everything that was varied, but one option of stress-ng."""
+    run = measured.run
+    parts = [
+        {**part, "stress_ng": {k: v for k, v in (part.get("stress_ng") or {}).items() if k != name}}
+        for part in run.record["run"].get("workload", {}).get("parts", ())
+    ]
+    words = re.sub(rf"--{name.replace('_', '-')}[ =]\S+\s*", "", run.factors["workload"]).strip()
+    what = str(parts) if parts else words
+    return run.host, run.factors["guests"], _frozen(_knobs(measured)), what, _length(measured)
+
+
+def _mergeable(measured: list[Measured]) -> tuple[str, str]:
+    told, ends = [], {"mergeable": [], "unmergeable": []}
+    for runs in _cells(measured, lambda each: _but_option(each, "vm_madvise")).values():
+        sides = {
+            advice: _at_end(
+                "pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice]
+            )
+            for advice in ends
+        }
+        if all(sides.values()):
+            told.append(_about_equal(*sides.values()))
+            for advice, values in sides.items():
+                ends[advice] += values
+    if not told:
+        return UNTESTED, (
+            "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: the runs "
+            "of experiments/original-3.yml and original-5.yml in one directory of results."
+        )
+    return _verdict(told), (
+        f"Final pages_sharing is within {EQUAL:.0%} in {told.count(True)} of "
+        f"{_count(len(told), 'comparison')}: {_mean(ends['mergeable'])} pages mergeable, "
+        f"{_mean(ends['unmergeable'])} unmergeable, on average."
+    )
+
+
+def _hanging(measured: list[Measured]) -> tuple[str, str]:
+    told, found = [], [[], []]
+    for runs in _cells(measured, lambda each: _but_option(each, "vm_hang")).values():
+        # Idle runs have neither; they would stand beside those that hang if nothing else is asked
+        busy = [each for each in runs if _busy(each)]
+        plain = [
+            p for e in busy if _option(e, "vm_hang") is None and (p := _early_profit(e)) is not None
+        ]
+        hanging = [p for e in busy if _option(e, "vm_hang") and (p := _early_profit(e)) is not None]
+        if plain and hanging:
+            told.append(_told(plain, hanging, 0))
+            found[0] += plain
+            found[1] += hanging
+    if not told:
+        return UNTESTED, (
+            "Needs stress-ng with and without vm_hang, all else equal: the runs of "
+            "experiments/original-5.yml and original-6.yml in one directory of results."
+        )
+    without, with_it = (_mean([value / MIB for value in side]) for side in found)
+    return _verdict(told), (
+        f"Mean general_profit of the first half is higher with it in {told.count(True)} of "
+        f"{_count(len(told), 'comparison')}: {with_it} MiB, and {without} MiB without, on average."
+    )
+
+
+def _busy(measured: Measured) -> bool:
+    parts = measured.run.record["run"].get("workload", {}).get("parts")
+    return bool(parts) or "stress-ng" in measured.run.factors["workload"]
+
+
+def _early_profit(measured: Measured) -> float | None:
+    profit = measured.host["general_profit"]
+    value = profit.iloc[: max(1, len(profit) // 2)].mean()
+    return None if np.isnan(value) else float(value)
+
+
+def _flattens(measured: list[Measured]) -> tuple[str, str]:
+    told, words = [], []
+    for (_, workload, _, knobs), counts in _by_guests(measured, 4):
+        for part in ("shared", "reclaimed"):
+            name = f"{part}_percent_configured"
+            ends = [
+                (count, float(np.mean(values)))
+                for count, runs in counts
+                if (values := _at_end(name, runs))
+            ]
+            if len(ends) < 4:
+                continue
+            middle = ends[len(ends) // 2]
+            early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
+            told.append(late < early)
+            words.append(f"{part} {early:+.2f}, then {late:+.2f} ({join(workload, knobs)})")
+    if not told:
+        return UNTESTED, "Needs four numbers of guests at least: experiments/original-8.yml."
+    return _verdict(told), f"Points of percent for each further guest: {'; '.join(words[:4])}."
+
+
+def _slope(first: tuple[int, float], last: tuple[int, float]) -> float:
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
+    told, words = [], []
+    for key, runs in _cells(measured, _cell).items():
+        periods = sorted(_cells(runs, lambda each: (_period(each),)).items())
+        if len(periods) < 2 or periods[-1][0][0] < OFTEN * periods[0][0][0]:
+            continue
+        often, seldom = (
+            [v for each in cell if not np.isnan(v := float(each.host["host_cpu_percent"].mean()))]
+            for cell in (periods[0][1], periods[-1][1])
+        )
+        if often and seldom:
+            told.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
+            words.append(
+                f"{_mean(often)} % every {periods[0][0][0]:g} s and {_mean(seldom)} % every "
+                f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][1])})"
+            )
+    if told:
+        return _verdict(told), (
+            f"CPU use of the host, up to {VISIBLE:g} point more counting as none: "
+            f"{'; '.join(words[:4])}. {_own_cost(measured)}".strip()
+        )
+    needed = f"Needs equal runs that were sampled {OFTEN} times as often as others."
+    return UNTESTED, f"{needed} {_own_cost(measured)}".strip()
+
+
+def _period(measured: Measured) -> float:
+    return measured.run.record["run"]["sampling"]["period"]
+
+
+def _own_cost(measured: list[Measured]) -> str:
+    """Say what the sampler itself has used; logs that were imported do not tell."""
+    costs = [
+        100 * each.run.end["cpu_seconds"] / each.run.samples["seconds"].iloc[-1]
+        for each in measured
+        if each.run.end.get("cpu_seconds") is not None and each.run.samples["seconds"].iloc[-1]
+    ]
+    if not costs:
+        return ""
+    return f"The sampler itself used {answer.number(max(costs))} % of one CPU at most."
+
+
+OBSERVATIONS = (
+    (
+        "profit-before-sharing",
+        "general_profit is negative before sharing starts.",
+        _profit_before_sharing,
+        "ksmd keeps 64 B for each page that it tracks, merged or not.",
+    ),
+    ("grows-with-guests", "Every KSM metric grows with the guests.", _grows_with_guests, ""),
+    (
+        "faster-scan",
+        "A faster scan reaches the plateau sooner, costs more CPU and ends at about the same "
+        "sharing.",
+        _faster_scan,
+        "",
+    ),
+    ("after-workload", "Sharing is higher when the workload has stopped.", _after_workload, ""),
+    (
+        "mergeable",
+        "Advice mergeable inside the guest changes nothing.",
+        _mergeable,
+        "madvise() in a guest advises the guest's own kernel. The host sees all memory of a guest "
+        "as mergeable already (QEMU's mem-merge=on); what keeps it from merging is "
+        "<nosharepages/>.",
+    ),
+    (
+        "vm-hang",
+        "stress-ng that holds its memory for 10 s (--vm-hang 10) raises profit in the first half.",
+        _hanging,
+        "",
+    ),
+    (
+        "flattens",
+        "Shared and reclaimed percent flatten with the guests.",
+        _flattens,
+        "",
+    ),
+    (
+        "sampling-cost",
+        "Sampling 60 times as often costs no visible CPU.",
+        _sampling_cost,
+        "",
+    ),
+)
