@@ -7,18 +7,19 @@ can be told. What lacks on one side of a comparison is no evidence for either.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 
 import numpy as np
+from scipy import stats
 
 from ksm_analysis import answer
 from ksm_analysis.drawing import guest_word, join
 from ksm_analysis.metrics import MIB, Measured
-from ksm_analysis.statistics import estimate
+from ksm_analysis.statistics import Estimate, estimate
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 EQUAL = 0.10  # relative difference of ends that counts as about the same
-SLACK = 0.02  # relative fall that does not count as one
+IN_STEP = 0.9  # rank correlation from which on one thing rises with another
 VISIBLE = 1.0  # percent of the host's CPU
 OFTEN = 10  # sampling so many times as often is a test of what sampling costs
 
@@ -45,17 +46,49 @@ def checks(measured: list[Measured]) -> list[Check]:
 Values = list[float]
 
 
-def _told(less: Values, more: Values, slack: float) -> bool | None:
-    """Whether `more` is greater than `less`, or less by no more than the slack.
+Pair = tuple[Values, Values]  # values of runs on both sides, with all else equal
 
-    None if there are repetitions on both sides whose intervals overlap so that nothing is told.
+
+def _changes(pairs: list[Pair]) -> tuple[Estimate, str]:
+    """Relative difference of the second side to the first, over pairs, and the same in words.
+
+    It is relative to the mean of both sides, so that it is signed and never beyond 200 %.
     """
-    low, high = estimate(less), estimate(more)
-    if high.mean >= low.mean - slack * abs(low.mean):
-        return True
-    if low.low is not None and high.high is not None and high.high >= low.low:
-        return None
-    return False
+    means = [(np.mean(one), np.mean(other)) for one, other in pairs]
+    mean = estimate([2 * (b - a) / (abs(a) + abs(b)) if a != b else 0.0 for a, b in means])
+    if mean.low is None:
+        return mean, f"{mean.mean:+.0%} in 1 pair"
+    return mean, f"{mean.mean:+.0%} ({mean.low:+.0%} to {mean.high:+.0%}) over {mean.runs} pairs"
+
+
+def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Whether the second side is higher on average. None if the interval over pairs holds zero.
+
+    A single pair is told by its repetitions; if it has none, by its two runs.
+    """
+    mean, words = _changes(pairs)
+    if mean.low is not None:
+        told = True if mean.low > 0 else False if mean.high < 0 else None
+        return told, words
+    low, high = map(estimate, pairs[0])
+    overlap = low.low is not None and high.low is not None
+    overlap = overlap and low.low <= high.high and high.low <= low.high
+    return (None if overlap else mean.mean > 0), words
+
+
+def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Whether both sides are about the same on average.
+
+    True if the interval over pairs is within EQUAL, False if it does not hold zero and the mean is
+    beyond EQUAL. Else, and of a single pair that differs by more, nothing is told: None.
+    """
+    mean, words = _changes(pairs)
+    if mean.low is None:
+        return (True if abs(mean.mean) <= EQUAL else None), words
+    if max(-mean.low, mean.high) <= EQUAL:
+        return True, words
+    apart = mean.low > 0 or mean.high < 0
+    return (False if apart and abs(mean.mean) > EQUAL else None), words
 
 
 def _verdict(told: list[bool | None]) -> str:
@@ -136,26 +169,24 @@ GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
 def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
     told, breaks = [], []
     for (_, workload, _, _), counts in _by_guests(measured):
-        for (few, less), (many, more) in pairwise(counts):
-            for name in GROWING:
-                ends = _at_end(name, less), _at_end(name, more)
-                if not all(ends):
-                    continue
-                told.append(_told(*ends, SLACK))
-                if told[-1] is False:
-                    breaks.append(
-                        f"{name} from {_mean(ends[0])} to {_mean(ends[1])} ({workload}, {few} to "
-                        f"{many} guests)"
-                    )
+        for name in GROWING:
+            ends = [(count, np.mean(v)) for count, runs in counts if (v := _at_end(name, runs))]
+            if len(ends) < 2:
+                continue
+            rank = float(stats.spearmanr(*zip(*ends, strict=True)).statistic)
+            told.append(rank >= IN_STEP)
+            if not told[-1]:
+                values = ", ".join(answer.number(float(value)) for _, value in ends)
+                breaks.append(f"{name} ({workload}: {values})")
     if not told:
         return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
     words = (
-        f"Values of the last interval grow, or fall by at most {SLACK:.0%}, in "
-        f"{told.count(True)} of {_count(len(told), 'step')} from one number of guests to the next "
-        f"({', '.join(GROWING)})."
+        f"Values of the last interval rise with the number of guests in {told.count(True)} of "
+        f"{len(told)} series (Spearman's rank correlation at least {IN_STEP:g}) of "
+        f"{', '.join(GROWING)}."
     )
-    fell = f" Falls: {'; '.join(breaks[:3])}{' and others' * (len(breaks) > 3)}." if breaks else ""
-    return _verdict(told), words + fell
+    more = " and others" * (len(breaks) > 3)
+    return _verdict(told), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
 
 
 def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:
@@ -177,35 +208,45 @@ def _rate(measured: Measured) -> float | None:
 
 
 def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
-    told = {"reaches 95 % sooner": [], "costs more CPU": [], "ends within 10 %": []}
+    sooner, dearer, ends = [], [], []
     for runs in _cells(measured, _but_rate).values():
         rates = sorted(_cells(runs, lambda each: (_rate(each),) if _rate(each) else None).items())
         if len(rates) < 2:
             continue
-        slow, fast = rates[0][1], rates[-1][1]
-        soon, cost, end = (
-            [[value for each in side if not np.isnan(value := of(each))] for side in (slow, fast)]
-            for of in (answer.time_to(0.95), answer.last("ksmd_cpu_seconds"), _sharing)
-        )
+        sides = rates[0][1], rates[-1][1]
+        soon = _values(answer.time_to(0.95), *sides)
+        cost = _values(answer.last("ksmd_cpu_seconds"), *sides)
+        end = _values(answer.last("pages_sharing"), *sides)
         # A workload that ends later than merging decides when the plateau comes
         if all(soon) and not any(each.run.window() for each in runs):
-            told["reaches 95 % sooner"].append(_told(soon[1], soon[0], 0))
+            sooner.append((soon[1], soon[0]))
         if all(cost):
-            told["costs more CPU"].append(_told(cost[0], cost[1], 0))
+            dearer.append(cost)
         if all(end):
-            told["ends within 10 %"].append(_about_equal(*end))
-    if not any(told.values()):
+            ends.append(end)
+    if not ends:
         return UNTESTED, (
-            "Needs two scan rates with all else equal: the runs of experiments/original-1.yml and "
-            "original-2.yml in one directory of results."
+            "Needs two scan rates with all else equal: experiments/original-1.yml and "
+            "original-2.yml in one report."
         )
-    parts = (
-        f"{words} in {each.count(True)} of {len(each)}" for words, each in told.items() if each
-    )
-    return (
-        _verdict([one for each in told.values() for one in each]),
-        f"Fastest against slowest rate, all else equal: {', '.join(parts)} comparisons.",
-    )
+    every = [
+        (name, *test(pairs))
+        for name, test, pairs in (
+            ("time to 95 % with the slower rate", _told_higher, sooner),
+            ("CPU time of ksmd with the faster one", _told_higher, dearer),
+            ("pages_sharing at the end", _told_equal, ends),
+        )
+        if pairs
+    ]
+    told = [one for _, one, _ in every]
+    # All parts have to be told before the whole holds
+    verdict = UNTESTED if None in told and False not in told else _verdict(told)
+    parts = "; ".join(f"{name} {words}{_untold(one)}" for name, one, words in every)
+    return verdict, f"Fastest against slowest rate, all else equal: {parts}."
+
+
+def _untold(told: bool | None) -> str:
+    return " (tells nothing yet: it takes more runs)" if told is None else ""
 
 
 def _but_rate(measured: Measured) -> tuple:
@@ -226,18 +267,9 @@ def _length(measured: Measured) -> float:
     return sampling["interval"] * sampling["intervals"]
 
 
-def _sharing(measured: Measured) -> float:
-    return answer.last("pages_sharing")(measured)
-
-
-def _about_equal(one: Values, other: Values) -> bool | None:
-    """Whether means are within EQUAL; None if only intervals that overlap speak for it."""
-    first, second = estimate(one), estimate(other)
-    if abs(second.mean - first.mean) <= EQUAL * max(abs(first.mean), abs(second.mean)):
-        return True
-    if first.low is None or second.low is None:
-        return False
-    return None if first.low <= second.high and second.low <= first.high else False
+def _values(of: Callable[[Measured], float], *sides: list[Measured]) -> list[Values]:
+    """Take a value of each run, side by side; NaN is none."""
+    return [[value for each in side if not np.isnan(value := of(each))] for side in sides]
 
 
 def _after_workload(measured: list[Measured]) -> tuple[str, str]:
@@ -257,11 +289,11 @@ def _after_workload(measured: list[Measured]) -> tuple[str, str]:
             UNTESTED,
             "Needs a workload that ends before its run does: experiments/original-3.yml.",
         )
-    told = [_told(during[cell], after[cell], 0) for cell in during]
-    return _verdict(told), (
-        f"Mean pages_sharing is higher after the workload than during it in {told.count(True)} of "
-        f"{_count(len(told), 'cell')}: {_mean([*chain(*during.values())])} during and "
-        f"{_mean([*chain(*after.values())])} after it, on average."
+    told, words = _told_higher([(during[cell], after[cell]) for cell in during])
+    return _verdict([told]), (
+        f"Mean pages_sharing after the workload against during it: {words}{_untold(told)}; "
+        f"{_mean([*chain(*during.values())])} pages during and {_mean([*chain(*after.values())])} "
+        "after it, on average."
     )
 
 
@@ -288,32 +320,28 @@ def _but_option(measured: Measured, name: str) -> tuple:
 
 
 def _mergeable(measured: list[Measured]) -> tuple[str, str]:
-    told, ends = [], {"mergeable": [], "unmergeable": []}
+    pairs = []
     for runs in _cells(measured, lambda each: _but_option(each, "vm_madvise")).values():
-        sides = {
-            advice: _at_end(
-                "pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice]
-            )
-            for advice in ends
-        }
-        if all(sides.values()):
-            told.append(_about_equal(*sides.values()))
-            for advice, values in sides.items():
-                ends[advice] += values
-    if not told:
+        sides = [
+            _at_end("pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice])
+            for advice in ("unmergeable", "mergeable")
+        ]
+        if all(sides):
+            pairs.append(tuple(sides))
+    if not pairs:
         return UNTESTED, (
-            "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: the runs "
-            "of experiments/original-3.yml and original-5.yml in one directory of results."
+            "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: "
+            "experiments/original-3.yml and original-5.yml in one report."
         )
-    return _verdict(told), (
-        f"Final pages_sharing is within {EQUAL:.0%} in {told.count(True)} of "
-        f"{_count(len(told), 'comparison')}: {_mean(ends['mergeable'])} pages mergeable, "
-        f"{_mean(ends['unmergeable'])} unmergeable, on average."
+    equal, words = _told_equal(pairs)
+    return _verdict([equal]), (
+        f"Final pages_sharing with mergeable, against unmergeable: {words}{_untold(equal)}. Within "
+        f"{EQUAL:.0%} counts as the same."
     )
 
 
 def _hanging(measured: list[Measured]) -> tuple[str, str]:
-    told, found = [], [[], []]
+    pairs = []
     for runs in _cells(measured, lambda each: _but_option(each, "vm_hang")).values():
         # Idle runs have neither; they would stand beside those that hang if nothing else is asked
         busy = [each for each in runs if _busy(each)]
@@ -322,18 +350,17 @@ def _hanging(measured: list[Measured]) -> tuple[str, str]:
         ]
         hanging = [p for e in busy if _option(e, "vm_hang") and (p := _early_profit(e)) is not None]
         if plain and hanging:
-            told.append(_told(plain, hanging, 0))
-            found[0] += plain
-            found[1] += hanging
-    if not told:
+            pairs.append((plain, hanging))
+    if not pairs:
         return UNTESTED, (
-            "Needs stress-ng with and without vm_hang, all else equal: the runs of "
-            "experiments/original-5.yml and original-6.yml in one directory of results."
+            "Needs stress-ng with and without vm_hang, all else equal: experiments/original-5.yml "
+            "and original-6.yml in one report."
         )
-    without, with_it = (_mean([value / MIB for value in side]) for side in found)
-    return _verdict(told), (
-        f"Mean general_profit of the first half is higher with it in {told.count(True)} of "
-        f"{_count(len(told), 'comparison')}: {with_it} MiB, and {without} MiB without, on average."
+    told, words = _told_higher(pairs)
+    without, with_it = (_mean([v / MIB for side in pairs for v in side[n]]) for n in (0, 1))
+    return _verdict([told]), (
+        f"Mean general_profit of the first half with it against without: {words}{_untold(told)}; "
+        f"{with_it} MiB with it and {without} MiB without, on average."
     )
 
 

@@ -103,8 +103,9 @@ def render(results: Results) -> str:
 
 
 def title(results: Results) -> str:
-    """Name the experiment; the directory, if no run tells it."""
-    return results.runs[0].record.get("experiment", "") if results.runs else results.path.name
+    """Name the experiments; the directory, if no run tells."""
+    names = dict.fromkeys(run.record.get("experiment", "") for run in results.runs)
+    return ", ".join(names) if names else results.path.name
 
 
 # --- words ----------------------------------------------------------------------------------------

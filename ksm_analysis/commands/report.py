@@ -17,6 +17,8 @@ examples:
   python -m ksm_analysis report results/quick -o /tmp/ksm.html
   python -m ksm_analysis report results/quick --redact -o for-others.html
   python -m ksm_analysis report --export pdf results/quick     writes results/quick/figures/*.pdf
+  python -m ksm_analysis report results/original-* -o originals.html
+                          several experiments side by side: what differs is told apart by name
 """
 
 
@@ -29,13 +31,14 @@ def add_to(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("directory", metavar="DIR", type=Path, help="results of an experiment")
+    add("directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment")
     add(
         "-o",
         "--output",
         metavar="PATH",
         type=Path,
-        help="where to (default: DIR/report.html; with --export a directory, DIR/figures)",
+        help="where to (default: DIR/report.html; with --export a directory, DIR/figures). Has to "
+        "be given for several DIR",
     )
     add("--export", choices=("png", "svg", "pdf"), help="write pictures of the figures instead")
     add(
@@ -49,15 +52,18 @@ def add_to(commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, or the pictures."""
     from ksm_analysis import redact, runs
+    from ksm_analysis.together import together
 
-    results = runs.read_results(arguments.directory)
+    if len(arguments.directories) > 1 and not arguments.output:
+        raise InputError("a report of several directories belongs to none of them: say where, -o")
+    results = together([runs.read_results(directory) for directory in arguments.directories])
     if arguments.redact:
         results = redact.redact(results)
     write = _pictures if arguments.export else _page
     try:
         paths = write(results, arguments)
     except OSError as error:
-        path = error.filename or arguments.output or arguments.directory
+        path = error.filename or arguments.output or arguments.directories[0]
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     for path in paths:
         print(path)
@@ -67,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _page(results, arguments: argparse.Namespace) -> list[Path]:
     from ksm_analysis import report
 
-    path = arguments.output or arguments.directory / "report.html"
+    path = arguments.output or arguments.directories[0] / "report.html"
     report.write(results, path)
     return [path]
 
@@ -77,6 +83,6 @@ def _pictures(results, arguments: argparse.Namespace) -> list[Path]:
 
     measured = [metrics.measure(run) for run in results.usable]
     if not measured:
-        raise InputError(f"{arguments.directory}: no run can be used: there are no figures")
-    directory = arguments.output or arguments.directory / "figures"
+        raise InputError(f"{arguments.directories[0]}: no run can be used: there are no figures")
+    directory = arguments.output or arguments.directories[0] / "figures"
     return export.write(report.sections(measured), directory, arguments.export)
