@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 from scipy import stats
 
-from ksm_analysis import answer
+from ksm_analysis import answer, cells
 from ksm_analysis.drawing import guest_word, join
 from ksm_analysis.metrics import MIB, Measured
 from ksm_analysis.statistics import Estimate, estimate
@@ -107,11 +107,6 @@ def _cells(measured: list[Measured], key: Callable) -> dict[tuple, list[Measured
     return cells
 
 
-def _knobs(measured: Measured) -> dict:
-    plan = measured.run.record["run"]
-    return {**plan.get("knobs_if_present", {}), **plan.get("knobs", {})}
-
-
 def _frozen(values: dict) -> tuple:
     return tuple(sorted((str(key), str(value)) for key, value in values.items()))
 
@@ -119,7 +114,12 @@ def _frozen(values: dict) -> tuple:
 def _series(measured: Measured) -> tuple:
     """Everything that was varied but the number of guests."""
     run = measured.run
-    return run.host, run.factors["workload"], _frozen(_knobs(measured)), run.factors["knobs"]
+    return (
+        run.host,
+        run.factors["workload"],
+        _frozen(cells.knobs(measured.run)),
+        run.factors["knobs"],
+    )
 
 
 def _cell(measured: Measured) -> tuple:
@@ -200,7 +200,7 @@ def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple
 
 def _rate(measured: Measured) -> float | None:
     """Pages a second that ksmd may scan, sleeping apart."""
-    knobs = _knobs(measured)
+    knobs = cells.knobs(measured.run)
     try:
         return 1000 * int(knobs["pages_to_scan"]) / int(knobs["sleep_millisecs"])
     except (KeyError, ValueError, ZeroDivisionError):
@@ -251,7 +251,7 @@ def _untold(told: bool | None) -> str:
 
 def _but_rate(measured: Measured) -> tuple:
     rate = ("pages_to_scan", "sleep_millisecs")
-    others = {key: value for key, value in _knobs(measured).items() if key not in rate}
+    others = {key: value for key, value in cells.knobs(measured.run).items() if key not in rate}
     factors = measured.run.factors
     return (
         measured.run.host,
@@ -316,7 +316,13 @@ def _but_option(measured: Measured, name: str) -> tuple:
     ]
     words = re.sub(rf"--{name.replace('_', '-')}[ =]\S+\s*", "", run.factors["workload"]).strip()
     what = str(parts) if parts else words
-    return run.host, run.factors["guests"], _frozen(_knobs(measured)), what, _length(measured)
+    return (
+        run.host,
+        run.factors["guests"],
+        _frozen(cells.knobs(measured.run)),
+        what,
+        _length(measured),
+    )
 
 
 def _mergeable(measured: list[Measured]) -> tuple[str, str]:

@@ -4,11 +4,11 @@ Within an experiment, labels name what differs there. Side by side they may say 
 workload `stress` of one need not be that of another, and knobs are named in full.
 """
 
-import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from ksm_analysis import cells
 from ksm_analysis.runs import Results, Run
 
 
@@ -48,42 +48,27 @@ def _with(run: Run, number: int | None = None, **factors: object) -> Run:
 
 
 def _labelled(runs: list[Run]) -> list[Run]:
-    knobs = [_knobs(run) for run in runs]
+    knobs = [cells.knobs(run) for run in runs]
     names = list(dict.fromkeys(name for each in knobs for name in each))
     differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
     workloads = _workload_names(runs)
     labelled = []
     for run, each in zip(runs, knobs, strict=True):
         label = ", ".join(f"{name}={each[name]}" for name in differ if name in each)
-        workload = workloads[run.factors["workload"], _workload(run)]
+        workload = workloads[run.factors["workload"], _content(run)]
         labelled.append(_with(run, knobs=label or run.factors["knobs"], workload=workload))
     return labelled
 
 
-def _knobs(run: Run) -> dict:
-    plan = run.record["run"]
-    return {**plan.get("knobs", {}), **plan.get("knobs_if_present", {})}
+def _content(run: Run) -> tuple:
+    return cells.workload(run), cells.sampling(run)
 
 
-def _workload(run: Run) -> str:
-    """Spell out what a run did and for how long, whichever guests did it."""
-    plan = run.record["run"]
-    parts = [
-        {key: value for key, value in part.items() if key not in ("guests", "start", "stop")}
-        | {"begin": part["start"] / plan["sampling"]["seconds"]}
-        for part in plan.get("workload", {}).get("parts", ())
-    ]
-    arrays = plan.get("workload", {}).get("arrays")
-    hidden = plan["guests"].get("nosharepages")
-    sampling = [plan["sampling"].get(key) for key in ("interval", "intervals", "steady")]
-    return json.dumps([parts, arrays, hidden, sampling], sort_keys=True)
-
-
-def _workload_names(runs: list[Run]) -> dict[tuple[str, str], str]:
+def _workload_names(runs: list[Run]) -> dict[tuple, str]:
     """Name each workload that was run: by its label, and the first to run it if that is not one."""
     first = {}
     for run in runs:
-        first.setdefault((run.factors["workload"], _workload(run)), _experiment(run))
+        first.setdefault((run.factors["workload"], _content(run)), _experiment(run))
     labels = [label for label, _ in first]
     return {
         (label, content): label if labels.count(label) == 1 else f"{label} of {experiment}"

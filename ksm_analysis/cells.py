@@ -1,0 +1,39 @@
+"""What makes two runs repetitions of one another: everything that was asked for, spelled out.
+
+Labels (`factors`) are made for reading: within an experiment they name what differs there, and no
+more. Runs of several experiments are compared by what is behind them.
+"""
+
+import json
+
+from ksm_analysis.runs import Run
+
+
+def knobs(run: Run) -> dict:
+    """Return the knobs that were asked for, with those that only some kernels have."""
+    plan = run.record["run"]
+    return {**plan.get("knobs_if_present", {}), **plan.get("knobs", {})}
+
+
+def workload(run: Run) -> str:
+    """Spell out what was run, and in which part of the time, whichever guests ran it.
+
+    An imported run tells it by the name alone, which is its command.
+    """
+    plan = run.record["run"]
+    seconds = plan["sampling"]["seconds"]
+    parts = [
+        {key: value for key, value in part.items() if key not in ("guests", "start", "stop")}
+        | {key: round(part[key] / seconds, 3) for key in ("start", "stop")}
+        for part in plan.get("workload", {}).get("parts", ())
+    ]
+    arrays = plan.get("workload", {}).get("arrays")
+    hidden = plan["guests"].get("nosharepages") or []
+    name = "" if parts or arrays else run.factors["workload"]
+    return json.dumps([name, parts, arrays, hidden], sort_keys=True)
+
+
+def sampling(run: Run) -> tuple:
+    """Return how long and how often it was sampled: intervals, their seconds, rule for an end."""
+    plan = run.record["run"]["sampling"]
+    return plan["intervals"], plan["interval"], json.dumps(plan.get("steady"), sort_keys=True)
