@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "do the runs of an experiment; --resume goes on where one has stopped",
     "report": "make one page with all figures and tables, which works without a network",
     "summary": "show one row a run: factors, and every metric at the end of the run",
+    "compare": "tell whether two sets of runs differ, by how much, and how sure that is",
     "import": "make runs of the logs of the original bash framework, for report and summary",
     "schema": "print the JSON Schema of experiment files, for editors",
 }
@@ -21,6 +22,7 @@ examples:
   python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
   python -m ksm_analysis report results/quick           writes results/quick/report.html
   python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
+  python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
 
 Each command explains itself: python -m ksm_analysis COMMAND --help

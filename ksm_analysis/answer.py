@@ -91,7 +91,7 @@ def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) 
         percent_resident=_over(runs, last("reclaimed_percent_resident")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
         ksmd_cpu_percent=_over(runs, _ksmd_percent),
-        throughput=_over(runs, _throughput),
+        throughput=_over(runs, throughput_of),
         throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
         **{
@@ -123,7 +123,8 @@ def _saved_per_second(measured: Measured) -> float:
     return last("reclaimed_mib")(measured) / used if used else np.nan
 
 
-def _throughput(measured: Measured) -> float:
+def throughput_of(measured: Measured) -> float:
+    """Mean over guests of the workload's bogo operations a second; NaN without any."""
     rates = throughput(measured.run)
     return float(np.mean(rates)) if rates else np.nan
 
@@ -131,7 +132,7 @@ def _throughput(measured: Measured) -> float:
 def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
     """Change of the mean throughput in percent of the baseline's, with Welch's interval."""
     ours, theirs = (
-        np.array([rate for each in group if not np.isnan(rate := _throughput(each))])
+        np.array([rate for each in group if not np.isnan(rate := throughput_of(each))])
         for group in (runs, baseline)
     )
     if not len(ours) or not len(theirs):

@@ -17,6 +17,11 @@ WIDTH = 900  # pixels
 INK, GRID = "#1b1f23", "#e4e8ec"
 
 
+def count(sections: list[Section]) -> int:
+    """Count the pictures that there will be."""
+    return sum(len(figure.panels) for section in sections for figure in section.figures)
+
+
 def write(sections: list[Section], directory: Path, form: str) -> list[Path]:
     """Write each panel of each figure into a file, such as pages_sharing-by-interval.png.
 

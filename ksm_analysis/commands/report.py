@@ -59,12 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = together([runs.read_results(directory) for directory in arguments.directories])
     if arguments.redact:
         results = redact.redact(results)
-    write = _pictures if arguments.export else _page
-    try:
-        paths = write(results, arguments)
-    except OSError as error:
-        path = error.filename or arguments.output or arguments.directories[0]
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    paths = (_pictures if arguments.export else _page)(results, arguments)
     for path in paths:
         print(path)
     return 0
@@ -74,15 +69,25 @@ def _page(results, arguments: argparse.Namespace) -> list[Path]:
     from ksm_analysis import report
 
     path = arguments.output or arguments.directories[0] / "report.html"
-    report.write(results, path)
+    try:
+        report.write(results, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return [path]
 
 
 def _pictures(results, arguments: argparse.Namespace) -> list[Path]:
+    import sys
+
     from ksm_analysis import export, metrics, report
 
+    directory = arguments.output or arguments.directories[0] / "figures"
     measured = [metrics.measure(run) for run in results.usable]
     if not measured:
         raise InputError(f"{arguments.directories[0]}: no run can be used: there are no figures")
-    directory = arguments.output or arguments.directories[0] / "figures"
-    return export.write(report.sections(measured), directory, arguments.export)
+    figures = report.sections(measured)
+    print(f"drawing {export.count(figures)} pictures, each takes a moment ...", file=sys.stderr)
+    try:
+        return export.write(figures, directory, arguments.export)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None

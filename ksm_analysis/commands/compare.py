@@ -1,0 +1,225 @@
+"""`compare A B`: whether two sets of runs differ, and how sure that is."""
+
+import argparse
+from pathlib import Path
+
+HELP = "tell whether two sets of runs differ, by how much, and how sure that is"
+DETAILS = """\
+Compares results cell by cell: runs of A with runs of B that are equal in host, guests, knobs,
+workload and sampling. With --by they may differ in that, and A and B may be the same directory. The
+run is the unit: samples of a run say nothing about the next one.
+
+With fewer than 3 runs on a side there is no verdict. Up to 7 it is Welch's t-test, from 8 on a
+bootstrap of the ratio of means with p by permutation. p is adjusted for the number of comparisons
+(Holm). A difference that is shown, but smaller than --smallest, is said not to matter.
+
+examples:
+  python -m ksm_analysis compare results/before results/after
+  python -m ksm_analysis compare results/original-1 results/original-2 --by knobs
+  python -m ksm_analysis compare results/quick results/quick --by workload --metric pages_sharing
+  python -m ksm_analysis compare old new --json --fail-on-difference || echo "exit status 3"
+"""
+FACTORS = ("host", "guests", "knobs", "workload", "sampling")
+
+
+def add_to(commands) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "compare",
+        help=HELP,
+        description=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("a", metavar="A", type=Path, help="results of an experiment, to compare against")
+    add("b", metavar="B", type=Path, help="results that are compared with it")
+    add("--by", choices=FACTORS, help="compare runs that differ in this, and in nothing else")
+    add(
+        "--metric",
+        metavar="NAME",
+        action="append",
+        help="what to compare; may be given several times (default: pages_sharing, "
+        "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). Each one more makes all of "
+        "them harder to tell",
+    )
+    add(
+        "--smallest",
+        metavar="PERCENT",
+        type=_percent,
+        default=1.0,
+        help="smallest effect that matters, in percent of A's mean (default: 1)",
+    )
+    add("--json", action="store_true", help="for programs")
+    add("--fail-on-difference", action="store_true", help="exit with 3 if anything differs")
+    parser.set_defaults(run=run)
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a percentage of 0 or more")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare. Returns 3 if that was asked for and something is higher or lower."""
+    import sys
+
+    from ksm_analysis import comparison, metrics, runs, statistics
+
+    names = arguments.metric or list(comparison.DEFAULT)
+    comparison.check_metrics(names)
+    sides = []
+    for directory in (arguments.a, arguments.b):
+        results = runs.read_results(directory)
+        for warning in dict.fromkeys(results.warnings):
+            print(f"warning: {directory}: {warning}", file=sys.stderr)
+        sides.append([metrics.measure(run) for run in results.usable])
+    sides = comparison.group(*sides)
+    same = arguments.a.resolve() == arguments.b.resolve()
+    pairs = comparison.pair(*sides, arguments.by, same)
+    _tell_unpaired(arguments, sides, pairs)
+    made = comparison.compare(pairs, names, arguments.by, arguments.smallest / 100)
+    show = _print_json if arguments.json else _show
+    show(arguments, made, comparison.unlike(pairs, arguments.by))
+    differs = any(one.verdict in (statistics.HIGHER, statistics.LOWER) for one in made)
+    return 3 if arguments.fail_on_difference and differs else 0
+
+
+def _tell_unpaired(arguments, sides: list, pairs: list) -> None:
+    """Name on standard error the cells that have nothing to be compared with."""
+    import sys
+
+    used = {id(cell) for both in pairs for cell in both}
+    if arguments.a.resolve() == arguments.b.resolve():
+        return  # each cell is there twice
+    for directory, side in zip((arguments.a, arguments.b), sides, strict=True):
+        for cell in side:
+            if id(cell) not in used:
+                words = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
+                print(f"only in {directory}: {words}", file=sys.stderr)
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def _print_json(arguments, made: list, unlike: dict) -> None:
+    import json
+
+    document = {
+        "a": str(arguments.a),
+        "b": str(arguments.b),
+        "by": arguments.by,
+        "smallest_percent": arguments.smallest,
+        "comparisons": [_plain(one) for one in made],
+        "unlike": {name: list(values) for name, values in unlike.items()},
+    }
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _plain(one) -> dict:
+    found = one.found
+    return {
+        "metric": one.metric,
+        "unit": one.unit,
+        "a": _side(one.a, found.a),
+        "b": _side(one.b, found.b),
+        "absolute": found.absolute,
+        "absolute_interval": [found.absolute_low, found.absolute_high],
+        "change": found.change,
+        "change_interval": [found.low, found.high],
+        "p": found.p,
+        "p_holm": one.p_holm,
+        "method": found.method,
+        "verdict": one.verdict,
+        "reason": reason(one),
+    }
+
+
+def _side(cell, estimate) -> dict:
+    return {
+        **cell.labels,
+        "runs": [each.run.id for each in cell.runs],
+        "n": estimate.runs,
+        "mean": estimate.mean,
+        "interval": [estimate.low, estimate.high],
+    }
+
+
+def reason(one) -> str:
+    """Say in words what a verdict lacks, or allows for."""
+    if any(one.missing):
+        sides = [
+            f"{count} more {'run' if count == 1 else 'runs'} of {side}"
+            for count, side in zip(one.missing, "AB", strict=True)
+            if count
+        ]
+        return f"{' and '.join(sides)} needed"
+    if one.found.method == "constant":
+        return "all runs of a side are the same"
+    if one.needed:
+        return f"about {one.needed:,} runs a side would tell"
+    return ""
+
+
+def _show(arguments, made: list, unlike: dict) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ksm_analysis import comparison
+
+    console = Console()
+    shown = Table(box=box.SIMPLE_HEAD)
+    factors = [f for f in comparison.FACTORS if f != arguments.by and _varies(made, f)]
+    for heading in (*factors, *([arguments.by] if arguments.by else []), "metric"):
+        shown.add_column(heading, max_width=44)
+    for heading in ("A", "B", "B against A", "p"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("verdict on B", max_width=40)
+    for one in made:
+        by = ["\n".join(one.by)] if one.by else []
+        cell = [one.a.labels[factor] for factor in factors]
+        shown.add_row(*map(Text, [*cell, *by, f"{one.metric}\n{one.unit}", *_numbers(one)]))
+    wanted = console.measure(shown, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, wanted)
+    console.print(f"A: {arguments.a}   B: {arguments.b}", highlight=False)
+    console.print(shown)
+    console.print(_footer(arguments, made), highlight=False)
+    for name, (ours, theirs) in unlike.items():
+        console.print(Text(f"they differ in {name} too: {ours} / {theirs}"))
+
+
+def _varies(made: list, factor: str) -> bool:
+    return len({one.a.labels[factor] for one in made}) > 1
+
+
+def _numbers(one) -> list[str]:
+    """Means with their intervals, change with its interval, p after Holm, verdict."""
+    from ksm_analysis import answer
+
+    found = one.found
+    sides = [f"{answer.short(side)}\nn={side.runs}" for side in (found.a, found.b)]
+    if found.change is not None:
+        change = f"{found.change:+.1%}"
+        if found.low is not None and found.method != "constant":
+            change += f"\n{found.low:+.1%} to {found.high:+.1%}"
+    else:
+        change = f"{found.absolute:+,.4g}"
+    p = "" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001"
+    words = reason(one)
+    return [*sides, change, p, one.verdict + (f"\n{words}" if words else "")]
+
+
+def _footer(arguments, made: list) -> str:
+    tested = sum(one.p_holm is not None for one in made)
+    if not tested:
+        return "No verdict: it takes 3 runs on each side (`repetitions: 3` in the experiment)."
+    return (
+        f"p allows for {tested} {'comparison' if tested == 1 else 'comparisons'} (Holm); intervals "
+        f"are of each by itself, 95 %. Less than {arguments.smallest:g} % does not matter."
+    )

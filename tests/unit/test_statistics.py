@@ -1,0 +1,217 @@
+"""What two groups of runs allow to say."""
+
+# ruff: noqa: RUF003
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ksm_analysis import statistics
+from ksm_analysis.statistics import difference, estimate, holm, runs_needed, verdict
+
+BENCH = Path(__file__).parents[2] / "bench" / "false_positives.py"
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Load the bench that simulates experiments; it has no library to be imported from."""
+    spec = importlib.util.spec_from_file_location("false_positives", BENCH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["false_positives"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- one group ------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_that_of_student():
+    found = estimate([10, 12, 14, np.nan])
+
+    # 12 ± 4.303 × 2 / √3
+    assert (found.mean, found.runs) == (12, 3)
+    assert (found.low, found.high) == pytest.approx((7.032, 16.968), abs=0.001)
+
+
+def test_one_run_has_no_interval_and_none_no_estimate():
+    assert estimate([5.0]) == statistics.Estimate(5, None, None, 1)
+    assert estimate([np.nan]) is None
+
+
+# --- two groups -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runs", [(1, 1), (2, 9), (9, 2)])
+def test_fewer_than_three_runs_on_a_side_have_no_verdict(runs):
+    found = difference(*(np.arange(n) + 10.0 for n in runs))
+
+    assert found.p is None
+    assert found.low is None
+    assert verdict(found, None, 0.01) == "no verdict"
+
+
+def test_a_few_runs_are_compared_by_welch():
+    a, b = [100, 101, 102], [110.0, 112, 117, 111]
+    found = difference(a, b)
+    welch = stats.ttest_ind(b, a, equal_var=False)
+    interval = welch.confidence_interval()
+
+    assert found.method == "Welch"
+    assert found.p == pytest.approx(welch.pvalue)
+    assert (found.absolute_low, found.absolute_high) == pytest.approx(tuple(interval))
+    assert found.change == pytest.approx(11.5 / 101)
+    assert found.low == pytest.approx(interval.low / 101)
+
+
+def test_many_runs_are_compared_by_the_bootstrap_of_the_ratio():
+    generator = np.random.default_rng(5)
+    a, b = generator.normal(100, 3, 8), generator.normal(110, 3, 9)
+    found = difference(a, b)
+
+    assert found.method == "bootstrap"
+    assert found.p < 0.001
+    assert found.change == pytest.approx(b.mean() / a.mean() - 1)
+    assert found.low < found.change < found.high
+    assert found.high - found.low < 0.1
+    assert difference(a, b) == found  # the same runs give the same numbers
+
+
+def test_values_that_are_not_all_positive_have_no_ratio():
+    generator = np.random.default_rng(5)
+    found = difference(generator.normal(0, 1, 12), generator.normal(0, 1, 12))
+
+    assert found.method == "Welch"
+
+
+def test_a_signed_change_is_relative_to_the_size_of_the_first_mean():
+    found = difference([-10, -11, -9], [-5, -6, -4])
+
+    assert found.change == pytest.approx(0.5)
+    assert found.low < 0.5 < found.high
+
+
+def test_nothing_is_relative_to_zero():
+    found = difference([0, 0, 0], [1, 2, 3])
+
+    assert (found.change, found.low) == (None, None)
+    assert found.absolute == 2
+
+
+@pytest.mark.parametrize("runs", [3, 10])
+def test_constants_are_equal_or_not(runs):
+    equal, unequal = (difference([977] * runs, [other] * runs) for other in (977, 979))
+
+    assert (equal.p, unequal.p) == (1.0, 0.0)
+    assert verdict(equal, 1.0, 0.01) == "the same"
+    assert verdict(unequal, 0.0, 0.001) == "higher"
+    assert verdict(unequal, 0.0, 0.01) == "differs, by less than matters"
+
+
+@pytest.mark.parametrize("runs", [3, 10])
+def test_a_constant_against_what_scatters(runs):
+    found = difference([977] * runs, 977 + np.arange(runs))
+
+    assert 0 <= found.p <= 1
+    assert np.isfinite(found.low)
+
+
+def test_runs_without_a_value_do_not_count():
+    assert difference([1, 2, np.nan], [3, 4, 5]).p is None
+    assert difference([np.nan] * 3, [3, 4, 5]) is None
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def test_lower_and_higher_are_said_of_the_second():
+    low, high = [100, 101, 102, 103], [120, 121, 122, 123]
+
+    assert verdict(difference(low, high), 0.001, 0.01) == "higher"
+    assert verdict(difference(high, low), 0.001, 0.01) == "lower"
+
+
+def test_the_same_is_more_than_no_difference_shown():
+    near, far = [100.0, 100.1, 99.9, 100.0], [100.0, 130, 70, 105]
+
+    assert verdict(difference(near, near[::-1]), 1.0, 0.01) == "the same"
+    assert verdict(difference(near, far), 0.9, 0.01) == "no difference shown"
+
+
+def test_a_difference_that_other_comparisons_may_explain_is_not_shown():
+    found = difference([100, 101, 102], [103, 104, 105])
+
+    assert found.p < 0.05
+    assert verdict(found, 0.06, 0.01) == "no difference shown"
+
+
+def test_holm_is_stricter_the_more_is_compared():
+    # Holm, 1979: 0.01 × 4, then 0.02 × 3, 0.03 × 2, 0.04 × 1, and never less than the one before
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_runs_needed_grow_with_the_square_of_the_spread():
+    small = runs_needed([99, 100, 101], [99, 100, 101], 0.01)
+    large = runs_needed([98, 100, 102], [98, 100, 102], 0.01)
+
+    # 2 × (2.80 × 1 % / 1 %)²
+    assert small == 16
+    assert large == pytest.approx(4 * small, rel=0.05)
+    assert runs_needed([1], [1, 2], 0.01) is None
+    assert runs_needed([0, 0], [1, 2], 0.01) is None
+
+
+# --- how often it is wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed", "autocorrelated", "autocorrelated_mean"])
+@pytest.mark.parametrize(("runs", "times"), [(3, 400), (5, 400), (7, 400), (8, 100), (12, 100)])
+def test_false_alarms_are_rare(simulated, monkeypatch, kind, runs, times):
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)  # as good on average, and ten times as fast
+    generator = np.random.default_rng(runs)
+    make = getattr(simulated, kind)
+    share, _ = simulated.rate(times, lambda: [(make(generator, runs), make(generator, runs))])
+
+    # the chance of more, if 5 % were true, is 1 in 1000
+    assert share * times <= stats.binom.ppf(0.999, times, 0.05)
+
+
+def test_several_metrics_raise_no_more_false_alarms_than_one(simulated):
+    generator = np.random.default_rng(1)
+    groups = lambda: [  # noqa: E731
+        (simulated.normal(generator, 5), simulated.normal(generator, 5)) for _ in range(6)
+    ]
+    share, _ = simulated.rate(200, groups)
+    alone = np.mean([any(difference(*pair).p < 0.05 for pair in groups()) for _ in range(200)])
+
+    assert share * 200 <= stats.binom.ppf(0.999, 200, 0.05)
+    assert alone > 0.15  # what Holm keeps away
+
+
+def test_samples_that_are_taken_for_runs_raise_many(simulated):
+    share, _ = simulated.pooled(100, np.random.default_rng(1), 5)
+
+    assert share > 0.5
+
+
+def test_a_difference_that_is_there_is_found(simulated):
+    generator = np.random.default_rng(1)
+    for runs in (5, 10):
+        share, _ = simulated.rate(
+            50, lambda n=runs: [(generator.normal(100, 2, n), generator.normal(110, 2, n))]
+        )
+
+        assert share > 0.95
