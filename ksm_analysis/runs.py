@@ -1,7 +1,7 @@
 """A run directory, read: what was asked, what was sampled, what happened, and what is amiss.
 
-The format is docs/data.md. Files are read and never written. Nothing is computed here but what is
-needed to judge whether the files are whole.
+The format is docs/data.md. Nothing is written but samples that are converted, once, to Parquet;
+nothing is computed but what is needed to judge whether the files are whole.
 """
 
 import io
@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
+from ksm_analysis import caveats, parquet
 from ksm_analysis.errors import InputError
 
 FORMAT = 1
 PARTIAL = ".partial"
-EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def read_results(directory: Path) -> Results:
             "results/quick: it holds one directory a run, each with a run.json"
         )
     runs.sort(key=lambda run: (run.record["run"]["index"], run.host))
+    warnings += caveats.of_experiment(runs)
     warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
     return Results(directory, tuple(runs), tuple(warnings))
 
@@ -169,17 +170,17 @@ def read_run(path: Path) -> Run:
         )
     events = tuple(_lenient_lines(path / "events.jsonl", warnings))
     try:
-        header, samples, end = _sampled(path / "samples.jsonl", warnings)
-        frame, guests = frames(samples, header)
+        sampled = _sampled(path / "samples.jsonl")
     except (OSError, ValueError, KeyError, _UnreadableError) as error:
         if not failed:
             warnings.append(f"left out, since its samples cannot be read: {_why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
-    run = Run(path, record, header, end, frame, guests, events)
-    warnings += _sampling_warnings(run)
+    warnings += sampled.warnings
+    header, end = sampled.header, sampled.end
+    run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
+    warnings += caveats.of_sampling(run)
     if not failed:
-        warnings += [*_guest_warnings(run), *_workload_warnings(run)]
-        warnings += [*_knob_warnings(record), *_drift_warnings(run)]
+        warnings += caveats.of_run(run)
     return replace(run, warnings=tuple(warnings))
 
 
@@ -240,7 +241,18 @@ def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
             warnings.append(f"line {number} of {path.name} is not a JSON object; it is passed over")
 
 
-def _sampled(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
+def _sampled(path: Path) -> parquet.Sampled:
+    """Read the samples: what was converted before, or the raw file, which then is."""
+    if known := parquet.load(path):
+        return known
+    warnings = []
+    header, samples, end = _raw(path, warnings)
+    sampled = parquet.Sampled(header, end, *frames(samples, header), tuple(warnings))
+    parquet.save(path, sampled)
+    return sampled
+
+
+def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
     """Read header, one row a sample, and end line (empty: the sampler was killed)."""
     lines = _whole_lines(path, warnings)
     if not lines:
@@ -306,95 +318,3 @@ def _guest_frames(table: pa.Table) -> Iterator[pd.DataFrame]:
         for column in ("seconds", "n"):
             frame.insert(0, column, table[column].filter(there).to_pandas())
         yield frame
-
-
-# --- what is amiss ------------------------------------------------------------------------------
-
-
-def _sampling_warnings(run: Run) -> Iterator[str]:
-    sampling = run.record["run"]["sampling"]
-    planned, first = sampling["samples"], int(run.imported)
-    due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0
-    missed, reason = due - len(run.samples), run.end.get("reason")
-    if cut_short := run.record.get("imported", {}).get("cut_short"):
-        yield f"the log {cut_short}"
-        return
-    if missed > 0:
-        yield f"{missed} of {planned} samples were missed: the host was too busy"
-    if not run.end:
-        yield "the sampler was killed: its end line is missing"
-    elif reason not in ("finished", "steady"):
-        yield f"sampling was ended early by {reason}"
-    if due < planned and reason != "steady":
-        yield f"sampling stopped after {due} of {planned} samples"
-    if run.converged is False and reason == "finished":
-        yield f"not converged: pages_sharing was not steady within {sampling['seconds']:g} s"
-
-
-def _guest_warnings(run: Run) -> Iterator[str]:
-    gone = run.end.get("gone") or {}
-    for name in run.header.get("guests", {}):
-        there = run.guests[run.guests["guest"] == name] if len(run.guests) else run.guests
-        last_seen = there["n"].iloc[-1] if len(there) else -1
-        if name in gone:
-            seconds = gone[name] - run.header["monotonic"]
-            yield f"guest {name} was gone after {seconds:.1f} s"
-        elif len(run.samples) and last_seen < run.samples.index[-1]:
-            when = f"after sample {last_seen}" if last_seen >= 0 else "from the beginning"
-            yield f"guest {name} was gone {when}"
-
-
-def _workload_warnings(run: Run) -> Iterator[str]:
-    started = {e.get("guest") for e in run.events if e["event"] == "workload started"}
-    stopped = {e.get("guest"): e for e in run.events if e["event"] == "workload stopped"}
-    for guest in _busy_guests(run):
-        if guest not in started:
-            yield f"the workload of guest {guest} was never started"
-    for guest in sorted(map(str, started - stopped.keys())):
-        yield f"the workload of guest {guest} is not known to have stopped"
-    for guest, event in stopped.items():
-        if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
-            words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
-            yield f"the workload of guest {guest} ended with code {event['exitcode']}: {words[0]}"
-
-
-def _busy_guests(run: Run) -> Iterator[str]:
-    """Yield the guests that were to have a workload before the run ended."""
-    names, samples = list(run.header.get("guests", {})), run.samples
-    ended = samples["seconds"].iloc[-1] if run.end.get("reason") == "steady" else math.inf
-    for part in run.record["run"].get("workload", {}).get("parts", ()):
-        if part["start"] < ended:
-            yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
-
-
-def _knob_warnings(record: dict) -> Iterator[str]:
-    knobs = record.get("knobs") or {}
-    before, during, after = (knobs.get(key) or {} for key in ("before", "during", "after"))
-    for name, asked in _asked_knobs(record).items():
-        if name in during and not _reads_as(during[name], asked):
-            yield f"knob {name} was {during[name]} during the run, though {asked} was asked for"
-    for name in before.keys() & after.keys():
-        if before[name] != after[name]:
-            yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
-
-
-def _asked_knobs(record: dict) -> dict:
-    """All that was asked for; what a kernel may have not is looked at where it has."""
-    return {**record["run"].get("knobs_if_present", {}), **record["run"].get("knobs", {})}
-
-
-def _drift_warnings(run: Run) -> Iterator[str]:
-    """Somebody else, such as ksmtuned, may turn knobs while a run goes on."""
-    set_at = [event["monotonic"] for event in run.events if event["event"] == "knobs set"]
-    if not set_at or run.samples.empty:
-        return
-    later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
-    for name, asked in _asked_knobs(run.record).items():
-        reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
-        for other in (read for read in reads if not _reads_as(read, asked)):
-            yield f"knob {name} was {other} at times in the run, though {asked} was asked for"
-
-
-def _reads_as(read: int | str, asked: int | str) -> bool:
-    """Compare what the kernel prints (`[none] scan-time`) with what it was told (`none`)."""
-    return str(read) == str(asked) or f"[{asked}]" in str(read)

@@ -127,6 +127,29 @@ def test_header(tree):
     }
 
 
+def test_strain_is_read_before_and_after(tree):
+    text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=41\nfull avg10=0.00 total=7\n"
+    put(tree, "proc/pressure/memory", text)
+    for cpu, count in ((0, 2), (1, 3), (10, 4)):
+        throttle = f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count"
+        put(tree, throttle, f"{count}\n")
+    header, _, end = parse(run(tree, "--samples", 1).stdout)
+
+    assert header["strain"] == {"memory_some_us": 41, "memory_full_us": 7, "throttled": 9}
+    assert end["strain"] == header["strain"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "some avg10=0.00 total=\n", "some", "\n", "other total=5\n", "some total=-1\n"]
+)
+def test_strain_that_the_kernel_does_not_tell_is_absent(tree, text):
+    put(tree, "proc/pressure/memory", text)
+    header, _, end = parse(run(tree, "--samples", 1).stdout)
+
+    assert "strain" not in header
+    assert "strain" not in end
+
+
 def test_sample(tree):
     sample = one_sample(tree, "--guest", "a=4242")
     assert time.time() - 60 < sample.pop("wall") <= time.time()

@@ -57,7 +57,12 @@ examples:
 
 output: one JSON object a line.
   header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (a second),
-          boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid)
+          boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), and strain, of it
+          what the kernel tells:
+            memory_some_us, memory_full_us  us that some task, all tasks waited for memory since
+                                            boot (/proc/pressure/memory)
+            throttled                       times that CPUs were throttled by their heat since boot,
+                                            over all CPUs (thermal_throttle/core_throttle_count)
   sample  n            index of the deadline: sample n was due at the header's monotonic
                        + n * period, and is never early; a gap in n is a missed sample
           wall         seconds, CLOCK_REALTIME   } both read once, immediately
@@ -79,7 +84,8 @@ output: one JSON object a line.
                          resident_pages   second field of /proc/PID/statm
   end     samples (taken), missed, cpu_seconds (of the sampler itself, from its header on),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time it was found
-          gone), and with --steady-scans converged (false: it was not steady when sampling ended)
+          gone), strain (as in the header), and with --steady-scans converged (false: it was not
+          steady when sampling ended)
 
 A sample is no atomic snapshot: its files are read one after the other, within some 0.3 ms, while
 ksmd may be at work. pages_volatile is what the kernel computes from counters that move meanwhile.
@@ -702,6 +708,7 @@ def sample(arguments):
             cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
             reason=sampler.reason,
             gone=reader.gone,
+            **strain(arguments.root),
             **({"converged": sampler.reason == "steady"} if steady else {}),
         )
         output.write(end)
@@ -743,7 +750,22 @@ def header_line(arguments, wall, start, ksmd):
         kernel=read_text(kernel / "osrelease"),
         ksmd_pid=ksmd,
         guests=dict(arguments.guest),
+        **strain(arguments.root),
     )
+
+
+def strain(root):
+    """What the host suffers from, since boot; read twice a run, so that it costs no sample."""
+    found = {}
+    for line in (read_text(root / "proc/pressure/memory") or "").splitlines():
+        kind, total = line.partition(" ")[0], line.rpartition("total=")[2]
+        if kind in ("some", "full") and total.isdecimal():
+            found[f"memory_{kind}_us"] = int(total)
+    cpus = root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    counts = [text for text in map(read_text, cpus) if text and text.isdecimal()]
+    if counts:
+        found["throttled"] = sum(map(int, counts))
+    return {"strain": found} if found else {}
 
 
 def complain(message):

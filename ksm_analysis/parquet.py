@@ -1,0 +1,75 @@
+"""Samples, converted once: two Parquet files beside samples.jsonl, which stays the truth.
+
+They hold the frames of a Run, and say which raw file they were made of: its size and time of
+change. If these do not fit, or a file is damaged or of another version, the raw file is read again.
+A directory that cannot be written to is read without.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+VERSION = 1  # of the frames: one more whenever they change
+KEY = b"ksm_testbed"
+NAMES = {"samples": "samples.parquet", "guests": "guests.parquet"}
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a samples.jsonl holds: header, end line ({} if there is none), the frames of a Run.
+
+    `warnings` are about its lines.
+    """
+
+    header: dict
+    end: dict
+    samples: pd.DataFrame
+    guests: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+
+
+def load(raw: Path) -> Sampled | None:
+    """Read what was converted from a raw file; None if it was not, or does not fit it any more."""
+    try:
+        tables = {key: parquet.read_table(raw.with_name(name)) for key, name in NAMES.items()}
+        notes = {key: json.loads(table.schema.metadata[KEY]) for key, table in tables.items()}
+        if any(note["source"] != _source(raw) for note in notes.values()):
+            return None
+        frames = {key: table.to_pandas() for key, table in tables.items()}
+        told = notes["samples"]
+        return Sampled(told["header"], told["end"], **frames, warnings=tuple(told["warnings"]))
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return None
+
+
+def save(raw: Path, sampled: Sampled) -> None:
+    """Write what was read from a raw file beside it; nothing if that cannot be done."""
+    note = {key: getattr(sampled, key) for key in ("header", "end", "warnings")}
+    with contextlib.suppress(OSError, pa.ArrowException):
+        note["source"] = _source(raw)
+        for key, name in NAMES.items():
+            table = pa.Table.from_pandas(getattr(sampled, key))
+            metadata = {**(table.schema.metadata or {}), KEY: json.dumps(note)}
+            _write(table.replace_schema_metadata(metadata), raw.with_name(name))
+
+
+def _source(raw: Path) -> list[int]:
+    """Tell one content of a raw file from another; a hash would take as long as reading it."""
+    stat = raw.stat()
+    return [VERSION, stat.st_size, stat.st_mtime_ns]
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a file, whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        parquet.write_table(table, beside, compression="zstd")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,116 @@
+"""What one has to know of a run before trusting its numbers."""
+
+import pytest
+from made_up_runs import run_record, sample_lines
+
+from ksm_analysis.runs import read_results, read_run
+
+
+@pytest.fixture
+def warnings(write_run):
+    """Write a run whose lines were changed, and return what is said of it."""
+
+    def warnings(change, **strain):
+        record = run_record(guests=1)
+        lines = sample_lines(record)
+        for n, line in enumerate(lines[1:-1]):
+            change(n, line)
+        if strain:
+            lines[0]["strain"] = dict.fromkeys(strain, 1_000)
+            lines[-1]["strain"] = {key: 1_000 + value for key, value in strain.items()}
+        return list(read_run(write_run(record, lines)).warnings)
+
+    return warnings
+
+
+def nothing(_n, _line):
+    pass
+
+
+def test_a_run_without_fault_has_no_warning(warnings):
+    assert warnings(nothing) == []
+
+
+def test_a_little_strain_is_none(warnings):
+    # 4 s were sampled
+    assert warnings(nothing, memory_some_us=39_000, memory_full_us=1, throttled=0) == []
+
+
+def test_swapping_is_told_with_its_pages(warnings):
+    def swap(n, line):
+        line["vmstat"] |= {"pswpout": 7 + 100 * n, "pswpin": 3 * (n > 9)}
+
+    assert warnings(swap) == [
+        "3 pages were read back from swap during the run",
+        "1,600 pages were written to swap during the run",
+    ]
+
+
+def test_swapping_before_the_run_is_none_of_it(warnings):
+    assert warnings(lambda n, line: line["vmstat"].update(pswpout=9_999)) == []
+
+
+def test_a_host_that_is_short_of_memory(warnings):
+    def short(n, line):
+        line["meminfo"]["MemAvailable"] = 300_000 if n == 5 else 5_000_000
+
+    assert warnings(short) == [
+        "the host was short of memory: only 3.6% of it were available at one time"
+    ]
+
+
+def test_waiting_for_memory(warnings):
+    assert warnings(nothing, memory_some_us=400_000, memory_full_us=200_000) == [
+        "some task waited for memory for 10.0% of the time (PSI)",
+        "all tasks waited for memory for 5.0% of the time (PSI)",
+    ]
+
+
+def test_throttling(warnings):
+    assert warnings(nothing, throttled=12) == ["the CPUs were throttled, being too hot: 12 times"]
+
+
+def test_stolen_time(warnings):
+    def steal(n, line):
+        line["cpu"]["steal"] = 5 * n
+
+    # 5 of 30 + 10 + 55 + 5 + 5 ticks between two samples
+    assert warnings(steal) == ["4.8% of the CPU time was stolen: the host is a guest itself"]
+
+
+def test_old_runs_that_do_not_tell_have_no_warning(write_run):
+    record = run_record()
+    lines = sample_lines(record)
+    lines[0]["strain"] = {"throttled": 5}  # a sampler that was killed has no end line
+
+    assert not [w for w in read_run(write_run(record, lines[:-1])).warnings if "throttled" in w]
+
+
+def test_runs_that_are_missing_are_named(write_run):
+    for guests, workload in ((1, "idle"), (1, "stress"), (2, "idle")):
+        path = write_run(guests=guests, workload=workload)
+
+    assert read_results(path.parent).warnings == (
+        "1 of 4 runs that the factors make out are missing: guests 2, "
+        "knobs run=1, pages_to_scan=1000, workload stress, repetition 1",
+    )
+
+
+def test_many_that_are_missing_are_counted(write_run):
+    for number in range(1, 5):
+        path = write_run(guests=number, workload=f"w{number}")
+    (warning,) = read_results(path.parent).warnings
+
+    assert warning.startswith("12 of 16 runs that the factors make out are missing: ")
+    assert warning.endswith("; and 9 more")
+
+
+def test_failed_runs_are_not_missing_and_neither_are_those_of_other_experiments(write_run):
+    write_run(guests=1, workload="idle")
+    write_run(guests=1, workload="stress", status="failed", reason="no memory")
+    record = run_record(guests=5, workload="other", experiment="another")
+    path = write_run(record)
+
+    assert read_results(path.parent).warnings == (
+        "g01-k1-stress-r1: left out, since the run failed: no memory",
+    )
