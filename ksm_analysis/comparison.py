@@ -2,9 +2,12 @@
 
 # ruff: noqa: RUF001
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ksm_analysis import answer, cells, metrics, statistics
 from ksm_analysis.errors import InputError
@@ -17,8 +20,18 @@ FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 # What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
 # further metric makes all of them harder to tell
 DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
-OWN = {"seconds_to_95": "s", "bogo_ops_per_second_mean": "bogo ops/s"}  # not of metrics.HOST
-UNITS = {metric.name: metric.unit for metric in metrics.HOST} | OWN
+# Not of metrics.HOST: how to read them off a run is said in _value
+TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
+RATES = {"bogo_ops_per_second_mean": np.mean, "bogo_ops_per_second_sum": np.sum}
+UNITS = (
+    {metric.name: metric.unit for metric in metrics.HOST}
+    | dict.fromkeys(("seconds", *TIMES), "s")
+    | dict.fromkeys(RATES, "bogo ops/s")
+)
+TOTALS = {metric.name for metric in metrics.HOST if metric.kind == "total"} | {"seconds"}
+OVER_AN_INTERVAL = {metric.name for metric in metrics.HOST if metric.kind == "counter"} | {
+    name for name in UNITS if name.endswith("_cpu_percent")
+}
 
 
 @dataclass(frozen=True)
@@ -55,55 +68,104 @@ class Comparison:
     needed: int | None = None
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that was not compared in some pairs of cells, and why."""
+
+    metric: str
+    why: str
+    pairs: int
+
+
 # --- cells ----------------------------------------------------------------------------------------
 
 
 def group(*sides: list[Measured]) -> list[list[Cell]]:
     """Put the repetitions of each side together, in the order of its plan.
 
-    Knobs are labelled by those that differ between any of the runs of all sides.
+    Labels name, of knobs and of the guests' make, what differs between any of the runs of all
+    sides; knobs that are the same everywhere are all named.
     """
-    every = [cells.knobs(each.run) for side in sides for each in side]
-    names = list(dict.fromkeys(name for knobs in every for name in knobs))
-    differ = [name for name in names if len({str(knobs.get(name)) for knobs in every}) > 1]
-    return [_group(side, differ or names) for side in sides]
+    every = [each.run for side in sides for each in side]
+    named = {"knobs": _differ([_knobs(run) for run in every])}
+    named["knobs"] = named["knobs"] or sorted({name for run in every for name in _knobs(run)})
+    named["guests"] = [n for n in _differ([_guests(run) for run in every]) if n != "count"]
+    return [_group(side, named) for side in sides]
 
 
-def _group(measured: list[Measured], knobs: list[str]) -> list[Cell]:
+def _differ(settings: list[dict]) -> list[str]:
+    names = dict.fromkeys(name for each in settings for name in each)
+    return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+
+
+def _group(measured: list[Measured], named: dict[str, list[str]]) -> list[Cell]:
     found: dict[str, list[Measured]] = {}
     for each in measured:
         found.setdefault(str(_key(each.run)), []).append(each)
     return [
-        Cell(_labels(runs[0].run, knobs), _key(runs[0].run), tuple(runs)) for runs in found.values()
+        Cell(_labels(runs[0].run, named), _key(runs[0].run), tuple(runs)) for runs in found.values()
     ]
 
 
 def _key(run: Run) -> dict[str, object]:
     return {
         "host": run.host,
-        "guests": run.factors["guests"],
-        "knobs": tuple(sorted((k, str(v)) for k, v in cells.knobs(run).items())),
+        "guests": tuple(sorted(_guests(run).items())),
+        "knobs": tuple(sorted((name, str(value)) for name, value in _knobs(run).items())),
         "workload": cells.workload(run),
-        "sampling": cells.sampling(run),
+        "sampling": _sampling(run),
     }
 
 
-def _labels(run: Run, knobs: list[str]) -> dict[str, str]:
-    intervals, interval, _ = cells.sampling(run)
+def _knobs(run: Run) -> dict:
+    """Nobody has planned an imported run: it tells only what its knobs were."""
+    return run.record.get("knobs", {}).get("during", {}) if run.imported else cells.knobs(run)
+
+
+def _guests(run: Run) -> dict:
+    """How many, and how they are made. What the host may merge of them belongs to the workload."""
+    guests = run.record["run"]["guests"]
+    made = {k: v for k, v in guests.items() if v and k not in ("count", "nosharepages")}
+    return {"count": guests["count"], **made}
+
+
+def _sampling(run: Run) -> tuple[int, float, str]:
+    """Intervals, seconds of each, and the rule by which it may end early.
+
+    Of an imported run, the intervals that its log has: it may be cut short. From when on the rule
+    is asked follows from the workload.
+    """
+    plan = run.record["run"]["sampling"]
+    rule = {k: v for k, v in (plan.get("steady") or {}).items() if k != "after"}
+    intervals = run.intervals if run.imported else plan["intervals"]
+    return intervals, plan["interval"], json.dumps(rule, sort_keys=True)
+
+
+def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
+    intervals, interval, rule = _sampling(run)
+    guests, knobs = _guests(run), _knobs(run)
+    made = [f"{name}={guests[name]}" for name in named["guests"] if name in guests]
     return {
         "host": run.host,
-        "guests": str(run.factors["guests"]),
-        "knobs": ", ".join(f"{n}={v}" for n, v in cells.knobs(run).items() if n in knobs),
+        "guests": ", ".join([str(guests["count"]), *made]),
+        "knobs": ", ".join(f"{name}={knobs[name]}" for name in named["knobs"] if name in knobs),
         "workload": run.factors["workload"],
-        "sampling": f"{intervals} × {interval:g} s",
+        "sampling": f"{intervals} × {interval:g} s" + (" or until steady" if rule != "{}" else ""),
     }
 
 
 def _value(measured: Measured, metric: str) -> float:
-    if metric == "seconds_to_95":
-        return answer.time_to(0.95)(measured)
-    if metric == "bogo_ops_per_second_mean":
-        return answer.throughput_of(measured)
+    """Return what stands for a run; NaN if it has none.
+
+    A time to a plateau is none of a run that has not come to one.
+    """
+    if metric in TIMES:
+        return answer.time_to(TIMES[metric])(measured) if answer.has_plateau(measured) else np.nan
+    if metric in RATES:
+        rates = metrics.throughput(measured.run)
+        return float(RATES[metric](rates)) if rates else np.nan
+    if metric == "seconds":
+        return measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
     return answer.last(metric)(measured)
 
 
@@ -116,12 +178,8 @@ def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple
     `same`: A and B are the same runs, so that each pair is wanted once. Raises InputError, with
     what both sides have, if there is none.
     """
-    pairs = []
-    for one in a:
-        for other in b:
-            unlike = {name for name in FACTORS if one.key[name] != other.key[name]}
-            if unlike == ({by} if by else set()):
-                pairs.append((one, other))
+    wanted = {by} if by else set()
+    pairs = [(one, other) for one in a for other in b if _unlike(one, other) == wanted]
     if same:
         pairs = [(one, other) for one, other in pairs if _place(one, a) < _place(other, b)]
     if not pairs:
@@ -129,24 +187,43 @@ def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple
     return pairs
 
 
+def _unlike(a: Cell, b: Cell) -> set[str]:
+    return {name for name in FACTORS if a.key[name] != b.key[name]}
+
+
 def _place(cell: Cell, among: list[Cell]) -> int:
     return next(n for n, each in enumerate(among) if each.key == cell.key)
 
 
 def _no_pairs(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> str:
+    for name, side in (("A", a), ("B", b)):
+        if not side:
+            return f"nothing to compare: no run of {name} can be used"
+    unlike = [_unlike(one, other) for one in a for other in b]
+    single = [name for name in FACTORS if {name} in unlike]
     if same and by is None:
-        return (
-            f"A and B are the same runs: say in what to compare them, with --by {'|'.join(FACTORS)}"
-        )
+        helps = "|".join(single or FACTORS)
+        return f"A and B are the same runs: say in what to compare them, with --by {helps}"
     lines = ["no runs of A and B compare:"]
     for name in FACTORS:
         ours, theirs = ("; ".join(dict.fromkeys(c.labels[name] for c in side)) for side in (a, b))
-        known = {str(c.key[name]) for c in a}, {str(c.key[name]) for c in b}
-        mark = "" if known[0] & known[1] else "   <- never equal"
+        never = all(name in each for each in unlike)
+        mark = "   <- never equal" if never else ""
         lines.append(f"  {name}: A has {ours}; B has {theirs}{mark}")
-        if mark and name != by:
-            lines.append(f"    to compare runs that differ in it: --by {name}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _way_out(unlike, single, by)])
+
+
+def _way_out(unlike: list[set[str]], single: list[str], by: str | None) -> str:
+    if single:
+        return "to compare runs that differ in one of these: " + " or ".join(
+            f"--by {name}" for name in single
+        )
+    apart = [each for each in unlike if each]
+    if not apart or (by and not any(by in each for each in apart)):
+        return f"they do not differ in {by}" if by else "they do not differ"
+    closest = min(apart, key=len)
+    names = " and ".join(name for name in FACTORS if name in closest)
+    return f"the closest differ in {names}: nothing would tell which of these makes a difference"
 
 
 # --- comparisons ----------------------------------------------------------------------------------
@@ -162,26 +239,41 @@ def check_metrics(names: list[str]) -> None:
 
 def compare(
     pairs: list[tuple[Cell, Cell]], names: list[str], by: str | None, smallest: float
-) -> list[Comparison]:
+) -> tuple[list[Comparison], list[LeftOut]]:
     """Compare every pair in every metric, allowing for the number of comparisons (Holm).
 
-    A metric that one side has not is left out; so is a total (as CPU seconds) where the two were
-    not sampled for equally long.
+    A metric without a value on a side is left out; so is a total (as CPU seconds) where the two
+    were not sampled for equally long, and what is counted over an interval where these differ.
     """
-    made = [one for a, b in pairs for one in _of_pair(a, b, names, by)]
+    made, left_out = [], {}
+    for a, b in pairs:
+        for name in names:
+            one = _of_pair(a, b, name, by)
+            if isinstance(one, str):
+                left_out[name, one] = left_out.get((name, one), 0) + 1
+            else:
+                made.append(one)
     tested = [one for one in made if one.found.p is not None]
     adjusted = iter(statistics.holm([one.found.p for one in tested]))
-    return [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made]
+    return (
+        [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made],
+        [LeftOut(name, why, count) for (name, why), count in left_out.items()],
+    )
 
 
-def _of_pair(a: Cell, b: Cell, names: list[str], by: str | None) -> Iterator[Comparison]:
-    totals = {metric.name for metric in metrics.HOST if metric.kind == "total"}
+def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
+    """Compare, or say why not."""
+    (count, interval, rule), (others, other, ending) = a.key["sampling"], b.key["sampling"]
+    if name in TOTALS and (count * interval, rule) != (others * other, ending):
+        return "A and B were not sampled for equally long"
+    if name in OVER_AN_INTERVAL and interval != other:
+        return "it is counted over an interval, and those of A and B are not equally long"
+    found = statistics.difference(a.values(name), b.values(name))
+    if found is None:
+        empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
+        return f"no run of {' or of '.join(empty)} has a value"
     labels = (a.labels[by], b.labels[by]) if by else None
-    for name in names:
-        if by == "sampling" and name in totals:
-            continue
-        if found := statistics.difference(a.values(name), b.values(name)):
-            yield Comparison(name, UNITS[name], a, b, labels, found)
+    return Comparison(name, UNITS[name], a, b, labels, found)
 
 
 def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
@@ -190,7 +282,7 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
     fewest = statistics.FEWEST
     needed = None
     if found == statistics.NOT_SHOWN:
-        needed = statistics.runs_needed(a, b, smallest)
+        needed = statistics.runs_needed(a, b, one.found.scale, smallest)
     return replace(
         one,
         p_holm=adjusted,
@@ -201,21 +293,38 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
 
 
 def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[str, str]]:
-    """Name what else differs between the runs of both sides: values of A and of B, by name.
+    """Name what else differs between, or among, the runs that were compared: values of A and of B.
 
     What follows from `by` is left out. A different kernel may explain more than any knob.
     """
-    sides = [
-        {fact.name: fact.values for fact in facts(list({m.run.path: m.run for m in runs}.values()))}
-        for runs in (
-            [m for a, _ in pairs for m in a.runs],
-            [m for _, b in pairs for m in b.runs],
-        )
-    ]
-    found = {}
-    for name in dict.fromkeys([*sides[0], *sides[1]]):
-        values = [sorted(value for value, _ in side.get(name, ())) for side in sides]
-        follows = by and (name == by or name.startswith(f"{by}."))
-        if values[0] != values[1] and not follows:
-            found[name] = tuple("; ".join(each) or "(none)" for each in values)
-    return found
+    found: dict[str, tuple[dict, dict]] = {}
+    known = {id(cell): _facts(cell) for both in pairs for cell in both}
+    for a, b in pairs:
+        ours, theirs = known[id(a)], known[id(b)]
+        follows = _follows(a, b, by)
+        for name in dict.fromkeys([*ours, *theirs]):
+            values = ours.get(name, ()), theirs.get(name, ())
+            if (values[0] != values[1] or len(values[0]) > 1) and not name.startswith(follows):
+                both = found.setdefault(name, ({}, {}))
+                for side, more in zip(both, values, strict=True):
+                    side.update(dict.fromkeys(more or ("(none)",)))
+    return {name: tuple("; ".join(side) for side in both) for name, both in found.items()}
+
+
+def _facts(cell: Cell) -> dict[str, tuple[str, ...]]:
+    return {
+        fact.name: tuple(sorted(value for value, _ in fact.values))
+        for fact in facts([each.run for each in cell.runs])
+    }
+
+
+def _follows(a: Cell, b: Cell, by: str | None) -> tuple[str, ...]:
+    """Beginnings of the names of what differs because `by` does."""
+    asked = [f"knobs.{name}" for name in dict(a.key["knobs"]) | dict(b.key["knobs"])]
+    return {
+        "host": ("host",),
+        "guests": ("guests.",),
+        "knobs": tuple(asked),
+        "workload": ("guests.nosharepages", "sampling.steady.after"),
+        "sampling": ("sampling.",),
+    }.get(by, ())

@@ -38,30 +38,32 @@ def guest_word(count: int) -> str:
 def figure(metric: Metric) -> go.Figure:
     """Make an empty figure with axes for a metric and a legend below."""
     unit = "MiB" if metric.unit == "bytes" else metric.unit
-    figure = go.Figure(layout={"template": {}})
-    figure.update_layout(
-        margin={"l": 12, "r": 12, "t": 28, "b": 12},
-        hovermode="closest",
-        showlegend=True,
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "x": 0,
-            "itemwidth": 44,
-            "maxheight": 0.9,  # else a long legend scrolls within itself
-        },
+    # All at once: Plotly checks each change of a layout anew
+    return go.Figure(
+        layout={
+            "template": {},
+            "margin": {"l": 12, "r": 12, "t": 28, "b": 12},
+            "hovermode": "closest",
+            "showlegend": True,
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "x": 0,
+                "itemwidth": 44,
+                "maxheight": 0.9,  # else a long legend scrolls within itself
+            },
+            "xaxis": {"automargin": True, "zeroline": False, "ticks": "outside"},
+            "yaxis": {
+                "title": unit,
+                "automargin": True,
+                "rangemode": "tozero",
+                "separatethousands": True,
+                "exponentformat": "none",
+            },
+        }
     )
-    figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")
-    figure.update_yaxes(
-        title=unit,
-        automargin=True,
-        rangemode="tozero",
-        separatethousands=True,
-        exponentformat="none",
-    )
-    return figure
 
 
 def shown(metric: Metric, values: pd.Series) -> pd.Series:

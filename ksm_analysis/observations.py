@@ -173,8 +173,7 @@ def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
             ends = [(count, np.mean(v)) for count, runs in counts if (v := _at_end(name, runs))]
             if len(ends) < 2:
                 continue
-            rank = float(stats.spearmanr(*zip(*ends, strict=True)).statistic)
-            told.append(rank >= IN_STEP)
+            told.append(_rank(ends) >= IN_STEP)
             if not told[-1]:
                 values = ", ".join(answer.number(float(value)) for _, value in ends)
                 breaks.append(f"{name} ({workload}: {values})")
@@ -187,6 +186,13 @@ def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
     )
     more = " and others" * (len(breaks) > 3)
     return _verdict(told), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
+
+
+def _rank(points: list[tuple[int, float]]) -> float:
+    """Correlate the ranks of x and y; 0 if y does not vary."""
+    if np.ptp([y for _, y in points]) == 0:
+        return 0.0
+    return float(stats.spearmanr(*zip(*points, strict=True)).statistic)
 
 
 def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:

@@ -4,7 +4,6 @@ The format is docs/data.md. Nothing is written but samples that are converted, o
 nothing is computed but what is needed to judge whether the files are whole.
 """
 
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from ksm_analysis.errors import InputError
 
 FORMAT = 1
 PARTIAL = ".partial"
+READING = arrow_json.ReadOptions(block_size=2**24)  # bytes: far more than the longest line
 
 
 @dataclass(frozen=True)
@@ -212,21 +212,23 @@ def _check_format(found: object, path: Path) -> None:
         )
 
 
-def _whole_lines(path: Path, warnings: list[str]) -> list[bytes]:
-    """Split a file into lines. Only those that end in a newline count."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    if rest:
-        warnings.append(
-            f"the last line of {path.name} is torn ({len(rest)} bytes without a newline) and is "
-            "not counted"
-        )
-    return lines
+def _whole(path: Path, warnings: list[str]) -> bytes:
+    """Read a file up to its last newline. What comes after it is no line."""
+    text = path.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole == len(text):
+        return text
+    warnings.append(
+        f"the last line of {path.name} is torn ({len(text) - whole} bytes without a newline) and "
+        "is not counted"
+    )
+    return text[:whole]
 
 
 def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
     """Yield the JSON objects of a file, with a warning for what is none."""
     try:
-        lines = _whole_lines(path, warnings)
+        lines = _whole(path, warnings).split(b"\n")[:-1]
     except OSError as error:
         warnings.append(f"{path.name} cannot be read ({error.strerror})")
         return
@@ -254,29 +256,31 @@ def _sampled(path: Path) -> parquet.Sampled:
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
     """Read header, one row a sample, and end line (empty: the sampler was killed)."""
-    lines = _whole_lines(path, warnings)
-    if not lines:
+    text = _whole(path, warnings)
+    if not text:
         raise _UnreadableError("samples.jsonl has no header line")
-    header = json.loads(lines[0])
+    header_ends, last_begins = text.index(b"\n") + 1, text.rfind(b"\n", 0, -1) + 1
+    header = json.loads(text[:header_ends])
     _check_format(header.get("format"), path)
-    end = json.loads(lines[-1]) if b'"end"' in lines[-1][:40] else {}
-    lines = lines[1 : -1 if end else None]
-    if not lines:
+    end = json.loads(text[last_begins:]) if b'"end"' in text[last_begins : last_begins + 40] else {}
+    # A view: half a gigabyte is not copied
+    samples = memoryview(text)[header_ends : last_begins if end else None]
+    if not samples:
         raise _UnreadableError("samples.jsonl has no sample")
-    return header, _table(lines, path.name, warnings), end
+    return header, _table(samples, path.name, warnings), end
 
 
-def _table(lines: list[bytes], name: str, warnings: list[str]) -> pa.Table:
-    options = arrow_json.ReadOptions(block_size=max(2**20, 2 * max(map(len, lines))))
+def _table(samples: memoryview | bytes, name: str, warnings: list[str]) -> pa.Table:
     try:
-        return arrow_json.read_json(io.BytesIO(b"\n".join(lines)), options)
+        return arrow_json.read_json(pa.BufferReader(samples), READING)
     except pa.ArrowInvalid:
+        lines = bytes(samples).splitlines()
         good = [line for line in lines if _is_sample(line)]
         if not good or len(good) == len(lines):
             raise _UnreadableError(f"{name} does not hold samples") from None
         bad = len(lines) - len(good)
         warnings.append(f"{bad} of the lines of {name} are no samples; they are passed over")
-        return _table(good, name, warnings)
+        return _table(b"\n".join(good), name, warnings)
 
 
 def _is_sample(line: bytes) -> bool:

@@ -3,9 +3,10 @@
 Every test is scipy's. What is here decides which of them fits, and what is said of the result.
 """
 
+import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,96 +57,134 @@ def _known(values: Sequence[float]) -> np.ndarray:
 class Difference:
     """Group B against group A.
 
-    `change` is relative to the size of A's mean (0.1: 10 % more), None if that is 0; `absolute` is
-    in the metric's unit. `low` and `high` bound the change, and `absolute_low`, `absolute_high` the
-    absolute one, with 95 % confidence, each comparison by itself. `p` is two-sided. Both are None
-    where there are too few runs for a verdict. `method` is how they were found.
+    `absolute` is in the metric's unit. `effect` is the same as a fraction of `scale` (0.1: 10 %
+    more), which is A's mean where values have a ratio, and else the larger of the two means without
+    its sign; None if that is 0. `change` is the effect if it is relative to A's mean, else None.
+    `low` and `high` bound the effect, `absolute_low` and `absolute_high` the absolute difference,
+    with 95 % confidence, each comparison by itself. `p` is two-sided. They are None where there are
+    too few runs for a verdict. `method` is how they were found: constant, Welch, or bootstrap.
     """
 
     a: Estimate
     b: Estimate
     absolute: float
+    ratio: bool = True
     absolute_low: float | None = None
     absolute_high: float | None = None
     p: float | None = None
     method: str = ""
 
     @property
-    def change(self) -> float | None:
-        """The difference, relative to the size of A's mean."""
+    def scale(self) -> float:
+        """What the effect is a fraction of, in the metric's unit."""
+        return self.a.mean if self.ratio else max(abs(self.a.mean), abs(self.b.mean))
+
+    @property
+    def effect(self) -> float | None:
+        """The difference as a fraction of the scale."""
         return self._relative(self.absolute)
 
     @property
+    def change(self) -> float | None:
+        """The difference as a fraction of A's mean; None if values have no ratio."""
+        return self.effect if self.ratio else None
+
+    @property
     def low(self) -> float | None:
-        """The lower bound of the change."""
+        """The lower bound of the effect."""
         return self._relative(self.absolute_low)
 
     @property
     def high(self) -> float | None:
-        """The upper bound of the change."""
+        """The upper bound of the effect."""
         return self._relative(self.absolute_high)
 
     def _relative(self, value: float | None) -> float | None:
-        return None if value is None or self.a.mean == 0 else value / abs(self.a.mean)
+        return None if value is None or self.scale == 0 else value / self.scale
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     """Compare one value a run of two groups of runs. NaN counts as no run; None if a side has none.
 
-    Fewer than 3 runs on a side: no interval, no p. Up to 7 on the smaller side, or values that are
-    not all positive: Welch's t-test. More: the ratio of means, its interval by bootstrap (BCa), its
-    p by permutation, since bootstrap intervals of so few runs are too narrow to decide by alone.
-    Values that are all the same on each side are equal or not; there is nothing to test.
+    Fewer than 3 runs on a side: no interval, no p. Up to 7 on the smaller side, or values that have
+    no ratio (A's not all positive, or any of B's negative): Welch's t-test. More: the ratio of
+    means, its interval by bootstrap (BCa), its p as `p_value` says. Values that are all the same on
+    each side are equal or not; there is nothing to test.
 
-    Source: scipy.stats.ttest_ind, bootstrap, permutation_test.
+    Welch's interval as a fraction takes A's mean for exact; the bootstrap's does not.
+
+    Source: scipy.stats.ttest_ind, bootstrap, PermutationMethod.
     """
     a, b = _known(a), _known(b)
     if not len(a) or not len(b):
         return None
-    base = {"a": estimate(a), "b": estimate(b), "absolute": float(b.mean() - a.mean())}
+    base = {
+        "a": estimate(a),
+        "b": estimate(b),
+        "absolute": float(b.mean() - a.mean()),
+        "ratio": bool(a.min() > 0 and b.min() >= 0),
+    }
+    if np.ptp(a) == np.ptp(b) == 0:
+        # A mean of equal numbers is off by rounding
+        base |= {"absolute": float(b[0] - a[0]), "ratio": bool(a[0] > 0 and b[0] >= 0)}
     if min(len(a), len(b)) < FEWEST:
         return Difference(**base)
     if np.ptp(a) == np.ptp(b) == 0:
         apart = base["absolute"]
         return Difference(**base, **_bounds(apart, apart), p=float(apart == 0), method="constant")
-    if min(len(a), len(b)) < MANY or min(a.min(), b.min()) <= 0:
-        return Difference(**base, **_welch(a, b))
-    return Difference(**base, **_bootstrap(a, b))
+    base["p"] = float(p_value(a, b))
+    if base["ratio"] and min(len(a), len(b)) >= MANY:
+        interval = _ratio_interval(a, b)
+        if np.isfinite(interval).all():
+            return Difference(**base, **_bounds(*a.mean() * (interval - 1)), method="bootstrap")
+    with _doubts_of_equal_values():
+        interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
+    return Difference(**base, **_bounds(*interval), method="Welch")
+
+
+def p_value(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return two-sided p of equal means, one value a run along the last axis.
+
+    Up to 7 runs on the smaller side it is that of Welch's t. From 8 on it is the larger of that and
+    the p of the same t when runs are dealt out to the sides anew (permutation). Either alone is
+    wrong too often somewhere: Welch's by a little with skewed values, a permutation by much with
+    unequal spreads of unequal numbers of runs.
+    """
+    with _doubts_of_equal_values():
+        p = stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue
+        if min(a.shape[-1], b.shape[-1]) < MANY:
+            return p
+        dealt = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(SEED))
+        again = stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
+        return np.maximum(p, again.pvalue)
+
+
+@contextlib.contextmanager
+def _doubts_of_equal_values() -> Iterator[None]:
+    """Keep scipy from doubting the spread of runs that are all the same: it is right to be 0."""
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        yield
 
 
 def _bounds(low: float, high: float) -> dict:
     return {"absolute_low": float(low), "absolute_high": float(high)}
 
 
-def _welch(a: np.ndarray, b: np.ndarray) -> dict:
+def _ratio_interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Bound the ratio of B's mean to A's; NaN where BCa cannot, with almost equal values."""
     with warnings.catch_warnings():
-        # scipy doubts the spread of a side whose runs are all the same, which it is right to be 0
-        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        test = stats.ttest_ind(b, a, equal_var=False)
-    interval = test.confidence_interval(CONFIDENCE)
-    return {**_bounds(interval.low, interval.high), "p": float(test.pvalue), "method": "Welch"}
-
-
-def _bootstrap(a: np.ndarray, b: np.ndarray) -> dict:
-    generator = np.random.default_rng(SEED)
-    interval = stats.bootstrap(
-        (a, b),
-        lambda a, b, axis=-1: b.mean(axis=axis) / a.mean(axis=axis),
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        vectorized=True,
-        rng=generator,
-    ).confidence_interval
-    test = stats.permutation_test(
-        (a, b),
-        lambda a, b, axis=-1: np.log(b.mean(axis=axis) / a.mean(axis=axis)),
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        rng=generator,
-    )
-    size = a.mean()
-    bounds = _bounds(size * (interval.low - 1), size * (interval.high - 1))
-    return {**bounds, "p": float(test.pvalue), "method": "bootstrap"}
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (a, b),
+            lambda a, b, axis=-1: b.mean(axis=axis) / a.mean(axis=axis),
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="BCa",
+            vectorized=True,
+            rng=np.random.default_rng(SEED),
+        )
+    return np.array(found.confidence_interval)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -179,24 +218,26 @@ def verdict(found: Difference, adjusted: float | None, smallest: float) -> str:
     if adjusted is None:
         return NO_VERDICT
     outside = found.absolute_low > 0 or found.absolute_high < 0
-    if adjusted < 1 - CONFIDENCE and outside:
-        if found.change is not None and abs(found.change) < smallest:
-            return SMALL
-        return HIGHER if found.absolute > 0 else LOWER
+    if found.method == "constant" or (adjusted < 1 - CONFIDENCE and outside):
+        if abs(found.effect or 0) < smallest:
+            return SMALL if found.absolute else SAME
+        return HIGHER if found.absolute > 0 else LOWER if found.absolute else SAME
     if found.low is not None and -smallest <= found.low and found.high <= smallest:
         return SAME
     return NOT_SHOWN
 
 
-def runs_needed(a: Sequence[float], b: Sequence[float], smallest: float) -> int | None:
-    """Estimate the runs a side that would show the smallest effect that matters, 4 times in 5.
+def runs_needed(
+    a: Sequence[float], b: Sequence[float], scale: float, smallest: float
+) -> int | None:
+    """Estimate the runs a side that would tell the smallest effect that matters from none.
 
-    By the normal approximation, from the spread of the runs at hand: a guide and no more. None if
-    the spread is not known, or A's mean is 0.
+    4 times in 5, by the normal approximation, from the spread of the runs at hand: a guide and no
+    more. `smallest` is a fraction of `scale`. None if the spread is not known, or either is 0.
     """
     a, b = _known(a), _known(b)
-    if min(len(a), len(b)) < 2 or a.mean() == 0:
+    if min(len(a), len(b)) < 2 or not scale * smallest:
         return None
-    spread = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2) / abs(a.mean())
     z = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
-    return max(FEWEST, math.ceil(2 * (z * spread / smallest) ** 2))
+    variances = a.var(ddof=1) + b.var(ddof=1)
+    return max(FEWEST, math.ceil(variances * (z / (scale * smallest)) ** 2))

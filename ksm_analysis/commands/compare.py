@@ -9,9 +9,10 @@ Compares results cell by cell: runs of A with runs of B that are equal in host, 
 workload and sampling. With --by they may differ in that, and A and B may be the same directory. The
 run is the unit: samples of a run say nothing about the next one.
 
-With fewer than 3 runs on a side there is no verdict. Up to 7 it is Welch's t-test, from 8 on a
-bootstrap of the ratio of means with p by permutation. p is adjusted for the number of comparisons
-(Holm). A difference that is shown, but smaller than --smallest, is said not to matter.
+With fewer than 3 runs on a side there is no verdict. Up to 7 it is Welch's t-test; from 8 on the
+interval is that of a bootstrap of the ratio of means, and p has to hold in a permutation as well. p
+is adjusted for the number of comparisons (Holm). A difference that is shown, but smaller than
+--smallest, is said not to matter. docs/metrics.md, "Comparing", says what each verdict means.
 
 examples:
   python -m ksm_analysis compare results/before results/after
@@ -72,19 +73,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = arguments.metric or list(comparison.DEFAULT)
     comparison.check_metrics(names)
+    same = arguments.a.resolve() == arguments.b.resolve()
     sides = []
-    for directory in (arguments.a, arguments.b):
+    for directory in (arguments.a,) if same else (arguments.a, arguments.b):
         results = runs.read_results(directory)
         for warning in dict.fromkeys(results.warnings):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
         sides.append([metrics.measure(run) for run in results.usable])
-    sides = comparison.group(*sides)
-    same = arguments.a.resolve() == arguments.b.resolve()
+    sides = comparison.group(*sides) * (2 if same else 1)
     pairs = comparison.pair(*sides, arguments.by, same)
     _tell_unpaired(arguments, sides, pairs)
-    made = comparison.compare(pairs, names, arguments.by, arguments.smallest / 100)
+    _warn_of_lengths(pairs)
+    made, left_out = comparison.compare(pairs, names, arguments.by, arguments.smallest / 100)
     show = _print_json if arguments.json else _show
-    show(arguments, made, comparison.unlike(pairs, arguments.by))
+    show(arguments, made, left_out, comparison.unlike(pairs, arguments.by))
     differs = any(one.verdict in (statistics.HIGHER, statistics.LOWER) for one in made)
     return 3 if arguments.fail_on_difference and differs else 0
 
@@ -94,19 +96,33 @@ def _tell_unpaired(arguments, sides: list, pairs: list) -> None:
     import sys
 
     used = {id(cell) for both in pairs for cell in both}
-    if arguments.a.resolve() == arguments.b.resolve():
-        return  # each cell is there twice
-    for directory, side in zip((arguments.a, arguments.b), sides, strict=True):
+    same = sides[0] is sides[1]
+    for directory, side in list(zip((arguments.a, arguments.b), sides, strict=True))[: 2 - same]:
         for cell in side:
             if id(cell) not in used:
                 words = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
-                print(f"only in {directory}: {words}", file=sys.stderr)
+                why = (
+                    f"nothing to compare it with in {directory}" if same else f"only in {directory}"
+                )
+                print(f"{why}: {words}", file=sys.stderr)
+
+
+def _warn_of_lengths(pairs: list) -> None:
+    import sys
+
+    if any(a.labels["sampling"] != b.labels["sampling"] for a, b in pairs):
+        print(
+            "warning: A and B are not sampled alike. What they ended at compares only if both had "
+            "come to rest",
+            file=sys.stderr,
+        )
 
 
 # --- output ---------------------------------------------------------------------------------------
 
 
-def _print_json(arguments, made: list, unlike: dict) -> None:
+def _print_json(arguments, made: list, left_out: list, unlike: dict) -> None:
+    import dataclasses
     import json
 
     document = {
@@ -114,7 +130,10 @@ def _print_json(arguments, made: list, unlike: dict) -> None:
         "b": str(arguments.b),
         "by": arguments.by,
         "smallest_percent": arguments.smallest,
+        "confidence": 0.95,
+        "allowed_for": sum(one.p_holm is not None for one in made),
         "comparisons": [_plain(one) for one in made],
+        "left_out": [dataclasses.asdict(each) for each in left_out],
         "unlike": {name: list(values) for name, values in unlike.items()},
     }
     print(json.dumps(document, indent=2, allow_nan=False))
@@ -125,12 +144,12 @@ def _plain(one) -> dict:
     return {
         "metric": one.metric,
         "unit": one.unit,
-        "a": _side(one.a, found.a),
-        "b": _side(one.b, found.b),
+        "a": _side(one.a, one.metric, found.a),
+        "b": _side(one.b, one.metric, found.b),
         "absolute": found.absolute,
         "absolute_interval": [found.absolute_low, found.absolute_high],
         "change": found.change,
-        "change_interval": [found.low, found.high],
+        "change_interval": [found.low, found.high] if found.ratio else [None, None],
         "p": found.p,
         "p_holm": one.p_holm,
         "method": found.method,
@@ -139,10 +158,11 @@ def _plain(one) -> dict:
     }
 
 
-def _side(cell, estimate) -> dict:
+def _side(cell, metric: str, estimate) -> dict:
     return {
         **cell.labels,
         "runs": [each.run.id for each in cell.runs],
+        "values": [None if value != value else value for value in cell.values(metric)],
         "n": estimate.runs,
         "mean": estimate.mean,
         "interval": [estimate.low, estimate.high],
@@ -151,6 +171,9 @@ def _side(cell, estimate) -> dict:
 
 def reason(one) -> str:
     """Say in words what a verdict lacks, or allows for."""
+    from ksm_analysis import statistics
+
+    found = one.found
     if any(one.missing):
         sides = [
             f"{count} more {'run' if count == 1 else 'runs'} of {side}"
@@ -158,14 +181,18 @@ def reason(one) -> str:
             if count
         ]
         return f"{' and '.join(sides)} needed"
-    if one.found.method == "constant":
-        return "all runs of a side are the same"
-    if one.needed:
+    if found.method == "constant":
+        return "all runs of a side are the same: nothing to test"
+    if one.verdict != statistics.NOT_SHOWN:
+        return "" if found.ratio else "relative to the larger mean, as not all values are positive"
+    if found.p < 1 - statistics.CONFIDENCE <= one.p_holm:
+        return f"p is {found.p:.3f} by itself: too little among so many comparisons"
+    if one.needed and one.needed > max(found.a.runs, found.b.runs):
         return f"about {one.needed:,} runs a side would tell"
     return ""
 
 
-def _show(arguments, made: list, unlike: dict) -> None:
+def _show(arguments, made: list, left_out: list, unlike: dict) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -190,6 +217,9 @@ def _show(arguments, made: list, unlike: dict) -> None:
     console.print(f"A: {arguments.a}   B: {arguments.b}", highlight=False)
     console.print(shown)
     console.print(_footer(arguments, made), highlight=False)
+    for each in left_out:
+        pairs = "1 pair" if each.pairs == 1 else f"{each.pairs} pairs"
+        console.print(Text(f"{each.metric} is left out of {pairs}: {each.why}"))
     for name, (ours, theirs) in unlike.items():
         console.print(Text(f"they differ in {name} too: {ours} / {theirs}"))
 
@@ -203,13 +233,19 @@ def _numbers(one) -> list[str]:
     from ksm_analysis import answer
 
     found = one.found
-    sides = [f"{answer.short(side)}\nn={side.runs}" for side in (found.a, found.b)]
+    sides = [
+        f"{answer.short(side)}\nn={side.runs}"
+        + (f" of {len(cell.runs)}" if side.runs < len(cell.runs) else "")
+        for side, cell in ((found.a, one.a), (found.b, one.b))
+    ]
     if found.change is not None:
         change = f"{found.change:+.1%}"
         if found.low is not None and found.method != "constant":
             change += f"\n{found.low:+.1%} to {found.high:+.1%}"
     else:
         change = f"{found.absolute:+,.4g}"
+        if found.absolute_low is not None and found.method != "constant":
+            change += f"\n{found.absolute_low:+,.4g} to {found.absolute_high:+,.4g}"
     p = "" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001"
     words = reason(one)
     return [*sides, change, p, one.verdict + (f"\n{words}" if words else "")]

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""How long the page of a large campaign takes to make, beside what one would write by hand.
+
+  report   python -m ksm_analysis report, first from the raw files and then from Parquet
+  by hand  pandas.read_json(lines=True) of each raw file, and one px.line of every sample a metric
+
+The campaign is made up: 8 settings x 10 guests x 30 minutes at 10 Hz, 1.44 million samples of
+guests. Each way is a process of its own; memory is the most that was resident. Then a small page is
+opened in Chromium, until its first figure is drawn.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import _campaign
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS, MEMORY_MB, PAGE_MB = 20, 1500, 12
+FASTER, SMALLER = 5, 10
+SMALL_MB, USABLE_SECONDS = 6, 2
+HOST = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "general_profit",
+        "full_scans", "pages_scanned", "cpu_busy", "cpu_ns")  # fmt: skip
+GUEST = ("ksm_merging_pages", "ksm_rmap_items", "ksm_process_profit")
+
+
+def by_hand(directory, output):
+    """Make the page as a short script would: read all, one figure of every sample a metric."""
+    import pandas as pd
+    import plotly.express as px
+
+    host, guest = [], []
+    for path in sorted(directory.glob("*/samples.jsonl")):
+        table = pd.read_json(path, lines=True)
+        table = table[table["kind"] == "sample"]
+        ksm = pd.DataFrame(table["ksm"].tolist()).assign(run=path.parent.name)
+        ksm["cpu_ns"] = [each["cpu_ns"] for each in table["ksmd"]]
+        ksm["cpu_busy"] = [each["user"] + each["system"] for each in table["cpu"]]
+        host.append(ksm.assign(seconds=table["monotonic"].to_numpy()))
+        for name in table["guests"].iloc[0]:
+            each = pd.DataFrame([guests[name] for guests in table["guests"]])
+            each = each.assign(run=f"{path.parent.name} {name}")
+            guest.append(each.assign(seconds=table["monotonic"].to_numpy()))
+    with output.open("w") as file:
+        first = "directory"
+        for frame, names in ((pd.concat(host), HOST), (pd.concat(guest), GUEST)):
+            for name in names:
+                figure = px.line(frame, x="seconds", y=name, color="run", title=name)
+                file.write(figure.to_html(full_html=False, include_plotlyjs=first == "directory"))
+                first = ""
+
+
+def report(directory, output):
+    """Make the page as this project does."""
+    from ksm_analysis.__main__ import main
+
+    main(["report", str(directory), "-o", str(output)])
+
+
+WAYS = {"report": report, "by-hand": by_hand}
+
+
+def timed(way, directory, output):
+    """Make a page in a process of its own; return seconds and the most MB that were resident."""
+    command = [sys.executable, __file__, "--way", way, directory, output]
+    began = time.monotonic()
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return time.monotonic() - began, json.loads(said.splitlines()[-1])
+
+
+def peaks_kept(directory, page):
+    """Whether each run's greatest pages_sharing is a point of the page."""
+    from ksm_analysis import runs
+
+    greatest = {
+        int(run.samples["ksm.pages_sharing"].iloc[1:].max())
+        for run in runs.read_results(directory).usable
+    }
+    return greatest <= drawn_values(page, "pages_sharing-by-time")
+
+
+def drawn_values(page, figure):
+    """All y values of a figure of a page."""
+    import base64
+    import re
+
+    import numpy as np
+
+    text = page.read_text()
+    text = text[text.index(f'<figure id="{figure}"') :]
+    found = set()
+    for script in re.findall(r"<script[^>]*>(.*?)</script>", text[: text.index("</figure>")], re.S):
+        for trace in json.loads(script)["data"]:
+            packed = trace["y"]
+            values = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
+            found |= set(map(int, values))
+    return found
+
+
+def usable_after(page):
+    """Seconds from opening a page in Chromium until a figure has been drawn in it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        began = time.monotonic()
+        tab.goto(page.as_uri())
+        tab.locator("#filters summary").wait_for()
+        tab.locator("figure:not([hidden]) .plot").first.scroll_into_view_if_needed()
+        tab.locator(".plot[data-drawn]").first.wait_for()
+        seconds = time.monotonic() - began
+        browser.close()
+    return seconds
+
+
+def told(words, value, unit, target, met):
+    """Print one line; return whether the target is missed."""
+    print(f"{words:44}{value:9.1f} {unit:3} target {target:14} {'met' if met else 'NOT met'}")
+    return not met
+
+
+def large(directory, arguments):
+    """Compare both ways on a made-up campaign; return how many targets are missed."""
+    samples = _campaign.write(directory, arguments.settings, 10, arguments.minutes, 10)
+    print(f"{samples:,} samples of guests in {arguments.settings} runs")
+    page, plain = directory / "page.html", directory / "plain.html"
+    first, memory = timed("report", directory, page)
+    again, _ = timed("report", directory, page)
+    hand, hand_memory = timed("by-hand", directory, plain)
+    size, plain_size = (path.stat().st_size / 1e6 for path in (page, plain))
+    print(f"by hand: {hand:.1f} s, {hand_memory:.0f} MB, page {plain_size:.0f} MB")
+    kept = peaks_kept(directory, page)
+    return sum(
+        (
+            told("report, from raw files", first, "s", f"<= {SECONDS}", first <= SECONDS),
+            told("  memory", memory, "MB", f"<= {MEMORY_MB}", memory <= MEMORY_MB),
+            told("  page", size, "MB", f"<= {PAGE_MB}", size <= PAGE_MB),
+            told("  by hand / report", hand / first, "x", f">= {FASTER}", hand >= FASTER * first),
+            told("  page by hand / page", plain_size / size, "x", f">= {SMALLER}",
+                 plain_size >= SMALLER * size),
+            told("  peaks of pages_sharing kept", kept, "", "all", kept),
+            told("report, from Parquet", again, "s", "less", again < first),
+        )
+    )  # fmt: skip
+
+
+def small(directory):
+    """Open the page of a small experiment; return how many targets are missed."""
+    _campaign.write(directory, settings=2, guests=3, minutes=3, hertz=4)
+    page = directory / "page.html"
+    timed("report", directory, page)
+    size, seconds = page.stat().st_size / 1e6, usable_after(page)
+    return told("small page", size, "MB", f"<= {SMALL_MB}", size <= SMALL_MB) + told(
+        "  usable after", seconds, "s", f"<= {USABLE_SECONDS}", seconds <= USABLE_SECONDS
+    )
+
+
+def main():
+    """Print the figures; exit 1 if a target is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--settings", type=int, default=8, help="runs (default: 8)")
+    parser.add_argument("--minutes", type=float, default=30, help="of each run (default: 30)")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        WAYS[arguments.way](*arguments.paths)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        return 0
+    with tempfile.TemporaryDirectory() as large_one, tempfile.TemporaryDirectory() as small_one:
+        return 1 if large(Path(large_one), arguments) + small(Path(small_one)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
