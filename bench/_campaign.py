@@ -1,5 +1,7 @@
+#!/usr/bin/env python3
 """A made-up campaign of any size: run directories as the sampler would have written them."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -111,3 +113,20 @@ def _sample(n, period, sharing, unshared, merging, memory, late, names, record):
             for name, pages in zip(names, merging, strict=True)
         },
     }  # fmt: skip
+
+
+def main():
+    """Write a campaign where the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("directory", type=Path, metavar="DIR", help="new directory of results")
+    add("--settings", type=int, default=8, metavar="N", help="runs (default: 8)")
+    add("--guests", type=int, default=10, metavar="N", help="of each run (default: 10)")
+    add("--minutes", type=float, default=30, metavar="X", help="of each run (default: 30)")
+    add("--hertz", type=float, default=10, metavar="X", help="samples a second (default: 10)")
+    samples = write(**vars(parser.parse_args()))
+    print(f"{samples:,} samples of guests")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ksm_analysis.runs import Run
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
+NAMED = 3  # missing runs that are named
 FEW = 0.05  # of the host's memory: with less available it is short of it
 STALLED = 0.01  # of the time, waiting for memory
 STOLEN = 0.01  # of CPU time, by the hypervisor below the host
@@ -22,22 +23,30 @@ PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
 
 
 def of_experiment(runs: list[Run]) -> Iterator[str]:
-    """Yield which runs of an experiment are missing, as its factors make them out."""
+    """Yield which runs of an experiment are missing: cells that its factors make out, and has not.
+
+    Hosts are no such factor, since runs are dealt out over them. A repetition or a setting of which
+    there is no run at all is not noticed: the plan is not among the results.
+    """
     experiments = defaultdict(list)
     for run in runs:
         if not run.imported:
             experiments[run.record.get("experiment", "")].append(run.factors)
     for every in experiments.values():
-        names = list(every[0])
-        there = {tuple(factors[name] for name in names) for factors in every}
-        values = [list(dict.fromkeys(factors[name] for factors in every)) for name in names]
-        missing = [cell for cell in product(*values) if cell not in there]
+        values = {name: list(dict.fromkeys(each.get(name) for each in every)) for name in every[0]}
+        varied = [name for name in values if len(values[name]) > 1]
+        there = {tuple(each.get(name) for name in varied) for each in every}
+        cells = [*product(*(values[name] for name in varied))]
+        missing = [cell for cell in cells if cell not in there]
         if missing:
-            words = [", ".join(f"{n} {v}" for n, v in zip(names, c, strict=True)) for c in missing]
-            more = f"; and {len(words) - 3} more" if len(words) > 3 else ""
+            words = [
+                ", ".join(f"{name} {value}" for name, value in zip(varied, cell, strict=True))
+                for cell in missing[:NAMED]
+            ]
+            more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             yield (
-                f"{len(missing)} of {len(missing) + len(there)} runs that the factors make out are "
-                f"missing: {'; '.join(words[:3])}{more}"
+                f"{len(missing)} of {len(cells)} runs that the factors make out are missing: "
+                f"{'; '.join(words)}{more}"
             )
 
 
@@ -75,9 +84,10 @@ def of_sampling(run: Run) -> Iterator[str]:
 
 def _guest_warnings(run: Run) -> Iterator[str]:
     gone = run.end.get("gone") or {}
+    there = len(run.guests) > 0
+    last = run.guests.groupby("guest", observed=True)["n"].last() if there else {}
     for name in run.header.get("guests", {}):
-        there = run.guests[run.guests["guest"] == name] if len(run.guests) else run.guests
-        last_seen = there["n"].iloc[-1] if len(there) else -1
+        last_seen = last.get(name, -1)
         if name in gone:
             seconds = gone[name] - run.header["monotonic"]
             yield f"guest {name} was gone after {seconds:.1f} s"

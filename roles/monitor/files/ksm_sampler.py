@@ -695,9 +695,10 @@ def sample(arguments):
     for number in SIGNALS:
         signal.signal(number, sampler.stop)
     take_precedence()
+    before = strain(arguments.root)  # a host of many CPUs takes its time: that of no deadline
     wall, monotonic, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
     start = max(monotonic, round(arguments.start * 1e9))
-    header = header_line(arguments, wall + start - monotonic, start, ksmd)
+    header = header_line(arguments, wall + start - monotonic, start, ksmd, before)
     try:
         output.write(header)
         missed = sampler.run(start)
@@ -734,7 +735,7 @@ def steady_rule(arguments):
     )
 
 
-def header_line(arguments, wall, start, ksmd):
+def header_line(arguments, wall, start, ksmd, before):
     """First line; times in ns are those of the first deadline."""
     kernel = arguments.root / "proc/sys/kernel"
     return json_line(
@@ -750,7 +751,7 @@ def header_line(arguments, wall, start, ksmd):
         kernel=read_text(kernel / "osrelease"),
         ksmd_pid=ksmd,
         guests=dict(arguments.guest),
-        **strain(arguments.root),
+        **before,
     )
 
 
