@@ -4,7 +4,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
