@@ -2,7 +2,8 @@
 """How long the page of a large campaign takes to make, beside what one would write by hand.
 
   report   python -m ksm_analysis report, first from the raw files and then from Parquet
-  by hand  pandas.read_json(lines=True) of each raw file, and one px.line of every sample a metric
+  by hand  pandas.read_json(lines=True) and json_normalize of each raw file, and one px.line of
+           every sample a metric
 
 The campaign is made up: 8 settings x 10 guests x 30 minutes at 10 Hz, 1.44 million samples of
 guests. Each way is a process of its own; memory is the most that was resident. Then a small page is
@@ -24,8 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY_MB, PAGE_MB = 20, 1500, 12
 FASTER, SMALLER = 5, 10
 SMALL_MB, USABLE_SECONDS = 6, 2
-HOST = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "general_profit",
-        "full_scans", "pages_scanned", "cpu_busy", "cpu_ns")  # fmt: skip
+HOST = (
+    *(f"ksm.{name}" for name in ("pages_shared", "pages_sharing", "pages_unshared")),
+    *(f"ksm.{name}" for name in ("pages_volatile", "general_profit", "full_scans")),
+    *("ksm.pages_scanned", "cpu.idle", "ksmd.cpu_ns"),
+)
 GUEST = ("ksm_merging_pages", "ksm_rmap_items", "ksm_process_profit")
 
 
@@ -34,25 +38,23 @@ def by_hand(directory, output):
     import pandas as pd
     import plotly.express as px
 
-    host, guest = [], []
+    runs = []
     for path in sorted(directory.glob("*/samples.jsonl")):
         table = pd.read_json(path, lines=True)
-        table = table[table["kind"] == "sample"]
-        ksm = pd.DataFrame(table["ksm"].tolist()).assign(run=path.parent.name)
-        ksm["cpu_ns"] = [each["cpu_ns"] for each in table["ksmd"]]
-        ksm["cpu_busy"] = [each["user"] + each["system"] for each in table["cpu"]]
-        host.append(ksm.assign(seconds=table["monotonic"].to_numpy()))
-        for name in table["guests"].iloc[0]:
-            each = pd.DataFrame([guests[name] for guests in table["guests"]])
-            each = each.assign(run=f"{path.parent.name} {name}")
-            guest.append(each.assign(seconds=table["monotonic"].to_numpy()))
-    with output.open("w") as file:
-        first = "directory"
-        for frame, names in ((pd.concat(host), HOST), (pd.concat(guest), GUEST)):
-            for name in names:
-                figure = px.line(frame, x="seconds", y=name, color="run", title=name)
-                file.write(figure.to_html(full_html=False, include_plotlyjs=first == "directory"))
-                first = ""
+        samples = table[table["kind"] == "sample"].to_dict("records")
+        runs.append(pd.json_normalize(samples).assign(run=path.parent.name))
+    table = pd.concat(runs)
+    figures = [px.line(table, x="monotonic", y=name, color="run", title=name) for name in HOST]
+    for name in GUEST:
+        columns = [column for column in table if column.endswith(f".{name}")]
+        long = table.melt(["run", "monotonic"], columns, "guest", name)
+        long["line"] = long["run"] + " " + long["guest"]
+        figures.append(px.line(long, x="monotonic", y=name, color="line", title=name))
+    pages = (
+        figure.to_html(full_html=False, include_plotlyjs=number == 0)
+        for number, figure in enumerate(figures)
+    )
+    output.write_text("".join(pages))
 
 
 def report(directory, output):

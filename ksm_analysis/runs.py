@@ -7,6 +7,7 @@ nothing is computed but what is needed to judge whether the files are whole.
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -133,14 +134,11 @@ def read_results(directory: Path) -> Results:
     except OSError as error:
         raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
     runs, warnings = [], []
-    for path in paths:
-        if path.name.endswith(PARTIAL):
-            warnings.append(f"{path.name}: left out, since the run was cut off before it ended")
-        elif (path / "run.json").exists():
-            try:
-                runs.append(read_run(path))
-            except _UnreadableError as error:
-                warnings.append(f"{path.name}: left out, since {error}")
+    # Two at a time: what reads JSON and writes Parquet does not keep Python from the next
+    with ThreadPoolExecutor(2) as pool:
+        for run, warning in pool.map(_read, paths):
+            runs += [run] if run else []
+            warnings += [warning] if warning else []
     if not runs and not warnings:
         raise InputError(
             f"{directory}: no runs here. Give the directory of an experiment's results, such as "
@@ -150,6 +148,18 @@ def read_results(directory: Path) -> Results:
     warnings += caveats.of_experiment(runs)
     warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
     return Results(directory, tuple(runs), tuple(warnings))
+
+
+def _read(path: Path) -> tuple[Run | None, str]:
+    """Read a directory of results: a run, or a warning, or neither if it is something else."""
+    if path.name.endswith(PARTIAL):
+        return None, f"{path.name}: left out, since the run was cut off before it ended"
+    if not (path / "run.json").exists():
+        return None, ""
+    try:
+        return read_run(path), ""
+    except _UnreadableError as error:
+        return None, f"{path.name}: left out, since {error}"
 
 
 class _UnreadableError(Exception):
