@@ -6,8 +6,8 @@ autocorrelated series that is the last sample or the mean. Beside it: what comes
 as if each were a run, which is why this is not done. Every rate has its standard error.
 
 The rates of single comparisons are of p below 0.05, without the interval that a verdict asks for
-as well: the rate of verdicts is not higher. Rates that are marked "by design" may exceed 5 %, and
-are here to know by how much.
+as well: the rate of verdicts is not higher. Rates that are "not held to it" may be above 5 %: they
+are of what is not done, or of the hardest cases, to know by how much.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def report(words, found, limit=LEVEL):
     """Print a rate. Returns whether it is beyond the limit by more than three standard errors."""
     rate, error = found
     beyond = limit is not None and rate > limit + 3 * error
-    mark = "   NOT met" if beyond else "   (by design)" if limit is None else ""
+    mark = "   NOT met" if beyond else "   (not held to it)" if limit is None else ""
     print(f"  {words:52}{rate:7.2%} ± {error:.2%}{mark}", flush=True)
     return beyond
 

@@ -18,6 +18,8 @@ def write(tmp_path):
                 repetition=repetition,
                 **{k: v for k, v in other.items() if k in ("guests", "workload", "interval")},
             )
+            record["run"]["guests"] |= other.get("made", {})
+            record["run"]["sampling"] |= other.get("sampling", {})
             knobs = other.get("knobs", {})
             record["run"]["knobs"] |= knobs
             record |= {key: other[key] for key in ("host", "status", "reason") if key in other}
@@ -25,7 +27,8 @@ def write(tmp_path):
                 record["provenance"]["kernel"]["release"] = kernel
             lines = sample_lines(record)
             for line in lines[1:-1]:
-                line["ksm"]["pages_sharing"] = pages
+                line["ksm"]["pages_sharing"] = pages * (line["n"] if other.get("rising") else 1)
+                line["ksm"]["general_profit"] = other.get("profit", 0) + pages
             Writer(tmp_path / name)(record, lines, name=f"run-{index}-{repetition}")
         return str(tmp_path / name)
 
@@ -147,6 +150,55 @@ def test_knobs_are_those_that_were_asked_for_and_not_their_label(write, compare)
     assert found["comparisons"][0]["a"]["knobs"] == "pages_to_scan=1000"
 
 
+def test_guests_are_equal_if_they_are_made_alike(write, compare):
+    a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, made={"memory_mib": 2048})
+    status, _, err = compare(a, b, *SHARING)
+
+    assert status == 2
+    assert "guests: A has 2, memory_mib=512; B has 2, memory_mib=2048   <- never equal" in err
+    found = compare(a, b, *SHARING, "--by", "guests")[1]["comparisons"]
+    assert found[0]["b"]["guests"] == "2, memory_mib=2048"
+
+
+def test_cells_that_differ_in_several_factors_cannot_be_compared(write, compare):
+    a = write("a", 1, 2, 3, host="alpha")
+    b = write("b", 1, 2, 3, host="beta", knobs={"pages_to_scan": 5000})
+    for options in ((), ("--by", "knobs")):
+        status, out, err = compare(a, b, *options)
+
+        assert (status, out) == (2, "")
+        assert "the closest differ in host and knobs: nothing would tell which" in err
+        assert "--by" not in err
+
+
+def test_cells_that_do_not_differ_in_what_is_asked_for_are_no_comparison(write, compare):
+    a, b = write("a", 1, 2, 3), write("b", 1, 2, 3)
+    status, _, err = compare(a, b, "--by", "workload")
+
+    assert status == 2
+    assert "they do not differ in workload" in err
+
+
+def test_knobs_of_imported_runs_are_those_that_their_logs_tell(compare, tmp_path, capsys):
+    text = (
+        "num_intervals=1\ninterval_duration=60\nvm_pid_array=1\nInterval 1:"
+        " average_cpu_usage=1\n[BEGIN] Logging ksm system parameters\nfull_scans=1\nrun=1\n"
+        "pages_to_scan={}\nsleep_millisecs=20\npages_sharing=5\n"
+        "[END] Logging ksm system parameters\n/proc/1/ksm_stat=ksm_rmap_items 9\n"
+    )
+    for name, knob in (("a", 100), ("b", 1000)):
+        log = tmp_path / f"{name}.log"
+        log.write_text(text.format(knob))
+        assert main(["import", str(log), "--results", str(tmp_path / name)]) == 0
+    capsys.readouterr()
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+
+    assert compare(a, b, *SHARING)[0] == 2
+    found = compare(a, b, *SHARING, "--by", "knobs")[1]["comparisons"]
+    labels = found[0]["a"]["knobs"], found[0]["b"]["knobs"]
+    assert labels == ("pages_to_scan=100", "pages_to_scan=1000")
+
+
 def test_one_directory_is_compared_within_itself_each_pair_once(write, compare):
     for index, guests in enumerate((1, 2, 3)):
         a = write("a", 100, 101, 99, index=index, guests=guests)
@@ -202,13 +254,79 @@ def test_more_comparisons_make_each_harder(write, compare):
     assert several["comparisons"][0]["p_holm"] == pytest.approx(3 * alone["p"])
 
 
-def test_metrics_that_are_nowhere_known_are_left_out(write, compare):
+def test_metrics_without_a_value_are_left_out_and_named(write, compare):
     a, b = write("a", 1, 2, 3), write("b", 1, 2, 3)
-    found = compare(a, b, "--json")[1]["comparisons"]
+    found = compare(a, b, "--json")[1]
 
     # idle guests have no throughput
-    metrics = [one["metric"] for one in found]
+    metrics = [one["metric"] for one in found["comparisons"]]
     assert metrics == ["pages_sharing", "ksmd_cpu_seconds", "seconds_to_95"]
+    why = "no run of A or of B has a value"
+    rate = "bogo_ops_per_second_mean"
+    assert found["left_out"] == [{"metric": rate, "why": why, "pairs": 1}]
+    assert f"{rate} is left out of 1 pair: {why}" in compare(a, b)[1]
+
+
+def test_a_run_that_still_rises_has_no_time_to_a_plateau(write, compare):
+    write("a", 1000, 1010)
+    a = write("a", 990, index=1, rising=True)
+    b = write("b", 1000, 1010, 990)
+    (one,) = compare(a, b, "--json", "--metric", "seconds_to_95")[1]["comparisons"]
+
+    assert one["a"]["values"].count(None) == 1
+    assert (one["a"]["n"], one["verdict"]) == (2, "no verdict")
+    assert one["reason"] == "1 more run of A needed"
+    assert "n=2 of 3" in compare(a, b, "--metric", "seconds_to_95")[1]
+
+
+def test_profit_of_either_sign_is_compared_without_a_ratio(write, compare):
+    a, b = write("a", 10, 20, 30, profit=-1000), write("b", 10, 20, 30, profit=2000)
+    options = ("--metric", "general_profit")
+    (one,) = compare(a, b, *options, "--json")[1]["comparisons"]
+
+    assert (one["absolute"], one["change"], one["verdict"]) == (3000, None, "higher")
+    assert one["absolute_interval"][0] < 3000 < one["absolute_interval"][1]
+    assert "+3,000" in compare(a, b, *options)[1]
+    assert "relative to the larger mean" in one["reason"]
+
+
+def test_what_is_counted_over_an_interval_needs_equal_intervals(write, compare):
+    a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, interval=2.0)
+    _, found, err = compare(
+        a, b, "--json", "--by", "sampling", "--metric", "pages_scanned", "--metric", "full_scans"
+    )
+
+    assert found["comparisons"] == []
+    assert [each["metric"] for each in found["left_out"]] == ["pages_scanned", "full_scans"]
+    assert "were not sampled for equally long" in found["left_out"][1]["why"]
+    assert "warning: A and B are not sampled alike" in err
+
+
+def test_a_rule_for_ending_early_is_part_of_the_sampling(write, compare):
+    steady = {"scans": 3, "seconds": 60.0, "percent": 1.0, "after": 22.5}
+    a = write("a", 1, 2, 3, sampling={"steady": steady})
+    later = write("later", 1, 2, 3, sampling={"steady": steady | {"after": 0.0}})
+    fixed = write("fixed", 1, 2, 3)
+
+    assert compare(a, later, *SHARING)[0] == 0
+    assert compare(a, fixed, *SHARING)[0] == 2
+
+
+def test_repetitions_that_differ_among_themselves_are_told(write, compare):
+    write("a", 1, 2, kernel="6.1.0")
+    a, b = write("a", 3, index=1, kernel="6.18.0"), write("b", 1, 2, 3)
+
+    assert compare(a, b, *SHARING)[1]["unlike"] == {"kernel.release": ["6.1.0; 6.18.0", "6.1.0"]}
+
+
+def test_numbers_are_never_cut_off(write, compare, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    a, b = write("a", 123456, 123457, 123458), write("b", 223456, 223457, 223458)
+    text = compare(a, b, "--metric", "pages_sharing")[1]
+
+    assert "123,457 ± 2.48" in text
+    assert "223,457 ± 2.48" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(
