@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-VERSION = 1  # of the frames: one more whenever they change
+VERSION = 2  # of the frames: one more whenever they change
 KEY = b"ksm_testbed"
 NAMES = {"samples": "samples.parquet", "guests": "guests.parquet"}
 
@@ -34,12 +34,22 @@ class Sampled:
     warnings: tuple[str, ...] = ()
 
 
-def load(raw: Path) -> Sampled | None:
-    """Read what was converted from a raw file; None if it was not, or does not fit it any more."""
+def source(raw: Path) -> list[int]:
+    """Tell one content of a raw file from another; raises OSError if there is none.
+
+    A hash would take as long to read as the file itself. The file is never edited, so that only a
+    copy may fit less than it should: without its times it is converted again.
+    """
+    stat = raw.stat()
+    return [VERSION, stat.st_size, stat.st_mtime_ns]
+
+
+def load(raw: Path, source: list[int]) -> Sampled | None:
+    """Read what was converted of a raw file; None if it was not, or not from this source."""
     try:
-        tables = {key: parquet.read_table(raw.with_name(name)) for key, name in NAMES.items()}
+        tables = {key: _read(raw.with_name(name)) for key, name in NAMES.items()}
         notes = {key: json.loads(table.schema.metadata[KEY]) for key, table in tables.items()}
-        if any(note["source"] != _source(raw) for note in notes.values()):
+        if any(note["source"] != source for note in notes.values()):
             return None
         frames = {key: table.to_pandas() for key, table in tables.items()}
         told = notes["samples"]
@@ -48,28 +58,29 @@ def load(raw: Path) -> Sampled | None:
         return None
 
 
-def save(raw: Path, sampled: Sampled) -> None:
-    """Write what was read from a raw file beside it; nothing if that cannot be done."""
+def save(raw: Path, source: list[int], sampled: Sampled) -> None:
+    """Write what was read from a raw file beside it; nothing if that cannot be done.
+
+    `source` is that of before it was read.
+    """
     note = {key: getattr(sampled, key) for key in ("header", "end", "warnings")}
+    note["source"] = source
     with contextlib.suppress(OSError, pa.ArrowException):
-        note["source"] = _source(raw)
         for key, name in NAMES.items():
             table = pa.Table.from_pandas(getattr(sampled, key))
             metadata = {**(table.schema.metadata or {}), KEY: json.dumps(note)}
             _write(table.replace_schema_metadata(metadata), raw.with_name(name))
 
 
-def _source(raw: Path) -> list[int]:
-    """Tell one content of a raw file from another; a hash would take as long as reading it."""
-    stat = raw.stat()
-    return [VERSION, stat.st_size, stat.st_mtime_ns]
+def _read(path: Path) -> pa.Table:
+    return parquet.read_table(path, page_checksum_verification=True)
 
 
 def _write(table: pa.Table, path: Path) -> None:
     """Write a file, whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        parquet.write_table(table, beside, compression="zstd")
+        parquet.write_table(table, beside, compression="zstd", write_page_checksum=True)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

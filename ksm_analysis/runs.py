@@ -4,13 +4,16 @@ The format is docs/data.md. Nothing is written but samples that are converted, o
 nothing is computed but what is needed to judge whether the files are whole.
 """
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
@@ -20,7 +23,8 @@ from ksm_analysis.errors import InputError
 
 FORMAT = 1
 PARTIAL = ".partial"
-READING = arrow_json.ReadOptions(block_size=2**24)  # bytes: far more than the longest line
+BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
+NO_OBJECT = re.compile(rb"(?:^|\n)[^{\n]")  # a line of it: a mere `null` would crash pyarrow
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Run:
     `meminfo.MemFree`, `vmstat.cow_ksm`, `ksmd.cpu_ns`; units as the kernel prints them.
 
     `guests` has one row a sample and guest that was there: `n`, `seconds`, `guest`, and the
-    counters of its process (`ksm_rmap_items`, `resident_pages`, …).
+    counters of its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical: a name
+    in so many rows takes a byte in each.
 
     Counters that the kernel has not are no columns. A run without readable samples has empty
     frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
@@ -180,12 +185,11 @@ def read_run(path: Path) -> Run:
         )
     events = tuple(_lenient_lines(path / "events.jsonl", warnings))
     try:
-        sampled = _sampled(path / "samples.jsonl")
+        sampled = _sampled(path / "samples.jsonl", warnings)
     except (OSError, ValueError, KeyError, _UnreadableError) as error:
         if not failed:
             warnings.append(f"left out, since its samples cannot be read: {_why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
-    warnings += sampled.warnings
     header, end = sampled.header, sampled.end
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
     warnings += caveats.of_sampling(run)
@@ -222,23 +226,22 @@ def _check_format(found: object, path: Path) -> None:
         )
 
 
-def _whole(path: Path, warnings: list[str]) -> bytes:
-    """Read a file up to its last newline. What comes after it is no line."""
+def _whole_lines(path: Path, warnings: list[str]) -> bytes:
+    """Read a file. Only lines that end in a newline count."""
     text = path.read_bytes()
     whole = text.rfind(b"\n") + 1
-    if whole == len(text):
-        return text
-    warnings.append(
-        f"the last line of {path.name} is torn ({len(text) - whole} bytes without a newline) and "
-        "is not counted"
-    )
+    if whole < len(text):
+        warnings.append(
+            f"the last line of {path.name} is torn ({len(text) - whole} bytes without a newline) "
+            "and is not counted"
+        )
     return text[:whole]
 
 
 def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
     """Yield the JSON objects of a file, with a warning for what is none."""
     try:
-        lines = _whole(path, warnings).split(b"\n")[:-1]
+        lines = _whole_lines(path, warnings).split(b"\n")[:-1]
     except OSError as error:
         warnings.append(f"{path.name} cannot be read ({error.strerror})")
         return
@@ -253,49 +256,69 @@ def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
             warnings.append(f"line {number} of {path.name} is not a JSON object; it is passed over")
 
 
-def _sampled(path: Path) -> parquet.Sampled:
+def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
     """Read the samples: what was converted before, or the raw file, which then is."""
-    if known := parquet.load(path):
+    source = parquet.source(path)
+    if known := parquet.load(path, source):
+        warnings += known.warnings
         return known
-    warnings = []
+    before = len(warnings)
     header, samples, end = _raw(path, warnings)
-    sampled = parquet.Sampled(header, end, *frames(samples, header), tuple(warnings))
-    parquet.save(path, sampled)
+    sampled = parquet.Sampled(header, end, *frames(samples, header), tuple(warnings[before:]))
+    if path.parent.suffix != PARTIAL:
+        parquet.save(path, source, sampled)
     return sampled
 
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
     """Read header, one row a sample, and end line (empty: the sampler was killed)."""
-    text = _whole(path, warnings)
+    text = _whole_lines(path, warnings)
     if not text:
         raise _UnreadableError("samples.jsonl has no header line")
-    header_ends, last_begins = text.index(b"\n") + 1, text.rfind(b"\n", 0, -1) + 1
-    header = json.loads(text[:header_ends])
-    _check_format(header.get("format"), path)
-    end = json.loads(text[last_begins:]) if b'"end"' in text[last_begins : last_begins + 40] else {}
-    # A view: half a gigabyte is not copied
-    samples = memoryview(text)[header_ends : last_begins if end else None]
-    if not samples:
+    first, last = text.index(b"\n") + 1, text.rfind(b"\n", 0, -1) + 1
+    header = json.loads(text[: first - 1])
+    _check_format(header.get("format") if isinstance(header, dict) else None, path)
+    end = json.loads(text[last:-1]) if b'"end"' in text[last : last + 40] else {}
+    end = end if isinstance(end, dict) else {}
+    lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
+    if not lines:
         raise _UnreadableError("samples.jsonl has no sample")
-    return header, _table(samples, path.name, warnings), end
+    return header, _table(lines, path.name, warnings), end
 
 
-def _table(samples: memoryview | bytes, name: str, warnings: list[str]) -> pa.Table:
+def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
+    """Parse lines as they are; if not all of them are samples, those alone that are."""
+    if not NO_OBJECT.search(lines):
+        with contextlib.suppress(pa.ArrowInvalid):
+            table = _parsed(lines, BLOCK)
+            if _all_samples(table):
+                return table
+    every = [line for line in bytes(lines).split(b"\n") if line]
+    good = [line for line in every if _is_sample(line)]
     try:
-        return arrow_json.read_json(pa.BufferReader(samples), READING)
+        table = _parsed(b"\n".join(good), max(BLOCK, 2 * max(map(len, good), default=0)))
     except pa.ArrowInvalid:
-        lines = bytes(samples).splitlines()
-        good = [line for line in lines if _is_sample(line)]
-        if not good or len(good) == len(lines):
-            raise _UnreadableError(f"{name} does not hold samples") from None
-        bad = len(lines) - len(good)
+        raise _UnreadableError(f"{name} does not hold samples") from None
+    if bad := len(every) - len(good):
         warnings.append(f"{bad} of the lines of {name} are no samples; they are passed over")
-        return _table(b"\n".join(good), name, warnings)
+    return table
+
+
+def _parsed(lines: bytes | memoryview, block: int) -> pa.Table:
+    return arrow_json.read_json(pa.BufferReader(lines), arrow_json.ReadOptions(block_size=block))
+
+
+def _all_samples(table: pa.Table) -> bool:
+    """Tell whether each row has what a sample line has at least; see `_is_sample`."""
+    if not {"kind", "n"} <= set(table.column_names):
+        return False
+    return table["kind"].unique().to_pylist() == ["sample"] and not table["n"].null_count
 
 
 def _is_sample(line: bytes) -> bool:
     try:
-        return json.loads(line).get("kind") == "sample"
+        value = json.loads(line)
+        return value.get("kind") == "sample" and isinstance(value.get("n"), int)
     except (ValueError, AttributeError):
         return False
 
@@ -308,18 +331,15 @@ def frames(table: pa.Table, header: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = table.append_column(
         "seconds", pa.compute.subtract(table["monotonic"], float(header["monotonic"]))
     )
-    guests = [*_guest_frames(table)] if "guests" in table.column_names else []
+    guests = dict(_guest_frames(table)) if "guests" in table.column_names else {}
     host = table.drop_columns([c for c in ("kind", "guests") if c in table.column_names])
     while any(pa.types.is_struct(column.type) for column in host.schema):
         host = host.flatten()
-    return (
-        host.to_pandas().set_index("n"),
-        pd.concat(guests, ignore_index=True) if guests else pd.DataFrame(),
-    )
+    return host.to_pandas().set_index("n"), _joined(guests)
 
 
-def _guest_frames(table: pa.Table) -> Iterator[pd.DataFrame]:
-    """Yield a frame for each guest, with the samples that it was there for."""
+def _guest_frames(table: pa.Table) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the name of each guest and a frame of the samples that it was there for."""
     guests = table["guests"].combine_chunks()
     for index in range(guests.type.num_fields):
         counters = guests.field(index)
@@ -328,7 +348,16 @@ def _guest_frames(table: pa.Table) -> Iterator[pd.DataFrame]:
         there = counters.is_valid()
         frame = pa.Table.from_arrays(counters.flatten(), counters.type.names).filter(there)
         frame = frame.to_pandas()
-        frame.insert(0, "guest", guests.type.field(index).name)
         for column in ("seconds", "n"):
             frame.insert(0, column, table[column].filter(there).to_pandas())
-        yield frame
+        yield guests.type.field(index).name, frame
+
+
+def _joined(guests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One frame of those of all guests, with their names after `n` and `seconds`."""
+    if not guests:
+        return pd.DataFrame()
+    joined = pd.concat(guests.values(), ignore_index=True)
+    rows = np.repeat(np.arange(len(guests)), [len(frame) for frame in guests.values()])
+    joined.insert(2, "guest", pd.Categorical.from_codes(rows, list(guests)))
+    return joined

@@ -1,12 +1,15 @@
 """Samples that were converted: the same frames as from the raw file, and never instead of it."""
 
+import contextlib
 import json
 import os
+import resource
 
 import pandas as pd
 import pytest
 from made_up_runs import run_record, sample_lines
 
+from ksm_analysis import parquet
 from ksm_analysis.runs import read_run
 
 FILES = ("samples.parquet", "guests.parquet")
@@ -94,6 +97,61 @@ def test_a_converted_file_that_is_damaged_or_gone_is_made_again(write_run, name,
 
     assert_same(first, second)
     assert (path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_byte_of_a_converted_value_can_change_unnoticed(write_run, name):
+    path = write_run()
+    first = read_run(path)
+    content = (path / name).read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
+    for at in range(4, len(content) - 8 - footer, 97):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x10
+        (path / name).write_bytes(damaged)
+        assert_same(first, read_run(path))
+
+
+def test_what_changes_while_it_is_read_is_read_again(write_run):
+    raw = write_run() / "samples.jsonl"
+    read_run(raw.parent)
+    before = parquet.source(raw)
+    sampled = parquet.load(raw, before)
+    with raw.open("a") as file:
+        file.write("more")
+    parquet.save(raw, before, sampled)
+
+    assert parquet.load(raw, parquet.source(raw)) is None
+
+
+def test_a_run_that_goes_on_is_not_converted(write_run):
+    path = write_run(name="g02-k1-idle-r1.partial")
+
+    assert len(read_run(path).samples) == 17
+    assert not any((path / name).exists() for name in FILES)
+
+
+@contextlib.contextmanager
+def little_space(size):
+    """Let no file of this process become greater; a write beyond fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 8_000])
+def test_what_cannot_be_written_whole_is_not_left(write_run, size):
+    path = write_run()
+    with little_space(size):
+        run = read_run(path)
+    left = {file.name for file in path.iterdir()} - {"events.jsonl", "run.json", "samples.jsonl"}
+
+    assert len(run.samples) == 17
+    assert left < set(FILES)
+    assert_same(run, read_run(path))
 
 
 def test_where_nothing_can_be_written_the_raw_file_is_enough(write_run):

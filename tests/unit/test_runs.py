@@ -2,9 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
 from made_up_runs import MONOTONIC, WALL, events, run_record, sample_lines
 
+from ksm_analysis import runs
 from ksm_analysis.errors import InputError
 from ksm_analysis.runs import read_results, read_run
 
@@ -158,12 +160,65 @@ def test_a_line_that_is_no_sample_is_passed_over(write_run):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}\n", b"not json\n", b'{"kind": "header", "format": 1}\n']
+    "line", ["{}", "", "[]", "null", '{"kind": "sample"}', '{"kind": "other", "n": 3}', "\0\0"]
+)
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_line_of_anything_else_is_passed_over(write_run, line, at):
+    path = write_run(guests=1)
+    whole = read_run(path)
+    lines = (path / "samples.jsonl").read_text().splitlines()
+    lines.insert(at, line)
+    (path / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(path)
+
+    pd.testing.assert_frame_equal(run.samples, whole.samples)
+    pd.testing.assert_frame_equal(run.guests, whole.guests)
+    told = ("1 of the lines of samples.jsonl are no samples; they are passed over",)
+    assert run.warnings == (told if line else ())  # a line without anything is none
+
+
+@pytest.mark.parametrize(("line", "passed_over"), [("", 1), ('["end"]', 2), ("{}", 2)])
+def test_a_line_after_the_end_line_hides_it(write_run, line, passed_over):
+    path = write_run(guests=1)
+    with (path / "samples.jsonl").open("a") as file:
+        file.write(line + "\n")
+    run = read_run(path)
+
+    assert list(run.samples.index) == list(range(17))
+    assert run.warnings == (
+        f"{passed_over} of the lines of samples.jsonl are no samples; they are passed over",
+        "the sampler was killed: its end line is missing",
+    )
+
+
+def test_a_line_that_is_longer_than_a_block(write_run, monkeypatch):
+    path = write_run(guests=2)
+    whole = read_run(path)
+    (path / "samples.parquet").unlink()
+    monkeypatch.setattr(runs, "BLOCK", 500)
+    run = read_run(path)
+
+    pd.testing.assert_frame_equal(run.samples, whole.samples)
+    assert run.warnings == ()
+
+
+def test_what_is_torn_is_told_though_nothing_can_be_read(write_run):
+    path = write_run()
+    (path / "samples.jsonl").write_text('not json\n{"kind": "sam')
+
+    assert [warning.split(",")[0] for warning in warnings(path)] == [
+        "the last line of samples.jsonl is torn (13 bytes without a newline) and is not counted",
+        "left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b"5\n", b"not json\n", b'{"kind": "header", "format": 1}\n']
 )
 def test_samples_that_cannot_be_read(write_run, content):
     path = write_run()
     (path / "samples.jsonl").write_bytes(content)
-    if content == b"{}\n":
+    if content in (b"{}\n", b"5\n"):
         with pytest.raises(InputError, match="format None is not known"):
             read_run(path)
         return
