@@ -15,7 +15,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
-RESAMPLES = 9999
+RESAMPLES = 49_999  # the smallest p is 1 in 25,000, for it is multiplied by the comparisons made
 POWER = 0.8  # with which an effect is to be found when runs are counted that it would take
 SEED = 20240  # so that the same runs give the same numbers
 

@@ -1,6 +1,7 @@
 """`compare A B`: whether two sets of runs differ, and how sure that is."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 HELP = "tell whether two sets of runs differ, by how much, and how sure that is"
@@ -20,6 +21,7 @@ examples:
   python -m ksm_analysis compare results/quick results/quick --by workload --metric pages_sharing
   python -m ksm_analysis compare old new --json --fail-on-difference || echo "exit status 3"
 """
+MOST_LINES, LONGEST = 20, 80  # of what else differs, on the screen
 FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 
 
@@ -220,8 +222,17 @@ def _show(arguments, made: list, left_out: list, unlike: dict) -> None:
     for each in left_out:
         pairs = "1 pair" if each.pairs == 1 else f"{each.pairs} pairs"
         console.print(Text(f"{each.metric} is left out of {pairs}: {each.why}"))
-    for name, (ours, theirs) in unlike.items():
-        console.print(Text(f"they differ in {name} too: {ours} / {theirs}"))
+    for line in _unlike_lines(unlike):
+        console.print(Text(line))
+
+
+def _unlike_lines(unlike: dict) -> Iterator[str]:
+    """Two images can differ in a hundred packages: --json has all of it."""
+    for name, values in list(unlike.items())[:MOST_LINES]:
+        ours, theirs = (v if len(v) <= LONGEST else f"{v[:LONGEST]}…" for v in values)
+        yield f"they differ in {name} too: {ours} / {theirs}"
+    if len(unlike) > MOST_LINES:
+        yield f"and in {len(unlike) - MOST_LINES} more things, which --json lists"
 
 
 def _varies(made: list, factor: str) -> bool:

@@ -23,6 +23,7 @@ def write(tmp_path):
             knobs = other.get("knobs", {})
             record["run"]["knobs"] |= knobs
             record |= {key: other[key] for key in ("host", "status", "reason") if key in other}
+            record["provenance"]["image"]["packages"] = other.get("packages", {})
             if kernel := other.get("kernel"):
                 record["provenance"]["kernel"]["release"] = kernel
             lines = sample_lines(record)
@@ -310,6 +311,18 @@ def test_a_rule_for_ending_early_is_part_of_the_sampling(write, compare):
 
     assert compare(a, later, *SHARING)[0] == 0
     assert compare(a, fixed, *SHARING)[0] == 2
+
+
+def test_a_hundred_packages_that_differ_do_not_fill_the_screen(write, compare):
+    a, b = (
+        write(name, 1, 2, 3, packages={f"p{n}": version * 90 for n in range(100)})
+        for name, version in (("a", "1"), ("b", "2"))
+    )
+    text = compare(a, b)[1]
+
+    assert text.count("they differ in image.packages.p") == 20
+    assert "and in 80 more things" in text
+    assert len(compare(a, b, *SHARING)[1]["unlike"]) == 100
 
 
 def test_repetitions_that_differ_among_themselves_are_told(write, compare):
