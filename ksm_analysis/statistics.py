@@ -164,6 +164,8 @@ def _doubts_of_equal_values() -> Iterator[None]:
     """Keep scipy from doubting the spread of runs that are all the same: it is right to be 0."""
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         yield
 
 
@@ -173,8 +175,7 @@ def _bounds(low: float, high: float) -> dict:
 
 def _ratio_interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bound the ratio of B's mean to A's; NaN where BCa cannot, with almost equal values."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+    with _doubts_of_equal_values():
         found = stats.bootstrap(
             (a, b),
             lambda a, b, axis=-1: b.mean(axis=axis) / a.mean(axis=axis),

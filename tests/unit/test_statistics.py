@@ -119,6 +119,13 @@ def test_almost_equal_values_have_finite_bounds(other):
     assert np.isfinite([found.p, found.low, found.high]).all()
 
 
+def test_values_that_differ_by_rounding_have_finite_bounds():
+    found = difference([0.1] * 8, [0.3] * 7 + [0.1 + 0.2])
+
+    assert found.change == pytest.approx(2)
+    assert (found.low, found.high) == pytest.approx((2, 2))
+
+
 def test_many_runs_have_to_hold_in_both_tests():
     a, b = np.array([100, 101, 102, 99, 98, 100, 103, 97]), np.arange(8) * 9.0 + 75
     welch = stats.ttest_ind(b, a, equal_var=False).pvalue
