@@ -24,7 +24,7 @@ from ksm_analysis.errors import InputError
 FORMAT = 1
 PARTIAL = ".partial"
 BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
-NO_OBJECT = re.compile(rb"(?:^|\n)[^{\n]")  # a line of it: a mere `null` would crash pyarrow
+NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
 
 def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
     """Parse lines as they are; if not all of them are samples, those alone that are."""
-    if not NO_OBJECT.search(lines):
+    if lines[:1] == b"{" and not NO_OBJECT.search(lines):
         with contextlib.suppress(pa.ArrowInvalid):
             table = _parsed(lines, BLOCK)
             if _all_samples(table):
