@@ -127,7 +127,7 @@ def test_header(tree):
     }
 
 
-def test_strain_is_read_before_and_after(tree):
+def test_strain_of_all_cpus_and_memory(tree):
     text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=41\nfull avg10=0.00 total=7\n"
     put(tree, "proc/pressure/memory", text)
     for cpu, count in ((0, 2), (1, 3), (10, 4)):
@@ -137,6 +137,17 @@ def test_strain_is_read_before_and_after(tree):
 
     assert header["strain"] == {"memory_some_us": 41, "memory_full_us": 7, "throttled": 9}
     assert end["strain"] == header["strain"]
+
+
+def test_strain_is_read_again_in_the_end(tree):
+    put(tree, "proc/pressure/memory", "some avg10=0.00 total=41\n")
+    process, lines = start(tree, "--samples", 10, "--period", 1000)
+    put(tree, "proc/pressure/memory", "some avg10=9.00 total=5000041\n")
+    process.terminate()
+    header, _, end = parse("".join(lines) + process.communicate(timeout=60)[0])
+
+    assert header["strain"] == {"memory_some_us": 41}
+    assert end["strain"] == {"memory_some_us": 5_000_041}
 
 
 @pytest.mark.parametrize(
@@ -917,9 +928,13 @@ def test_output_that_cannot_be_created(tree, tmp_path):
 
 def test_help_names_every_field(tree):
     text = run(tree, "--help").stdout
+    put(tree, "proc/pressure/memory", "some total=41\nfull total=7\n")
+    put(tree, "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "5\n")
     asked = ["--samples", 1, "--steady-scans", 1, "--guest", "a=4242"]
     header, samples, end = parse(run(tree, *asked).stdout)
     named = {*header, *samples[0], *samples[0]["meminfo"], *samples[0]["vmstat"], *end}
+    named |= {*header["strain"]}
+    assert len(header["strain"]) == 3
     assert sorted(word for word in named if word not in text) == []
 
 
