@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -278,12 +279,15 @@ def spoken(value: Estimate | None, unit: str) -> str:
 
 
 def short(value: Estimate | None) -> str:
-    """Write an estimate in a table: `123 ± 5`; without ± there is one run."""
+    """Write an estimate in a table: `123.4 ± 5.1`; without ± there is one run."""
     if value is None:
         return "–"
     if value.low is None:
         return number(value.mean)
-    return f"{number(value.mean)} ± {number(value.high - value.mean)}"
+    half = value.high - value.mean
+    # Two digits of the interval, and no more of the mean than it bears
+    digits = max(0, 1 - math.floor(math.log10(half))) if half else 0
+    return f"{value.mean:,.{digits}f} ± {half:,.{digits}f}" if digits < 6 else number(value.mean)
 
 
 def headline(every: list[Setting]) -> str:

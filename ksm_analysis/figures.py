@@ -5,7 +5,9 @@ rest (workload, knobs, host). Nothing is told by colour alone. Titles and defini
 page; colours of text and axes belong to its theme.
 
 What the page filters by is in each trace's `meta`: the factors that all of its points have in
-common. `layout.meta.points` is how many points there were before they were thinned.
+common, and `by` the values of a factor at each point, where they differ in it. `points` of the
+layout's `meta` is how many points there were before they were thinned, and `x` the factor that the
+x axis shows, if it does.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from ksm_analysis.drawing import COLOURS, GREY, guest_word, join, shown, style, 
 from ksm_analysis.metrics import Measured, Metric
 from ksm_analysis.published import PUBLISHED, Published
 from ksm_analysis.runs import Run
+from ksm_analysis.statistics import Estimate
 
 LINES = 9  # more than these in one panel cannot be told apart
 GUESTS = 8  # more guests than these in one panel are a band
@@ -467,6 +470,8 @@ def _guests_axis(figure: go.Figure, counts: pd.Series) -> None:
 def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     """MiB saved against CPU seconds of ksmd: a point for each setting, with its intervals.
 
+    A line leads through the points of a series in the order of their guests.
+
     No panel if no cost is known, as of imported runs.
     """
     known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
@@ -475,37 +480,35 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     figure = go.Figure(drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib")))
     table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
     for index, (name, part) in enumerate(_series(table)):
-        for row, count in part["guests"].items():
-            setting, look = known[row], style(index, index)["marker"]
-            first = bool(row == part.index[0])
-            figure.add_scatter(
-                x=[setting.ksmd_cpu_seconds.mean],
-                y=[setting.saved_mib.mean],
-                error_x=_bars(setting.ksmd_cpu_seconds, look["color"]),
-                error_y=_bars(setting.saved_mib, look["color"]),
-                text=[guest_word(count)],
-                textposition="top center",
-                mode="markers+text" if part["guests"].nunique() > 1 else "markers",
-                name=text(name or "measured"),
-                legendgroup=name,
-                showlegend=first,
-                marker=look | {"size": 10},
-                hovertemplate="%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{text}"
-                "<extra>%{fullData.name}</extra>",
-                meta=_meta(part.loc[[row]], "guests"),
-            )
+        part = part.sort_values("guests")
+        look = style(index, index)
+        figure.add_scatter(
+            x=[known[row].ksmd_cpu_seconds.mean for row in part.index],
+            y=[known[row].saved_mib.mean for row in part.index],
+            error_x=_bars([known[row].ksmd_cpu_seconds for row in part.index], look),
+            error_y=_bars([known[row].saved_mib for row in part.index], look),
+            customdata=[guest_word(count) for count in part["guests"]],
+            mode="lines+markers",
+            name=text(name or "measured"),
+            line={**look["line"], "width": 1},
+            marker=look["marker"] | {"size": 9},
+            hovertemplate="%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{customdata}"
+            "<extra>%{fullData.name}</extra>",
+            meta=_meta(part) | {"by": {"guests": part["guests"].to_list()}},
+        )
     figure.update_xaxes(title="CPU seconds of ksmd in the whole run", rangemode="tozero")
     figure.update_yaxes(title="MiB saved at the end")
     return [("", figure)]
 
 
-def _bars(estimate, colour: str) -> dict | None:
-    if estimate.low is None:
+def _bars(estimates: list[Estimate], look: dict) -> dict | None:
+    """Make strokes from the low to the high end of each interval; none where there are none."""
+    if all(estimate.low is None for estimate in estimates):
         return None
     return {
         "type": "data",
-        "array": [estimate.high - estimate.mean],
-        "arrayminus": [estimate.mean - estimate.low],
+        "array": [0 if e.high is None else e.high - e.mean for e in estimates],
+        "arrayminus": [0 if e.low is None else e.mean - e.low for e in estimates],
         "thickness": 1.2,
-        "color": colour,
+        "color": look["line"]["color"],
     }

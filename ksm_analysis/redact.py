@@ -61,8 +61,10 @@ def _run(run: Run, names: dict[str, str]) -> Run:
 
 def _plan(plan: dict, names: dict[str, str]) -> dict:
     """Rewrite what was asked for."""
-    name = plan["factors"]["workload"]
+    workload = plan["factors"]["workload"]
+    name = names.get(workload, "")
     return plan | {
-        "factors": plan["factors"] | {"workload": names.get(name, name)},
+        # A host may be called as a workload is
+        "factors": plan["factors"] | ({"workload": name} if name.startswith("command ") else {}),
         "note": _words(plan.get("note") or "", names),
     }

@@ -314,8 +314,10 @@ def _savings(data: figures.Data, measured: list, with_guests: bool) -> Iterator[
             "Savings against cost",
             "A point for each setting: what is saved at the end of the run, against the CPU time "
             "that ksmd has used in the whole run. Means of repetitions with 95 % intervals; "
-            "without strokes it is 1 run. Up and to the left is better.",
+            "without strokes it is 1 run. A line leads from few guests to many. Up and to the "
+            "left is better.",
             tuple(panels),
+            wide=True,
         )
     if not with_guests:
         return

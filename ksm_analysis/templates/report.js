@@ -33,7 +33,7 @@
   }
 
   function passes(factors, without) {
-    return Object.entries(factors).every(([name, value]) => !without[name]?.has(String(value)));
+    return Object.entries(factors).every(([name, value]) => name === "by" || !without[name]?.has(String(value)));
   }
 
   /* The traces of a plot that the filters let through, and of these the points. */
@@ -44,14 +44,22 @@
     return data.map((trace, index) => ({ uid: String(index), ...trace }))
       .filter(({ meta = {} }) => (meta.published ? !without.published?.has("yes") : passes(meta, without)))
       .map((trace) => (trace.meta?.published ? { ...trace, visible: true } : trace))
-      .map((trace) => (axis && without[axis]?.size && !trace.meta?.published
-        ? only(trace, (x) => !without[axis].has(String(x))) : trace));
+      .map((trace) => pointwise(trace, axis, without))
+      .filter((trace) => length(trace.x));
+  }
+
+  /* Leave out points of a trace whose factors are not the same for all of it. */
+  function pointwise(trace, axis, without) {
+    const factors = { ...trace.meta?.by, ...(axis && !trace.meta?.published && { [axis]: trace.x }) };
+    return Object.entries(factors).filter(([name]) => without[name]?.size).reduce(
+      (left, [name, values]) => only(left, values.map((value) => !without[name].has(String(value)))), trace);
   }
 
   function only(trace, keep) {
-    const kept = trace.x.map((x, index) => (keep(x) ? index : -1)).filter((index) => index >= 0);
-    const pick = (list) => (Array.isArray(list) ? kept.map((index) => list[index]) : list);
-    return { ...trace, x: pick(trace.x), y: pick(trace.y), customdata: pick(trace.customdata) };
+    const pick = (list) => (Array.isArray(list) ? list.filter((_, index) => keep[index]) : list);
+    const bars = (old) => old && { ...old, array: pick(old.array), arrayminus: pick(old.arrayminus) };
+    const picked = Object.fromEntries(["x", "y", "text", "customdata"].map((name) => [name, pick(trace[name])]));
+    return { ...trace, ...picked, error_x: bars(trace.error_x), error_y: bars(trace.error_y) };
   }
 
   /* --- drawing --- */

@@ -1,0 +1,63 @@
+"""Pictures for papers, drawn by Chromium."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ksm_analysis import export, metrics, report
+from ksm_analysis.__main__ import main
+from ksm_analysis.runs import read_results
+
+pytestmark = pytest.mark.browser
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def sections(page_file):
+    """Make a few figures, among them one of several panels with a name out of a fiend."""
+    measured = [metrics.measure(run) for run in read_results(page_file.parent).usable]
+    every = report.sections(measured)
+    wanted = ("savings-against-cost", "general_profit-by-interval", "ksm_rmap_items-by-time")
+    figures = tuple(f for section in every for f in section.figures if f.id in wanted)
+    return [report.Section("some", "Some", "", figures)]
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium")
+@pytest.mark.parametrize(
+    ("form", "begin"), [("png", rb"\x89PNG"), ("svg", rb"<svg"), ("pdf", rb"%PDF")]
+)
+def test_each_panel_is_a_file(sections, tmp_path, form, begin):
+    few = [report.Section("few", "", "", (*sections[0].figures[:2],))]
+    paths = export.write(few, tmp_path / "new" / form, form)
+
+    assert len(paths) == export.count(few) == len(set(paths)) > 2
+    assert "savings-against-cost" in paths[0].name
+    for path in paths:
+        assert re.match(begin, path.read_bytes())
+        assert path.stat().st_size > 3000
+
+
+def test_a_picture_is_for_paper_whatever_the_theme(sections):
+    for figure in sections[0].figures:
+        for title, panel in figure.panels:
+            picture = export.on_paper(panel, title)
+
+            assert picture.layout.paper_bgcolor == "white"
+            assert picture.layout.height > 310
+            assert panel.layout.paper_bgcolor is None  # the page's own is left alone
+
+
+def test_results_without_a_usable_run_have_no_pictures(tmp_path, capsys):
+    (tmp_path / "none.partial").mkdir()
+
+    assert main(["report", str(tmp_path), "--export", "png"]) == 2
+    assert "no run can be used: there are no figures" in capsys.readouterr().err
+
+
+def test_without_a_browser_it_says_what_to_install(page_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "absent"))
+
+    status = main(["report", str(page_file.parent), "--export", "svg", "-o", str(tmp_path / "p")])
+    assert status == 2
+    assert "apt-get install chromium" in capsys.readouterr().err

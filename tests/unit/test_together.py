@@ -1,0 +1,126 @@
+"""Several experiments in one report: what is unlike is told apart, what is equal is repeated."""
+
+import pytest
+from made_up_runs import Writer, run_record
+
+from ksm_analysis.__main__ import main
+from ksm_analysis.runs import read_results
+from ksm_analysis.together import together
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a run of an experiment; return what reads all that were written."""
+
+    def write(experiment, guests=1, workload="idle", pages=1000, options=None, **other):
+        record = run_record(guests=guests, workload=workload, experiment=experiment, **other)
+        record["run"]["knobs"]["pages_to_scan"] = pages
+        for part in record["run"]["workload"]["parts"]:
+            part["stress_ng"] = options
+        Writer(tmp_path / experiment)(record)
+
+    write.read = lambda *names: together([read_results(tmp_path / name) for name in names])
+    write.directory = tmp_path
+    return write
+
+
+def test_one_experiment_stays_as_it_is(write):
+    write("one", guests=1)
+    write("one", guests=2)
+    alone = read_results(write.directory / "one")
+
+    assert [r.record for r in write.read("one").runs] == [r.record for r in alone.runs]
+
+
+def test_knobs_are_named_by_what_differs_between_experiments(write):
+    write("one", pages=1000)
+    write("two", pages=5000)
+
+    assert [run.factors["knobs"] for run in write.read("one", "two").runs] == [
+        "pages_to_scan=1000",
+        "pages_to_scan=5000",
+    ]
+
+
+def test_knobs_that_do_not_differ_keep_their_name(write):
+    write("one")
+    write("two")
+
+    names = {run.factors["knobs"] for run in write.read("one", "two").runs}
+    assert names == {"run=1, pages_to_scan=1000"}
+
+
+def test_workloads_of_one_name_are_told_apart_and_equal_ones_are_not(write):
+    for experiment, advice in (
+        ("one", "mergeable"),
+        ("two", "unmergeable"),
+        ("three", "mergeable"),
+    ):
+        write(experiment, workload="stress", options={"vm": 2, "vm_madvise": advice})
+        write(experiment)
+    runs = write.read("one", "two", "three").runs
+
+    assert [run.factors["workload"] for run in runs if run.factors["workload"] != "idle"] == [
+        "stress of one",
+        "stress of two",
+        "stress of one",
+    ]
+    assert [run.factors["repetition"] for run in runs if run.factors["workload"] == "idle"] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_workloads_that_were_sampled_unlike_are_told_apart(write):
+    write("one", interval=1.0)
+    write("two", interval=60.0)
+
+    names = [run.factors["workload"] for run in write.read("one", "two").runs]
+    assert names == ["idle of one", "idle of two"]
+
+
+def test_ids_stay_unique_and_runs_in_order(write):
+    for experiment in ("one", "two"):
+        write(experiment, guests=1)
+    write("two", guests=2)
+    runs = write.read("two", "one").runs
+
+    assert [run.id for run in runs] == [
+        "two/g01-k1-idle-r1",
+        "g02-k1-idle-r1",
+        "one/g01-k1-idle-r1",
+    ]
+    assert [run.record["run"]["index"] for run in runs] == [1, 2, 3]
+
+
+def test_failed_runs_are_no_repetition(write):
+    write("one", status="failed", reason="no memory")
+    write("two")
+    runs = write.read("one", "two").runs
+
+    assert [run.factors["repetition"] for run in runs if run.usable] == [1]
+
+
+def test_warnings_say_of_which_experiment_they_are(write):
+    write("one", status="failed", reason="no memory")
+    write("two")
+
+    assert write.read("one", "two").warnings == (
+        "one: g01-k1-idle-r1: left out, since the run failed: no memory",
+    )
+
+
+def test_several_directories_make_one_page_where_it_is_said(write, capsys):
+    write("one", pages=1000)
+    write("two", pages=5000)
+    directories = [str(write.directory / name) for name in ("one", "two")]
+
+    assert main(["report", *directories]) == 2
+    assert "say where, -o" in capsys.readouterr().err
+    assert main(["report", *directories, "-o", str(write.directory / "page.html")]) == 0
+    page = (write.directory / "page.html").read_text()
+    assert "one, two" in page
+    assert (
+        "pages_to_scan=5000</strong> is the best" in page or "pages_to_scan=1000</strong>" in page
+    )
