@@ -2,13 +2,14 @@
 
 # ruff: noqa: RUF001
 
+import functools
 import itertools
 import math
 import re
 
 import numpy as np
 import pytest
-from made_up_runs import PAGE, events, run_record, sample_lines
+from made_up_runs import PAGE, Writer, events, run_record, sample_lines
 from scipy import stats
 
 from ksm_analysis import answer, metrics
@@ -17,25 +18,26 @@ from ksm_analysis.statistics import Estimate
 
 MIB = 256  # pages
 ON, FAST, OFF = "run=1, pages_to_scan=1000", "run=1, pages_to_scan=4000", "run=0"
-RISING = [100 * n for n in range(17)]
-FLAT = [1_000] * 17
+RISING = tuple(100 * n for n in range(17))
+FLAT = (1_000,) * 17
 
 
-@pytest.fixture
-def make(write_run):
-    """Write a run of 17 samples in 4 s and measure it.
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Write a run of 17 samples in 4 s and measure it; once, if several tests ask for the same.
 
     `sharing` is pages_sharing: one number, or one for each sample. `cpu` is what ksmd used in all,
-    in seconds. `rate` is what stress-ng says of each guest.
+    in seconds. `rate` is what stress-ng says of each guest. `change` is given all lines.
     """
-    number = itertools.count()
+    write_run, number = Writer(tmp_path_factory.mktemp("results")), itertools.count()
 
-    def make(*, sharing=None, cpu=0.8, rate=None, knobs=ON, lines=None, guests=1, **factors):
+    @functools.cache
+    def make(*, sharing=None, cpu=0.8, rate=None, knobs=ON, change=list, guests=1, **factors):
         record = run_record(guests=guests, **factors)
         record["run"]["factors"]["knobs"] = knobs
         record["run"]["knobs"] = {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", knobs)}
         record["run"]["id"] = f"run-{next(number)}"
-        lines = lines or sample_lines(record)
+        lines = change(sample_lines(record))
         for line in lines[1:-1]:
             n = line["n"]
             if sharing is not None:
@@ -50,10 +52,10 @@ def make(write_run):
     return make
 
 
-@pytest.fixture
-def imported(write_run):
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
     """Write a run of intervals of 1 s as it is read from a log, and measure it."""
-    number = itertools.count()
+    write_run, number = Writer(tmp_path_factory.mktemp("results")), itertools.count()
 
     def imported(*sharing, run=1, label="pages_to_scan=1000"):
         count = len(sharing)
@@ -127,7 +129,8 @@ def test_there_is_a_setting_for_each_cell_in_the_order_of_the_plan(make):
     settings = answer.settings(measured)
 
     assert [(s.guests, s.knobs) for s in settings] == cells
-    assert [s.runs for s in settings] == [(f"run-{i}", f"run-{i + 4}") for i in range(4)]
+    ids = [each.run.id for each in measured]
+    assert [s.runs for s in settings] == [*zip(ids[:4], ids[4:], strict=True)]
     assert {(s.host, s.workload, s.off) for s in settings} == {("localhost", "idle", False)}
 
 
@@ -202,11 +205,12 @@ def test_a_run_without_cpu_time_of_ksmd_counts_for_all_else(make):
 
 
 def test_arrays_save_mib_and_no_percentages(make):
-    record = run_record(guests=0, workload="single")
-    lines = sample_lines(record)
-    for line in lines[1:-1]:
-        line["guests"] = {"arrays": {"ksm_merging_pages": 5, "resident_pages": 900, "utime": 1}}
-    setting = only([make(guests=0, workload="single", lines=lines, sharing=64 * MIB)])
+    def one_process(lines):
+        for line in lines[1:-1]:
+            line["guests"] = {"arrays": {"ksm_merging_pages": 5, "resident_pages": 900, "utime": 1}}
+        return lines
+
+    setting = only([make(guests=0, workload="single", change=one_process, sharing=64 * MIB)])
 
     assert setting.saved_mib.mean == 64
     assert setting.percent_configured is None
@@ -333,24 +337,26 @@ def times(setting):
 
 def test_times_to_a_share_of_what_was_reached(make):
     # a tenth each quarter of a second, and then flat
-    sharing = [min(1_000, 100 * n) for n in range(17)]
+    sharing = tuple(min(1_000, 100 * n) for n in range(17))
 
     assert times(only([make(sharing=sharing)])) == [1.25, 2.25, 2.5]
 
 
 def test_times_are_of_what_the_run_ended_at_and_not_of_its_peak(make):
-    sharing = [0, 400, 1_200, 2_000, *[1_000] * 13]
+    sharing = (0, 400, 1_200, 2_000, *[1_000] * 13)
 
     assert times(only([make(sharing=sharing)])) == [0.5, 0.5, 0.5]
 
 
 def test_times_count_from_the_first_sample(make):
-    lines = sample_lines(run_record(guests=1))
-    for line in lines[1:-1]:
-        line["monotonic"] += 7
-    sharing = [min(1_000, 100 * n) for n in range(17)]
+    def begin_late(lines):
+        for line in lines[1:-1]:
+            line["monotonic"] += 7
+        return lines
 
-    assert times(only([make(sharing=sharing, lines=lines)])) == [1.25, 2.25, 2.5]
+    sharing = tuple(min(1_000, 100 * n) for n in range(17))
+
+    assert times(only([make(sharing=sharing, change=begin_late)])) == [1.25, 2.25, 2.5]
 
 
 def test_times_of_a_log_count_from_its_beginning(imported):
@@ -358,7 +364,7 @@ def test_times_of_a_log_count_from_its_beginning(imported):
 
 
 def test_times_are_means_over_runs(make):
-    shapes = [[0] * 4 + [1_000] * 13, [0] * 8 + [1_000] * 9]
+    shapes = ((0,) * 4 + (1_000,) * 13, (0,) * 8 + (1_000,) * 9)
     measured = [make(sharing=each, repetition=n) for n, each in enumerate(shapes, start=1)]
     found = only(measured).seconds_to_95
 
@@ -370,7 +376,7 @@ def test_nothing_shared_takes_no_time(make):
 
 
 def test_a_run_without_sharing_counts_for_no_time(make):
-    found = only([make(sharing=0), make(sharing=[0] * 4 + [1_000] * 13, repetition=2)])
+    found = only([make(sharing=0), make(sharing=(0,) * 4 + (1_000,) * 13, repetition=2)])
 
     assert found.seconds_to_95 == Estimate(1.0, None, None, 1)
 
@@ -384,10 +390,10 @@ def test_a_run_without_sharing_counts_for_no_time(make):
         (FLAT, True),
         (RISING, False),
         (RISING[::-1], False),
-        ([0] * 12 + [9_600, 10_000, 10_000, 10_000, 10_000], True),
-        ([0] * 12 + [9_400, 10_000, 10_000, 10_000, 10_000], False),
-        ([0] * 12 + [10_000, 9_000, 10_000, 9_000, 10_000], False),
-        ([0] * 17, True),
+        ((0,) * 12 + (9_600, 10_000, 10_000, 10_000, 10_000), True),
+        ((0,) * 12 + (9_400, 10_000, 10_000, 10_000, 10_000), False),
+        ((0,) * 12 + (10_000, 9_000, 10_000, 9_000, 10_000), False),
+        ((0,) * 17, True),
     ],
     ids=["flat", "rises", "falls", "4 percent", "6 percent", "up and down", "nothing"],
 )
@@ -668,9 +674,10 @@ def test_the_headline_tells_that_nothing_is_merged(make):
 
 @pytest.mark.xfail(strict=True, reason="headline() takes savings that are not known for KSM off")
 def test_the_headline_of_a_run_whose_sampler_was_ended_does_not_say_that_ksm_was_off(make):
-    header, *samples, end = sample_lines(run_record(guests=1))
-    lines = [header, *samples[:9], end | {"samples": 9, "reason": "SIGTERM"}]
-    measured = make(lines=lines)
+    def end_early(lines):
+        return [*lines[:10], lines[-1] | {"samples": 9, "reason": "SIGTERM"}]
+
+    measured = make(change=end_early)
 
     assert measured.run.usable
     assert "off" not in answer.headline(answer.settings([measured]))
