@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from made_up_runs import PAGE, events, run_record, sample_lines
+from made_up_runs import PAGE, Writer, events, run_record, sample_lines
 from scipy import stats
 
 from ksm_analysis import metrics, observations
@@ -17,17 +17,22 @@ SLOW, FAST = {"pages_to_scan": 100}, {"pages_to_scan": 1_000}
 LATE, SOON = [0] * 8 + [1_000] * 9, [0] * 4 + [1_000] * 13
 
 
-@pytest.fixture
-def make(write_run):
-    """Write a run of 17 samples, four an interval, and measure it.
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Write a run of 17 samples, four an interval, and measure it; once, if asked for again.
 
     `ksm` has counters: one number, or one for each sample, or None if the kernel has it not. `cpu`
     is what ksmd used in all, in seconds, and `busy` the CPU use of the host in percent. `options`
     are those of stress-ng, which runs for the first half or until `stop`.
     """
-    number = itertools.count()
+    write_run, known = Writer(tmp_path_factory.mktemp("results")), {}
 
-    def make(
+    def make(**asked):
+        key = repr(sorted(asked.items()))
+        known[key] = known.get(key) or measured(**asked)
+        return known[key]
+
+    def measured(
         *,
         ksm=None,
         cpu=0.8,
@@ -40,7 +45,7 @@ def make(write_run):
     ):
         record = run_record(guests=factors.pop("guests", 1), workload=workload, **factors)
         run = record["run"]
-        run["id"] = f"run-{next(number)}"
+        run["id"] = f"run-{len(known)}"
         run["knobs"] = {"run": 1, "sleep_millisecs": 20, "pages_to_scan": 100, **(knobs or {})}
         run["factors"]["knobs"] = ", ".join(f"{k}={v}" for k, v in run["knobs"].items())
         for part in run["workload"]["parts"]:
@@ -52,6 +57,7 @@ def make(write_run):
                 line["ksm"][name] = value if np.ndim(value) == 0 else value[n]
                 if value is None:
                     del line["ksm"][name]
+            line["guests"] = {}  # no check looks at what a guest's process counts
             line["ksmd"] = {"cpu_ns": None if cpu is None else round(5e9 + cpu * 1e9 * n / 16)}
             if busy is not None:
                 line["cpu"] |= dict.fromkeys(line["cpu"], 0)
