@@ -592,8 +592,14 @@ def test_estimates_in_sentences():
 
 def test_estimates_in_tables():
     assert answer.short(Estimate(1_234.5, 1_222.5, 1_246.5, 3)) == "1,234 ± 12"
+    assert answer.short(Estimate(123.4, 118.4, 128.4, 3)) == "123.4 ± 5.0"
     assert answer.short(Estimate(1_234, None, None, 1)) == "1,234"
     assert answer.short(None) == "–"
+
+
+@pytest.mark.xfail(strict=True, reason="short() gives an interval without width no digits")
+def test_an_interval_without_width_takes_no_digits_from_the_mean():
+    assert answer.short(Estimate(0.4, 0.4, 0.4, 2)).startswith("0.4")
 
 
 # --- the headline ---------------------------------------------------------------------------------
