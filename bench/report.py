@@ -7,7 +7,7 @@
 
 The campaign is made up: 8 settings x 10 guests x 30 minutes at 10 Hz, 1.44 million samples of
 guests. Each way is a process of its own; memory is the most that was resident. Then a small page is
-opened in Chromium, until its first figure is drawn.
+opened in Chromium, until its filters act, and until its first figure is drawn.
 """
 
 import argparse
@@ -104,8 +104,8 @@ def drawn_values(page, figure):
     return found
 
 
-def usable_after(page):
-    """Seconds from opening a page in Chromium until a figure has been drawn in it."""
+def opened(page):
+    """Seconds from opening a page in Chromium until its filters act, and a figure is drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -113,13 +113,16 @@ def usable_after(page):
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         began = time.monotonic()
-        tab.goto(page.as_uri())
-        tab.locator("#filters summary").wait_for()
+        tab.goto(page.as_uri(), wait_until="commit")
+        tab.locator("#filters summary").click()
+        tab.get_by_role("checkbox", name="pages_shared", exact=True).check()
+        tab.locator("#pages_shared-by-interval:not([hidden])").wait_for(state="attached")
+        usable = time.monotonic() - began
         tab.locator("figure:not([hidden]) .plot").first.scroll_into_view_if_needed()
         tab.locator(".plot[data-drawn]").first.wait_for()
-        seconds = time.monotonic() - began
+        drawn = time.monotonic() - began
         browser.close()
-    return seconds
+    return usable, drawn
 
 
 def told(words, value, unit, target, met):
@@ -158,9 +161,10 @@ def small(directory):
     _campaign.write(directory, settings=2, guests=3, minutes=3, hertz=4)
     page = directory / "page.html"
     timed("report", directory, page)
-    size, seconds = page.stat().st_size / 1e6, usable_after(page)
+    size, (usable, drawn) = page.stat().st_size / 1e6, opened(page)
+    print(f"small page, first figure drawn after {drawn:.1f} s")
     return told("small page", size, "MB", f"<= {SMALL_MB}", size <= SMALL_MB) + told(
-        "  usable after", seconds, "s", f"<= {USABLE_SECONDS}", seconds <= USABLE_SECONDS
+        "  usable after", usable, "s", f"<= {USABLE_SECONDS}", usable <= USABLE_SECONDS
     )
 
 

@@ -89,7 +89,20 @@
     return { width, height: 310 + (5 + 15 * lines) * rows };
   }
 
+  /* Plotly is run once the page can be used, and only if there is a figure to be seen. */
+  let plotly = null;
+  function loaded() {
+    plotly ??= new Promise((resolve) => setTimeout(() => {
+      const code = document.createElement("script");
+      code.textContent = document.getElementById("plotly").textContent;
+      document.head.append(code);
+      resolve();
+    }));
+    return plotly;
+  }
+
   async function draw(plot) {
+    await loaded();
     const figure = figureOf(plot);
     if (figure.hidden) return;
     const data = traces(plot);
@@ -256,6 +269,7 @@
   }
 
   async function picture(figure, format) {
+    await loaded();
     const shown = all(".plot", figure).filter((plot) => traces(plot).length);
     for (const [index, plot] of shown.entries()) {
       const data = traces(plot);
@@ -284,4 +298,5 @@
 
   if (filters) listen();
   apply();
+  addEventListener("load", () => setTimeout(() => requestIdleCallback(loaded), 1000));
 })();
