@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ksm_analysis import cells
 from ksm_analysis.metrics import Measured, throughput
 from ksm_analysis.statistics import CONFIDENCE, Estimate, estimate
 
@@ -73,7 +74,7 @@ def settings(measured: list[Measured]) -> list[Setting]:
 
 def is_off(measured: Measured) -> bool:
     """Whether KSM was off in a run: the baseline."""
-    return str(measured.run.record["run"].get("knobs", {}).get("run", 1)) == "0"
+    return str(cells.knobs(measured.run).get("run", 1)) == "0"
 
 
 def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
@@ -136,7 +137,7 @@ def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
         np.array([rate for each in group if not np.isnan(rate := throughput_of(each))])
         for group in (runs, baseline)
     )
-    if not len(ours) or not len(theirs):
+    if not len(ours) or not len(theirs) or not theirs.mean():
         return None
     scale = 100 / theirs.mean()
     mean, fewest = float(scale * (ours.mean() - theirs.mean())), min(len(ours), len(theirs))
@@ -226,7 +227,8 @@ def _choose(rivals: list[Setting]) -> tuple[Setting, str]:
 
 
 def _cost(setting: Setting) -> float:
-    return setting.ksmd_cpu_seconds.mean if setting.ksmd_cpu_seconds else 0.0
+    """CPU seconds of ksmd; what is not known is not the least."""
+    return setting.ksmd_cpu_seconds.mean if setting.ksmd_cpu_seconds else math.inf
 
 
 def _apart(more: Estimate, less: Estimate) -> bool:
@@ -237,27 +239,27 @@ def _apart(more: Estimate, less: Estimate) -> bool:
 
 
 def _reasons(winner: Setting, others: list[Setting], ties: list[Setting]) -> Iterator[str]:
-    saved = spoken(winner.saved_mib, "MiB")
+    saved, cost = spoken(winner.saved_mib, "MiB"), winner.ksmd_cpu_seconds
     if len(ties) == 1:
         second = max(others, key=lambda s: s.saved_mib.mean)
         less = spoken(second.saved_mib, "MiB")
         yield f"It saves most: {saved}; next is {second.knobs} with {less}."
+        if cost and second.ksmd_cpu_seconds:
+            other = number(second.ksmd_cpu_seconds.mean)
+            yield f"It costs {number(cost.mean)} CPU seconds of ksmd, against {other}."
+        return
+    tied = [s for s in ties if s is not winner]
+    words = f"It saves {saved}, which is not told apart from {'; '.join(s.knobs for s in tied)}"
+    if cost:
+        words += f" ({_costs(tied)} of ksmd), and costs least CPU time: {spoken(cost, 's')}."
     else:
-        tied = [s for s in ties if s is not winner]
-        names = "; ".join(s.knobs for s in tied)
-        yield f"It saves {saved}, which is not told apart from {names}"
-        if winner.ksmd_cpu_seconds:
-            yield f"({_costs(tied)} of ksmd), and costs least CPU time:"
-            yield f"{spoken(winner.ksmd_cpu_seconds, 's')}."
-        else:
-            yield "; what ksmd costs is not known."
-    if len(ties) == 1 and winner.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
-        cost, other = winner.ksmd_cpu_seconds.mean, second.ksmd_cpu_seconds.mean
-        yield f"It costs {number(cost)} CPU seconds of ksmd, against {number(other)}."
+        words += "; what ksmd costs is not known."
+    yield words
 
 
 def _costs(tied: list[Setting]) -> str:
-    return ", ".join(f"{number(_cost(s))} CPU seconds" for s in tied)
+    costs = (s.ksmd_cpu_seconds for s in tied)
+    return ", ".join(f"{number(c.mean)} CPU seconds" if c else "an unknown time" for c in costs)
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -285,14 +287,18 @@ def short(value: Estimate | None) -> str:
     if value.low is None:
         return number(value.mean)
     half = value.high - value.mean
+    if not half:
+        return f"{number(value.mean)} ± 0"
     # Two digits of the interval, and no more of the mean than it bears
-    digits = max(0, 1 - math.floor(math.log10(half))) if half else 0
+    digits = max(0, 1 - math.floor(math.log10(half)))
     return f"{value.mean:,.{digits}f} ± {half:,.{digits}f}" if digits < 6 else number(value.mean)
 
 
 def headline(every: list[Setting]) -> str:
     """Say what was saved and what it cost, with the most guests; of several settings, the most."""
     shared = [s for s in every if not s.off and s.saved_mib]
+    if not shared and any(not s.off for s in every):
+        return "What was saved is not known: no run has a value in its last interval."
     if not shared:
         return "KSM was off in every run." if every else "No run can be used."
     top = max(shared, key=lambda s: (s.guests, s.saved_mib.mean))

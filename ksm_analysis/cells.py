@@ -10,7 +10,12 @@ from ksm_analysis.runs import Run
 
 
 def knobs(run: Run) -> dict:
-    """Return the knobs that were asked for, with those that only some kernels have."""
+    """Return the knobs that were asked for, with those that only some kernels have.
+
+    Nobody has planned an imported run: it tells only what its knobs were.
+    """
+    if run.imported:
+        return run.record.get("knobs", {}).get("during", {})
     plan = run.record["run"]
     return {**plan.get("knobs_if_present", {}), **plan.get("knobs", {})}
 

@@ -86,8 +86,8 @@ def group(*sides: list[Measured]) -> list[list[Cell]]:
     sides; knobs that are the same everywhere are all named.
     """
     every = [each.run for side in sides for each in side]
-    named = {"knobs": _differ([_knobs(run) for run in every])}
-    named["knobs"] = named["knobs"] or sorted({name for run in every for name in _knobs(run)})
+    named = {"knobs": _differ([cells.knobs(run) for run in every])}
+    named["knobs"] = named["knobs"] or sorted({name for run in every for name in cells.knobs(run)})
     named["guests"] = [n for n in _differ([_guests(run) for run in every]) if n != "count"]
     return [_group(side, named) for side in sides]
 
@@ -110,15 +110,10 @@ def _key(run: Run) -> dict[str, object]:
     return {
         "host": run.host,
         "guests": tuple(sorted(_guests(run).items())),
-        "knobs": tuple(sorted((name, str(value)) for name, value in _knobs(run).items())),
+        "knobs": tuple(sorted((name, str(value)) for name, value in cells.knobs(run).items())),
         "workload": cells.workload(run),
         "sampling": _sampling(run),
     }
-
-
-def _knobs(run: Run) -> dict:
-    """Nobody has planned an imported run: it tells only what its knobs were."""
-    return run.record.get("knobs", {}).get("during", {}) if run.imported else cells.knobs(run)
 
 
 def _guests(run: Run) -> dict:
@@ -142,7 +137,7 @@ def _sampling(run: Run) -> tuple[int, float, str]:
 
 def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
     intervals, interval, rule = _sampling(run)
-    guests, knobs = _guests(run), _knobs(run)
+    guests, knobs = _guests(run), cells.knobs(run)
     made = [f"{name}={guests[name]}" for name in named["guests"] if name in guests]
     return {
         "host": run.host,

@@ -150,7 +150,7 @@ def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
             continue
         before = samples["ksm.pages_sharing"].eq(0).cummin()
         profit = samples.loc[before, "ksm.general_profit"]
-        profit = profit[profit != 0]
+        profit = profit[profit.notna() & (profit != 0)]
         if len(profit):
             told.append(bool((profit < 0).all()))
             least.append(float(profit.min()))
@@ -192,7 +192,8 @@ def _rank(points: list[tuple[int, float]]) -> float:
     """Correlate the ranks of x and y; 0 if y does not vary."""
     if np.ptp([y for _, y in points]) == 0:
         return 0.0
-    return float(stats.spearmanr(*zip(*points, strict=True)).statistic)
+    # Rounded, as 0.9 comes out a little below it
+    return round(float(stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
 
 
 def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:

@@ -228,7 +228,6 @@ def test_ksm_is_off_with_run_0_alone(make):
     assert settings[0].saved_per_cpu_second is None
 
 
-@pytest.mark.xfail(strict=True, reason="is_off() asks the plan, which an imported run has not")
 def test_a_log_of_a_run_with_ksm_off_is_a_baseline(imported):
     assert only([imported(0, 0, run=0, label="run=0")]).off
 
@@ -319,7 +318,6 @@ def test_repetitions_without_any_spread_have_an_interval_without_width(make):
     assert bounds(found) == pytest.approx((-10, -10, -10))
 
 
-@pytest.mark.xfail(strict=True, reason="_change() divides by the baseline's throughput, which is 0")
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by")
 def test_nothing_is_relative_to_a_baseline_that_did_nothing(make):
     measured = [make(workload="stress", knobs=k, rate=r) for k, r in ((OFF, 0.0), (ON, 900))]
@@ -543,9 +541,6 @@ def test_the_best_of_logs_has_no_cost(imported):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_reasons() yields '; what' and joins with a blank before it"
-)
 def test_a_tie_of_logs_is_said_so(imported):
     best = the_best([imported(1_000 * MIB, label="slow"), imported(1_001 * MIB, label="fast")])
 
@@ -555,7 +550,6 @@ def test_a_tie_of_logs_is_said_so(imported):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="_cost() takes a cost that is not known for 0")
 def test_a_cost_that_is_not_known_is_not_the_least(make):
     best = the_best([make(sharing=FLAT, cpu=None, knobs=FAST), make(sharing=FLAT, cpu=0.8)])
 
@@ -597,7 +591,6 @@ def test_estimates_in_tables():
     assert answer.short(None) == "–"
 
 
-@pytest.mark.xfail(strict=True, reason="short() gives an interval without width no digits")
 def test_an_interval_without_width_takes_no_digits_from_the_mean():
     assert answer.short(Estimate(0.4, 0.4, 0.4, 2)).startswith("0.4")
 
@@ -680,7 +673,6 @@ def test_the_headline_tells_that_nothing_is_merged(make):
     assert words.endswith(". Nothing is merged.")
 
 
-@pytest.mark.xfail(strict=True, reason="headline() takes savings that are not known for KSM off")
 def test_the_headline_of_a_run_whose_sampler_was_ended_does_not_say_that_ksm_was_off(make):
     def end_early(lines):
         return [*lines[:10], lines[-1] | {"samples": 9, "reason": "SIGTERM"}]

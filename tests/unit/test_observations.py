@@ -226,7 +226,6 @@ def test_runs_with_ksm_off_do_not_contradict(make):
     assert verdict("profit-before-sharing", runs) == HOLDS
 
 
-@pytest.mark.xfail(strict=True, reason="is_off() asks the plan, which an imported run has not")
 def test_logs_of_runs_with_ksm_off_are_no_evidence(imported):
     runs = [imported("", sharing=0, profit=-MIB, run=0)]
 
@@ -277,7 +276,6 @@ def test_nothing_before_sharing_tests_no_profit(make, ksm):
     assert verdict("profit-before-sharing", [make(ksm=ksm)]) == UNTESTED
 
 
-@pytest.mark.xfail(strict=True, reason="_profit_before_sharing() takes no value for no loss")
 def test_a_log_whose_first_interval_lacks_the_profit_does_not_contradict(imported):
     runs = [imported("", sharing=[0, 0, 5, 5], profit=[None, -MIB, MIB, MIB])]
 
@@ -325,9 +323,6 @@ def test_repetitions_are_averaged_before_they_are_ranked(make):
     assert verdict("grows-with-guests", runs) == HOLDS
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_grows_with_guests() compares 0.9 with 0.8999999999999998 of scipy"
-)
 def test_a_rank_correlation_of_just_what_is_asked_is_enough(make):
     # 1 - 6 * 2 / (5 * 24) is 0.9
     runs = [
@@ -472,9 +467,6 @@ def test_a_faster_scan_takes_two_rates_with_all_else_equal(make, other):
     assert found.evidence.startswith("Needs two scan rates with all else equal")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_rate() asks the plan for knobs, which an imported run has not"
-)
 def test_logs_tell_of_a_faster_scan(imported):
     runs = [
         imported("", sharing=[0, 500, 800, 1_000], **SLOW),
@@ -626,9 +618,6 @@ def test_commands_that_differ_in_more_than_the_advice_are_not_compared(imported)
     assert verdict("mergeable", [imported(f"stress-ng {each}") for each in commands]) == UNTESTED
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_but_option() asks the plan for knobs, which an imported run has not"
-)
 def test_logs_of_other_knobs_are_not_compared(imported):
     runs = [
         imported("stress-ng --vm-madvise mergeable", **SLOW),
