@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from ksm_analysis import provenance, report
 from ksm_analysis.runs import read_results
+from ksm_analysis.words import in_words
 
 EVIL = "</script><script>alert('\"&1')</script>"
 
@@ -258,9 +259,7 @@ def runs_of(write_run, *sampled):
 
 
 def test_runs_that_were_sampled_unlike_are_not_said_to_be_alike(write_run):
-    words = report.in_words(
-        runs_of(write_run, (0, 0, 1.0, 35), (1, 512, 2.0, 4), (3, 1024, 2.0, 4))
-    )
+    words = in_words(runs_of(write_run, (0, 0, 1.0, 35), (1, 512, 2.0, 4), (3, 1024, 2.0, 4)))
 
     assert "3 runs without guests and with 1 and 3 guests of 512 or 1024 MiB; " in words
     sampled = "every 0.25 s for 35 intervals of 1 s, or every 0.5 s for 4 intervals of 2 s. "
@@ -268,7 +267,7 @@ def test_runs_that_were_sampled_unlike_are_not_said_to_be_alike(write_run):
 
 
 def test_runs_that_were_sampled_in_many_ways_have_a_range(write_run):
-    words = report.in_words(runs_of(write_run, *((1, 512, float(n), 9 - n) for n in (1, 2, 3, 4))))
+    words = in_words(runs_of(write_run, *((1, 512, float(n), 9 - n) for n in (1, 2, 3, 4))))
 
     assert "4 runs with 1 guest of 512 MiB; " in words
     assert "Sampled for 5 to 8 intervals of 1 to 4 s. " in words

@@ -1,0 +1,135 @@
+"""Tables of the page: rows of text, ready to be shown."""
+
+# ruff: noqa: RUF001
+
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from ksm_analysis import answer, metrics
+from ksm_analysis.runs import Run
+
+FACTORS = ("guests", "host", "workload", "knobs")  # what the page filters by
+ANSWER = (  # of Setting: heading, unit
+    ("guests", "guests", ""),
+    ("host", "host", ""),
+    ("workload", "workload", ""),
+    ("knobs", "knobs", ""),
+    ("runs", "runs", ""),
+    ("saved_mib", "saved", "MiB"),
+    ("percent_configured", "saved, of configured", "%"),
+    ("percent_resident", "saved, of resident", "%"),
+    ("ksmd_cpu_seconds", "CPU time of ksmd", "s"),
+    ("ksmd_cpu_percent", "CPU use of ksmd", "% of one CPU"),
+    ("throughput", "throughput per guest", "bogo ops/s"),
+    ("throughput_vs_off_percent", "throughput against KSM off", "%"),
+    ("saved_per_cpu_second", "saved per CPU second", "MiB/s"),
+    ("seconds_to_50", "50 % after", "s"),
+    ("seconds_to_90", "90 % after", "s"),
+    ("seconds_to_95", "95 % after", "s"),
+)
+
+
+def of_settings(settings: list[answer.Setting]) -> dict:
+    """Make headings and rows of text, without what is nowhere known, or does not vary."""
+    columns = [column for column in ANSWER if _tells(settings, column[0])]
+    rising = [s for s in settings if not s.off and not s.plateaued]
+    return {
+        "headings": [
+            {"title": title, "unit": unit, "text": name in FACTORS} for name, title, unit in columns
+        ],
+        "rows": [
+            {
+                "factors": _attributes({factor: getattr(s, factor) for factor in FACTORS}),
+                "off": s.off,
+                "cells": [_answer_cell(s, name) for name, _, _ in columns],
+            }
+            for s in settings
+        ],
+        "rising": "* pages_sharing was still changing when the run ended: there is no plateau, and "
+        "the times are those to shares of what it had reached."
+        if rising
+        else "",
+    }
+
+
+def _tells(settings: list[answer.Setting], name: str) -> bool:
+    values = [getattr(s, name) for s in settings]
+    if name in ("host", "knobs"):
+        return len(set(values)) > 1
+    return name in ("workload", "runs") or any(value is not None and value != 0 for value in values)
+
+
+def _answer_cell(setting: answer.Setting, name: str) -> str:
+    value = getattr(setting, name)
+    if name == "runs":
+        return str(len(value))
+    if name in FACTORS:
+        return str(value)
+    star = "*" if name.startswith("seconds_to") and not setting.plateaued and value else ""
+    return answer.short(value) + star
+
+
+def _attributes(factors: dict) -> dict:
+    """Make HTML attributes that the page's filters look at."""
+    return {f"data-{name}": str(value) for name, value in factors.items()}
+
+
+def of_runs(measured: list[metrics.Measured]) -> dict:
+    """Make headings and rows of text, without what has no value in any run, or never varies."""
+    table = metrics.summary(measured)
+    known = {m.name: m for m in metrics.HOST}
+    headings, rows = [], [[] for _ in measured]
+    for name in table:
+        constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
+        none = table[name].isna().all() or (table[name] == "").all()
+        if constant or none or (name == "guests" and not table[name].any()):
+            continue
+        metric = known.get(name)
+        headings.append(
+            {
+                "title": metric.label if metric else name.replace("_", " "),
+                "text": table[name].dtype == "str",
+                "unit": metric.unit if metric else "",
+                "help": metric.help if metric else "",
+            }
+        )
+        for row, value in zip(rows, table[name], strict=True):
+            row.append(_cell(value))
+    factors = [_attributes({**e.run.factors, "host": e.run.host}) for e in measured]
+    return {
+        "headings": headings,
+        "rows": [{"factors": f, "cells": row} for f, row in zip(factors, rows, strict=True)],
+    }
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    if pd.isna(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:,.4g}"
+
+
+def how_it_went(run: Run) -> dict:
+    """Make a line of the table of runs: how each went."""
+    sampling, end = run.record["run"]["sampling"], run.end
+    took = end.get("cpu_seconds")
+    started = run.record.get("started")
+    return {
+        "id": run.id,
+        "host": run.host,
+        "status": run.record["status"],
+        "reason": run.record.get("reason") or "",
+        "origin": f", from {run.record['imported'].get('file')}" if run.imported else "",
+        "started": _time(started) if started else "",
+        "samples": f"{len(run.samples)} of {sampling['samples']}"
+        + (", steady" if run.end.get("reason") == "steady" else ""),
+        "sampler": f"{100 * took / (run.intervals * sampling['interval']):.2f} %"
+        if took is not None
+        else "",
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
