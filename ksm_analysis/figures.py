@@ -41,11 +41,19 @@ HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
 
 @dataclass(frozen=True)
 class Sampled:
-    """A run with the values of every sample: the frames of metrics.every_sample."""
+    """A run with the values of every sample.
+
+    `host`: the frame of metrics.every_sample. `guest`: one row a sample, indexed by `seconds`, and
+    a column for each metric that has a figure and each guest; empty without guests.
+    """
 
     run: Run
     host: pd.DataFrame
     guest: pd.DataFrame
+
+    def has(self, metric: Metric) -> bool:
+        """Whether any guest has any value of a metric."""
+        return not self.guest.empty and self.guest[metric.name].notna().any(axis=None)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def load(measured: list[Measured]) -> Data:
     return Data(
         _stack(runs, hosts),
         _stack(runs, [each.guest for each in measured]),
-        tuple(Sampled(run, *metrics.every_sample(run)) for run in runs),
+        tuple(map(_sampled, runs)),
         {unit: _windows(runs, length) for unit, length in units.items()},
         {
             unit: {run.factors["workload"]: tuple(_marks(run, length(run))) for run in runs}
@@ -92,6 +100,14 @@ def load(measured: list[Measured]) -> Data:
         },
         lengths.pop() if len(lengths) == 1 else None,
     )
+
+
+def _sampled(run: Run) -> Sampled:
+    host, guest = metrics.every_sample(run)
+    names = [metric.name for metric in metrics.GUEST if metric.figure]
+    if len(guest):
+        guest = guest.pivot(index="seconds", columns="guest", values=names)
+    return Sampled(run, host, guest)
 
 
 def _length(run: Run) -> float:
@@ -307,17 +323,14 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
 
 def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric of each guest at every sample: a panel for each cell, of its first run."""
-    runs = [
-        each for each in data.samples if len(each.guest) and each.guest[metric.name].notna().any()
-    ]
+    runs = [each for each in data.samples if each.has(metric)]
     factors = _factors(runs).drop_duplicates(["guests", *FACTORS])
-    guests = sorted({name for i in factors.index for name in runs[i].guest["guest"].unique()})
+    guests = sorted({name for i in factors.index for name in runs[i].guest[metric.name].columns})
     points = _points_of_a_line(len(factors) * min(len(guests), 4))
     panels, scale = [], []
     for name, part in _series(factors):
         for index, row in part.iterrows():
-            figure, guest = _per_sample(metric), runs[index].guest
-            wide = shown(metric, guest.pivot(index="seconds", columns="guest", values=metric.name))
+            figure, wide = _per_sample(metric), shown(metric, runs[index].guest[metric.name])
             if len(wide.columns) > GUESTS:
                 _band_of_guests(figure, wide, guests, points)
             else:
@@ -326,7 +339,7 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
                     line = drawing.time_line(x, y, column, points)
                     figure.add_scatter(**line, **style(guests.index(column), 0))
             figure.update_traces(meta=_meta(part.loc[[index]], "guests"))
-            _points(figure, len(guest))
+            _points(figure, wide.count().sum())
             _time_axis(figure, data, {row["workload"]})
             scale += [wide.min(axis=None), wide.max(axis=None)]
             panels.append((join(guest_word(row["guests"]), name), figure))
