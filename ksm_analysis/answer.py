@@ -11,10 +11,10 @@ from scipy import stats
 
 from ksm_analysis import cells
 from ksm_analysis.metrics import Measured, throughput
-from ksm_analysis.statistics import CONFIDENCE, Estimate, estimate
+from ksm_analysis.statistics import CONFIDENCE, FEWEST, Estimate, difference, estimate
 
 FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
-TOLD_APART = 0.01  # of savings: single runs that differ by less count as equal
+EQUAL = 0.01  # of savings: settings that differ by less save the same
 NO_INTERVAL = "1 run: no interval"
 
 
@@ -27,6 +27,7 @@ class Setting:
     operations a second; `throughput_vs_off_percent` its change against the same guests and workload
     with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
     reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
+    `period` is the seconds between two samples.
     """
 
     host: str
@@ -47,6 +48,11 @@ class Setting:
     seconds_to_50: Estimate | None
     seconds_to_90: Estimate | None
     seconds_to_95: Estimate | None
+    period: float = 0.0
+
+    def within(self, seconds: Estimate) -> bool:
+        """Whether a time is that of the first sample: what was reached by then was so before."""
+        return seconds.mean <= self.period
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,10 @@ def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) 
         throughput=_over(runs, throughput_of),
         throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
-        **{
-            f"seconds_to_{percent}": _over(runs, time_to(percent / 100)) for percent in (50, 90, 95)
-        },
+        seconds_to_50=_over(runs, time_to(0.50)),
+        seconds_to_90=_over(runs, time_to(0.90)),
+        seconds_to_95=_over(runs, time_to(0.95)),
+        period=max(each.run.record["run"]["sampling"]["period"] for each in runs),
     )
 
 
@@ -132,29 +139,32 @@ def throughput_of(measured: Measured) -> float:
 
 
 def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
-    """Change of the mean throughput in percent of the baseline's, with Welch's interval."""
+    """Change of the mean throughput in percent of the baseline's, with the interval of compare."""
     ours, theirs = (
         np.array([rate for each in group if not np.isnan(rate := throughput_of(each))])
         for group in (runs, baseline)
     )
     if not len(ours) or not len(theirs) or not theirs.mean():
         return None
-    scale = 100 / theirs.mean()
-    mean, fewest = float(scale * (ours.mean() - theirs.mean())), min(len(ours), len(theirs))
-    if fewest < 2:
-        return Estimate(mean, None, None, fewest)
-    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
-    return Estimate(mean, float(scale * welch.low), float(scale * welch.high), fewest)
+    found = difference(theirs, ours)
+    scale, fewest = 100 / abs(theirs.mean()), min(len(ours), len(theirs))
+    bounds = (
+        None if bound is None else float(scale * bound)
+        for bound in (found.absolute_low, found.absolute_high)
+    )
+    return Estimate(float(scale * found.absolute), *bounds, fewest)
 
 
 def _sharing(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds since the first sample, and pages_sharing, up to what stands for the run."""
-    samples, run = measured.run.samples, measured.run
-    sampling = run.record["run"]["sampling"]
+    """Seconds since the first sample, and pages_sharing, up to what stands for the run.
+
+    Seconds are those that samples were due at. Those of an imported run, which has no sample before
+    its first interval, count from the beginning of that.
+    """
+    samples, sampling = measured.run.samples, measured.run.record["run"]["sampling"]
     upto = samples.index <= measured.last * round(sampling["interval"] / sampling["period"])
-    seconds = samples["seconds"].to_numpy(dtype=float)[upto]
-    first = 0.0 if run.imported else seconds[0]
-    return seconds - first, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
+    seconds = samples.index.to_numpy()[upto] * sampling["period"]
+    return seconds, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
@@ -195,19 +205,20 @@ def has_plateau(measured: Measured) -> bool:
 def best(every: list[Setting]) -> list[Best]:
     """Name the best setting wherever more than one was tried for equal host, guests and workload.
 
-    The largest savings win. Those that are not told apart from the largest are ties (intervals that
-    overlap; with a single run, within 1 %), and the least CPU time of ksmd decides among them.
+    The largest mean savings win; of those within 1 % of it, the least CPU time of ksmd. Whether
+    runs can tell the winner from the next is said with it (Welch's t-test). Most guests first.
     """
     scenarios: dict[tuple, list[Setting]] = {}
     for each in every:
         if not each.off and each.saved_mib:
             scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)
     several_hosts = len({each.host for each in every}) > 1
-    return [
+    found = [
         Best(_scenario(rivals[0], several_hosts), *_choose(rivals))
         for rivals in scenarios.values()
         if len(rivals) > 1
     ]
+    return sorted(found, key=lambda each: -each.setting.guests)
 
 
 def _scenario(setting: Setting, with_host: bool) -> str:
@@ -220,7 +231,7 @@ def _choose(rivals: list[Setting]) -> tuple[Setting, str]:
     if most.saved_mib.mean <= 0:
         cheapest = min(rivals, key=_cost)
         return cheapest, "None of them saves anything: here KSM does not pay, and this costs least."
-    ties = [s for s in rivals if s is most or not _apart(most.saved_mib, s.saved_mib)]
+    ties = [s for s in rivals if s.saved_mib.mean >= (1 - EQUAL) * most.saved_mib.mean]
     winner = min(ties, key=_cost)
     others = [s for s in rivals if s is not winner]
     return winner, " ".join(_reasons(winner, others, ties))
@@ -231,35 +242,50 @@ def _cost(setting: Setting) -> float:
     return setting.ksmd_cpu_seconds.mean if setting.ksmd_cpu_seconds else math.inf
 
 
-def _apart(more: Estimate, less: Estimate) -> bool:
-    """Whether two savings are told apart."""
-    if more.low is None or less.high is None:
-        return less.mean < (1 - TOLD_APART) * more.mean
-    return less.high < more.low
-
-
 def _reasons(winner: Setting, others: list[Setting], ties: list[Setting]) -> Iterator[str]:
     saved, cost = spoken(winner.saved_mib, "MiB"), winner.ksmd_cpu_seconds
-    if len(ties) == 1:
-        second = max(others, key=lambda s: s.saved_mib.mean)
-        less = spoken(second.saved_mib, "MiB")
-        yield f"It saves most: {saved}; next is {second.knobs} with {less}."
-        if cost and second.ksmd_cpu_seconds:
-            other = number(second.ksmd_cpu_seconds.mean)
-            yield f"It costs {number(cost.mean)} CPU seconds of ksmd, against {other}."
+    if len(ties) > 1:
+        tied = [s for s in ties if s is not winner]
+        words = f"It saves {saved}, as much as {'; '.join(s.knobs for s in tied)} within 1 %"
+        if cost:
+            yield f"{words}, and costs least CPU time: {spoken(cost, 's')}, against {_costs(tied)}."
+        else:
+            yield f"{words}; what ksmd costs is not known."
         return
-    tied = [s for s in ties if s is not winner]
-    words = f"It saves {saved}, which is not told apart from {'; '.join(s.knobs for s in tied)}"
-    if cost:
-        words += f" ({_costs(tied)} of ksmd), and costs least CPU time: {spoken(cost, 's')}."
-    else:
-        words += "; what ksmd costs is not known."
-    yield words
+    second = max(others, key=lambda s: s.saved_mib.mean)
+    yield (
+        f"It saves most: {saved}; next is {second.knobs} with {spoken(second.saved_mib, 'MiB')}."
+    )
+    if cost and second.ksmd_cpu_seconds:
+        other = number(second.ksmd_cpu_seconds.mean)
+        yield f"It costs {number(cost.mean)} CPU seconds of ksmd, against {other}."
+    if doubt := _doubt(winner.saved_mib, second.saved_mib):
+        yield doubt
+
+
+def _doubt(more: Estimate, less: Estimate) -> str:
+    """Say so where runs do not tell two savings apart."""
+    fewest = min(more.runs, less.runs)
+    if fewest < FEWEST:
+        return f"With fewer than {FEWEST} runs of each this may be chance."
+    spreads = [
+        (e.high - e.mean) / stats.t.ppf((1 + CONFIDENCE) / 2, e.runs - 1) for e in (more, less)
+    ]
+    if not any(spreads):
+        return ""
+    deviations = [
+        spread * math.sqrt(e.runs) for spread, e in zip(spreads, (more, less), strict=True)
+    ]
+    test = stats.ttest_ind_from_stats(
+        more.mean, deviations[0], more.runs, less.mean, deviations[1], less.runs, equal_var=False
+    )
+    apart = test.pvalue < 1 - CONFIDENCE
+    return "" if apart else "These runs do not tell the two apart: more would."
 
 
 def _costs(tied: list[Setting]) -> str:
     costs = (s.ksmd_cpu_seconds for s in tied)
-    return ", ".join(f"{number(c.mean)} CPU seconds" if c else "an unknown time" for c in costs)
+    return ", ".join(f"{number(c.mean)} s" if c else "an unknown time" for c in costs)
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -284,7 +310,7 @@ def short(value: Estimate | None) -> str:
     """Write an estimate in a table: `123.4 ± 5.1`; without ± there is one run."""
     if value is None:
         return "–"
-    if value.low is None:
+    if value.low is None or not math.isfinite(value.high):
         return number(value.mean)
     half = value.high - value.mean
     if not half:
@@ -324,4 +350,6 @@ def _how_soon(setting: Setting) -> str:
         return "Sharing was still changing when the run ended: more time would tell more."
     if setting.seconds_to_95 is None:
         return ""
+    if setting.within(setting.seconds_to_95):
+        return f"95 % of that is reached within {number(setting.period)} s."
     return f"95 % of that is reached after {number(setting.seconds_to_95.mean)} s."

@@ -121,8 +121,14 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: i
     start, low, high = envelope(low, high, points // 2)
     edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "hoverinfo": "skip"}
     lower, upper = (
-        {"x": packed(x[start]), "y": packed(edge_values), "name": text(label), **edge}
-        for edge_values in (low, high)
+        {
+            "x": packed(x[start]),
+            "y": packed(values),
+            "name": text(label),
+            "meta": {"line": f"{which} of {label}"},
+            **edge,
+        }
+        for which, values in (("lowest", low), ("highest", high))
     )
     fill = {"fill": "tonexty", "fillcolor": "rgba(138, 138, 138, 0.3)"}
     return [lower | {"showlegend": False}, upper | fill]

@@ -5,7 +5,8 @@ rest (workload, knobs, host). Nothing is told by colour alone. Titles and defini
 page; colours of text and axes belong to its theme.
 
 What the page filters by is in each trace's `meta`: the factors that all of its points have in
-common, and `by` the values of a factor at each point, where they differ in it. `points` of the
+common, `by` the values of a factor at each point, where they differ in it, and `line` what the line
+is called in a table, if its name in the legend does not tell it from others. `points` of the
 layout's `meta` is how many points there were before they were thinned, and `x` the factor that the
 x axis shows, if it does.
 """
@@ -170,6 +171,10 @@ def _meta(part: pd.DataFrame, *more: str) -> dict:
     return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
 
 
+def _add_meta(figure: go.Figure, meta: dict) -> None:
+    figure.for_each_trace(lambda trace: trace.update(meta={**(trace.meta or {}), **meta}))
+
+
 def _plain(value: object) -> object:
     return value.item() if hasattr(value, "item") else value
 
@@ -221,7 +226,7 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
                 for guest, rows in cell.groupby("guest", observed=True):
                     line = drawing.mean_line(rows, "interval", metric, guest)
                     figure.add_scatter(**line, **style(guests.index(guest), 0))
-            figure.update_traces(meta=_meta(cell, "guests"))
+            _add_meta(figure, _meta(cell, "guests"))
             _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
             _interval_axis(figure, data, set(cell["workload"]))
             panels.append((join(guest_word(count), name), figure))
@@ -268,6 +273,7 @@ def _events(figure: go.Figure, data: Data, unit: str, workloads: set[str], last:
     for workload, (start, stop) in data.windows[unit].items():
         if workload in workloads:
             figure.add_vrect(
+                name=workload,  # by which the page leaves it out with its lines
                 x0=start,
                 x1=stop,
                 fillcolor=GREY,
@@ -275,6 +281,7 @@ def _events(figure: go.Figure, data: Data, unit: str, workloads: set[str], last:
                 line_width=0,
                 layer="below",
                 annotation={
+                    "name": workload,
                     "text": f"{text(workload)} active",
                     "xanchor": "left",
                     "yanchor": "bottom",
@@ -312,7 +319,7 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
                 colour = counts.index(count) if len(counts) > 1 else series
                 first = part[part["guests"] == count].index[0] == index
                 more = {"legendgroup": label, "showlegend": bool(first)}
-                meta = _meta(part.loc[[index]], "guests")
+                meta = _meta(part.loc[[index]], "guests") | {"line": f"{label}, {row['run']}"}
                 figure.add_scatter(**line, **style(colour, series), **more, meta=meta)
         _points(figure, sum(len(runs[i].host) for _, part in together for i in part.index))
         _time_axis(figure, data, {w for _, part in together for w in part["workload"]})
@@ -338,7 +345,7 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
                     x, y = wide.index.to_numpy(), wide[column].to_numpy()
                     line = drawing.time_line(x, y, column, points)
                     figure.add_scatter(**line, **style(guests.index(column), 0))
-            figure.update_traces(meta=_meta(part.loc[[index]], "guests"))
+            _add_meta(figure, _meta(part.loc[[index]], "guests"))
             _points(figure, wide.count().sum())
             _time_axis(figure, data, {row["workload"]})
             scale += [wide.min(axis=None), wide.max(axis=None)]

@@ -15,7 +15,7 @@ from scipy import stats
 from ksm_analysis import answer, cells
 from ksm_analysis.drawing import guest_word, join
 from ksm_analysis.metrics import MIB, Measured
-from ksm_analysis.statistics import Estimate, estimate
+from ksm_analysis.statistics import Estimate, difference, estimate
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 EQUAL = 0.10  # relative difference of ends that counts as about the same
@@ -62,33 +62,41 @@ def _changes(pairs: list[Pair]) -> tuple[Estimate, str]:
 
 
 def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
-    """Whether the second side is higher on average. None if the interval over pairs holds zero.
+    """Whether the second side is higher on average. None if the interval holds no difference.
 
-    A single pair is told by its repetitions; if it has none, by its two runs.
+    It is the interval over pairs; of a single pair that over its runs, of which it takes 3 a side.
     """
-    mean, words = _changes(pairs)
-    if mean.low is not None:
-        told = True if mean.low > 0 else False if mean.high < 0 else None
-        return told, words
-    low, high = map(estimate, pairs[0])
-    overlap = low.low is not None and high.low is not None
-    overlap = overlap and low.low <= high.high and high.low <= low.high
-    return (None if overlap else mean.mean > 0), words
+    low, high, words = _interval(pairs)
+    told = None if low is None or low <= 0 <= high else low > 0
+    return told, words
 
 
 def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
     """Whether both sides are about the same on average.
 
-    True if the interval over pairs is within EQUAL, False if it does not hold zero and the mean is
-    beyond EQUAL. Else, and of a single pair that differs by more, nothing is told: None.
+    True if the interval is within EQUAL, False if it does not hold zero and the difference is
+    beyond EQUAL. Else nothing is told: None.
     """
-    mean, words = _changes(pairs)
-    if mean.low is None:
-        return (True if abs(mean.mean) <= EQUAL else None), words
-    if max(-mean.low, mean.high) <= EQUAL:
+    low, high, words = _interval(pairs)
+    if low is None:
+        return None, words
+    if max(-low, high) <= EQUAL:
         return True, words
-    apart = mean.low > 0 or mean.high < 0
-    return (False if apart and abs(mean.mean) > EQUAL else None), words
+    apart = (low > 0 or high < 0) and abs(low + high) / 2 > EQUAL
+    return (False if apart else None), words
+
+
+def _interval(pairs: list[Pair]) -> tuple[float | None, float | None, str]:
+    """Bound the relative difference, and say it in words; None where there are too few runs."""
+    mean, words = _changes(pairs)
+    if mean.low is not None:
+        return mean.low, mean.high, words
+    found = difference(*pairs[0])
+    size = (abs(found.a.mean) + abs(found.b.mean)) / 2
+    if found.absolute_low is None or not size:
+        return None, None, words
+    low, high = found.absolute_low / size, found.absolute_high / size
+    return low, high, f"{words} ({low:+.0%} to {high:+.0%})"
 
 
 def _verdict(told: list[bool | None]) -> str:
@@ -282,15 +290,9 @@ def _values(of: Callable[[Measured], float], *sides: list[Measured]) -> list[Val
 def _after_workload(measured: list[Measured]) -> tuple[str, str]:
     during, after = {}, {}
     for each in measured:
-        window, samples = each.run.window(), each.run.samples
-        if not window or "ksm.pages_sharing" not in samples:
-            continue
-        pages, seconds = samples["ksm.pages_sharing"], samples["seconds"]
-        inside, behind = pages[seconds.between(*window)], pages[seconds > window[1]]
-        if len(inside) and len(behind):
-            cell = _cell(each)
-            during.setdefault(cell, []).append(float(inside.mean()))
-            after.setdefault(cell, []).append(float(behind.mean()))
+        if found := _late_in_both(each):
+            during.setdefault(_cell(each), []).append(found[0])
+            after.setdefault(_cell(each), []).append(found[1])
     if not during:
         return (
             UNTESTED,
@@ -298,10 +300,31 @@ def _after_workload(measured: list[Measured]) -> tuple[str, str]:
         )
     told, words = _told_higher([(during[cell], after[cell]) for cell in during])
     return _verdict([told]), (
-        f"Mean pages_sharing after the workload against during it: {words}{_untold(told)}; "
+        f"pages_sharing in the last quarter of the time after the workload, against the last "
+        f"quarter of the time during it: {words}{_untold(told)}; "
         f"{_mean([*chain(*during.values())])} pages during and {_mean([*chain(*after.values())])} "
         "after it, on average."
     )
+
+
+def _late_in_both(measured: Measured) -> tuple[float, float] | None:
+    """Mean pages_sharing of the last quarter of the workload's time, and of that after it.
+
+    Early on there is less to share in any run, as merging has but begun. None if the workload did
+    not end before the run, or ended before ksmd had been through all memory once.
+    """
+    window, samples = measured.run.window(), measured.run.samples
+    if not window or not {"ksm.pages_sharing", "ksm.full_scans"} <= set(samples):
+        return None
+    begin, end = window
+    seconds, last = samples["seconds"], samples["seconds"].iloc[-1]
+    pages = samples["ksm.pages_sharing"]
+    inside = seconds.between(end - (end - begin) / 4, end)
+    behind = (seconds > end) & (seconds >= last - (last - end) / 4)
+    scans = samples.loc[seconds <= end, "ksm.full_scans"]
+    if not inside.any() or not behind.any() or scans.iloc[-1] == scans.iloc[0]:
+        return None
+    return float(pages[inside].mean()), float(pages[behind].mean())
 
 
 def _option(measured: Measured, name: str) -> str | None:
@@ -402,11 +425,14 @@ def _flattens(measured: list[Measured]) -> tuple[str, str]:
                 continue
             middle = ends[len(ends) // 2]
             early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
-            told.append(late < early)
+            told.append(early > 0 and abs(late) <= early / 2)
             words.append(f"{part} {early:+.2f}, then {late:+.2f} ({join(workload, knobs)})")
     if not told:
         return UNTESTED, "Needs four numbers of guests at least: experiments/original-8.yml."
-    return _verdict(told), f"Points of percent for each further guest: {'; '.join(words[:4])}."
+    return _verdict(told), (
+        "Points of percent for each further guest, in the first half of the numbers and then, "
+        f"which has to be half of that at most: {'; '.join(words[:4])}."
+    )
 
 
 def _slope(first: tuple[int, float], last: tuple[int, float]) -> float:

@@ -38,17 +38,25 @@ def _commands(run: Run) -> list[str]:
 
 
 def _words(text: str, names: dict[str, str]) -> str:
-    """Rewrite a warning or a reason. What a command has said may name anything: it is cut off."""
-    # Longer names first, for one may be within another; and only whole ones
+    """Rewrite a warning. What failed is told, but not in whose words: they may name anything."""
+    text = re.sub(r"(since the run failed: [^:]*):.*", r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"( ended with (?:code )?-?\d+): .*", r"\1", text, flags=re.DOTALL)
+    # Longer names first, for one may be within another; and only whole ones, with their domain
     for name in sorted(names, key=len, reverse=True):
-        text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", names[name], text)
-    return re.sub(r"( ended with (?:code )?-?\d+): .*", r"\1", text, flags=re.DOTALL)
+        whole = rf"(?<![\w.-]){re.escape(name)}(?:\.\w[\w-]*)*(?![\w-])"
+        text = re.sub(whole, names[name], text)
+    return text
+
+
+def _reason(text: str, names: dict[str, str]) -> str:
+    """Keep of a reason what failed, which is the part before the first colon."""
+    return _words(text.partition(":")[0], names)
 
 
 def _run(run: Run, names: dict[str, str]) -> Run:
     record = dict(run.record)
     record["host"] = names.get(run.host, run.host)
-    record["reason"] = _words(record.get("reason") or "", names)
+    record["reason"] = _reason(record.get("reason") or "", names)
     record["run"] = _plan(record["run"], names)
     record["provenance"] = dict(record.get("provenance", {}))
     if kernel := record["provenance"].get("kernel"):

@@ -66,8 +66,10 @@ def _answer_cell(setting: answer.Setting, name: str) -> str:
         return str(len(value))
     if name in FACTORS:
         return str(value)
-    star = "*" if name.startswith("seconds_to") and not setting.plateaued and value else ""
-    return answer.short(value) + star
+    if name.startswith("seconds_to") and value:
+        within = f"≤ {answer.number(setting.period)}" if setting.within(value) else ""
+        return (within or answer.short(value)) + ("" if setting.plateaued else "*")
+    return answer.short(value)
 
 
 def _attributes(factors: dict) -> dict:
@@ -117,6 +119,7 @@ def how_it_went(run: Run) -> dict:
     took = end.get("cpu_seconds")
     started = run.record.get("started")
     return {
+        "factors": _attributes({**run.factors, "host": run.host}),
         "id": run.id,
         "host": run.host,
         "status": run.record["status"],

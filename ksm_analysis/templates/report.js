@@ -13,6 +13,7 @@
   const drawn = new Set();
   const filters = document.getElementById("filters");
   const boxes = filters ? all("input[name]", filters) : [];
+  const everyBox = filters ? all("input[data-all]", filters) : [];
   const config = {
     displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
@@ -78,6 +79,21 @@
     };
   }
 
+  /* The layout for what is shown: no window of a workload that is left out, and room for what is
+     laid over where panels have a scale in common. */
+  function fitting(plot, data) {
+    const { layout } = source(plot);
+    const without = chosen().workload;
+    const shown = (list) => list?.filter(({ name }) => !without?.has(name));
+    const over = Math.max(...data.filter((trace) => trace.meta?.published).flatMap((trace) => trace.y));
+    const [low, high] = layout.yaxis.range ?? [];
+    const range = high === undefined ? undefined : [low, Math.max(high, 1.05 * over)];
+    return {
+      ...layout, shapes: shown(layout.shapes), annotations: shown(layout.annotations),
+      yaxis: range ? { ...layout.yaxis, range } : layout.yaxis,
+    };
+  }
+
   /* The legend stands below the plot: give it the rows that its names need at this width. */
   function size(width, data) {
     const shown = data.filter((trace) => trace.showlegend !== false);
@@ -110,7 +126,7 @@
     if (!data.length) return;
     const first = !drawn.has(plot);
     drawn.add(plot);
-    const layout = { ...themed(source(plot).layout), ...size(plot.clientWidth, data) };
+    const layout = { ...themed(fitting(plot, data)), ...size(plot.clientWidth, data) };
     await Plotly.react(plot, data, layout, config);
     plot.dataset.drawn = "yes";
     for (const button of all(".modebar-btn", plot)) button.setAttribute("aria-label", button.dataset.title);
@@ -155,13 +171,16 @@
   function apply() {
     const without = chosen();
     for (const figure of all("figure")) {
-      figure.hidden = Boolean(figure.dataset.metric) && (without.metric?.has(figure.dataset.metric) ?? false);
+      figure.hidden = Boolean(figure.dataset.metric && without.metric?.has(figure.dataset.metric));
+      // Nor is there a figure where all of its lines are left out
+      figure.hidden ||= all(".plot", figure).every((plot) => !traces(plot).length);
       if (!figure.hidden) refresh(figure);
     }
     for (const row of all("tr[data-guests]")) row.hidden = !passes(row.dataset, without);
     for (const section of all("section.figures")) {
       section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
     }
+    for (const box of everyBox) box.checked = !without[box.dataset.all]?.size;
     tell(without);
   }
 
@@ -220,7 +239,11 @@
       const panel = plot.parentElement.querySelector("h4")?.textContent ?? "";
       for (const trace of traces(plot)) {
         const [x, y] = [numbers(trace.x), numbers(trace.y)];
-        x.forEach((value, index) => found.push([panel, plain(trace.name), value, y[index]]));
+        const name = plain(trace.meta?.line ?? trace.name);
+        const detail = (index) => (typeof trace.customdata?.[index] === "string" ? plain(trace.customdata[index]) : "");
+        const bound = (bars, side, index) => (bars?.array[index] ? y[index] + side * bars[side > 0 ? "array" : "arrayminus"][index] : null);
+        x.forEach((value, index) => found.push([panel, name, detail(index), value, y[index],
+          bound(trace.error_y, -1, index), bound(trace.error_y, 1, index)]));
       }
     }
     return found;
@@ -228,7 +251,15 @@
 
   function headings(figure) {
     const { layout } = source(figure.querySelector(".plot"));
-    return ["panel", "line", title(layout.xaxis), title(layout.yaxis)];
+    return ["panel", "line", "of", title(layout.xaxis), title(layout.yaxis), "low", "high"];
+  }
+
+  /* Columns that hold nothing take room and say nothing. */
+  function table(figure) {
+    const [head, body] = [headings(figure), rows(figure).map((row) => row.map(spelled))];
+    const kept = head.map((_, column) => body.some((row) => row[column] !== ""));
+    const keep = (row) => row.filter((_, column) => kept[column]);
+    return [keep(head), body.map(keep)];
   }
 
   const spelled = (value) => (value === null || Number.isNaN(value) ? "" : typeof value === "number"
@@ -236,30 +267,31 @@
   const MOST_ROWS = 2000;
 
   function fill(box, figure) {
-    const found = rows(figure);
-    const table = document.createElement("table");
-    table.className = "numbers";
+    const [head, found] = table(figure);
+    const made = document.createElement("table");
+    made.className = "numbers";
     const line = (parent, cells, tag) => {
       const row = parent.insertRow();
       for (const cell of cells) {
-        const made = document.createElement(tag);
-        made.textContent = cell;
-        if (tag === "th") made.scope = "col";
-        row.append(made);
+        const box = document.createElement(tag);
+        box.textContent = cell;
+        if (tag === "th") box.scope = "col";
+        row.append(box);
       }
     };
-    line(table.createTHead(), headings(figure), "th");
-    const body = table.createTBody();
-    found.slice(0, MOST_ROWS).forEach((row) => line(body, row.map(spelled), "td"));
+    line(made.createTHead(), head, "th");
+    const body = made.createTBody();
+    found.slice(0, MOST_ROWS).forEach((row) => line(body, row, "td"));
     if (found.length > MOST_ROWS) {
-      table.createCaption().textContent = `The first ${MOST_ROWS} of ${found.length} rows; the CSV file has them all.`;
+      made.createCaption().textContent = `The first ${MOST_ROWS} of ${found.length} rows; the CSV file has them all.`;
     }
-    box.replaceChildren(table);
+    box.replaceChildren(made);
   }
 
   function csv(figure) {
     const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
-    const lines = [headings(figure), ...rows(figure).map((row) => row.map(spelled))];
+    const [head, body] = table(figure);
+    const lines = [head, ...body];
     const blob = new Blob([lines.map((row) => `${row.map(quoted).join(",")}\n`).join("")], { type: "text/csv" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
@@ -275,7 +307,7 @@
       const data = traces(plot);
       const wide = size(900, data);
       const panel = plot.parentElement.querySelector("h4")?.textContent;
-      const layout = { ...themed(source(plot).layout, true), ...wide };
+      const layout = { ...themed(fitting(plot, data), true), ...wide };
       if (panel) layout.title = { text: panel.replaceAll("<", "&lt;"), font: { size: 13 } };
       const filename = shown.length > 1 ? `${figure.id}-${index + 1}` : figure.id;
       await Plotly.downloadImage({ data, layout }, { format, filename, ...wide, scale: format === "png" ? 2 : 1 });

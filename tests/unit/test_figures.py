@@ -284,7 +284,12 @@ def test_a_line_names_the_factors_that_its_points_have_in_common(load):
 
     cells = [every | {"workload": w, "guests": g} for w in ("idle", "stress") for g in (1, 2)]
     assert [trace.meta for trace in over_time.data] == cells
-    assert [trace.meta for trace in at_every_sample.data] == cells
+    ids = [f"g0{cell['guests']}-k1-{cell['workload']}-r1" for cell in cells]
+    guests = {1: "1 guest", 2: "2 guests"}
+    assert [trace.meta for trace in at_every_sample.data] == [
+        cell | {"line": f"{guests[cell['guests']]} · {cell['workload']}, {name}"}
+        for cell, name in zip(cells, ids, strict=True)
+    ]
     # these have many numbers of guests, which the axis tells
     assert [t.meta for t in against_guests.data] == [
         every | {"workload": workload} for workload in ("idle", "stress")

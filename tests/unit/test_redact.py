@@ -29,7 +29,7 @@ def directory(write_run):
     ]
     write_run(record, happened=happened)
     other = run_record(guests=2, host="db7.example.org", status="failed")
-    other["reason"] = "db7.example.org: /usr/bin/x ended with 3: vault.example is down"
+    other["reason"] = "db7.example.org: cannot reach vault.example."
     imported = {"file": "db7.log", "header": ["cmd='secret'"], "other": [], "cut_short": None}
     log = run_record(guests=1, host="imported", imported=imported)
     log["run"]["factors"]["workload"] = SECRET
@@ -52,10 +52,19 @@ def test_numbers_take_their_place(directory):
 
     assert runs["g01-k1-busy-r1"].host == "host 1"
     assert runs["g02-k1-idle-r1"].host == "host 2"
-    assert runs["g02-k1-idle-r1"].record["reason"] == "host 2: /usr/bin/x ended with 3"
+    assert runs["g02-k1-idle-r1"].record["reason"] == "host 2"  # what failed
     assert runs["log"].factors["workload"] == "command 1"  # it is the same
     assert runs["log"].host == "imported"
     assert "the workload of guest ksm-guest-01 ended with code 3" in runs["g01-k1-busy-r1"].warnings
+
+
+def test_a_name_at_the_end_of_a_sentence_and_with_a_domain_goes_too(write_run):
+    record = run_record(guests=1, host="node1", status="failed")
+    record["reason"] = "Boot guests: no way to node1. ssh: node1.corp.example port 22, 10.1.2.3"
+    results = redact(read_results(write_run(record).parent))
+
+    assert results.runs[0].record["reason"] == "Boot guests"
+    assert results.warnings == ("g01-k1-idle-r1: left out, since the run failed: Boot guests",)
 
 
 def test_nothing_else_changes(directory):
