@@ -289,13 +289,22 @@ def _events(figure: go.Figure, data: Data, unit: str, workloads: set[str], last:
                 },
                 annotation_position="top left",
             )
-    for at, words in sorted({mark for w in workloads for mark in data.marks[unit].get(w, ())}):
+    for at, words in _once(data.marks[unit], workloads, last):
         figure.add_vline(
             x=at,
             line={"color": GREY, "width": 1, "dash": "dot"},
             annotation={"text": text(words), "font_size": 11, "yanchor": "bottom"},
             annotation_position="top left" if at > 0.8 * last else "top right",
         )
+
+
+def _once(marks: dict, workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
+    """Yield what happened, in order; what runs did at about the same time is one mark."""
+    seen: dict[str, float] = {}
+    for at, words in sorted({mark for w in workloads for mark in marks.get(w, ())}):
+        if at - seen.get(words, -last) > 0.02 * last:
+            yield at, words
+            seen[words] = at
 
 
 # --- values of every sample -----------------------------------------------------------------------

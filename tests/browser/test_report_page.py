@@ -221,6 +221,34 @@ def test_a_workload_is_filtered_and_comes_back(fresh):
     assert fresh.lines(figure) == before
 
 
+def test_the_time_of_a_workload_goes_with_its_lines(fresh):
+    shown = """() => [...document.querySelectorAll('#pages_sharing-by-time .plot')]
+      .filter((plot) => !plot.parentElement.hidden)
+      .flatMap(({ layout }) => [...(layout.shapes ?? []), ...(layout.annotations ?? [])]).length"""
+    assert fresh.page.evaluate(shown) > 0
+    fresh.choose("stress", keep=False)
+    fresh.draw()
+    headings = fresh.page.locator("#pages_sharing-by-time h4:visible").all_text_contents()
+
+    assert fresh.page.evaluate(shown) == 0
+    assert not [heading for heading in headings if "stress" in heading]
+
+
+def test_a_figure_of_which_all_lines_are_left_out_is_left_out(fresh):
+    fresh.choose("idle", "stress", keep=False)
+
+    assert fresh.page.locator("figure:not([hidden])").count() == 0
+    assert fresh.page.locator("#intervals .none").is_visible()
+
+
+def test_the_box_for_all_metrics_says_whether_all_are_chosen(fresh):
+    box = fresh.page.get_by_label("All metrics")
+    fresh.choose("All metrics")
+    fresh.choose("pages_shared", keep=False)
+
+    assert not box.is_checked()
+
+
 def test_published_values_are_laid_over_when_asked_for(fresh):
     figure = "percent-of-configured-by-guests"
     own = fresh.lines(figure)
@@ -230,7 +258,9 @@ def test_published_values_are_laid_over_when_asked_for(fresh):
 
     assert not [name for name, _ in own if "VMware" in name]
     assert ["Shared · VMware ESX, 2002", [10]] in more
-    # figures that have none stay as they are
+    # which is as high as any panel has to be for it
+    tops = "[...document.querySelectorAll('#%s .plot')].map((p) => p._fullLayout.yaxis.range[1])"
+    assert min(fresh.page.evaluate(tops % figure)) > 67
     assert "points shown" in fresh.page.locator(f"#{figure} .count").text_content()
 
 
@@ -329,8 +359,25 @@ def test_all_can_be_reached_and_has_a_name(fresh):
     assert page.locator(".plot:not([role=group][aria-label])").count() == 0
 
 
+def test_tables_of_bands_and_costs_tell_what_each_row_is_of(browser, long_page_file):
+    opened = Opened(browser, long_page_file, 1280)
+    cells = set()
+    for figure in ("ksm_merging_pages-by-interval", "savings-against-cost"):
+        opened.page.locator(f"#{figure}").get_by_role("button", name="Table").click()
+        cells |= set(opened.page.locator(f"#{figure} .values tbody td").all_text_contents())
+    opened.context.close()
+
+    assert {"lowest of all 9 guests", "highest of all 9 guests", "9 guests"} <= cells
+
+
 def test_it_prints_without_what_paper_cannot_do(fresh):
+    fresh.page.set_viewport_size({"width": 1040, "height": 720})  # A4 across, without its margins
     fresh.page.emulate_media(media="print")
+    wide = """() => [...document.querySelectorAll('table')]
+      .filter((table) => table.getBoundingClientRect().right > innerWidth + 1)
+      .map((table) => table.parentElement.getAttribute('aria-label'))"""
+
+    assert fresh.page.evaluate(wide) == []
 
     assert not fresh.page.locator("nav").is_visible()
     assert not fresh.page.locator("#filters").is_visible()

@@ -83,6 +83,17 @@ def test_what_was_done_to_the_arrays_is_a_line_with_words(write_run):
     assert words == [("array 2", "left"), ("array 1 changed", "right")]
 
 
+def test_what_runs_did_at_about_the_same_time_is_one_mark(write_run):
+    measured = []
+    for repetition, late in ((1, 0.0), (2, 0.2), (3, 30.0)):
+        record = run_record(guests=0, workload=f"change-{repetition}", interval=25.0)
+        happened = [{"event": "array written", "array": 2, "monotonic": MONOTONIC + 50 + late}]
+        measured.append(metrics.measure(read_run(write_run(record, happened=happened))))
+    ((_, figure),) = figures.by_time(figures.load(measured), HOST["full_scans"])
+
+    assert [line.x0 for line in figure.layout.shapes] == [50.0, 80.0]
+
+
 def test_the_window_is_where_the_events_say(load):
     data = load({"guests": 1, "workload": "stress", "interval": 2.0})
     ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
