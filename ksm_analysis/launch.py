@@ -109,6 +109,7 @@ class Launcher:
         self._ignored = 0
         self._asked_at = -SAME_GESTURE_SECONDS
         self._told: float | None = None
+        self._doomed: dict[int, str | None] = {}  # processes, and when they were started
         self._repeated = 0.0
         self._mine: set[int] = set()
 
@@ -154,6 +155,8 @@ class Launcher:
         # Processes that still hold its terminal keep ansible-runner from seeing its end.
         with contextlib.suppress(TIMEOUT):
             runner.run()
+        # A worker that was just being started when the playbook was told to end can outlive it
+        _signal({pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL)
         return runner.rc
 
     def _runner(self, playbook: str, private: Path, variables: dict, more: tuple[str, ...]):
@@ -225,6 +228,7 @@ class Launcher:
             _signal(_tree(playbook), signal.SIGKILL)
         elif now - self._repeated >= REPEAT_SECONDS:
             self._repeated = now
+            self._doomed |= {pid: _born(pid) for pid in _tree(playbook)}
             _signal(playbook, signal.SIGTERM)
 
 
@@ -239,6 +243,13 @@ def _signal(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _born(pid: int) -> str | None:
+    """When a process has started, in clock ticks since boot; None if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
 
 
 def _tree(pids: set[int]) -> set[int]:
