@@ -69,13 +69,13 @@ class Best:
 
 def settings(measured: list[Measured]) -> list[Setting]:
     """Make one setting of each cell, in the order of the plan."""
-    cells: dict[tuple, list[Measured]] = {}
+    found: dict[tuple, list[Measured]] = {}
     for each in measured:
         factors = each.run.factors
         key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
-        cells.setdefault(key, []).append(each)
-    baselines = {key[:3]: runs for key, runs in cells.items() if is_off(runs[0])}
-    return [_setting(key, runs, baselines.get(key[:3])) for key, runs in cells.items()]
+        found.setdefault(key, []).append(each)
+    baselines = {key[:3]: runs for key, runs in found.items() if is_off(runs[0])}
+    return [_setting(key, runs, baselines.get(key[:3])) for key, runs in found.items()]
 
 
 def is_off(measured: Measured) -> bool:

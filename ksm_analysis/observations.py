@@ -44,8 +44,6 @@ def checks(measured: list[Measured]) -> list[Check]:
 # --- comparing ------------------------------------------------------------------------------------
 
 Values = list[float]
-
-
 Pair = tuple[Values, Values]  # values of runs on both sides, with all else equal
 
 
@@ -108,11 +106,11 @@ def _verdict(told: list[bool | None]) -> str:
 
 def _cells(measured: list[Measured], key: Callable) -> dict[tuple, list[Measured]]:
     """Group runs by what `key` makes of them; those of which it makes None are left out."""
-    cells: dict[tuple, list[Measured]] = {}
+    groups: dict[tuple, list[Measured]] = {}
     for each in measured:
         if (found := key(each)) is not None:
-            cells.setdefault(found, []).append(each)
-    return cells
+            groups.setdefault(found, []).append(each)
+    return groups
 
 
 def _frozen(values: dict) -> tuple:

@@ -4,7 +4,7 @@ Within an experiment, labels name what differs there. Side by side they may say 
 workload `stress` of one need not be that of another, and knobs are named in full.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,9 +77,7 @@ def _workload_names(runs: list[Run]) -> dict[tuple, str]:
 
 
 def _identified(runs: list[Run]) -> list[Run]:
-    taken = defaultdict(int)
-    for run in runs:
-        taken[run.id] += 1
+    taken = Counter(run.id for run in runs)
     return [
         replace(
             run,
