@@ -29,6 +29,7 @@ class ActionModule(ActionBase):
     """
 
     _requires_connection = True
+    _supports_check_mode = False  # no job has been started that could be waited for
     _VALID_ARGS = frozenset(("job", "seconds", "grace", "samples", "label", "report"))
 
     def run(self, tmp=None, task_vars=None):

@@ -1,0 +1,1 @@
+../../guests/library/guest_agent.py
