@@ -46,6 +46,10 @@ lint: setup ## ruff, yamllint and ansible-lint
 	yamllint --strict .
 	ansible-lint --offline
 
+.PHONY: role-docs
+role-docs: setup ## write the tables in the roles' READMEs anew, from their argument specs
+	$(PYTHON) docs/role_tables.py
+
 .PHONY: test-unit
 test-unit: setup ## the fast tests, in seconds
 	$(PYTHON) -m pytest -m 'not host and not browser'

@@ -1,0 +1,238 @@
+"""Roles are what they say they are: specs, defaults, READMEs and modules agree."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import warnings
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from ansible.errors import AnsibleUndefinedVariable
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from programs import ROLES, load
+
+role_tables = load(ROLES.parent / "docs/role_tables.py")
+
+ROLE_NAMES = sorted(path.name for path in ROLES.iterdir() if (path / "tasks").is_dir())
+MODULES = sorted(path for path in ROLES.glob("*/library/*.py") if not path.is_symlink())
+CONDITIONS = ("when", "that", "changed_when", "failed_when", "until")
+SPEC_KEYS = ("type", "elements", "choices", "default", "required", "aliases")
+each_role = pytest.mark.parametrize("role", ROLE_NAMES)
+
+
+@functools.cache
+def documented() -> dict:
+    """Return the specs of all roles, as Ansible reads them."""
+    return role_tables.documented(*ROLE_NAMES)
+
+
+def options(role: str, entry_point: str) -> dict:
+    return documented()[role][entry_point].get("options", {})
+
+
+def read(path: Path) -> object:
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+def entries(value: object) -> list[tuple[str, object]]:
+    """Every key with its value, however deep."""
+    if isinstance(value, dict):
+        return [*value.items(), *(pair for inner in value.values() for pair in entries(inner))]
+    if isinstance(value, list):
+        return [pair for inner in value for pair in entries(inner)]
+    return []
+
+
+def under(files: list, *keys: str) -> list:
+    """Return what stands under some keys, in modules' long names or short."""
+    return [value for key, value in entries(files) if str(key).rpartition(".")[2] in keys]
+
+
+def names(value: object, condition: bool = False) -> set[str]:
+    """Names of variables in the templates of a value, and in its bare conditions."""
+    if isinstance(value, dict):
+        return set().union(*(names(inner, key in CONDITIONS) for key, inner in value.items()))
+    if isinstance(value, list):
+        return set().union(*(names(inner, condition) for inner in value))
+    if not isinstance(value, str):
+        return set()
+    with warnings.catch_warnings(action="ignore"):  # regular expressions look like bad escapes
+        parsed = jinja2.Environment().parse(f"{{{{ {value} }}}}" if condition else value)
+    return {name.name for name in parsed.find_all(jinja2.nodes.Name) if name.ctx == "load"}
+
+
+def files_of(role: str, entry_point: str) -> list:
+    """What an entry point is made of: its tasks, those it includes, handlers and templates."""
+    tasks = ROLES / role / "tasks"
+    found, todo = {}, {tasks / f"{entry_point}.yml"}
+    while todo:
+        found |= {path: read(path) for path in todo}
+        included = under([*found.values()], "include_tasks", "import_tasks")
+        patterns = [re.sub("{{.*?}}", "*", name) for name in included]
+        todo = {path for pattern in patterns for path in tasks.glob(pattern)} - set(found)
+    files = [*found.values()]
+    if under(files, "notify"):
+        files.append(read(ROLES / role / "handlers/main.yml"))
+    templates = set(re.findall(r"[\w.-]+\.j2", str(files)))
+    return files + [(ROLES / role / "templates" / name).read_text() for name in templates]
+
+
+def facts(role: str) -> set[str]:
+    """What the tasks of a role leave to others."""
+    files = [read(path) for path in (ROLES / role / "tasks").iterdir()]
+    left = {
+        *under(files, "register"),
+        *(name for set_ in under(files, "set_fact") for name in set_),
+    }
+    return {name for name in left if name.startswith(f"{role}_")}
+
+
+def used(role: str, entry_point: str) -> set[str]:
+    """Public variables of a role that an entry point needs, by whatever way."""
+    files = files_of(role, entry_point)
+    values = read(ROLES / role / "vars/main.yml") | read(ROLES / role / "defaults/main.yml")
+    given = {name for variables in under(files, "vars") for name in variables}
+    found, todo = set(), names(files)
+    while todo:
+        found |= todo
+        todo = names([values.get(name) for name in todo - given]) - found
+    return {name for name in found if name.startswith(f"{role}_")} - facts(role)
+
+
+@each_role
+def test_the_readme_has_the_tables_of_the_specs(role):
+    readme = (ROLES / role / "README.md").read_text()
+    made = role_tables.with_tables(readme, documented()[role])
+    assert readme == made, "`make role-docs` writes the tables anew"
+
+
+@each_role
+def test_an_entry_point_has_the_variables_that_it_uses_and_no_others(role):
+    for entry_point in documented()[role]:
+        assert used(role, entry_point) == set(options(role, entry_point)), entry_point
+
+
+@each_role
+def test_a_variable_is_one_thing_wherever_it_is_used(role):
+    seen = {}
+    for entry_point in documented()[role]:
+        for name, option in options(role, entry_point).items():
+            assert seen.setdefault(name, option) == option, f"{name} of {entry_point}"
+
+
+@each_role
+def test_defaults_are_those_of_the_specs(role):
+    path = ROLES / role / "defaults/main.yml"
+    written = DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
+    templar = Templar(DataLoader(), variables=written)
+    defaults = {}
+    for name, value in written.items():
+        try:
+            defaults[name] = templar.template(value)
+        except AnsibleUndefinedVariable:
+            continue  # it depends on the host: the spec says how, in words
+    specs = {name: o for entry in documented()[role] for name, o in options(role, entry).items()}
+    assert set(written) == {name for name, o in specs.items() if not o.get("required")}
+    assert defaults == {name: o["default"] for name, o in specs.items() if "default" in o}
+
+
+@each_role
+def test_every_default_says_what_it_is(role):
+    text = (ROLES / role / "defaults/main.yml").read_text()
+    paragraphs = [paragraph.strip("-\n ") for paragraph in text.split("\n\n")]
+    assert [paragraph for paragraph in paragraphs if paragraph[:2] != "# "] == []
+
+
+@each_role
+def test_facts_are_told_of(role):
+    told = str(documented()[role])
+    assert {fact for fact in facts(role) if f"`{fact}`" not in told} == set()
+
+
+def test_who_uses_a_role_asks_for_what_it_offers():
+    project = ROLES.parent
+    plays = [*project.glob("playbooks/**/*.yml"), *project.glob("roles/*/tasks/*.yml")]
+    asked = [
+        value for play in plays for value in under([read(play)], "include_role", "import_role")
+    ]
+    assert len(asked) > 20, "these are found"
+    wrong = [a for a in asked if a.get("tasks_from", "main") not in documented().get(a["name"], ())]
+    assert wrong == []
+
+
+def examples(role: str) -> list[dict]:
+    """Plays that the README of a role shows."""
+    blocks = re.findall("```yaml\n(.*?)```", (ROLES / role / "README.md").read_text(), re.DOTALL)
+    return [play for block in blocks for play in yaml.safe_load(block)]
+
+
+@each_role
+def test_examples_give_variables_that_there_are(role):
+    there_are = {name for entry_point in documented()[role] for name in options(role, entry_point)}
+    given = [name for variables in under(examples(role), "vars") for name in variables]
+    assert given, "an example gives at least one"
+    assert {name for name in given if name.startswith(f"{role}_")} <= there_are
+
+
+@each_role
+def test_a_role_stands_alone(role, tmp_path):
+    """With no more than `roles_path`, everything that it and its examples run is found."""
+    (tmp_path / "ansible.cfg").touch()
+    tasks = [
+        {"ansible.builtin.import_role": {"name": role, "tasks_from": path.stem}}
+        for path in (ROLES / role / "tasks").iterdir()
+    ]
+    plays = [{"name": "Alone", "hosts": "localhost", "tasks": tasks}, *examples(role)]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+    done = subprocess.run(
+        ["ansible-playbook", "--syntax-check", "play.yml"],
+        cwd=tmp_path,
+        env=os.environ | {"ANSIBLE_ROLES_PATH": str(ROLES)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def told_to_ansible(module, monkeypatch) -> dict:
+    """What a module tells AnsibleModule."""
+    told = {}
+
+    def tell(**arguments):
+        told.update(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(module, "AnsibleModule", tell)
+    with pytest.raises(SystemExit):
+        module.main()
+    return told
+
+
+def spec_of(documentation: dict) -> dict:
+    """Return an argument spec as a documentation has it."""
+    return {
+        name: {key: option[key] for key in SPEC_KEYS if key in option}
+        | ({"options": spec_of(option["suboptions"])} if "suboptions" in option else {})
+        for name, option in documentation.items()
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_is_as_documented(path, monkeypatch):
+    module = load(path)
+    told = told_to_ansible(module, monkeypatch)
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    assert documentation["module"] == path.stem
+    assert documentation["attributes"]["check_mode"]["support"] == "full"
+    assert told["supports_check_mode"]
+    assert spec_of(documentation["options"]) == told["argument_spec"]
+    for example in yaml.safe_load(module.EXAMPLES):
+        assert set(example[path.stem]) <= set(told["argument_spec"])
+    assert all("returned" in value for value in yaml.safe_load(module.RETURN).values())
