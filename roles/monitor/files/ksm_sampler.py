@@ -383,13 +383,27 @@ def guest_files(proc, name, pid):
         "stat": process_layout,
         "statm": resident_layout,
     }
-    fds = {file: open_file(file, directory) for file in layouts}
-    os.close(directory)
-    if fds["stat"] is None or fds["statm"] is None:
-        raise Unusable(f"guest {name}: {proc / str(pid)} has no stat or statm")
+    fds = {}
+    try:
+        for file in layouts:
+            fds[file] = open_file(file, directory)
+        if fds["stat"] is None or fds["statm"] is None:
+            raise Unusable(f"guest {name}: {proc / str(pid)} has no stat or statm")
+    except Unusable:
+        close(fds.values())
+        raise
+    finally:
+        os.close(directory)
     if fds["ksm_stat"] is not None:
-        fds["ksm_merging_pages"] = None  # it is a line of ksm_stat
+        close([fds.pop("ksm_merging_pages")])  # it is a line of ksm_stat
     return [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
+
+
+def close(fds):
+    """Close files, of those that were there to be opened."""
+    for fd in fds:
+        if fd is not None:
+            os.close(fd)
 
 
 class Output:
@@ -505,20 +519,23 @@ class Sampler:
             while n < self.samples:
                 self.sleep_until(start + n * self.period)
                 wall, monotonic = time.time_ns(), time.monotonic_ns()
-                n = max(n, (monotonic - start) // self.period)
-                if n < self.samples:
-                    line = self.reader.line(n, wall, monotonic)
+                n = max(n, (monotonic - start) // self.period) + 1
+                if n <= self.samples:
+                    line = self.reader.line(n - 1, wall, monotonic)
                     self.output.write(line)
                     self.taken += 1
-                    n += 1
-                    if self.steady and self.is_steady(n - 1, (monotonic - start) / 1e9, line):
-                        self.end_early()
+                    self.after(n - 1, (monotonic - start) / 1e9, line)
         return min(n, self.samples) - self.taken
 
-    def end_early(self):
-        """End as steady, unless a signal came meanwhile, which is to be obeyed in the same way."""
+    def after(self, n, seconds, line):
+        """Do what is to be done after sample n, which was taken so many seconds from the start."""
+        if self.steady and self.is_steady(n, seconds, line):
+            self.end("steady")
+
+    def end(self, reason):
+        """End early, unless a signal came meanwhile, which is to be obeyed in the same way."""
         if self.reason == "finished":
-            self.reason = "steady"
+            self.reason = reason
         raise Stopped
 
     def is_steady(self, n, seconds, line):
@@ -702,16 +719,8 @@ def sample(arguments):
     try:
         output.write(header)
         missed = sampler.run(start)
-        end = json_line(
-            kind="end",
-            samples=sampler.taken,
-            missed=missed,
-            cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
-            reason=sampler.reason,
-            gone=reader.gone,
-            **strain(arguments.root),
-            **({"converged": sampler.reason == "steady"} if steady else {}),
-        )
+        more = {"converged": sampler.reason == "steady"} if steady else {}
+        end = end_line(arguments, sampler, missed, cpu, **more)
         output.write(end)
     except OSError as error:
         complain(f"cannot write to {output.name} after {sampler.taken} samples: {error.strerror}")
@@ -752,6 +761,20 @@ def header_line(arguments, wall, start, ksmd, before):
         ksmd_pid=ksmd,
         guests=dict(arguments.guest),
         **before,
+    )
+
+
+def end_line(arguments, sampler, missed, cpu, **more):
+    """Last line; `cpu` is the CPU time in ns that the sampler had used before the header."""
+    return json_line(
+        kind="end",
+        samples=sampler.taken,
+        missed=missed,
+        cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
+        reason=sampler.reason,
+        gone=sampler.reader.gone,
+        **strain(arguments.root),
+        **more,
     )
 
 

@@ -1,0 +1,423 @@
+#!/usr/bin/env python3
+"""Sample KSM for as long as the host runs, whatever guests come and go: the sampler as a service.
+
+The samples are those of ksm_sampler.py, which lies beside this file, and so does ksm_prometheus.py.
+What a service needs besides is here: guests found by libvirt's pid files, samples in files of
+bounded size and number, and the last sample as text that node_exporter hands to Prometheus.
+
+Standard library only, Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from ksm_prometheus import PAGE_SIZE, exposition
+from ksm_sampler import (
+    EXIT_UNUSABLE,
+    SIGNALS,
+    Sampler,
+    Unusable,
+    close,
+    count_argument,
+    end_line,
+    guest_files,
+    header_line,
+    open_reader,
+    period_argument,
+    read_text,
+    strain,
+)
+
+HANDLED = (*SIGNALS, signal.SIGHUP)
+MIB = 2**20
+
+EPILOG = """\
+in the state directory:
+  samples.jsonl  what ksm_sampler.py writes (see its --help); samples.1.jsonl is the file before it,
+                 and so on. Each is whole: header, samples, end line. In the header, `samples` is
+                 null, and `guests` are those of the first sample. A guest that has ended is null
+                 in one sample and absent from the next, until a process of its name is found again.
+                 `reason` in the end line is rotated (the file was full), SIGHUP, SIGTERM or SIGINT.
+  ksm.prom       the last sample for Prometheus; of a service that has been stopped, what tells of
+                 the service alone
+
+SIGHUP begins a new file of samples. What cannot be written, say for want of space, is counted and
+left out, and the lines before it stay whole.
+
+exit status:
+  0    ended by SIGTERM or SIGINT
+  2    wrong arguments, nothing to sample, or no directory of pid files
+"""
+
+
+# Where it goes
+
+
+class Complaints:
+    """Tells the journal what is wrong, once until it is something else, or right again."""
+
+    def __init__(self):
+        self.told = {}
+
+    def tell(self, about, message=None):
+        """Tell, unless it was told before; without a message it is right again."""
+        if message and self.told.get(about) != message:
+            print(f"ksm_monitor.py: {about}: {message}", file=sys.stderr, flush=True)
+        self.told[about] = message
+
+
+class Textfile:
+    """A file that is replaced as a whole: whoever reads it reads all of one sample."""
+
+    def __init__(self, path, complaints):
+        self.path, self.complaints = path, complaints
+
+    def write(self, text):
+        """Replace it; if that fails, the old one stays, and its timestamp tells so."""
+        temporary = self.path.with_name(self.path.name + ".new")
+        try:
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+            temporary.chmod(0o644)
+            temporary.replace(self.path)
+        except OSError as error:
+            self.complaints.tell(self.path, error.strerror)
+        else:
+            self.complaints.tell(self.path)
+
+
+class SampleFiles:
+    """Where samples are written: samples.jsonl, and with numbers those before it, 1 the newest."""
+
+    def __init__(self, directory, limit, number, complaints):
+        self.path, self.limit, self.number = directory / "samples.jsonl", limit, number
+        self.complaints = complaints
+        self.fd, self.size, self.lost = None, 0, 0
+
+    @property
+    def full(self):
+        """Whether it is time for the next file: also if this one could not even be begun."""
+        return self.fd is None or self.size >= self.limit
+
+    def begin(self, header):
+        """Set aside what was written before, and begin a new file."""
+        self.size = 0
+        try:
+            self.set_aside()
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self.fd = os.open(self.path, flags, 0o640)
+        except OSError as error:
+            self.complaints.tell(self.path, error.strerror)
+        if not self.append(header):
+            self.close()
+
+    def write(self, line):
+        """Write a sample."""
+        self.lost += not self.append(line)
+
+    def end(self, line):
+        """Write the end line."""
+        self.append(line)
+        self.close()
+
+    def append(self, line):
+        """Write a whole line, or nothing of it; return whether it was written."""
+        if self.fd is None:
+            return False
+        try:
+            left = line
+            while left:
+                left = left[os.write(self.fd, left) :]
+        except OSError as error:
+            os.ftruncate(self.fd, self.size)
+            self.complaints.tell(self.path, error.strerror)
+            return False
+        self.size += len(line)
+        self.complaints.tell(self.path)
+        return True
+
+    def close(self):
+        """Close the file."""
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
+
+    def set_aside(self):
+        """Give each file the next number; the oldest goes, and so does one without a sample."""
+        if not self.path.exists():
+            return
+        if not has_sample(self.path):
+            self.path.unlink()
+            return
+        before = {number_of(path): path for path in self.path.parent.glob("samples.*.jsonl")}
+        for number in sorted(filter(None, before), reverse=True):
+            if number + 1 < self.number:
+                before[number].replace(self.numbered(number + 1))
+            else:
+                before[number].unlink()
+        if self.number > 1:
+            self.path.replace(self.numbered(1))
+        else:
+            self.path.unlink()
+
+    def numbered(self, number):
+        """Path of an earlier file."""
+        return self.path.with_name(f"samples.{number}.jsonl")
+
+
+def number_of(path):
+    """Number of an earlier file, or 0."""
+    found = re.fullmatch(r"samples\.([1-9][0-9]*)\.jsonl", path.name)
+    return int(found[1]) if found else 0
+
+
+def has_sample(path):
+    """Whether a file holds a whole sample."""
+    with path.open("rb") as file:
+        file.readline()
+        line = file.readline()
+    return line.startswith(b'{"kind":"sample"') and line.endswith(b"\n")
+
+
+# Guests
+
+
+class Guests:
+    """Keeps the guests of a reader to those that libvirt runs: a pid file NAME.pid each.
+
+    What a reader has open stays with its process, so a pid that is used again is never taken for
+    the guest. Before a process is taken for one it must say that it is: QEMU's arguments tell whose
+    it is, and a pid file may have outlived its process.
+    """
+
+    def __init__(self, reader, proc, directory, complaints):
+        self.reader, self.proc, self.directory = reader, proc, directory
+        self.complaints = complaints
+        self.pids = {}
+
+    def look(self):
+        """Take in guests that have come, and let go of those that have ended."""
+        paths = pid_files(self.directory) if self.directory else {}
+        known = self.reader.guests.keys()
+        ended = [name for name in known if name not in paths or name in self.reader.gone]
+        for name in ended:
+            self.let_go(name)
+        taken = [name for name in sorted(paths.keys() - known) if self.take(name, paths[name])]
+        if ended or taken:
+            self.reader.learn()
+            re.purge()  # else each pattern of any set of guests there ever was would stay in memory
+
+    def take(self, name, path):
+        """Take in a guest; return whether it is there."""
+        pid = read_text(path, "")
+        if not pid.isdecimal():
+            return False
+        try:
+            files = guest_files(self.proc, name, int(pid))
+        except Unusable as error:
+            if (self.proc / pid).exists():
+                self.complaints.tell(path, str(error))
+            return False
+        if not is_guest(self.proc / pid, name):
+            close(fd for fd, _ in files)
+            return False
+        self.reader.gone.pop(name, None)
+        self.reader.guests[name], self.pids[name] = files, int(pid)
+        return True
+
+    def let_go(self, name):
+        """Forget a guest."""
+        close(fd for fd, _ in self.reader.guests.pop(name))
+        del self.pids[name]
+
+
+def pid_files(directory):
+    """Pid files by the names of their guests, which may run or not."""
+    try:
+        paths = [path for path in directory.iterdir() if path.suffix == ".pid"]
+        links = directory.stat().st_nlink
+    except OSError as error:
+        raise Unusable(f"cannot list {directory}: {error.strerror}; is libvirt there?") from error
+    if not links:  # what is mounted for this service alone is not what is there by now
+        raise Unusable(f"{directory} has been removed")
+    return {unescaped(path.stem): path for path in paths}
+
+
+def unescaped(text):
+    """Name of a guest: libvirt escapes it in that of its pid file, as in XML."""
+    for entity, character in ("lt", "<"), ("gt", ">"), ("quot", '"'), ("apos", "'"), ("amp", "&"):
+        text = text.replace(f"&{entity};", character)
+    return text
+
+
+def is_guest(process, name):
+    """Whether a process is QEMU for a guest of this name: -name guest=NAME,..., commas doubled."""
+    try:
+        arguments = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    wanted = re.escape(b"guest=" + os.fsencode(name).replace(b",", b",,"))
+    return any(re.fullmatch(wanted + rb"(?:,[^,].*)?", argument) for argument in arguments)
+
+
+# The service
+
+
+class FileSampler(Sampler):
+    """Takes the samples of one file."""
+
+    def __init__(self, service):
+        super().__init__(service.reader, service.files, service.period, math.inf)
+        self.service = service
+
+    def after(self, n, _seconds, line):
+        """Do what there is to do between two samples."""
+        self.service.publish(self, n, line)
+        self.service.guests.look()
+        if self.output.full:
+            self.end("rotated")
+
+
+class Service:
+    """Samples into one file after the other, until a signal asks for the end."""
+
+    def __init__(self, arguments):
+        self.arguments, self.period = arguments, round(arguments.period * 1e9)
+        complaints = Complaints()
+        self.reader, self.ksmd = open_reader(arguments.root, [])
+        self.guests = Guests(self.reader, arguments.root / "proc", arguments.domains, complaints)
+        size = round(arguments.file_mib * MIB)
+        self.files = SampleFiles(arguments.state, size, arguments.files, complaints)
+        self.textfile = Textfile(arguments.state / "ksm.prom", complaints)
+        self.taken = self.missed = 0  # in files that have ended
+        self.own = {}
+
+    def run(self):
+        """Sample; signals come between files only in that they end the next one at once."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        start, reason = time.monotonic_ns(), "rotated"
+        while reason in ("rotated", "SIGHUP"):
+            self.guests.look()
+            sampler = FileSampler(self)
+            for number in HANDLED:
+                signal.signal(number, sampler.stop)
+            missed = self.one_file(sampler, start)
+            start += (sampler.taken + missed) * self.period
+            self.taken, self.missed = self.taken + sampler.taken, self.missed + missed
+            reason = sampler.reason
+        self.textfile.write(exposition({"monitor": self.own}))
+
+    def one_file(self, sampler, start):
+        """Fill one file; return how many samples were missed."""
+        self.reader.gone.clear()
+        cpu, before = time.process_time_ns(), strain(self.arguments.root)
+        described = argparse.Namespace(
+            root=self.arguments.root,
+            period=self.arguments.period,
+            samples=None,
+            guest=self.guests.pids,
+        )
+        wall = time.time_ns() + start - time.monotonic_ns()
+        self.files.begin(header_line(described, wall, start, self.ksmd, before))
+        with unblocked():
+            missed = sampler.run(start)
+        self.files.end(end_line(self.arguments, sampler, missed, cpu))
+        return missed
+
+    def publish(self, sampler, n, line):
+        """Tell Prometheus and systemd of sample n."""
+        sample = json.loads(line)
+        self.own = {
+            "page_size": PAGE_SIZE,
+            "last_sample": sample["wall"],
+            "period": self.arguments.period,
+            "samples": self.taken + sampler.taken,
+            "missed": self.missed + n + 1 - sampler.taken,
+            "lost": self.files.lost,
+            "cpu": time.process_time(),
+        }
+        self.textfile.write(exposition({**sample, "monitor": self.own}))
+        notify("READY=1\nWATCHDOG=1")
+
+
+@contextlib.contextmanager
+def unblocked():
+    """Let signals come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def notify(state):
+    """Tell systemd, if it has started this."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+
+
+def parse_arguments(argv):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="ksm_monitor.py",
+        description=__doc__.partition("\n")[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--state", required=True, type=Path, metavar="DIR", help="directory to write files in")
+    add(
+        "--domains",
+        type=Path,
+        metavar="DIR",
+        help="directory of libvirt's pid files, /run/libvirt/qemu (default: no guests)",
+    )
+    add(
+        "--period",
+        type=period_argument,
+        default=15.0,
+        metavar="S",
+        help="seconds between samples (default: 15)",
+    )
+    add(
+        "--file-mib",
+        type=count_argument,
+        default=16,
+        metavar="MIB",
+        help="size at which a file of samples is full (default: 16)",
+    )
+    add(
+        "--files",
+        type=count_argument,
+        default=8,
+        metavar="N",
+        help="files of samples to keep, that which is written included (default: 8)",
+    )
+    add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run the command line; return the exit status."""
+    try:
+        Service(parse_arguments(argv)).run()
+    except Unusable as error:
+        print(f"ksm_monitor.py: error: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
