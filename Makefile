@@ -62,6 +62,21 @@ browser: # Debian's Chromium, for the tests of the page
 test: setup lint browser ## every test: lint, unit, page, and the host with real guests (needs root)
 	$(PYTHON) -m pytest
 
+.PHONY: box
+box: setup ## build the Vagrant box build/box/ksm-host.box from our own image (needs root)
+	ansible-playbook playbooks/box.yml
+
+.PHONY: vagrant
+vagrant: # Debian's Vagrant with its libvirt provider
+	@command -v vagrant >/dev/null && test -e /usr/share/doc/vagrant-libvirt || { apt-get update -q && \
+	  apt-get install -qy --no-install-recommends dnsmasq-base libvirt-clients libvirt-daemon-system \
+	  qemu-system-x86 vagrant vagrant-libvirt; }
+
+.PHONY: test-vagrant
+test-vagrant: box vagrant ## the whole job on two Vagrant machines, in a network of its own (needs root)
+	KSM_VAGRANT_MODULES=$$($(PYTHON) -c 'import molecule_plugins.vagrant.modules as m; print(*m.__path__)') \
+	  molecule/vagrant/in_namespace molecule test --scenario-name vagrant
+
 .PHONY: bench
 bench: setup ## the figures of speed, side by side (needs root)
 	$(PYTHON) -m bench
