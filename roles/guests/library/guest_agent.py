@@ -71,7 +71,10 @@ options:
     default: qemu:///system
 requirements: [python3-libvirt]
 attributes:
-  check_mode: {support: full, details: Nothing is run and nothing is waited for.}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+    details: Nothing is run and nothing is waited for.
 author: [The KSM testbed authors]
 """
 

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: guest_disks
 short_description: Make a disk for each guest, as an overlay on one image
 description:
-  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone.
+  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone. Nobody but root
+    can read them; libvirt hands them over to QEMU's own user as long as the guest runs.
 options:
   directory:
     description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
@@ -27,7 +28,13 @@ options:
     type: int
     required: true
 attributes:
-  check_mode: {support: full}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes.
+    support: full
+    details: Paths of the disks that exist.
 author: [The KSM testbed authors]
 """
 
@@ -49,6 +56,11 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 
+def lines(texts):
+    """One text a line."""
+    return "".join(f"{text}\n" for text in texts)
+
+
 def main():
     """Entry point."""
     module = AnsibleModule(
@@ -62,14 +74,17 @@ def main():
     )
     directory, image = Path(module.params["directory"]), module.params["image"]
     disks = [directory / f"{guest}.qcow2" for guest in module.params["guests"]]
+    existing = [str(disk) for disk in disks if disk.exists()]
     missing = [str(disk) for disk in disks if not disk.exists()]
     new = not directory.is_dir()
     if not module.check_mode:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         for disk in missing:
             create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image]
-            module.run_command([*create, disk, f"{module.params['gib']}G"], check_rc=True)
-    module.exit_json(changed=new or bool(missing), disks=missing)
+            size = f"{module.params['gib']}G"
+            module.run_command([*create, disk, size], check_rc=True, umask=0o077)
+    diff = {"before": lines(existing), "after": lines(sorted(existing + missing))}
+    module.exit_json(changed=new or bool(missing), disks=missing, diff=diff)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,13 @@ options:
     default: qemu:///system
 requirements: [python3-libvirt]
 attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full, details: Names of the domains that run, or exist.}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes.
+    support: full
+    details: Names of the domains that run, or exist.
 author: [The KSM testbed authors]
 """
 

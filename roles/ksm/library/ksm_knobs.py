@@ -54,8 +54,12 @@ options:
     type: path
     default: /sys/kernel/mm/ksm
 attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes.
+    support: full
 author: [The KSM testbed authors]
 """
 

@@ -37,7 +37,9 @@ options:
     type: bool
     default: false
 attributes:
-  check_mode: {support: full}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
 author: [The KSM testbed authors]
 """
 
@@ -120,6 +122,7 @@ def describe(holder):
 def write(path, holder):
     """Replace the lock at once."""
     partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)  # a command line is not for everybody
     partial.write_text(json.dumps(holder))
     partial.replace(path)
 

@@ -18,7 +18,9 @@ options:
     type: dict
     default: {}
 attributes:
-  check_mode: {support: full}
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
 author: [The KSM testbed authors]
 """
 

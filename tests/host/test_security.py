@@ -1,0 +1,153 @@
+"""What a run opens to others: no port, no screen, no network card, no file of a guest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from machine import SHORT, STATE, Playbook, assert_given_back, knobs, samplers, sampling
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sampled")]
+
+GUEST = "ksm-guest-01"
+NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--")
+ACCESS = "import json, os, sys; print(json.dumps([os.access(p, os.{}_OK) for p in sys.argv[1:]]))"
+IMAGE = {
+    f"images/current/{name}" for name in ("initrd.img", "manifest.json", "root.qcow2", "vmlinuz")
+}
+# Others may read these: nothing of it comes out of a guest, or tells who measures what.
+PUBLIC = {"acceleration.json", "host.json", "knobs.json", "monitor/ksm_sampler.py"} | IMAGE
+PRIVATE = {f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "run/samples.jsonl", "lock.json"}
+# All that a guest has. The mouse and the keyboard are q35's own, and nothing is connected to them.
+DEVICES = {"emulator", "disk", "controller", "serial", "console", "channel", "input"}
+ABSENT = {"audio": {"type": "none"}, "memballoon": {"model": "none"}}
+OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "-incoming"}
+
+
+@pytest.fixture(scope="module")
+def sampled(host, tmp_path_factory):
+    """Have a guest that is being sampled, for as long as the tests look at it."""
+    found, directory = knobs(), tmp_path_factory.mktemp("security")
+    definition = directory / "short.yml"
+    definition.write_text(SHORT.format(count=1, intervals=90, workload="idle"))
+    arguments = ("-e", f"experiment={definition}", "-e", f"results={directory / 'results'}")
+    play = Playbook("playbooks/experiment.yml", *arguments, log=directory / "log")
+    try:
+        play.until(sampling)
+        yield
+        assert play.process.poll() is None, "it was still sampled when all was looked at"
+    finally:
+        play.wait()
+        assert_given_back(found)
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def virsh(*command: str) -> str:
+    return run("virsh", "--connect", "qemu:///system", *command)
+
+
+def nobody_may(mode: str, *paths: Path) -> set[Path]:
+    """Those of the paths that a user without any right can read (R) or write (W)."""
+    answers = run(*NOBODY, "/usr/bin/python3", "-c", ACCESS.format(mode), *map(str, paths))
+    return {path for path, may in zip(paths, json.loads(answers), strict=True) if may}
+
+
+def files() -> dict[Path, str]:
+    """Every file that the testbed keeps on the host, with its name below the directory."""
+    image = (STATE / "images/current").resolve()
+    paths = [path for path in STATE.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {
+        path: str(path.relative_to(STATE)).replace(image.name, "current")
+        for path in paths
+        if "images/current" not in str(path)
+    }
+
+
+def domain() -> ElementTree.Element:
+    return ElementTree.fromstring(virsh("dumpxml", GUEST))
+
+
+def process() -> Path:
+    """Return the directory of QEMU's process."""
+    return Path("/proc") / Path(f"/run/libvirt/qemu/{GUEST}.pid").read_text().strip()
+
+
+def in_guest(module, *argv: str) -> str:
+    """What a command prints in the guest."""
+    done = module("guest_agent", {"commands": [{"guest": GUEST, "argv": argv}]})
+    return done["guests"][0]["stdout"]
+
+
+def test_others_read_nothing_of_guests():
+    there = files()
+    assert set(there.values()) >= PRIVATE | IMAGE, "these are among those that are asked for"
+    assert {there[path] for path in nobody_may("R", *there)} <= PUBLIC
+
+
+def test_others_write_nothing():
+    paths = [STATE, *(path for path in STATE.rglob("*") if not path.is_symlink())]
+    assert nobody_may("W", *paths) == set()
+
+
+def test_a_guest_cannot_write_to_the_disk_that_all_share():
+    disk = STATE / "images/current/root.qcow2"
+    assert disk.stat().st_uid == 0, "not QEMU's user"
+    assert disk.stat().st_mode & 0o022 == 0
+    assert process().stat().st_uid != 0
+
+
+def test_nothing_listens_on_a_network():
+    pids = {process().name, *samplers()}
+    options = ("--no-header", "--listening", "--tcp", "--udp", "--raw", "--processes")
+    lines = run("ss", *options).splitlines()
+    assert [line for line in lines if '"libvirtd"' in line or '"virtlogd"' in line] == []
+    assert [line for line in lines for pid in pids if f"pid={pid}," in line] == []
+
+
+def test_a_guest_has_neither_screen_nor_network_card():
+    for device in domain().find("devices"):
+        assert device.tag in DEVICES or device.attrib.items() >= ABSENT[device.tag].items()
+    words = (process() / "cmdline").read_text().split("\0")
+    assert OPENED_TO_OTHERS & set(words) == set()
+    assert words[words.index("-display") + 1] == "none"
+    assert words[words.index("-sandbox") + 1].startswith("on,")
+
+
+def test_console_and_agent_are_on_this_host_and_not_for_others():
+    wires = [wire for kind in ("serial", "console", "channel") for wire in domain().iter(kind)]
+    assert {wire.get("type") for wire in wires} == {"pty", "unix"}
+    sources = [Path(wire.find("source").get("path")) for wire in wires]
+    assert all(path.exists() for path in sources)
+    assert nobody_may("R", *sources) | nobody_may("W", *sources) == set()
+
+
+def test_others_cannot_end_a_guest():
+    command = [*NOBODY, "virsh", "--connect", "qemu:///system", "destroy", GUEST]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    assert GUEST in virsh("list", "--name").split()
+
+
+def test_no_network_was_started():
+    assert virsh("net-list", "--name").split() == []
+
+
+def test_nobody_can_log_in_to_a_guest(module):
+    shadow = in_guest(module, "/usr/bin/cat", "/etc/shadow")
+    passwords = dict(line.split(":")[:2] for line in shadow.splitlines())
+    assert "root" in passwords
+    assert {user for user in passwords if passwords[user][:1] not in ("!", "*")} == set()
+    keys = in_guest(module, "/usr/bin/find", "/root", "/home", "/etc/ssh", "-name", "*key*")
+    assert keys == ""
+
+
+def test_a_guest_has_no_network(module):
+    assert in_guest(module, "/usr/bin/ls", "/sys/class/net") == "lo\n"
+    for protocol in ("tcp", "tcp6", "udp", "udp6"):
+        table = in_guest(module, "/usr/bin/cat", f"/proc/net/{protocol}")
+        assert len(table.splitlines()) == 1, "its header, and no socket"
