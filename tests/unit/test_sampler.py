@@ -482,6 +482,14 @@ def test_a_second_signal_does_not_interrupt_the_end():
     sampler.stop(signal.SIGTERM, None)
 
 
+def test_nor_does_one_after_a_signal_within_a_sample():
+    sampler = ksm_sampler.Sampler(None, None, 10**12, 100)
+    sampler.stop(signal.SIGTERM, None)
+    with pytest.raises(ksm_sampler.Stopped):
+        sampler.sleep_until(0)
+    sampler.stop(signal.SIGTERM, None)
+
+
 def test_missed_deadlines_are_counted_and_skipped(tree):
     process, lines = start(tree, "--samples", 100, "--period", 0.02)
     process.send_signal(signal.SIGSTOP)

@@ -550,6 +550,7 @@ class Sampler:
         """Sleep; raise Stopped if a signal comes, or came."""
         self.asleep = True
         if self.reason != "finished":
+            self.asleep = False
             raise Stopped
         time.sleep(max(0, deadline - time.monotonic_ns()) / 1e9)
         self.asleep = False
