@@ -23,12 +23,13 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 class Asked:
     """What is to be done. Paths are absolute.
 
-    `hosts` are the names that `limited`, if true, has picked of the inventory; `more` are arguments
-    of -e; `report_seconds` is the time between reports of the sampling; `again` is the command that
-    does what is left.
+    `plan` is what of the `whole` plan is to be done now; `hosts` are the names that `limited`, if
+    true, has picked of the inventory; `more` are arguments of -e; `report_seconds` is the time
+    between reports of the sampling; `again` is the command that does what is left.
     """
 
     plan: dict
+    whole: dict
     file: Path
     root: Path
     inventory: Path
@@ -50,6 +51,7 @@ class Asked:
         limit = {"ksm_limit": launch.pattern(self.hosts)} if self.limited else {}
         return {
             "ksm_plan": self.plan,
+            "ksm_plan_whole": self.whole,
             "ksm_version": launch.version(self.root),
             "experiment": str(self.file),
             "results": str(self.results),

@@ -83,7 +83,6 @@ class Progress:
         self.ended: list[tuple[str, str, str]] = []
         self.held: set[str] = set()
         self.told = False
-        self._many = len(hosts)
         self._last_words = ""
         # Of all runs that have ended: how long they took, and how long they were expected to take.
         self._took = self._expected = 0.0
@@ -155,11 +154,9 @@ class Progress:
         host.run = {**run, "index": int(run["index"]), "of": int(run["of"])}
         host.began, host.sample, host.failure = now, {}, ""
         host.done = host.run["index"] - 1
-        # How runs are dealt out is Ansible's affair: which one this is tells the rest of its share.
-        ids = [planned["id"] for planned in self.plan["runs"]]
-        first = ids.index(run["id"]) - host.done * self._many if run["id"] in ids else -1
-        if first >= 0:
-            host.share = self.plan["runs"][first :: self._many]
+        planned = {each["id"]: each for each in self.plan["runs"]}
+        # Until the playbook has dealt the runs out, each host's share was a guess.
+        host.share = [planned[name] for name in run["share"] if name in planned]
         keys = ("index", "of", "factors", "seconds")
         values = {key: host.run[key] for key in keys if key in host.run}
         values["left"] = self.left(now)

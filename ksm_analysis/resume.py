@@ -10,19 +10,37 @@ from ksm_analysis.errors import InputError
 _MAY_DIFFER = {"index", "note", "seconds"}
 
 
-def finished(directory: Path) -> dict[str, dict]:
-    """Read the run.json of each complete run in an experiment's results, by the run's id.
+def records(directory: Path) -> dict[str, dict]:
+    """Read the run.json of each run in an experiment's results, by the run's id.
 
-    What is not whole has not finished: it is to be run again. No directory, no run. Raises
-    InputError if the directory, or a file in it, is there and may not be read.
+    What is not whole is left out. No directory, no run. Raises InputError if the directory, or a
+    file in it, is there and may not be read.
     """
     try:
-        records = {path.name: _record(path / "run.json") for path in sorted(directory.iterdir())}
+        read = {path.name: _record(path / "run.json") for path in sorted(directory.iterdir())}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {name: record for name, record in read.items() if record}
+
+
+def finished(records: dict[str, dict]) -> dict[str, dict]:
+    """Pick those of complete runs: all others are to be run again."""
     return {name: record for name, record in records.items() if record.get("status") == "complete"}
+
+
+def earlier(planned: dict, records: dict[str, dict]) -> dict[str, dict]:
+    """Say which host has done which planned run, and how it ended: what dealing them out heeds."""
+    return {
+        run["id"]: {
+            "host": records[run["id"]].get("host"),
+            "status": records[run["id"]].get("status"),
+            "factors": run["factors"],
+        }
+        for run in planned["runs"]
+        if run["id"] in records
+    }
 
 
 def _record(path: Path) -> dict:

@@ -69,8 +69,9 @@ def plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
     everything = experiment.plan(experiment.parse(_read(Path(file)), file, *options), file)
     if not arguments.resume:
         return everything, everything
-    finished = resume.finished(Path(arguments.results, everything["experiment"]))
-    return everything, resume.pending(everything, finished)
+    records = resume.records(Path(arguments.results, everything["experiment"]))
+    left = resume.pending(everything, resume.finished(records))
+    return everything, left | {"earlier": resume.earlier(everything, records)}
 
 
 def _read(path) -> str:

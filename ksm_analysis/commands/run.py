@@ -63,6 +63,7 @@ TAKEN = {
     "intervals": "--intervals",
     "ksm_limit": "--limit",
     "ksm_plan": "FILE",
+    "ksm_plan_whole": "FILE",
     "ksm_version": "nothing: it is found out",
 }
 
@@ -113,13 +114,13 @@ def _run(arguments: argparse.Namespace) -> int:
     everything, planned = plan.plans(arguments)
     if not planned["runs"]:
         return _nothing_left(everything, arguments)
-    asked = _asked(arguments, planned, view.report_seconds)
+    asked = _asked(arguments, everything, planned, view.report_seconds)
     if arguments.dry_run:
         return _rehearse(asked, arguments)
     return Campaign(asked, view).run()
 
 
-def _asked(arguments: argparse.Namespace, planned: dict, report_seconds: int):
+def _asked(arguments: argparse.Namespace, whole: dict, planned: dict, report_seconds: int):
     """Check all that is given besides the definition. Raises InputError."""
     from ksm_analysis import launch
     from ksm_analysis.campaign import Asked
@@ -135,6 +136,7 @@ def _asked(arguments: argparse.Namespace, planned: dict, report_seconds: int):
     more = tuple(_variables(text) for text in arguments.extra_vars)
     return Asked(
         plan=planned,
+        whole=whole,
         file=Path(arguments.file).absolute(),
         root=launch.ROOT,
         inventory=inventory,

@@ -42,7 +42,7 @@ PLAY = """
 RUN = """
     - name: Note which run this is
       ansible.builtin.set_fact:
-        run_current: {id: r1, index: 1, of: 1, factors: {guests: 1}, seconds: 9.0}
+        run_current: {id: r1, index: 1, of: 1, share: [r1], factors: {guests: 1}, seconds: 9.0}
     - name: Say what was given
       ansible.builtin.debug: {msg: "note={{ ksm_plan.note }} more={{ more | default('') }}"}
     - name: Sample
@@ -120,6 +120,7 @@ def asked(site, **values):
     plan = {"experiment": "quick", "note": "{{ no template }}", "seconds": 9.0, "runs": [run]}
     given = {
         "plan": plan,
+        "whole": plan,
         "file": site / "quick.yml",
         "root": site,
         "inventory": site / "inventory.yml",

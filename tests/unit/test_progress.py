@@ -23,6 +23,7 @@ def event(kind, where="", host="h1", res=None, **more):
 
 def begins(run="r1", index=1, of=2, seconds=100.0, host="h1", **values):
     facts = {"id": run, "index": index, "of": of, "seconds": seconds, "factors": {"guests": 1}}
+    facts["share"] = [f"r{n}" for n in range(1, of + 1)]
     return event("runner_on_ok", host=host, res={"ansible_facts": {"run_current": facts | values}})
 
 
@@ -199,8 +200,11 @@ def test_hosts_share_the_runs_and_the_slowest_counts():
     progress = Progress(plan(100.0, 10.0, 100.0, 10.0), ["h1", "h2"], now=0.0)
     assert progress.left(now=0.0) == 200.0
 
-    take(progress, begins("r1"), begins("r2", seconds=10.0, host="h2"), now=0.0)
-    assert progress.left(now=60.0) == 140.0
+    # They were dealt out in another way than had been guessed.
+    first = begins("r1", share=["r1", "r2"])
+    second = begins("r3", share=["r3", "r4"], host="h2")
+    take(progress, first, second, now=0.0)
+    assert progress.left(now=60.0) == 50.0
 
 
 # --- views ----------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_complete_runs_are_read(tmp_path, planned):
     (tmp_path / "empty").mkdir()
     (tmp_path / "report.html").write_text("")
 
-    found = resume.finished(tmp_path)
+    found = resume.finished(resume.records(tmp_path))
     assert found[one["id"]] == record(one)
     assert [run["id"] for run in resume.pending(planned, found)["runs"]] == [
         run["id"] for run in planned["runs"][1:]
@@ -132,10 +132,24 @@ def test_complete_runs_are_read(tmp_path, planned):
 
 
 def test_no_results_yet(tmp_path):
-    assert resume.finished(tmp_path / "absent") == {}
+    assert resume.records(tmp_path / "absent") == {}
 
 
 def test_results_that_cannot_be_read_are_not_taken_for_missing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot be read: Not a directory"):
-        resume.finished(tmp_path / "file")
+        resume.records(tmp_path / "file")
+
+
+def test_who_has_done_what_is_told_to_those_who_deal_runs_out(planned):
+    first, second, *_ = planned["runs"]
+    records = {
+        first["id"]: record(first, host="a"),
+        second["id"]: record(second, host="b", status="failed"),
+        "another": record(first, host="c"),
+    }
+
+    assert resume.earlier(planned, records) == {
+        first["id"]: {"host": "a", "status": "complete", "factors": first["factors"]},
+        second["id"]: {"host": "b", "status": "failed", "factors": second["factors"]},
+    }

@@ -44,7 +44,7 @@ def test_the_counters_are_exact(run):
 
 
 def test_hosts_were_unlike_and_the_record_says_so():
-    memory = {run["host"]: run["provenance"]["memory"] for run in runs()}
+    memory = {run["host"]: run["provenance"]["memory_bytes"] for run in runs()}
     assert memory["ksm-host-1"] != memory["ksm-host-2"]
 
 
