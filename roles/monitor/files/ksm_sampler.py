@@ -415,7 +415,8 @@ class Output:
             return
         self.name = path
         try:
-            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            # The kernel tells only its owner what is merged of a process.
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
             raise Unusable(f"{path} exists already, and is never overwritten") from error
         except OSError as error:
