@@ -59,8 +59,12 @@ browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
 .PHONY: test
-test: setup lint browser ## every test: lint, unit, page, and the host with real guests (needs root)
+test: setup lint browser test-roles ## every test: lint, roles, unit, page, and the host with real guests (needs root)
 	$(PYTHON) -m pytest
+
+.PHONY: test-roles
+test-roles: setup ## the roles on this machine, by Molecule and testinfra (needs root)
+	molecule test --scenario-name default
 
 .PHONY: box
 box: setup ## build the Vagrant box build/box/ksm-host.box from our own image (needs root)

@@ -28,6 +28,7 @@ def of_experiment(runs: list[Run]) -> Iterator[str]:
     Hosts are no such factor, since runs are dealt out over them. A repetition or a setting of which
     there is no run at all is not noticed: the plan is not among the results.
     """
+    yield from _host_warnings(runs)
     experiments = defaultdict(list)
     for run in runs:
         if not run.imported:
@@ -48,6 +49,40 @@ def of_experiment(runs: list[Run]) -> Iterator[str]:
                 f"{len(missing)} of {len(cells)} runs that the factors make out are missing: "
                 f"{'; '.join(words)}{more}"
             )
+
+
+# What of a host its measurements depend on: where its provenance has it, and how it is said.
+MACHINE = {
+    "kernel": lambda known: known.get("kernel", {}).get("release"),
+    "CPU": lambda known: known.get("cpu", {}).get("model"),
+    "number of CPUs": lambda known: known.get("cpu", {}).get("count"),
+    "memory": lambda known: (
+        f"{known['memory_bytes'] / 2**20:,.0f} MiB" if "memory_bytes" in known else None
+    ),
+    "acceleration": lambda known: known.get("acceleration"),
+}
+
+
+def _host_warnings(runs: list[Run]) -> Iterator[str]:
+    """Look for hosts that are unlike, and for settings that only some of them have measured."""
+    hosts = list(dict.fromkeys(run.host for run in runs))
+    if len(hosts) < 2:
+        return
+    known = {run.host: run.record.get("provenance", {}) for run in runs}
+    for name, read in MACHINE.items():
+        values = {host: read(known[host]) for host in hosts}
+        if len(set(values.values())) > 1:
+            said = "; ".join(f"{host} {value}" for host, value in values.items())
+            yield f"hosts differ in {name}: {said}. Each is shown for itself, none is averaged"
+    done = defaultdict(set)
+    for run in runs:
+        done[tuple((k, str(v)) for k, v in run.factors.items() if k != "repetition")].add(run.host)
+    partly = sum(len(each) < len(hosts) for each in done.values())
+    if partly:
+        yield (
+            f"{partly} of {len(done)} settings were not measured on every host: compare settings "
+            "within a host, or give as many repetitions as there are hosts"
+        )
 
 
 def of_run(run: Run) -> Iterator[str]:

@@ -113,3 +113,26 @@ def test_failed_runs_are_not_missing_and_neither_are_those_of_other_experiments(
     assert read_results(path.parent).warnings == (
         "g01-k1-stress-r1: left out, since the run failed: no memory",
     )
+
+
+def test_unlike_hosts_are_told_with_what_they_differ_in(write_run):
+    path = write_run(repetition=1, host="a")
+    small = run_record(repetition=2, host="b")
+    small["provenance"] |= {"memory_bytes": 2**30, "acceleration": "kvm"}
+    write_run(small)
+
+    assert read_results(path.parent).warnings == (
+        "hosts differ in memory: a 8,192 MiB; b 1,024 MiB. "
+        "Each is shown for itself, none is averaged",
+        "hosts differ in acceleration: a tcg; b kvm. Each is shown for itself, none is averaged",
+    )
+
+
+def test_a_setting_that_one_host_alone_has_measured_is_told(write_run):
+    for guests, repetition, host in ((1, 1, "a"), (1, 2, "b"), (2, 1, "b"), (2, 2, "b")):
+        path = write_run(guests=guests, repetition=repetition, host=host)
+
+    assert read_results(path.parent).warnings == (
+        "1 of 2 settings were not measured on every host: compare settings within a host, or give "
+        "as many repetitions as there are hosts",
+    )

@@ -48,6 +48,11 @@ def test_hosts_were_unlike_and_the_record_says_so():
     assert memory["ksm-host-1"] != memory["ksm-host-2"]
 
 
+def test_the_plan_is_kept_with_the_results():
+    planned = json.loads((RESULTS / "plan.json").read_text())["runs"]
+    assert {run["id"] for run in planned} == {run["run"]["id"] for run in runs()}
+
+
 def test_the_page_tells_the_hosts_apart():
     page = (RESULTS / "report.html").read_text()
     assert "ksm-host-1" in page

@@ -1,0 +1,25 @@
+"""The role host: packages, a directory, libvirt, and which acceleration works."""
+
+import json
+
+
+def test_packages(host):
+    for name in ("libvirt-daemon-system", "mmdebstrap", "python3-libvirt", "qemu-system-x86"):
+        assert host.package(name).is_installed
+
+
+def test_libvirt_answers(host):
+    assert host.file("/run/libvirt/libvirt-sock").is_socket
+    assert host.run("virsh --connect qemu:///system version").succeeded
+
+
+def test_the_directory_is_root_s_and_others_pass_through(host):
+    directory = host.file("/var/lib/ksm-testbed")
+    assert directory.is_directory
+    assert (directory.user, directory.group, directory.mode) == ("root", "root", 0o755)
+
+
+def test_acceleration_was_found_by_booting(host):
+    found = json.loads(host.file("/var/lib/ksm-testbed/acceleration.json").content)
+    assert found["acceleration"] in ("kvm", "tcg")
+    assert found["evidence"]

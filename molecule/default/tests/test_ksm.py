@@ -1,0 +1,31 @@
+"""The role ksm: the knobs as the kernel has them, and how they were found."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+KSM = "/sys/kernel/mm/ksm"
+
+
+def test_the_knobs_are_set(host):
+    asked = {
+        "run": "1",
+        "pages_to_scan": "2000",
+        "sleep_millisecs": "10",
+        "max_page_sharing": "256",
+    }
+    if host.file(f"{KSM}/smart_scan").exists:
+        asked["smart_scan"] = "0"
+    read = {name: host.file(f"{KSM}/{name}").content_string.strip() for name in asked}
+    assert read == asked
+
+
+def test_how_they_were_found_is_remembered(host):
+    before = json.loads(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "before.json").read_text())
+    found = dict(line.removeprefix(f"{KSM}/").split(":", 1) for line in before["knobs"])
+    remembered = json.loads(host.file("/var/lib/ksm-testbed/knobs.json").content)["knobs"]
+    assert {"run", "pages_to_scan", "sleep_millisecs"} <= set(remembered)
+    # of several words, the one in brackets is chosen
+    chosen = {name: re.sub(r".*\[(.*)\].*", r"\1", found[name]) for name in remembered}
+    assert {name: str(value) for name, value in remembered.items()} == chosen
