@@ -1,0 +1,352 @@
+"""The monitor service under a real systemd, with guests of a real libvirt.
+
+Both run in a container that sees this machine's files and kernel, but whose changes, processes and
+network are its own. There, ksmd's own process cannot be seen; all else is as on a host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.host
+ROOT = Path(__file__).parents[2]
+STATE = "/var/lib/ksm-monitor"
+HAS_SYSTEMD = Path("/run/systemd/system").is_dir()
+PLACES = (STATE, "/usr/local/lib/ksm-monitor", "/etc/systemd/system/ksm-monitor.service")
+LINK = "/var/lib/prometheus/node-exporter/ksm.prom"
+QUICK = ("-e", "monitor_service_period=0.5")
+# The files of this machine, which changes are laid over; nothing that it would start is started.
+BOOT = """
+mount --make-rprivate /
+[ -d /run/systemd/system ] || mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs "$1"
+mkdir "$1"/changes "$1"/work "$1"/root
+mount -t overlay overlay -o lowerdir=/,upperdir="$1"/changes,workdir="$1"/work "$1"/root
+rm -rf "$1"/root/etc/systemd/system/*.wants "$1"/root/var/lib/ksm-testbed
+mkdir -p "$1"/root/var/lib/prometheus/node-exporter
+printf '%s\\n' 'cgroup_controllers = []' 'security_driver = "none"' 'stdio_handler = "file"' \\
+    > "$1"/root/etc/libvirt/qemu.conf
+shift
+exec "$@"
+"""
+DOMAIN = """
+<domain type="qemu">
+  <name>{name}</name>
+  <memory unit="MiB">32</memory>
+  <memoryBacking><nosharepages/></memoryBacking>
+  <os><type arch="x86_64">hvm</type></os>
+  <devices><controller type="usb" model="none"/><memballoon model="none"/></devices>
+</domain>
+"""
+
+
+class Container:
+    """A machine with a systemd of its own."""
+
+    def __init__(self, directory: Path):
+        self.root = directory / "root"
+        self.cgroup = None if HAS_SYSTEMD else cgroups() / f"ksm-monitor-test-{os.getpid()}"
+        nspawn = ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
+        nspawn += ["--register=no", "--private-network", "--console=pipe", "--link-journal=no"]
+        nspawn += [f"--machine=ksm-monitor-test-{os.getpid()}"]
+        nspawn += [] if HAS_SYSTEMD else ["--keep-unit"]
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "bash", "-ec", BOOT, "bash", directory, *nspawn],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            preexec_fn=self.enter_cgroup,
+        )
+        self.leader = None
+
+    def enter_cgroup(self):
+        """What systemd makes of control groups is below one of our own."""
+        if self.cgroup:
+            self.cgroup.mkdir()
+            (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+    def wait(self):
+        """Wait until it has booted."""
+        self.leader = until(self.find_leader)
+        until(lambda: self.run("systemctl", "is-system-running", check=False) == "running\n")
+
+    def find_leader(self):
+        """Its first process, as seen from here."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        for pid in children.split():
+            if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+                return pid
+        return None
+
+    def run(self, *command, check=True, stdin=None):
+        """Run a command in it and return what it prints."""
+        paths = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+        environment = ["env", f"--chdir={ROOT}", "-i", f"PATH={paths}", "HOME=/root"]
+        environment += ["LANG=C.UTF-8", "ANSIBLE_NOCOLOR=1"]
+        done = subprocess.run(
+            ["nsenter", f"--target={self.leader}", "--all", "--", *environment, *map(str, command)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def play(self, *arguments, playbook="monitor"):
+        """Run a playbook; return what it prints, and how many tasks changed and failed."""
+        text = self.run("ansible-playbook", f"playbooks/{playbook}.yml", *arguments, check=False)
+        found = re.search(r"changed=([0-9]+) +unreachable=0 +failed=([0-9]+)", text)
+        return " ".join(text.split()), *map(int, found.groups())
+
+    def exists(self, path):
+        """Whether it has a file; a link counts, wherever it leads."""
+        return bool(self.run("find", path, "-maxdepth", 0, check=False))
+
+    def pid(self):
+        """Process id of the service in the container; 0: it does not run."""
+        return int(self.run("systemctl", "show", "--property=MainPID", "--value", "ksm-monitor"))
+
+    def lines(self, name="samples.jsonl"):
+        """Lines of a file of samples."""
+        return [json.loads(line) for line in self.run("cat", f"{STATE}/{name}").splitlines()]
+
+    def guests(self):
+        """Guests that Prometheus is told of."""
+        text = self.run("cat", f"{STATE}/ksm.prom")
+        return set(re.findall(r'^ksm_guest_rmap_items\{guest="(.*)"\}', text, re.M))
+
+    def end(self):
+        """Shut it down."""
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            if self.cgroup:
+                for path in sorted(self.cgroup.glob("**"), reverse=True):
+                    path.rmdir()
+
+
+def cgroups():
+    """Where the unified hierarchy of control groups is."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def container():
+    """Boot a container; of its libvirt nothing has run yet."""
+    packages = {"systemd-nspawn": "systemd-container", "libvirtd": "libvirt-daemon-system"}
+    packages |= {"virsh": "libvirt-clients", "qemu-system-x86_64": "qemu-system-x86"}
+    if missing := [package for name, package in packages.items() if not shutil.which(name)]:
+        subprocess.run(["apt-get", "update", "-q"], check=True)
+        command = ["apt-get", "install", "-qy", "--no-install-recommends", *missing]
+        subprocess.run(command, check=True)
+    with tempfile.TemporaryDirectory() as directory:
+        booted = Container(Path(directory))
+        try:
+            booted.wait()
+            yield booted
+        finally:
+            booted.end()
+
+
+@pytest.fixture(scope="module")
+def libvirt(container):
+    """Run libvirt in the container."""
+    container.run("systemctl", "start", "libvirtd")
+    container.run("virsh", "list")
+
+
+@pytest.fixture(scope="module")
+def installed(container, libvirt):
+    """Install the service."""
+    _, changed, failed = container.play(*QUICK)
+    assert (changed > 0, failed) == (True, 0)
+
+
+@pytest.fixture
+def service(container, installed):
+    """Start the service if a test has stopped it."""
+    container.run("systemctl", "start", "ksm-monitor")
+    until(container.lines)
+    return container
+
+
+@pytest.mark.skipif(HAS_SYSTEMD, reason="this machine is run by systemd")
+def test_a_machine_without_systemd_is_told_so():
+    done = subprocess.run(
+        ["ansible-playbook", "--check", "playbooks/monitor.yml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "the monitor service is a systemd unit" in " ".join(done.stdout.split())
+
+
+def test_a_host_without_libvirt_is_told_so(container):
+    text, changed, failed = container.play()
+    assert (changed, failed) == (0, 1)
+    assert "has no /run/libvirt/qemu: libvirt makes it when its daemon starts" in text
+
+
+def test_a_rehearsal_installs_nothing(container, libvirt):
+    _, changed, failed = container.play("--check", *QUICK)
+    assert changed > 0
+    assert failed == 0
+    assert not any(map(container.exists, (*PLACES, LINK)))
+
+
+def test_it_is_installed_once(service):
+    assert service.run("systemctl", "is-enabled", "ksm-monitor") == "enabled\n"
+    assert service.run("systemctl", "is-active", "ksm-monitor") == "active\n"
+    assert service.run("stat", "--format=%U %a", f"{STATE}/samples.jsonl") == "ksm-monitor 600\n"
+    assert service.run("stat", "--format=%a", "--dereference", LINK) == "644\n"
+    pid = service.pid()
+    for more in ((), ("--check",)):
+        assert service.play(*QUICK, *more)[1:] == (0, 0)
+    assert service.pid() == pid
+
+
+def test_a_change_restarts_it(service):
+    pid = service.pid()
+    for more in (["--check"], []):
+        _, changed, failed = service.play("-e", "monitor_service_period=0.25", *more)
+        assert (changed, failed) == (2, 0)  # the unit, and the restart
+    assert service.pid() != pid
+    assert until(service.lines)[0]["period"] == 0.25
+
+
+def test_its_unit_is_sound_and_hardened(service):
+    unit = PLACES[-1]
+    assert service.run("systemd-analyze", "verify", unit) == ""
+    # In tenths; of what is left, most is what it is for: other users' processes in /proc.
+    service.run("systemd-analyze", "security", "--offline=yes", "--threshold=9", unit)
+
+
+def test_it_sees_little_and_can_change_nothing(service):
+    pid = service.pid()
+    status = service.run("cat", f"/proc/{pid}/status")
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        assert f"Cap{kind}:\t{1 << 2:016x}" in status, "CAP_DAC_READ_SEARCH and no other"
+    assert "NoNewPrivs:\t1" in status
+    root = f"/proc/{pid}/root"
+    assert service.run("ls", f"{root}/etc") == ""
+    assert service.run("ls", f"{root}/var/lib") == "ksm-monitor\n"
+    assert service.run("ls", f"{root}/usr") == "bin\nlib\nlib64\nlocal\n"
+    assert set(service.run("ls", f"{root}/run").split()) == {"libvirt", "systemd"}
+    mounts = [line.split() for line in service.run("cat", f"/proc/{pid}/mounts").splitlines()]
+    options = {mount[1]: mount[3].split(",") for mount in mounts}
+    for path in ("/", "/usr/bin", "/sys/kernel", "/proc/sys", "/run/libvirt/qemu"):
+        assert "ro" in options[path]
+    assert "rw" in options[STATE]
+
+
+def test_guests_come_and_go(service):
+    name = 'a "b" & c, d'
+    for each in (name.replace("&", "&amp;"), "other"):
+        service.run("virsh", "create", "/dev/stdin", stdin=DOMAIN.format(name=each))
+    escaped = name.replace('"', r"\"")
+    until(lambda: service.guests() == {escaped, "other"})
+    text = service.run("cat", f"{STATE}/ksm.prom")
+    assert f'ksm_guest_mergeable{{guest="{escaped}"}} 0' in text, "this machine's KSM is left alone"
+    resident = re.search(r'ksm_guest_resident_bytes\{guest="other"\} ([0-9]+)', text)
+    assert int(resident[1]) > 8 << 20
+    service.run("virsh", "destroy", "other")
+    until(lambda: service.guests() == {escaped})
+    # Its process dies while libvirt is not there to clean up after it.
+    service.run("systemctl", "stop", "libvirtd.socket", "libvirtd")
+    service.run("pkill", "--full", "--signal", "KILL", "qemu.*guest=a ")
+    until(lambda: service.guests() == set())
+    assert "&amp; c, d.pid" in service.run("ls", "/run/libvirt/qemu")
+    service.run("systemctl", "start", "libvirtd")
+    until(lambda: service.lines()[-1].get("guests") == {})
+    found = [line["guests"] for line in service.lines()[1:]]
+    assert found.count({name: None}) == 1, "gone in one sample, and absent from the next"
+
+
+def test_it_is_started_again_when_it_dies(service):
+    pid = service.pid()
+    until(lambda: len(service.lines()) > 3)
+    service.run("kill", "-KILL", pid)
+    left = service.lines()
+    assert left[-1]["kind"] == "sample", "it had no time for an end line"
+    until(lambda: service.pid() not in (0, pid))
+    until(lambda: service.lines("samples.1.jsonl") == left)
+    assert until(service.lines)[0]["kind"] == "header"
+
+
+def test_it_is_started_again_when_it_hangs(service):
+    pid = service.pid()
+    service.run("mkdir", "-p", "/run/systemd/system/ksm-monitor.service.d")
+    drop_in = "/run/systemd/system/ksm-monitor.service.d/sooner.conf"
+    service.run("tee", drop_in, stdin="[Service]\nWatchdogSec=2\nRestartSec=1\n")
+    service.run("systemctl", "daemon-reload")
+    service.run("systemctl", "restart", "ksm-monitor")
+    pid = service.pid()
+    time.sleep(5)
+    assert service.pid() == pid, "each sample is a sign of life"
+    service.run("kill", "-STOP", pid)
+    until(lambda: service.pid() not in (0, pid))
+    service.run("rm", drop_in)
+    service.run("systemctl", "daemon-reload")
+
+
+def test_a_reload_begins_a_new_file(service):
+    until(lambda: len(service.lines()) > 2)
+    service.run("systemctl", "reload", "ksm-monitor")
+    until(lambda: service.lines("samples.1.jsonl")[-1].get("reason") == "SIGHUP")
+
+
+def test_when_it_is_stopped_it_ends_its_file(service):
+    until(lambda: len(service.lines()) > 2)
+    service.run("systemctl", "stop", "ksm-monitor")
+    assert service.lines()[-1]["reason"] == "SIGTERM"
+    assert "Result=success" in service.run("systemctl", "show", "ksm-monitor")
+    assert "ksm_run " not in service.run("cat", f"{STATE}/ksm.prom")
+
+
+def test_the_testbed_leaves_it_alone(service):
+    pid, directory = service.pid(), "/var/lib/ksm-testbed/monitor"
+    service.run("mkdir", "-p", directory)
+    service.run("cp", ROOT / "roles/monitor/files/ksm_sampler.py", directory)
+    sampler = f"{directory}/ksm_sampler.py --output {directory}/samples.jsonl --samples 100000"
+    service.run("systemd-run", "--unit=sampler", "--service-type=exec", "python3", *sampler.split())
+    text, _, failed = service.play("-e", "force=true", playbook="teardown")
+    assert failed == 0, text
+    assert service.run("systemctl", "is-active", "sampler", check=False) != "active\n"
+    assert not service.exists("/var/lib/ksm-testbed")
+    assert service.pid() == pid
+
+
+def test_it_is_removed_wholly(service):
+    assert all(map(service.exists, (*PLACES, LINK)))
+    absent = ("-e", "monitor_service_state=absent")
+    _, changed, failed = service.play(*absent, "--check")
+    assert (changed > 0, failed) == (True, 0)
+    assert service.run("systemctl", "is-active", "ksm-monitor") == "active\n"
+    assert service.play(*absent)[2] == 0
+    assert not any(map(service.exists, (*PLACES, LINK)))
+    assert service.run("getent", "passwd", "ksm-monitor", check=False) == ""
+    assert "ksm-monitor" not in service.run("systemctl", "list-unit-files")
+    assert service.play(*absent)[1:] == (0, 0)
