@@ -151,7 +151,7 @@ def test_a_controller_that_is_killed(experiment, play):
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
     assert_given_back(before)
-    (left,) = experiment.results.iterdir()
+    (left,) = runs(experiment.results)
     assert left.name == "g01-k1-idle-r1.partial"
 
 
