@@ -1,4 +1,8 @@
-"""What all figures share: colours and their second cues, axes, names, lines."""
+"""What all figures share: colours and their second cues, axes, names, lines.
+
+A figure is put together as a plain dictionary in Plotly's words, which Plotly checks once, when it
+is finished: to let it check every line and axis by itself takes ten times as long.
+"""
 
 import textwrap
 from html import escape
@@ -16,6 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
+Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
 
 
@@ -35,12 +40,12 @@ def guest_word(count: int) -> str:
     return {0: "", 1: "1 guest"}.get(count, f"{count} guests")
 
 
-def figure(metric: Metric) -> go.Figure:
-    """Make an empty figure with axes for a metric and a legend below."""
+def figure(metric: Metric) -> dict:
+    """Begin a figure: axes for a metric and a legend below, and no line yet."""
     unit = "MiB" if metric.unit == "bytes" else metric.unit
-    # All at once: Plotly checks each change of a layout anew
-    return go.Figure(
-        layout={
+    return {
+        "data": [],
+        "layout": {
             "template": {},
             "margin": {"l": 12, "r": 12, "t": 28, "b": 12},
             "hovermode": "closest",
@@ -62,8 +67,10 @@ def figure(metric: Metric) -> go.Figure:
                 "separatethousands": True,
                 "exponentformat": "none",
             },
-        }
-    )
+            "shapes": [],
+            "annotations": [],
+        },
+    }
 
 
 def shown(metric: Metric, values: pd.Series) -> pd.Series:
@@ -134,11 +141,46 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: i
     return [lower | {"showlegend": False}, upper | fill]
 
 
-def same_scale(panels: list[tuple[str, go.Figure]], values: pd.Series) -> list:
-    """Let panels be compared by eye; zero is always on the scale."""
-    low, high = min(0.0, values.min()), max(0.0, values.max())
-    margin = 0.05 * (high - low) or 1.0
-    if len(panels) > 1:
+def shade(figure: dict, name: str, start: float, stop: float, words: str) -> None:
+    """Shade from start to stop, with words above; the page leaves it out with lines of `name`."""
+    room = {
+        "name": name,
+        "type": "rect",
+        "x1": stop,
+        "fillcolor": GREY,
+        "opacity": 0.18,
+        "line": {"width": 0},
+        "layer": "below",
+    }
+    _upright(figure, start, room, {"name": name, "text": words, "xanchor": "left"})
+
+
+def mark(figure: dict, at: float, words: str, to_the: str) -> None:
+    """Draw a dotted line upright, with words above it `to_the` left or right."""
+    line = {"type": "line", "x1": at, "line": {"color": GREY, "width": 1, "dash": "dot"}}
+    anchor = {"left": "right", "right": "left"}[to_the]
+    _upright(figure, at, line, {"text": words, "xanchor": anchor})
+
+
+def _upright(figure: dict, x: float, shape: dict, words: dict) -> None:
+    """Add a shape as high as the figure, and words where it begins."""
+    axes = {"xref": "x", "yref": "y domain"}
+    figure["layout"]["shapes"].append({**axes, "x0": x, "y0": 0, "y1": 1, **shape})
+    figure["layout"]["annotations"].append(
+        {**axes, "x": x, "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+        | words
+    )
+
+
+def finished(panels: list[tuple[str, dict]], values: pd.Series | None = None) -> list[Panel]:
+    """Have Plotly check the figures.
+
+    With `values`, which are all that they show, several have one scale, to be compared by eye; zero
+    is always on it.
+    """
+    if values is not None and len(panels) > 1:
+        low, high = min(0.0, values.min()), max(0.0, values.max())
+        margin = 0.05 * (high - low) or 1.0
         for _, each in panels:
-            each.update_yaxes(range=[low - margin if low < 0 else 0, high + margin])
-    return panels
+            each["layout"]["yaxis"]["range"] = [low - margin if low < 0 else 0, high + margin]
+    return [(title, go.Figure(each)) for title, each in panels]

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from ksm_analysis import drawing, metrics
 from ksm_analysis.answer import Setting
-from ksm_analysis.drawing import COLOURS, GREY, guest_word, join, shown, style, text
+from ksm_analysis.drawing import COLOURS, Panel, guest_word, join, shown, style, text
 from ksm_analysis.metrics import Measured, Metric
 from ksm_analysis.published import PUBLISHED, Published
 from ksm_analysis.runs import Run
@@ -29,7 +28,6 @@ LINES = 9  # more than these in one panel cannot be told apart
 GUESTS = 8  # more guests than these in one panel are a band
 POINTS = 1000  # of a line of samples, at most
 ALL_POINTS = 16_000  # of all lines of samples of one figure, about
-Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 FACTORS = ("workload", "knobs", "host")  # what varies besides guests and repetitions
 MEMORY = (
     "guest_memory_configured_mib",
@@ -171,8 +169,9 @@ def _meta(part: pd.DataFrame, *more: str) -> dict:
     return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
 
 
-def _add_meta(figure: go.Figure, meta: dict) -> None:
-    figure.for_each_trace(lambda trace: trace.update(meta={**(trace.meta or {}), **meta}))
+def _add_meta(figure: dict, meta: dict) -> None:
+    for line in figure["data"]:
+        line["meta"] = line.get("meta", {}) | meta
 
 
 def _plain(value: object) -> object:
@@ -186,8 +185,8 @@ def _panels(series: list, lines: int) -> list[tuple[str, list]]:
     return [(name, [("", part)]) for name, part in series]
 
 
-def _points(figure: go.Figure, points: int) -> None:
-    figure.update_layout(meta={"points": int(points)})
+def _points(figure: dict, points: int) -> None:
+    figure["layout"]["meta"] = {"points": int(points)}
 
 
 # --- values by interval ---------------------------------------------------------------------------
@@ -205,11 +204,12 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
                 line = drawing.mean_line(cell, "interval", metric, label)
                 # Colours tell numbers of guests; if there is but one, they are free to tell more
                 colour = counts.index(count) if len(counts) > 1 else series
-                figure.add_scatter(**line, **style(colour, series), meta=_meta(cell, "guests"))
+                look = style(colour, series)
+                figure["data"].append(line | look | {"meta": _meta(cell, "guests")})
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
-        if figure.data:
+        if figure["data"]:
             panels.append((title, figure))
-    return drawing.same_scale(panels, shown(metric, data.host[metric.name]))
+    return drawing.finished(panels, shown(metric, data.host[metric.name]))
 
 
 def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
@@ -225,15 +225,15 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
             else:
                 for guest, rows in cell.groupby("guest", observed=True):
                     line = drawing.mean_line(rows, "interval", metric, guest)
-                    figure.add_scatter(**line, **style(guests.index(guest), 0))
+                    figure["data"].append(line | style(guests.index(guest), 0))
             _add_meta(figure, _meta(cell, "guests"))
             _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
             _interval_axis(figure, data, set(cell["workload"]))
             panels.append((join(guest_word(count), name), figure))
-    return drawing.same_scale(panels, shown(metric, data.guest[metric.name]))
+    return drawing.finished(panels, shown(metric, data.guest[metric.name]))
 
 
-def _band_of_guests(figure: go.Figure, wide: pd.DataFrame, guests: list, points: int) -> None:
+def _band_of_guests(figure: dict, wide: pd.DataFrame, guests: list, points: int) -> None:
     """Show from the lowest to the highest of many guests, and three of them by themselves.
 
     `wide` has a row for each point of time and a column for each guest. The three are those that
@@ -242,14 +242,13 @@ def _band_of_guests(figure: go.Figure, wide: pd.DataFrame, guests: list, points:
     x, values = wide.index.to_numpy(), wide.to_numpy()
     label = f"all {len(wide.columns)} guests"
     low, high = wide.min(axis=1).to_numpy(), wide.max(axis=1).to_numpy()
-    for edge in drawing.band(x, low, high, label, points):
-        figure.add_scatter(**edge)
+    figure["data"] += drawing.band(x, low, high, label, points)
     order = wide.ffill().iloc[-1].to_numpy().argsort()
     names = ("ends lowest", "ends in the middle", "ends highest")
     for name, column in zip(names, order[[0, len(order) // 2, -1]], strict=True):
         guest = wide.columns[column]
         line = drawing.time_line(x, values[:, column], f"{guest}, {name}", points)
-        figure.add_scatter(**line, **style(guests.index(guest), 0))
+        figure["data"].append(line | style(guests.index(guest), 0))
 
 
 def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -259,43 +258,26 @@ def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFra
             yield count, cell
 
 
-def _interval_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
+def _interval_axis(figure: dict, data: Data, workloads: set[str]) -> None:
     """Count the intervals, and show when the workloads were active."""
     last = int(data.host["interval"].max())
     length = f" ({data.interval:g} s each)" if data.interval else ""
-    figure.update_xaxes(title=f"interval{length}", range=[0, last + 0.4])
-    figure.update_xaxes(dtick=1 if last <= 6 else None, tickformat="d")
+    figure["layout"]["xaxis"] |= {
+        "title": f"interval{length}",
+        "range": [0, last + 0.4],
+        "dtick": 1 if last <= 6 else None,
+        "tickformat": "d",
+    }
     _events(figure, data, "interval", workloads, last)
 
 
-def _events(figure: go.Figure, data: Data, unit: str, workloads: set[str], last: float) -> None:
+def _events(figure: dict, data: Data, unit: str, workloads: set[str], last: float) -> None:
     """Shade the time that the workloads were active, and mark what happened."""
     for workload, (start, stop) in data.windows[unit].items():
         if workload in workloads:
-            figure.add_vrect(
-                name=workload,  # by which the page leaves it out with its lines
-                x0=start,
-                x1=stop,
-                fillcolor=GREY,
-                opacity=0.18,
-                line_width=0,
-                layer="below",
-                annotation={
-                    "name": workload,
-                    "text": f"{text(workload)} active",
-                    "xanchor": "left",
-                    "yanchor": "bottom",
-                    "font_size": 11,
-                },
-                annotation_position="top left",
-            )
+            drawing.shade(figure, workload, start, stop, f"{text(workload)} active")
     for at, words in _once(data.marks[unit], workloads, last):
-        figure.add_vline(
-            x=at,
-            line={"color": GREY, "width": 1, "dash": "dot"},
-            annotation={"text": text(words), "font_size": 11, "yanchor": "bottom"},
-            annotation_position="top left" if at > 0.8 * last else "top right",
-        )
+        drawing.mark(figure, at, text(words), "left" if at > 0.8 * last else "right")
 
 
 def _once(marks: dict, workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
@@ -329,12 +311,12 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
                 first = part[part["guests"] == count].index[0] == index
                 more = {"legendgroup": label, "showlegend": bool(first)}
                 meta = _meta(part.loc[[index]], "guests") | {"line": f"{label}, {row['run']}"}
-                figure.add_scatter(**line, **style(colour, series), **more, meta=meta)
+                figure["data"].append(line | style(colour, series) | more | {"meta": meta})
         _points(figure, sum(len(runs[i].host) for _, part in together for i in part.index))
         _time_axis(figure, data, {w for _, part in together for w in part["workload"]})
         panels.append((title, figure))
     values = pd.concat([each.host[metric.name] for each in runs])
-    return drawing.same_scale(panels, shown(metric, values))
+    return drawing.finished(panels, shown(metric, values))
 
 
 def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
@@ -353,13 +335,13 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
                 for column in wide:
                     x, y = wide.index.to_numpy(), wide[column].to_numpy()
                     line = drawing.time_line(x, y, column, points)
-                    figure.add_scatter(**line, **style(guests.index(column), 0))
+                    figure["data"].append(line | style(guests.index(column), 0))
             _add_meta(figure, _meta(part.loc[[index]], "guests"))
             _points(figure, wide.count().sum())
             _time_axis(figure, data, {row["workload"]})
             scale += [wide.min(axis=None), wide.max(axis=None)]
             panels.append((join(guest_word(row["guests"]), name), figure))
-    return drawing.same_scale(panels, pd.Series(scale))
+    return drawing.finished(panels, pd.Series(scale))
 
 
 def _factors(runs: list[Sampled]) -> pd.DataFrame:
@@ -372,16 +354,17 @@ def _points_of_a_line(lines: int) -> int:
     return max(POINTS // 5, min(POINTS, ALL_POINTS // max(1, lines)))
 
 
-def _per_sample(metric: Metric) -> go.Figure:
+def _per_sample(metric: Metric) -> dict:
     figure = drawing.figure(metric)
     if metric.kind == "counter":
-        figure.update_yaxes(title=f"{metric.unit} from sample to sample")
+        figure["layout"]["yaxis"]["title"] = f"{metric.unit} from sample to sample"
     return figure
 
 
-def _time_axis(figure: go.Figure, data: Data, workloads: set[str]) -> None:
+def _time_axis(figure: dict, data: Data, workloads: set[str]) -> None:
     last = max(each.host["seconds"].iloc[-1] for each in data.samples if len(each.host))
-    figure.update_xaxes(title="seconds", range=[0, 1.01 * last], separatethousands=True)
+    axis = {"title": "seconds", "range": [0, 1.01 * last], "separatethousands": True}
+    figure["layout"]["xaxis"] |= axis
     _events(figure, data, "seconds", workloads, last)
 
 
@@ -395,9 +378,9 @@ def by_guests(data: Data, metric: Metric) -> list[Panel]:
     for series, (name, part) in enumerate(_series(last)):
         _runs_as_points(figure, part, metric, series)
         line = drawing.mean_line(part, "guests", metric, name or "measured")
-        figure.add_scatter(**line, **style(series, series), meta=_meta(part))
+        figure["data"].append(line | style(series, series) | {"meta": _meta(part)})
     _guests_axis(figure, last["guests"])
-    return [("", figure)]
+    return drawing.finished([("", figure)])
 
 
 def memory_by_guests(data: Data) -> list[Panel]:
@@ -409,7 +392,7 @@ def memory_by_guests(data: Data) -> list[Panel]:
             for index, part in ((2, "shared"), (3, "reclaimed")):
                 values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
                 _overlay(panels, published, part, values, index, marker)
-    return panels
+    return drawing.finished(panels)
 
 
 def percent_by_guests(data: Data, whole: str) -> list[Panel]:
@@ -426,10 +409,10 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
             kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
             for index, part in enumerate((published.shared, published.reclaimed, kept)):
                 _overlay(panels, published, parts[index], list(part), index, marker)
-    return drawing.same_scale(panels, _last(data.host)[names].stack())
+    return drawing.finished(panels, _last(data.host)[names].stack())
 
 
-def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
+def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, dict]]:
     """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
 
     A metric without any value is left out; the others keep their colours.
@@ -445,7 +428,7 @@ def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[Panel]:
                 _runs_as_points(figure, part, metric, index)
                 label = join(metric.label.split(", of ")[0], name)
                 line = drawing.mean_line(part, "guests", metric, label)
-                figure.add_scatter(**line, **style(index, series), meta=_meta(part))
+                figure["data"].append(line | style(index, series) | {"meta": _meta(part)})
         _guests_axis(figure, last["guests"])
         panels.append((title, figure))
     return panels
@@ -455,42 +438,51 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["last"]]
 
 
-def _runs_as_points(figure: go.Figure, part: pd.DataFrame, metric: Metric, index: int) -> None:
+def _runs_as_points(figure: dict, part: pd.DataFrame, metric: Metric, index: int) -> None:
     """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
     if part["repetition"].nunique() > 1:
-        figure.add_scatter(
-            x=part["guests"].to_list(),
-            y=shown(metric, part[metric.name]).to_list(),
-            customdata=part["run"].map(text).to_list(),
-            name="single runs",
-            mode="markers",
-            showlegend=False,
-            marker={"color": COLOURS[index % len(COLOURS)], "symbol": "line-ew-open", "size": 9},
-            hovertemplate="%{customdata}: %{y:,.6~g}<extra></extra>",
-            meta=_meta(part),
+        colour = COLOURS[index % len(COLOURS)]
+        figure["data"].append(
+            {
+                "x": part["guests"].to_list(),
+                "y": shown(metric, part[metric.name]).to_list(),
+                "customdata": part["run"].map(text).to_list(),
+                "name": "single runs",
+                "mode": "markers",
+                "showlegend": False,
+                "marker": {"color": colour, "symbol": "line-ew-open", "size": 9},
+                "hovertemplate": "%{customdata}: %{y:,.6~g}<extra></extra>",
+                "meta": _meta(part),
+            }
         )
 
 
-def _overlay(panels: list[Panel], published: Published, part: str, values, index, marker) -> None:
+def _overlay(panels: list, published: Published, part: str, values, index, marker) -> None:
     """Lay published points over a figure; the page shows them when asked for."""
+    look = {"color": COLOURS[index], "symbol": marker, "size": 10, "line": {"width": 1.5}}
+    points = {
+        "x": list(published.guests),
+        "y": values,
+        "name": f"{part.capitalize()} · {published.name}",
+        "mode": "markers",
+        "marker": look,
+        "hovertemplate": "%{y:,.4~g}<extra>%{fullData.name}</extra>",
+        "visible": False,
+        "meta": {"published": True},
+    }
     for _, figure in panels:
-        figure.add_scatter(
-            x=list(published.guests),
-            y=values,
-            name=f"{part.capitalize()} · {published.name}",
-            mode="markers",
-            marker={"color": COLOURS[index], "symbol": marker, "size": 10, "line_width": 1.5},
-            hovertemplate="%{y:,.4~g}<extra>%{fullData.name}</extra>",
-            visible=False,
-            meta={"published": True},
-        )
+        figure["data"].append(points)
 
 
-def _guests_axis(figure: go.Figure, counts: pd.Series) -> None:
+def _guests_axis(figure: dict, counts: pd.Series) -> None:
     """Make the number of guests the x axis, which the page's filters know as such."""
-    figure.update_layout(meta={"x": "guests"})
-    figure.update_xaxes(title="guests", rangemode="tozero", tickformat="d")
-    figure.update_xaxes(dtick=1 if counts.max() <= 12 else None)
+    figure["layout"]["meta"] = {"x": "guests"}
+    figure["layout"]["xaxis"] |= {
+        "title": "guests",
+        "rangemode": "tozero",
+        "tickformat": "d",
+        "dtick": 1 if counts.max() <= 12 else None,
+    }
 
 
 # --- savings against cost -------------------------------------------------------------------------
@@ -506,28 +498,31 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
     if not known:
         return []
-    figure = go.Figure(drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib")))
+    figure = drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib"))
     table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
     for index, (name, part) in enumerate(_series(table)):
         part = part.sort_values("guests")
         look = style(index, index)
-        figure.add_scatter(
-            x=[known[row].ksmd_cpu_seconds.mean for row in part.index],
-            y=[known[row].saved_mib.mean for row in part.index],
-            error_x=_bars([known[row].ksmd_cpu_seconds for row in part.index], look),
-            error_y=_bars([known[row].saved_mib for row in part.index], look),
-            customdata=[guest_word(count) for count in part["guests"]],
-            mode="lines+markers",
-            name=text(name or "measured"),
-            line={**look["line"], "width": 1},
-            marker=look["marker"] | {"size": 9},
-            hovertemplate="%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{customdata}"
-            "<extra>%{fullData.name}</extra>",
-            meta=_meta(part) | {"by": {"guests": part["guests"].to_list()}},
+        figure["data"].append(
+            {
+                "x": [known[row].ksmd_cpu_seconds.mean for row in part.index],
+                "y": [known[row].saved_mib.mean for row in part.index],
+                "error_x": _bars([known[row].ksmd_cpu_seconds for row in part.index], look),
+                "error_y": _bars([known[row].saved_mib for row in part.index], look),
+                "customdata": [guest_word(count) for count in part["guests"]],
+                "mode": "lines+markers",
+                "name": text(name or "measured"),
+                "line": {**look["line"], "width": 1},
+                "marker": look["marker"] | {"size": 9},
+                "hovertemplate": "%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{customdata}"
+                "<extra>%{fullData.name}</extra>",
+                "meta": _meta(part) | {"by": {"guests": part["guests"].to_list()}},
+            }
         )
-    figure.update_xaxes(title="CPU seconds of ksmd in the whole run", rangemode="tozero")
-    figure.update_yaxes(title="MiB saved at the end")
-    return [("", figure)]
+    cost = {"title": "CPU seconds of ksmd in the whole run", "rangemode": "tozero"}
+    figure["layout"]["xaxis"] |= cost
+    figure["layout"]["yaxis"]["title"] = "MiB saved at the end"
+    return drawing.finished([("", figure)])
 
 
 def _bars(estimates: list[Estimate], look: dict) -> dict | None:
