@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ksm_analysis import cells
 from ksm_analysis.metrics import Measured, throughput
@@ -268,15 +268,14 @@ def _doubt(more: Estimate, less: Estimate) -> str:
     fewest = min(more.runs, less.runs)
     if fewest < FEWEST:
         return f"With fewer than {FEWEST} runs of each this may be chance."
-    spreads = [
-        (e.high - e.mean) / stats.t.ppf((1 + CONFIDENCE) / 2, e.runs - 1) for e in (more, less)
-    ]
+    t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, [more.runs - 1, less.runs - 1])
+    spreads = [(e.high - e.mean) / each for e, each in zip((more, less), t, strict=True)]
     if not any(spreads):
         return ""
     deviations = [
         spread * math.sqrt(e.runs) for spread, e in zip(spreads, (more, less), strict=True)
     ]
-    test = stats.ttest_ind_from_stats(
+    test = scipy.stats.ttest_ind_from_stats(
         more.mean, deviations[0], more.runs, less.mean, deviations[1], less.runs, equal_var=False
     )
     apart = test.pvalue < 1 - CONFIDENCE

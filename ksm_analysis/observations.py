@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ksm_analysis import answer, cells
 from ksm_analysis.drawing import guest_word, join
@@ -199,7 +199,7 @@ def _rank(points: list[tuple[int, float]]) -> float:
     if np.ptp([y for _, y in points]) == 0:
         return 0.0
     # Rounded, as 0.9 comes out a little below it
-    return round(float(stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
+    return round(float(scipy.stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
 
 
 def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:

@@ -1,6 +1,7 @@
 """What may be concluded from repetitions. The run is the unit: samples of runs are never pooled.
 
 Every test is scipy's. What is here decides which of them fits, and what is said of the result.
+scipy.stats takes half a second to load, which scipy does where it is first used.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 CONFIDENCE = 0.95
 FEWEST = 3  # runs on each side; with fewer there is no verdict
@@ -41,7 +42,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, 1)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * stats.sem(known))
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * scipy.stats.sem(known))
     return Estimate(mean, mean - half, mean + half, len(known))
 
 
@@ -138,7 +139,7 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
         if np.isfinite(interval).all():
             return Difference(**base, **_bounds(*a.mean() * (interval - 1)), method="bootstrap")
     with _doubts_of_equal_values():
-        interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
+        interval = scipy.stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
     return Difference(**base, **_bounds(*interval), method="Welch")
 
 
@@ -151,11 +152,13 @@ def p_value(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     unequal spreads of unequal numbers of runs.
     """
     with _doubts_of_equal_values():
-        p = stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue
+        p = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue
         if min(a.shape[-1], b.shape[-1]) < MANY:
             return p
-        dealt = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(SEED))
-        again = stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
+        dealt = scipy.stats.PermutationMethod(
+            n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+        )
+        again = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
         return np.maximum(p, again.pvalue)
 
 
@@ -165,7 +168,7 @@ def _doubts_of_equal_values() -> Iterator[None]:
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         yield
 
 
@@ -176,7 +179,7 @@ def _bounds(low: float, high: float) -> dict:
 def _ratio_interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bound the ratio of B's mean to A's; NaN where BCa cannot, with almost equal values."""
     with _doubts_of_equal_values():
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (a, b),
             lambda a, b, axis=-1: b.mean(axis=axis) / a.mean(axis=axis),
             n_resamples=RESAMPLES,
@@ -239,6 +242,6 @@ def runs_needed(
     a, b = _known(a), _known(b)
     if min(len(a), len(b)) < 2 or not scale * smallest:
         return None
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
+    z = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) + scipy.stats.norm.ppf(POWER)
     variances = a.var(ddof=1) + b.var(ddof=1)
     return max(FEWEST, math.ceil(variances * (z / (scale * smallest)) ** 2))
