@@ -13,6 +13,7 @@ x axis shows, if it does.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import pandas as pd
 
@@ -42,17 +43,17 @@ HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
 class Sampled:
     """A run with the values of every sample.
 
-    `host`: the frame of metrics.every_sample. `guest`: one row a sample, indexed by `seconds`, and
-    a column for each metric that has a figure and each guest; empty without guests.
+    `host`: the frame of metrics.every_sample. `guest`: for each metric that has a figure, one row a
+    sample, indexed by `seconds`, and a column for each guest; empty without guests.
     """
 
     run: Run
     host: pd.DataFrame
-    guest: pd.DataFrame
+    guest: dict[str, pd.DataFrame]
 
     def has(self, metric: Metric) -> bool:
         """Whether any guest has any value of a metric."""
-        return not self.guest.empty and self.guest[metric.name].notna().any(axis=None)
+        return metric.name in self.guest and self.guest[metric.name].notna().any(axis=None)
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,15 @@ def load(measured: list[Measured]) -> Data:
 
 def _sampled(run: Run) -> Sampled:
     host, guest = metrics.every_sample(run)
-    names = [metric.name for metric in metrics.GUEST if metric.figure]
-    if len(guest):
-        guest = guest.pivot(index="seconds", columns="guest", values=names)
-    return Sampled(run, host, guest)
+    rows = guest.set_index("seconds").groupby("guest", observed=True)
+    of_guests = dict(sorted(rows, key=itemgetter(0)))
+    names = [metric.name for metric in metrics.GUEST if metric.figure and of_guests]
+    # Side by side as they are, which takes a third of the time of a pivot
+    wide = {
+        name: pd.concat({guest: rows[name] for guest, rows in of_guests.items()}, axis=1, sort=True)
+        for name in names
+    }
+    return Sampled(run, host, wide)
 
 
 def _length(run: Run) -> float:

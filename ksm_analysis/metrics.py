@@ -525,7 +525,7 @@ def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
 def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
     samples = run.samples.join(at_scan_ends(run.samples))
-    guest = _guest_values(run, lambda rows: interval_ends(run, rows), "interval")
+    guest = _guest_values(run, _ends_of_guests(run), "interval")
     host = _host_values(run, interval_ends(run, samples), guest, "interval")
     return Measured(run, host, guest)
 
@@ -537,13 +537,9 @@ def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     time. A counter's value is its difference from the sample before.
     """
     samples = run.samples.join(at_scan_ends(run.samples))
-    guest = _guest_values(run, lambda rows: rows, "n")
+    guest = _guest_values(run, run.guests, "n", "seconds")
     host = _host_values(run, samples, guest, "n")
-    seconds = samples["seconds"]
-    return (
-        host.assign(seconds=seconds),
-        guest.assign(seconds=guest["n"].map(seconds) if len(guest) else []),
-    )
+    return host.assign(seconds=samples["seconds"]), guest
 
 
 def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) -> pd.DataFrame:
@@ -554,16 +550,25 @@ def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) 
     return pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:]
 
 
-def _guest_values(run: Run, rows_of: Callable, index: str) -> pd.DataFrame:
-    tables = []
-    for guest, samples in run.guests.groupby("guest", observed=True) if len(run.guests) else ():
-        ends = Ends(run, rows_of(samples.drop(columns="guest").set_index("n")))
-        table = pd.DataFrame({m.name: m.value(ends) for m in GUEST}).iloc[1:]
-        table.insert(0, "guest", guest)
-        tables.append(table.rename_axis(index).reset_index())
-    if not tables:
-        return pd.DataFrame(columns=[index, "guest", *(m.name for m in GUEST)], dtype=float)
-    return pd.concat(tables, ignore_index=True)
+def _ends_of_guests(run: Run) -> pd.DataFrame:
+    """Pick the last sample of each guest in each interval, guest by guest."""
+    guests = run.guests.groupby("guest", observed=True) if len(run.guests) else ()
+    ends = [interval_ends(run, rows.set_index("n")).assign(guest=guest) for guest, rows in guests]
+    return pd.concat(ends).reset_index() if ends else pd.DataFrame()
+
+
+def _guest_values(run: Run, rows: pd.DataFrame, *index: str) -> pd.DataFrame:
+    """Compute the values of all guests, whose rows follow one another, at once.
+
+    A value may depend on the row before. What it takes for that in the first row of a guest is
+    another guest's last, but first rows have no value.
+    """
+    names = [*index, "guest"]
+    if rows.empty:
+        return pd.DataFrame(columns=[*names, *(m.name for m in GUEST)], dtype=float)
+    ends = Ends(run, rows)
+    table = rows[names].assign(**{m.name: m.value(ends) for m in GUEST})
+    return table[rows["guest"].duplicated()].reset_index(drop=True)
 
 
 def throughput(run: Run) -> list[float]:
