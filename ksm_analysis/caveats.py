@@ -22,33 +22,49 @@ STOLEN = 0.01  # of CPU time, by the hypervisor below the host
 PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
 
 
-def of_experiment(runs: list[Run]) -> Iterator[str]:
-    """Yield which runs of an experiment are missing: cells that its factors make out, and has not.
+def of_experiment(runs: list[Run], planned: dict[str, dict] | None = None) -> Iterator[str]:
+    """Yield which runs of an experiment are missing, and how its hosts are unlike.
 
-    Hosts are no such factor, since runs are dealt out over them. A repetition or a setting of which
-    there is no run at all is not noticed: the plan is not among the results.
+    `planned` has the factors of all runs of the plan by their ids. Without a plan, which older
+    results have not, the cells that the factors of the runs make out are looked for. Hosts are no
+    such factor, since runs are dealt out over them.
     """
     yield from _host_warnings(runs)
+    if planned is not None:
+        there = {run.id for run in runs}
+        names = _varied([*planned.values()])
+        cells = {run: tuple(map(factors.get, names)) for run, factors in planned.items()}
+        yield from _missing(names, cells, there, "of the plan")
+        return
     experiments = defaultdict(list)
     for run in runs:
         if not run.imported:
             experiments[run.record.get("experiment", "")].append(run.factors)
     for every in experiments.values():
-        values = {name: list(dict.fromkeys(each.get(name) for each in every)) for name in every[0]}
-        varied = [name for name in values if len(values[name]) > 1]
-        there = {tuple(each.get(name) for name in varied) for each in every}
-        cells = [*product(*(values[name] for name in varied))]
-        missing = [cell for cell in cells if cell not in there]
-        if missing:
-            words = [
-                ", ".join(f"{name} {value}" for name, value in zip(varied, cell, strict=True))
-                for cell in missing[:NAMED]
-            ]
-            more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            yield (
-                f"{len(missing)} of {len(cells)} runs that the factors make out are missing: "
-                f"{'; '.join(words)}{more}"
-            )
+        names = _varied(every)
+        cells = product(*(dict.fromkeys(each.get(name) for each in every) for name in names))
+        there = {tuple(map(each.get, names)) for each in every}
+        whence = "that the factors make out"
+        yield from _missing(names, {cell: cell for cell in cells}, there, whence)
+
+
+def _varied(every: list[dict]) -> list[str]:
+    """Name the factors that have more than one value."""
+    names = every[0] if every else ()
+    return [name for name in names if len({each.get(name) for each in every}) > 1]
+
+
+def _missing(names: list[str], cells: dict, there: set, whence: str) -> Iterator[str]:
+    """Say which of the cells are not there; their values are those of the factors named."""
+    missing = [values for cell, values in cells.items() if cell not in there]
+    if missing:
+        words = [
+            ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+            or "the only one"
+            for values in missing[:NAMED]
+        ]
+        more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        yield f"{len(missing)} of {len(cells)} runs {whence} are missing: {'; '.join(words)}{more}"
 
 
 # What of a host its measurements depend on: where its provenance has it, and how it is said.

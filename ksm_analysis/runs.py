@@ -150,9 +150,21 @@ def read_results(directory: Path) -> Results:
             "results/quick: it holds one directory a run, each with a run.json"
         )
     runs.sort(key=lambda run: (run.record["run"]["index"], run.host))
-    warnings += caveats.of_experiment(runs)
+    try:
+        planned = _planned(directory / "plan.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.append(f"plan.json cannot be read, so runs of it may be missing: {_why(error)}")
+        planned = None
+    warnings += caveats.of_experiment(runs, planned)
     warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
     return Results(directory, tuple(runs), tuple(warnings))
+
+
+def _planned(path: Path) -> dict[str, dict] | None:
+    """Read the factors of all runs of the plan by their ids; None where no plan is kept."""
+    if not path.exists():
+        return None
+    return {run["id"]: run["factors"] for run in json.loads(path.read_text())["runs"]}
 
 
 def _read(path: Path) -> tuple[Run | None, str]:

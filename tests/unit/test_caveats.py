@@ -1,5 +1,7 @@
 """What one has to know of a run before trusting its numbers."""
 
+import json
+
 import pytest
 from made_up_runs import run_record, sample_lines
 
@@ -113,6 +115,40 @@ def test_failed_runs_are_not_missing_and_neither_are_those_of_other_experiments(
     assert read_results(path.parent).warnings == (
         "g01-k1-stress-r1: left out, since the run failed: no memory",
     )
+
+
+def plan_of(*runs: dict) -> str:
+    return json.dumps({"runs": [record["run"] for record in runs]})
+
+
+def test_the_plan_knows_of_runs_of_which_no_other_tells(write_run):
+    planned = [run_record(guests=guests, repetition=n) for guests in (1, 2) for n in (1, 2)]
+    path = write_run(planned[0])
+    write_run(planned[1])
+    (path.parent / "plan.json").write_text(plan_of(*planned))
+
+    assert read_results(path.parent).warnings == (
+        "2 of 4 runs of the plan are missing: guests 2, repetition 1; guests 2, repetition 2",
+    )
+
+
+def test_what_the_plan_has_not_is_not_missing(write_run):
+    planned = [run_record(guests=1, workload="idle"), run_record(guests=2, workload="stress")]
+    for record in planned:
+        path = write_run(record)
+    (path.parent / "plan.json").write_text(plan_of(*planned))
+
+    assert read_results(path.parent).warnings == ()
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"runs": [{}]}', '{"runs": 1}'])
+def test_a_damaged_plan_is_told_and_costs_no_run(write_run, damaged):
+    path = write_run()
+    (path.parent / "plan.json").write_text(damaged)
+    results = read_results(path.parent)
+
+    assert len(results.runs) == 1
+    assert results.warnings[0].startswith("plan.json cannot be read, so runs of it may be missing")
 
 
 def test_unlike_hosts_are_told_with_what_they_differ_in(write_run):
