@@ -38,7 +38,11 @@ def workload(run: Run) -> str:
     return json.dumps([name, parts, arrays, hidden], sort_keys=True)
 
 
-def sampling(run: Run) -> tuple:
-    """Return how long and how often it was sampled: intervals, their seconds, rule for an end."""
+def sampling(run: Run) -> tuple[int, float, str]:
+    """Return how long and how often it was sampled: intervals, their seconds, rule for an end.
+
+    From when on the rule is asked follows from the workload.
+    """
     plan = run.record["run"]["sampling"]
-    return plan["intervals"], plan["interval"], json.dumps(plan.get("steady"), sort_keys=True)
+    rule = {key: value for key, value in (plan.get("steady") or {}).items() if key != "after"}
+    return plan["intervals"], plan["interval"], json.dumps(rule, sort_keys=True)

@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF001
 
-import json
 import math
 from dataclasses import dataclass, replace
 
@@ -124,15 +123,12 @@ def _guests(run: Run) -> dict:
 
 
 def _sampling(run: Run) -> tuple[int, float, str]:
-    """Intervals, seconds of each, and the rule by which it may end early.
+    """How it was sampled; of an imported run what its log has, which may be cut short.
 
-    Of an imported run, the intervals that its log has: it may be cut short. From when on the rule
-    is asked follows from the workload.
+    Last values are compared here, so that runs which end at other times are no repetitions.
     """
-    plan = run.record["run"]["sampling"]
-    rule = {k: v for k, v in (plan.get("steady") or {}).items() if k != "after"}
-    intervals = run.intervals if run.imported else plan["intervals"]
-    return intervals, plan["interval"], json.dumps(rule, sort_keys=True)
+    intervals, *others = cells.sampling(run)
+    return run.intervals if run.imported else intervals, *others
 
 
 def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
