@@ -86,7 +86,7 @@ def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
     """
     groups = shown(metric, rows[metric.name]).groupby(rows[x])
     mean, count = groups.mean(), groups.count()
-    if x == "interval":
+    if x in ("interval", "seconds"):
         mean = mean.where(count == count.max())
     of = ", mean of %{customdata} runs" if rows["repetition"].nunique() > 1 else ""
     hover = f"{x} %{{x}}: %{{y:,.6~g}}{of}<extra>%{{fullData.name}}</extra>"

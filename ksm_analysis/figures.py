@@ -66,7 +66,8 @@ class Data:
     `samples`: the values of every sample, run by run.
     `windows`: when each workload ran, and `marks`: what happened in it, and when; both by the unit
     of time, `interval` or `seconds`.
-    `interval`: the length of one in seconds, None if runs differ.
+    `interval`: the length of one in seconds, None if runs differ: values are shown by `seconds`,
+    when each interval ended, then.
     """
 
     host: pd.DataFrame
@@ -75,6 +76,11 @@ class Data:
     windows: dict[str, dict[str, tuple[float, float]]]
     marks: dict[str, dict[str, tuple[tuple[float, str], ...]]]
     interval: float | None
+
+    @property
+    def along(self) -> str:
+        """The column that values of intervals are shown against."""
+        return "interval" if self.interval else "seconds"
 
 
 def load(measured: list[Measured]) -> Data:
@@ -87,11 +93,11 @@ def load(measured: list[Measured]) -> Data:
         # The last value of a log that is cut short is not that of a repetition which is whole
         stands = not _cut_short(each.run) or _cell(each.run) not in whole
         last = (each.host.index == each.last) & stands
-        hosts.append(each.host.reset_index().assign(last=last))
+        hosts.append(_timed(each.run, each.host.reset_index().assign(last=last)))
     units = {"interval": _length, "seconds": lambda run: 1.0}
     return Data(
         _stack(runs, hosts),
-        _stack(runs, [each.guest for each in measured]),
+        _stack(runs, [_timed(each.run, each.guest) for each in measured]),
         tuple(map(_sampled, runs)),
         {unit: _windows(runs, length) for unit, length in units.items()},
         {
@@ -113,6 +119,10 @@ def _sampled(run: Run) -> Sampled:
         for name in names
     }
     return Sampled(run, host, wide)
+
+
+def _timed(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(seconds=table["interval"] * _length(run))
 
 
 def _length(run: Run) -> float:
@@ -207,7 +217,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
         for series, (name, part) in enumerate(together):
             for count, cell in _cells(part, metric):
                 label = join(guest_word(count), name) or "measured"
-                line = drawing.mean_line(cell, "interval", metric, label)
+                line = drawing.mean_line(cell, data.along, metric, label)
                 # Colours tell numbers of guests; if there is but one, they are free to tell more
                 colour = counts.index(count) if len(counts) > 1 else series
                 look = style(colour, series)
@@ -226,11 +236,11 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
         for count, cell in _cells(part, metric):
             figure = drawing.figure(metric)
             if cell["guest"].nunique() > GUESTS:
-                wide = cell.pivot_table(metric.name, "interval", "guest", observed=True)
+                wide = cell.pivot_table(metric.name, data.along, "guest", observed=True)
                 _band_of_guests(figure, shown(metric, wide), guests, POINTS)
             else:
                 for guest, rows in cell.groupby("guest", observed=True):
-                    line = drawing.mean_line(rows, "interval", metric, guest)
+                    line = drawing.mean_line(rows, data.along, metric, guest)
                     figure["data"].append(line | style(guests.index(guest), 0))
             _add_meta(figure, _meta(cell, "guests"))
             _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
@@ -265,16 +275,16 @@ def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFra
 
 
 def _interval_axis(figure: dict, data: Data, workloads: set[str]) -> None:
-    """Count the intervals, and show when the workloads were active."""
-    last = int(data.host["interval"].max())
-    length = f" ({data.interval:g} s each)" if data.interval else ""
-    figure["layout"]["xaxis"] |= {
-        "title": f"interval{length}",
-        "range": [0, last + 0.4],
-        "dtick": 1 if last <= 6 else None,
-        "tickformat": "d",
+    """Count the intervals, or tell their ends, and show when the workloads were active."""
+    last = float(data.host[data.along].max())
+    counted = {
+        "title": f"interval ({data.interval:g} s each)" if data.interval else "seconds",
+        "range": [0, last + 0.4 if data.interval else 1.02 * last],
+        "dtick": 1 if data.interval and last <= 6 else None,
+        "tickformat": "d" if data.interval else "",
     }
-    _events(figure, data, "interval", workloads, last)
+    figure["layout"]["xaxis"] |= counted
+    _events(figure, data, data.along, workloads, last)
 
 
 def _events(figure: dict, data: Data, unit: str, workloads: set[str], last: float) -> None:

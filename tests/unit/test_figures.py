@@ -46,6 +46,22 @@ def test_a_line_for_each_cell(load):
     assert figure.data[0].line.dash != figure.data[2].line.dash
 
 
+def test_intervals_of_unlike_length_are_shown_by_their_ends(load):
+    data = load(
+        {"guests": 1, "workload": "idle", "interval": 1.0},
+        {"guests": 1, "workload": "stress", "interval": 2.0},
+    )
+    ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
+    ((_, guest),) = figures.by_interval_of_guests(data, GUEST["ksm_merging_pages"])[:1]
+
+    assert [list(trace.x) for trace in figure.data] == [[1, 2, 3, 4], [2, 4, 6, 8]]
+    assert list(guest.data[0].x) == [1, 2, 3, 4]
+    assert figure.layout.xaxis.title.text == "seconds"
+    assert figure.layout.xaxis.range == (0, 8.16)
+    # what stress-ng did from 0.1 s on is marked there
+    assert figure.layout.shapes[0].x0 == pytest.approx(0.1)
+
+
 def test_colours_tell_workloads_where_all_runs_have_as_many_guests(load):
     data = load(*({"guests": 2, "workload": workload} for workload in ("idle", "stress")))
     ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
