@@ -21,6 +21,7 @@ from ksm_analysis import values
 from ksm_analysis.values import (
     Strict,
     duration,
+    not_allowed,
     rest_of,
     text,
     whole,
@@ -182,6 +183,76 @@ def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str
     return stop
 
 
+# --- census --------------------------------------------------------------------------------------
+
+MOMENTS = "a list of end, at-scan-boundary and every: S"
+
+
+class Every(Strict):
+    """At regular times of a run."""
+
+    every: duration(1, 86400) = Field(
+        description="In the list only: each time so many seconds have passed; at most the length of"
+        " the run."
+    )
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise not_allowed(value, MOMENTS)
+    return value
+
+
+def _one_every(moments: list[Every | str]) -> list[Every | str]:
+    if sum(isinstance(moment, Every) for moment in moments) > 1:
+        raise wrong("has 'every' more than once: which is meant?")
+    return values.distinct(moments)
+
+
+_Moments = Annotated[
+    list[word_or(Every, "end", "at-scan-boundary", allowed="end, at-scan-boundary or every: S")],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    AfterValidator(_one_every),
+]
+
+
+class Census(Strict):
+    """When all mergeable memory is read, to tell what of it could be merged and what is."""
+
+    moments: _Moments = Field(
+        description="In the mapping only: the moments, as the plain list has them."
+    )
+    pause: values.Switch = Field(
+        False,
+        description="In the mapping only: stop the guests while they are read, so that it is a"
+        " picture of one instant.",
+    )
+
+    @property
+    def every(self) -> float | None:
+        """Seconds from one census to the next; None without such moments."""
+        return next((each.every for each in self.moments if isinstance(each, Every)), None)
+
+
+def _moments_or_mapping(value: Any) -> Any:
+    """Read a list as the mapping that it is short for."""
+    if isinstance(value, list):
+        return {"moments": value}
+    if not isinstance(value, dict | Census):
+        raise not_allowed(value, f"{MOMENTS}, or {{moments: [...], pause: true}}")
+    return value
+
+
+def _every_within_the_run(census: Census, info: ValidationInfo) -> Census:
+    rest = rest_of(info)
+    if census.every and rest.seconds is not None and census.every > rest.seconds:
+        message = "'every' ({every} s) must be at most {limit} s, {length}"
+        limit, every = f"{rest.seconds:g}", f"{census.every:g}"
+        raise wrong(message, every=every, limit=limit, length=rest.length)
+    return census
+
+
 # --- the whole -----------------------------------------------------------------------------------
 
 Setting = Annotated[
@@ -247,6 +318,15 @@ class Experiment(Strict):
     ] = Field(
         "fixed",
         description="When a run ends: after all its intervals, or as soon as it is steady.",
+    )
+    census: Annotated[
+        Census,
+        BeforeValidator(_moments_or_mapping, json_schema_input_type=_Moments | Census),
+        AfterValidator(_every_within_the_run),
+    ] = Field(
+        None,
+        description="When the contents of all mergeable memory are read: what could be merged, what"
+        " is, and who shares with whom.",
     )
     repetitions: whole(1, 1000) = Field(
         1, description="How often each cell is run, with fresh guests each time."

@@ -13,7 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ksm_analysis import yaml_errors
-from ksm_analysis.definition import Experiment, Network, Sampling, Shuffled, Stop, steady_of
+from ksm_analysis.definition import (
+    Census,
+    Experiment,
+    Network,
+    Sampling,
+    Shuffled,
+    Stop,
+    steady_of,
+)
 from ksm_analysis.errors import InputError
 from ksm_analysis.values import Rest, keys
 from ksm_analysis.workload import Part, Workload
@@ -164,7 +172,7 @@ def _run(
 ) -> dict:
     # ksmd that does not run measures nothing: run=0 has to be asked for
     knobs = {"run": 1, **experiment.knobs[setting]}
-    return {
+    planned = {
         "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
@@ -181,6 +189,16 @@ def _run(
         # each run says for itself what it is part of
         "note": experiment.note.strip(),
         "seconds": RUN_SECONDS + GUEST_SECONDS * count + experiment.sampling.seconds,
+    }
+    return planned | ({"census": _census(experiment.census)} if experiment.census else {})
+
+
+def _census(census: Census) -> dict:
+    return {
+        "end": "end" in census.moments,
+        "at_scan_boundary": "at-scan-boundary" in census.moments,
+        "every": census.every,
+        "pause": census.pause,
     }
 
 

@@ -106,8 +106,19 @@ def _show(planned: dict, of: int | None) -> None:
         console.print(Text(planned["note"]), "")
     if planned["runs"]:
         console.print(table)
+        if census := planned["runs"][0].get("census"):
+            console.print(_census(census))
     minutes = math.ceil(planned["seconds"] / 60)
     console.print(f"{_count(len(planned['runs']), of)}, about {minutes} min in all")
+
+
+def _census(asked: dict) -> str:
+    """Say when mergeable memory is read; all runs of an experiment have the same moments."""
+    every = f"every {asked['every']:g} s" if asked["every"] else ""
+    boundary = "whenever a scan has ended" if asked["at_scan_boundary"] else ""
+    moments = filter(None, (every, boundary, "at the end" if asked["end"] else ""))
+    pause = "; the guests are stopped while they are read" if asked["pause"] else ""
+    return f"Census of all mergeable memory in each run: {', '.join(moments)}{pause}"
 
 
 def _count(runs: int, of: int | None) -> str:

@@ -42,6 +42,17 @@ def test_plan_for_people(capsys):
     assert "6 runs, about 10 min in all" in out
 
 
+def test_plan_tells_of_a_census(capsys, tmp_path):
+    file = tmp_path / "counted.yml"
+    census = "{moments: [end, every: 20, at-scan-boundary], pause: true}"
+    sampling = "sampling: {interval: 1, intervals: 60}"
+    file.write_text(f"guests: {{count: 1}}\n{sampling}\ncensus: {census}\n")
+
+    assert main(["plan", str(file)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "in each run: every 20 s, whenever a scan has ended, at the end; the guests are" in out
+
+
 def test_plan_for_programs(capsys):
     assert main(["plan", QUICK, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)

@@ -326,6 +326,29 @@ def test_without_scans_there_is_nothing_to_wait_for():
     assert steady("idle", knobs="[{run: 0}]") is None
 
 
+# --- census ---------------------------------------------------------------------------------------
+
+
+def test_no_census_unless_it_is_asked_for():
+    assert all("census" not in run for run in plan(DEFINITION)["runs"])
+
+
+@pytest.mark.parametrize(
+    ("given", "planned"),
+    [
+        ("[end]", {"end": True}),
+        ("[end, every: 60]", {"end": True, "every": 60.0}),
+        ("[at-scan-boundary]", {"at_scan_boundary": True}),
+        ("{moments: [every: 10], pause: true}", {"every": 10.0, "pause": True}),
+    ],
+)
+def test_moments_of_a_census(given, planned):
+    (run,) = plan(SHORT.replace("4", "60") + f"census: {given}")["runs"]
+    nothing = {"end": False, "at_scan_boundary": False, "every": None, "pause": False}
+
+    assert run["census"] == nothing | planned
+
+
 # --- options of the command line ------------------------------------------------------------------
 
 
@@ -447,6 +470,8 @@ EVERY_FORM = [
     FIVE + "order: {shuffled: 3}",
     *(SHORT.replace("4", "60") + f"stop: {stop}" for stop in ("fixed", "steady", "{steady: {}}")),
     FIVE + "stop: {steady: {scans: 9, seconds: 1.5, percent: 0}}",
+    FIVE + "census: [end, every: 2.5, at-scan-boundary]",
+    FIVE + "census: {moments: [end], pause: true}",
     SHORT.replace("1}", "1, network: user}"),
     SHORT.replace("1}", "[1, 99], network: {network: default}}"),
 ]
@@ -486,6 +511,11 @@ def test_the_schema_takes_what_is_valid(text):
         "workloads: [{name: s, mixed: [{active: whole}]}]",
         "workloads: [{name: s, nosharepages: [0]}]",
         "workloads: [{name: s, stress_ng: {vm: 1, vm_bytes: }}]",
+        "census: end",
+        "census: []",
+        "census: [begin]",
+        "census: [every: 0]",
+        "census: {pause: true}",
         "repetitions: 0",
         "note: 5",
         "stop:",
@@ -589,6 +619,13 @@ def test_all_errors_are_told_with_line_key_and_what_is_allowed():
             "'from' must be less than 'to'",
         ),
         (FIVE + "stop: {steady: {scnas: 3}}", 3, "steady.scnas: unknown key. Did you mean scans"),
+        (FIVE + "census: end", 3, "census: must be a list of end, at-scan-boundary and every: S, or"),
+        (FIVE + "census:\n- end\n- begin", 5, "census[]: must be end, at-scan-boundary or every: S"),
+        (FIVE + "census: [end, every: 41]", 3, "census: 'every' (41 s) must be at most 40 s"),
+        (FIVE + "census: [every: 5, every: 6]", 3, "census: has 'every' more than once"),
+        (FIVE + "census: [end, end]", 3, "census: each entry must be there once, but end is"),
+        (FIVE + "census: {moments: end}", 3, "census.moments: must be a list of end, at-scan"),
+        (FIVE + "census: {moments: [end], pause: 1}", 3, "census.pause: must be true or false"),
         (FIVE + "stop: stedy", 3, "stop: must be fixed, steady or {steady: {scans: N, seconds"),
         (FIVE + "stop: {}", 3, "stop.steady: this key is required"),
         (FIVE + "stop: {steady: }", 3, "stop.steady: must be a mapping with the keys scans"),
@@ -719,7 +756,7 @@ DOCUMENTED = {
     for line in (ROOT / "docs/experiments.md").read_text().splitlines()
     if line.startswith("| `") and len(cells := [cell.strip() for cell in line.split("|")]) == 6
 }
-LISTS = {"workloads", "workloads[].mixed"}
+LISTS = {"workloads", "workloads[].mixed", "census.moments"}
 
 
 def keys(model=definition.Experiment, path="", seen=()):
@@ -773,7 +810,7 @@ def test_defaults_are_as_documented(key, field):
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_limits_are_as_documented(key):
     """What an error says is allowed is what the document says, to the word."""
-    found = errors(as_text(key, "wrong" if key in {"knobs", *LISTS} else "[[wrong]]"))
+    found = errors(as_text(key, "wrong" if key in {"knobs", "census", *LISTS} else "[[wrong]]"))
     (said,) = [line for line in found if re.search(rf": {re.escape(key)}(\[\])?: must be", line)]
 
     documented = DOCUMENTED[key][2].split(", or a list of such")[0].removesuffix(" of mappings")
