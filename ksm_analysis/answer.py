@@ -27,6 +27,7 @@ class Setting:
     operations a second; `throughput_vs_off_percent` its change against the same guests and workload
     with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
     reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
+    `efficiency_percent` is what is saved of what perfect merging would save, in the last census.
     `period` is the seconds between two samples.
     """
 
@@ -48,6 +49,7 @@ class Setting:
     seconds_to_50: Estimate | None
     seconds_to_90: Estimate | None
     seconds_to_95: Estimate | None
+    efficiency_percent: Estimate | None = None
     period: float = 0.0
 
     def within(self, seconds: Estimate) -> bool:
@@ -105,6 +107,7 @@ def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) 
         seconds_to_50=_over(runs, time_to(0.50)),
         seconds_to_90=_over(runs, time_to(0.90)),
         seconds_to_95=_over(runs, time_to(0.95)),
+        efficiency_percent=None if off else _over(runs, efficiency_of),
         period=max(each.run.record["run"]["sampling"]["period"] for each in runs),
     )
 
@@ -136,6 +139,11 @@ def throughput_of(measured: Measured) -> float:
     """Mean over guests of the workload's bogo operations a second; NaN without any."""
     rates = throughput(measured.run)
     return float(np.mean(rates)) if rates else np.nan
+
+
+def efficiency_of(measured: Measured) -> float:
+    """What the last census found saved, in percent of what could be; NaN without a census."""
+    return float(measured.last_census.get("efficiency_percent", np.nan))
 
 
 def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
@@ -334,6 +342,8 @@ def headline(every: list[Setting]) -> str:
             f", which is {number(top.percent_configured.mean)} % of configured and "
             f"{number(top.percent_resident.mean)} % of resident guest memory"
         )
+    if top.efficiency_percent:
+        words += f", and {number(top.efficiency_percent.mean)} % of what perfect merging would save"
     if top.ksmd_cpu_seconds:
         words += (
             f"; ksmd takes {number(top.ksmd_cpu_seconds.mean)} CPU seconds for it, "

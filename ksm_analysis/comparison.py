@@ -22,10 +22,11 @@ DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_s
 TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
 RATES = {"bogo_ops_per_second_mean": np.mean, "bogo_ops_per_second_sum": np.sum}
 UNITS = (
-    {metric.name: metric.unit for metric in metrics.HOST}
+    {metric.name: metric.unit for metric in (*metrics.HOST, *metrics.CENSUS)}
     | dict.fromkeys(("seconds", *TIMES), "s")
     | dict.fromkeys(RATES, "bogo ops/s")
 )
+COUNTED = {metric.name for metric in metrics.CENSUS}
 TOTALS = {metric.name for metric in metrics.HOST if metric.kind == "total"} | {"seconds"}
 OVER_AN_INTERVAL = {metric.name for metric in metrics.HOST if metric.kind == "counter"} | {
     name for name in UNITS if name.endswith("_cpu_percent")
@@ -156,6 +157,8 @@ def _value(measured: Measured, metric: str) -> float:
         return float(RATES[metric](rates)) if rates else np.nan
     if metric == "seconds":
         return measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
+    if metric in COUNTED:
+        return float(measured.last_census.get(metric, np.nan))
     return answer.last(metric)(measured)
 
 

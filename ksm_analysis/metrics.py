@@ -147,6 +147,10 @@ def _sum_of_guests(name: str) -> Callable:
     return lambda ends: ends.column(f"guests.{name}")
 
 
+def _merged(ends: Ends) -> pd.Series:
+    return _pages(ends, "ksm_pages", "zero_frame_pages")
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 WHOLE = {
@@ -463,6 +467,145 @@ GUEST = (
 )
 
 
+CENSUS = (
+    Metric(
+        "efficiency_percent",
+        "%",
+        "derived",
+        "Efficiency of merging",
+        "100 × saved_pages / limit_pages: how much is saved of what perfect merging would save. "
+        "None where there is nothing to save.",
+        _percent(_gauge("saved_pages"), _gauge("limit_pages")),
+        figure=True,
+    ),
+    Metric(
+        "limit_pages",
+        "pages",
+        "gauge",
+        "What could be saved",
+        "Pages that perfect merging would save: present pages less distinct contents; with "
+        "use_zero_pages=1, pages full of zeros cost no frame at all and count in full. Present are "
+        "pages of mergeable mappings that are in memory.",
+        _gauge("limit_pages"),
+    ),
+    Metric(
+        "limit_zero_pages",
+        "pages",
+        "gauge",
+        "Could be saved: zeros",
+        "The part of limit_pages that is full of zeros.",
+        _gauge("limit_zero_pages"),
+    ),
+    Metric(
+        "limit_within_pages",
+        "pages",
+        "gauge",
+        "Could be saved: within guests",
+        "The part of limit_pages, zeros left out, that merging inside each guest alone would save.",
+        _gauge("limit_within_pages"),
+    ),
+    Metric(
+        "limit_between_pages",
+        "pages",
+        "gauge",
+        "Could be saved: between guests",
+        "The part of limit_pages, zeros left out, that merging across guests would save besides.",
+        _gauge("limit_between_pages"),
+    ),
+    Metric(
+        "max_page_sharing_pages",
+        "pages",
+        "gauge",
+        "Cost of max_page_sharing",
+        "Pages of limit_pages that max_page_sharing keeps from being saved, since a frame may be "
+        "shared so many times only: the sum over contents of ⌈occurrences / max_page_sharing⌉ − 1.",
+        _gauge("max_page_sharing_pages"),
+    ),
+    Metric(
+        "saved_pages",
+        "pages",
+        "gauge",
+        "What is saved",
+        "Pages that are saved: mappings of KSM's frames less these frames, and mappings of the "
+        "kernel's zero page. Counted in the page tables, not taken from the kernel's counters.",
+        _gauge("saved_pages"),
+    ),
+    Metric(
+        "saved_zero_pages",
+        "pages",
+        "gauge",
+        "Saved: the zero page",
+        "The part of saved_pages that is the kernel's zero page. Without use_zero_pages, pages "
+        "full of zeros share frames of KSM, and count within and between guests.",
+        _gauge("saved_zero_pages"),
+    ),
+    Metric(
+        "saved_within_pages",
+        "pages",
+        "gauge",
+        "Saved: within guests",
+        "The part of saved_pages on frames of KSM that each guest saves by itself: its mappings of "
+        "them less the distinct frames among these.",
+        _gauge("saved_within_pages"),
+    ),
+    Metric(
+        "saved_between_pages",
+        "pages",
+        "gauge",
+        "Saved: between guests",
+        "The part of saved_pages on frames of KSM that is saved since guests share them.",
+        _gauge("saved_between_pages"),
+    ),
+    Metric(
+        "present_pages",
+        "pages",
+        "gauge",
+        "Present pages",
+        "Pages of mergeable mappings that are in memory, of all guests.",
+        _gauge("present_pages"),
+    ),
+    Metric(
+        "changed_percent",
+        "%",
+        "derived",
+        "Pages that changed",
+        "100 × changed_pages / compared_pages: of the pages that were present in this census and "
+        "in the one before, those whose contents differ. None in the first.",
+        _percent(_gauge("changed_pages"), _gauge("compared_pages")),
+    ),
+)
+
+CENSUS_GUEST = (
+    Metric(
+        "attributed_bytes",
+        "bytes",
+        "gauge",
+        "Attributed savings",
+        "What is saved, dealt out: a frame that m pages share saves m − 1 pages, of which each of "
+        "the m gets its equal part, as in PSS; a page on the kernel's zero page is saved whole. "
+        "The sum over guests is exactly what is saved.",
+        _gauge("attributed_bytes"),
+    ),
+    Metric(
+        "guest_changed_percent",
+        "%",
+        "derived",
+        "Pages of the guest that changed",
+        "changed_percent of one guest.",
+        _percent(_gauge("changed_pages"), _gauge("compared_pages")),
+    ),
+    Metric(
+        "unmerged_percent",
+        "%",
+        "derived",
+        "Scanned in vain",
+        "100 × (present pages − pages on frames of KSM or on the zero page) / present pages: what "
+        "ksmd looks at in each scan and does not merge.",
+        lambda ends: 100 * (1 - _merged(ends) / ends.column("present_pages").replace(0, np.nan)),
+    ),
+)
+
+
 # --- tables of values ----------------------------------------------------------------------------
 
 
@@ -488,11 +631,16 @@ class Measured:
 
     `host`: one row an interval, indexed by `interval` from 1, a column for each metric of HOST.
     `guest`: one row an interval and guest: `interval`, `guest`, then each metric of GUEST.
+    `census`: one row a census: `seconds`, `moment`, then each metric of CENSUS.
+    `census_guest`: one row a census and guest: `n`, `seconds`, `guest`, then each metric of
+    CENSUS_GUEST. Both are empty without a census.
     """
 
     run: Run
     host: pd.DataFrame
     guest: pd.DataFrame
+    census: pd.DataFrame
+    census_guest: pd.DataFrame
 
     @property
     def last(self) -> int:
@@ -505,6 +653,11 @@ class Measured:
         if self.run.imported and len(there):
             return int(there.max())
         return int(self.host.index[-1])
+
+    @property
+    def last_census(self) -> pd.Series:
+        """The values of the census that stands for the run: its last. Empty without any."""
+        return self.census.iloc[-1] if len(self.census) else pd.Series(dtype=float)
 
 
 def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
@@ -527,7 +680,20 @@ def measure(run: Run) -> Measured:
     samples = run.samples.join(at_scan_ends(run.samples))
     guest = _guest_values(run, _ends_of_guests(run), "interval")
     host = _host_values(run, interval_ends(run, samples), guest, "interval")
-    return Measured(run, host, guest)
+    return Measured(run, host, guest, *_census_values(run))
+
+
+def _census_values(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the values of each census, and of each guest in it."""
+    if run.census is None:
+        return pd.DataFrame(), pd.DataFrame()
+    return tuple(
+        rows[names].assign(**{m.name: m.value(Ends(run, rows)) for m in table})
+        for rows, names, table in (
+            (run.census.rows, ["seconds", "moment"], CENSUS),
+            (run.census.guests, ["n", "seconds", "guest"], CENSUS_GUEST),
+        )
+    )
 
 
 def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -599,9 +765,11 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
 
     Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
     (yes, no, or empty if the run's length was fixed), the names of HOST, then
-    bogo_ops_per_second_sum and _mean over guests (NaN without a workload).
+    bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If any run has a census,
+    the names of CENSUS follow, with the values of its last.
     """
     rows = []
+    counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
     for each in measured:
         rates = throughput(each.run)
         rows.append(
@@ -614,6 +782,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **each.host.loc[each.last].to_dict(),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
+                **each.last_census.reindex(counted).astype(float).to_dict(),
             }
         )
     return pd.DataFrame(rows)

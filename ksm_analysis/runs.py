@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis import caveats, parquet
+from ksm_analysis import census as censuses
 from ksm_analysis.errors import InputError
 
 FORMAT = 1
@@ -40,7 +41,8 @@ class Run:
     in so many rows takes a byte in each.
 
     Counters that the kernel has not are no columns. A run without readable samples has empty
-    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
+    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed. `census`
+    is None where none was asked for, or none is left.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Run:
     guests: pd.DataFrame = field(default_factory=pd.DataFrame)
     events: tuple[dict, ...] = ()
     warnings: tuple[str, ...] = ()
+    census: censuses.Census | None = None
 
     @property
     def id(self) -> str:
@@ -204,10 +207,25 @@ def read_run(path: Path) -> Run:
         return Run(path, record, events=events, warnings=tuple(warnings))
     header, end = sampled.header, sampled.end
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
+    run = replace(run, census=_census(run, warnings))
     warnings += caveats.of_sampling(run)
     if not failed:
         warnings += caveats.of_run(run)
     return replace(run, warnings=tuple(warnings))
+
+
+def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
+    """Read the censuses, if there were to be any."""
+    path = run.path / "census.jsonl"
+    if not path.exists():
+        if run.complete and run.record["run"].get("census"):
+            warnings.append("a census was asked for, and there is none")
+        return None
+    lines = list(_lenient_lines(path, warnings))
+    _check_format(lines[0].get("format") if lines else FORMAT, path)
+    found = censuses.of_lines(lines, run.header["monotonic"])
+    warnings += found.warnings if found else ["there is no whole census in census.jsonl"]
+    return found
 
 
 def _why(error: Exception) -> str:

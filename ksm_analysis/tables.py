@@ -19,6 +19,7 @@ ANSWER = (  # of Setting: heading, unit
     ("saved_mib", "saved", "MiB"),
     ("percent_configured", "saved, of configured", "%"),
     ("percent_resident", "saved, of resident", "%"),
+    ("efficiency_percent", "saved, of what could be", "%"),
     ("ksmd_cpu_seconds", "CPU time of ksmd", "s"),
     ("ksmd_cpu_percent", "CPU use of ksmd", "% of one CPU"),
     ("throughput", "throughput per guest", "bogo ops/s"),
@@ -80,7 +81,7 @@ def _attributes(factors: dict) -> dict:
 def of_runs(measured: list[metrics.Measured]) -> dict:
     """Make headings and rows of text, without what has no value in any run, or never varies."""
     table = metrics.summary(measured)
-    known = {m.name: m for m in metrics.HOST}
+    known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
     headings, rows = [], [[] for _ in measured]
     for name in table:
         constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1

@@ -32,6 +32,7 @@ SHOWN = (
     ("reclaimed_percent_configured", "reclaimed %\nconfigured", "{:.1f}"),
     ("shared_percent_resident", "shared %\nresident", "{:.1f}"),
     ("reclaimed_percent_resident", "reclaimed %\nresident", "{:.1f}"),
+    ("efficiency_percent", "saved %\nof limit", "{:.1f}"),
     ("bogo_ops_per_second_sum", "bogo ops/s\nall guests", "{:,.0f}"),
 )
 LONGEST = 48  # characters of a line of text in the table; commands can be longer
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _says_something(table, name: str) -> bool:
     """What has no value, or does not vary, takes room and says nothing."""
+    if name not in table:
+        return False  # there was no census
     values = table[name]
     if name == "guests":
         return bool(values.any())

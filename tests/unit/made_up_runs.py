@@ -127,6 +127,68 @@ def events(record):
     ]
 
 
+def census_lines(record, progress=(0.5, 1.0), every=2.0):
+    """Make censuses of memory of which a growing part is merged, as the program would write them.
+
+    Of the 100,000 pages of each guest 10,000 are zeros, 10,000 are 5,000 contents twice each, and
+    40,000 are those that every guest has. use_zero_pages is 1.
+    """
+    names = guest_names(record)
+    header = {
+        "kind": "header", "format": 1, "wall": WALL, "monotonic": MONOTONIC, "page_size": PAGE,
+        "processes": {name: 4242 + i for i, name in enumerate(names)},
+    }  # fmt: skip
+    lines = [
+        _census(n, every * (n + 1), names, part, last=n == len(progress) - 1)
+        for n, part in enumerate(progress)
+    ]
+    return [header, *lines, {"kind": "end", "censuses": len(lines), "cpu_seconds": 0.7}]
+
+
+def _census(n, seconds, names, part, last):
+    many = len(names)
+    zero, within, between = (round(part * pages) for pages in (10_000, 5_000, 40_000))
+    saved = {"zero": zero * many, "within": within * many, "between": between * (many - 1)}
+    merged = 2 * within + (between if many > 1 else 0)
+    # each guest gets as much, and the first what is left over
+    total = sum(saved.values()) * PAGE
+    attributed = [total // many] * many
+    attributed[0] += total - sum(attributed)
+    duplicates = 20_000 + (40_000 if many > 1 else 0)
+    guests = {
+        name: {
+            "pid": 4242 + i, "present_pages": 100_000, "swapped_pages": 0, "zero_pages": 10_000,
+            "unique_pages": 100_000 - duplicates, "duplicate_pages": duplicates,
+            "own_duplicate_pages": 20_000, "ksm_pages": merged, "zero_frame_pages": zero,
+            "attributed_bytes": attributed[i], "complaint": None,
+            "changed_pages": 1_000 * (i + 1) if n else None,
+            "compared_pages": 100_000 if n else None,
+            "ksm_stat": {"ksm_rmap_items": 90_000, "ksm_merging_pages": merged},
+        }
+        for i, name in enumerate(names)
+    }  # fmt: skip
+    limit = {"zero": 10_000 * many, "within": 5_000 * many, "between": 40_000 * (many - 1)}
+    row = [[between if a != b else 2 * within for b in names] for a in names]
+    return {
+        "kind": "census", "n": n, "moment": "end" if last else "every", "wall": WALL + seconds,
+        "monotonic": MONOTONIC + seconds, "seconds": seconds, "page_size": PAGE,
+        "frames_visible": True, "paused_seconds": 0.0, "read_seconds": 0.4, "cpu_seconds": 0.35,
+        "bytes_read": 100_000 * many * PAGE, "ksm": {"full_scans": 1_010 + n},
+        "ksm_after": {"full_scans": 1_010 + n},
+        "present_pages": 100_000 * many, "swapped_pages": 0, "zero_pages": 10_000 * many,
+        "unique_pages": (100_000 - duplicates) * many, "duplicate_pages": duplicates * many,
+        "distinct_contents": 45_000 * many + 40_001, "max_page_sharing_pages": 0,
+        "limit_pages": sum(limit.values()), "saved_pages": sum(saved.values()),
+        **{f"limit_{kind}_pages": pages for kind, pages in limit.items()},
+        **{f"saved_{kind}_pages": pages for kind, pages in saved.items()},
+        "saved_ksm_pages": saved["within"] + saved["between"], "outside_mappings": 0,
+        "outside_attributed_bytes": 0, "efficiency": sum(saved.values()) / sum(limit.values()),
+        "changed_pages": 500 * many * (many + 1) if n else None,
+        "compared_pages": 100_000 * many if n else None, "guests": guests,
+        "matrix": {"guests": names, "pages": row}, "complaints": [],
+    }  # fmt: skip
+
+
 def json_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -137,8 +199,13 @@ class Writer:
     def __init__(self, directory: Path):
         self.directory = directory
 
-    def __call__(self, record=None, lines=None, happened=None, name=None, **factors) -> Path:
-        """Write a run; `record`, `lines` and `happened` stand in for what is made up otherwise."""
+    def __call__(
+        self, record=None, lines=None, happened=None, name=None, census=None, **factors
+    ) -> Path:
+        """Write a run; `record`, `lines` and `happened` stand in for what is made up otherwise.
+
+        `census` has the lines of census.jsonl; there is none without.
+        """
         record = record or run_record(**factors)
         path = self.directory / (name or record["run"]["id"])
         path.mkdir(parents=True)
@@ -148,4 +215,6 @@ class Writer:
         (path / "events.jsonl").write_text(
             json_lines(events(record) if happened is None else happened)
         )
+        if census is not None:
+            (path / "census.jsonl").write_text(json_lines(census))
         return path

@@ -201,14 +201,15 @@ def test_the_summary_of_nothing_is_empty():
 # --- the table ------------------------------------------------------------------------------------
 
 
+EVERY = [*metrics.HOST, *metrics.GUEST, *metrics.CENSUS, *metrics.CENSUS_GUEST]
+
+
 def test_metrics_have_names_of_their_own_and_known_kinds():
-    every = [*metrics.HOST, *metrics.GUEST]
-
-    assert len({metric.name for metric in every}) == len(every)
-    assert {metric.kind for metric in every} <= {"gauge", "counter", "total", "derived"}
+    assert len({metric.name for metric in EVERY}) == len(EVERY)
+    assert {metric.kind for metric in EVERY} <= {"gauge", "counter", "total", "derived"}
 
 
-@pytest.mark.parametrize("metric", [*metrics.HOST, *metrics.GUEST], ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", EVERY, ids=lambda m: m.name)
 def test_metrics_are_documented(metric):
     row = f"| `{metric.name}` | {metric.unit} | {metric.kind} | {metric.help} |"
 

@@ -1,0 +1,147 @@
+"""The censuses of a run, read: what could be merged, what is, and who shares with whom.
+
+The format is that of census.jsonl in docs/data.md. What cannot be true is said and shown as it is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pandas as pd
+from pandas.api.types import is_object_dtype
+
+# The whole, and what it is the sum of: checked in each census that has them.
+SUMS = {
+    "limit_pages": ("limit_zero_pages", "limit_within_pages", "limit_between_pages"),
+    "saved_pages": ("saved_ksm_pages", "saved_zero_pages"),
+    "saved_ksm_pages": ("saved_within_pages", "saved_between_pages"),
+}
+
+
+@dataclass(frozen=True)
+class Census:
+    """All censuses of a run.
+
+    `rows`: one row a census, indexed by `n`: `seconds` (since the run's first sample), `moment`,
+    and its counts, with NaN for what could not be known; the kernel's own counters before and
+    after are columns `ksm.full_scans`, `ksm_after.full_scans` and so on.
+
+    `guests`: one row a census and guest, with `n`, `seconds`, `guest`; `ksm_stat.*` as the kernel
+    says it. `matrix`: pages of a guest (row) whose frame another (column) has as well, in the last
+    census that tells; empty if none does.
+    """
+
+    rows: pd.DataFrame
+    guests: pd.DataFrame
+    matrix: pd.DataFrame
+    header: dict = field(default_factory=dict)
+    end: dict = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def of_lines(lines: list[dict], start: float) -> Census | None:
+    """Make frames of the lines of census.jsonl; None if there is no census in it.
+
+    `start` is the monotonic time that seconds count from.
+    """
+    kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in KINDS}
+    whole = [line for line in kinds["census"] if _is_whole(line)]
+    if not whole:
+        return None
+    end = kinds["end"][-1] if kinds["end"] else {}
+    matrices = [line["matrix"] for line in whole if line.get("matrix")]
+    return Census(
+        rows=_rows(whole, start),
+        guests=_guests(whole, start),
+        matrix=_matrix(matrices[-1]) if matrices else pd.DataFrame(),
+        header=kinds["header"][0] if kinds["header"] else {},
+        end=end,
+        warnings=tuple(_warnings(whole, len(kinds["census"]) - len(whole), end)),
+    )
+
+
+KINDS = ("header", "census", "end")
+
+
+def _is_whole(line: dict) -> bool:
+    timed = all(isinstance(line.get(key), int | float) for key in ("n", "monotonic"))
+    guests = line.get("guests")
+    counted = isinstance(guests, dict) and all(isinstance(each, dict) for each in guests.values())
+    return timed and counted and isinstance(line.get("moment"), str)
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def _rows(lines: list[dict], start: float) -> pd.DataFrame:
+    left_out = ("kind", "guests", "matrix", "complaints")
+    rows = [
+        _flat({key: value for key, value in line.items() if key not in left_out})
+        | {"seconds": _since(line, start)}
+        for line in lines
+    ]
+    return _numbers(pd.DataFrame(rows)).set_index("n")
+
+
+def _guests(lines: list[dict], start: float) -> pd.DataFrame:
+    rows = [
+        {"n": line["n"], "seconds": _since(line, start), "guest": name, **_flat(counts)}
+        for line in lines
+        for name, counts in sorted(line["guests"].items())
+    ]
+    return _numbers(pd.DataFrame(rows, columns=None if rows else ["n", "seconds", "guest"]))
+
+
+def _since(line: dict, start: float) -> float:
+    return round(line["monotonic"] - start, 3)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """Put what is within a mapping beside it, with both names."""
+    flat = {}
+    for key, value in tree.items():
+        within = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if within else {prefix + key: value}
+    return flat
+
+
+def _numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Make numbers of all columns in which there is nothing else; null is NaN."""
+    for name in filter(lambda name: is_object_dtype(table[name]), table):
+        values = table[name].dropna()
+        if values.map(lambda value: isinstance(value, int | float)).all():
+            table[name] = table[name].astype(float)
+    return table
+
+
+def _matrix(found: dict) -> pd.DataFrame:
+    return pd.DataFrame(found["pages"], index=found["guests"], columns=found["guests"], dtype=float)
+
+
+# --- what is amiss --------------------------------------------------------------------------------
+
+
+def _warnings(lines: list[dict], torn: int, end: dict) -> Iterator[str]:
+    if torn:
+        yield f"{torn} of its censuses are not whole; they are passed over"
+    if not end:
+        yield "the census program was killed: its end line is missing"
+    said = Counter()
+    for line in lines:
+        said.update({*line.get("complaints", ()), *_wrong_sums(line)})
+    for words, times in said.items():
+        times = f" (in {times} of {len(lines)} censuses)" if len(lines) > 1 else ""
+        yield f"census: {words}{times}"
+
+
+def _wrong_sums(line: dict) -> Iterator[str]:
+    """Look whether parts are the whole, in one census."""
+    for whole, parts in SUMS.items():
+        values = [line.get(name) for name in (whole, *parts)]
+        if None not in values and values[0] != sum(values[1:]):
+            yield f"{whole} is not {' + '.join(parts)}: it cannot be trusted"
+    attributed = [guest.get("attributed_bytes") for guest in line["guests"].values()]
+    outside = line.get("outside_attributed_bytes") or 0
+    saved, size = line.get("saved_pages"), line.get("page_size")
+    if None not in (*attributed, saved, size) and sum(attributed) + outside != saved * size:
+        yield "what is attributed to guests is not what is saved: it cannot be trusted"

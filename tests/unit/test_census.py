@@ -1,0 +1,186 @@
+"""Censuses of a run: read, checked, and what is made of them."""
+
+import pytest
+from made_up_runs import PAGE, census_lines, run_record
+
+from ksm_analysis import comparison, metrics
+from ksm_analysis.errors import InputError
+from ksm_analysis.runs import read_run
+
+NAN = pytest.approx(float("nan"), nan_ok=True)
+ASKED = {"end": True, "at_scan_boundary": False, "every": 2.0, "pause": False}
+
+
+def counted(guests=2, **factors):
+    record = run_record(guests=guests, **factors)
+    record["run"]["census"] = ASKED
+    return record
+
+
+@pytest.fixture
+def read(write_run):
+    def read(record=None, lines=None, change=None):
+        record = record or counted()
+        lines = census_lines(record) if lines is None else lines
+        if change:
+            change(lines)
+        return read_run(write_run(record, census=lines))
+
+    return read
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+def test_one_row_a_census_and_guest(read):
+    census = read().census
+
+    assert census.rows["moment"].to_list() == ["every", "end"]
+    assert census.rows["seconds"].to_list() == [2.0, 4.0]
+    assert census.rows["saved_pages"].to_list() == [35_000, 70_000]
+    assert census.rows["ksm_after.full_scans"].to_list() == [1010, 1011]
+    assert census.guests["guest"].to_list() == ["ksm-guest-01", "ksm-guest-02"] * 2
+    assert census.guests["ksm_stat.ksm_rmap_items"].to_list() == [90_000] * 4
+    assert census.guests["changed_pages"].isna().to_list() == [True, True, False, False]
+    assert census.matrix.loc["ksm-guest-01", "ksm-guest-02"] == 40_000
+    assert census.warnings == ()
+
+
+def test_no_census_was_asked_for(write_run):
+    run = read_run(write_run())
+
+    assert run.census is None
+    assert run.warnings == ()
+
+
+def test_a_census_that_was_asked_for_and_is_missing(write_run):
+    assert read_run(write_run(counted())).warnings == ("a census was asked for, and there is none",)
+
+
+def test_what_cannot_be_known_has_no_value(read):
+    def hide(lines):
+        for line in lines[1:-1]:
+            hidden = dict.fromkeys([key for key in line if key.startswith("saved")])
+            line |= hidden | {"efficiency": None, "matrix": None, "frames_visible": False}
+            line["complaints"] = ["frames are hidden: CAP_SYS_ADMIN is missing"]
+            for guest in line["guests"].values():
+                guest["attributed_bytes"] = None
+
+    run = read(change=hide)
+
+    assert run.census.rows["saved_pages"].isna().all()
+    assert run.census.rows["limit_pages"].notna().all()
+    assert run.census.matrix.empty
+    assert run.warnings == (
+        "census: frames are hidden: CAP_SYS_ADMIN is missing (in 2 of 2 censuses)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("limit_zero_pages", "limit_pages is not limit_zero_pages + limit_within_pages + limit_"),
+        ("saved_between_pages", "saved_ksm_pages is not saved_within_pages + saved_between_pages"),
+        ("outside_attributed_bytes", "what is attributed to guests is not what is saved"),
+    ],
+)
+def test_parts_that_are_not_the_whole_are_told(read, key, words):
+    def change(lines):
+        lines[2][key] += 1
+
+    (warning,) = read(change=change).warnings
+
+    assert words in warning
+    assert warning.endswith("it cannot be trusted (in 1 of 2 censuses)")
+
+
+def test_a_program_that_was_killed_in_a_line(write_run):
+    path = write_run(counted(), census=census_lines(counted()))
+    file = path / "census.jsonl"
+    file.write_text(file.read_text()[:-200])
+    run = read_run(path)
+
+    assert len(run.census.rows) == 1
+    assert "the last line of census.jsonl is torn" in run.warnings[0]
+    assert "the census program was killed: its end line is missing" in run.warnings
+
+
+@pytest.mark.parametrize("line", ["null", "[]", '{"kind": "census"}', '{"kind": "census", "n": 1}'])
+def test_lines_that_are_no_census_are_passed_over(write_run, line):
+    path = write_run(counted(), census=census_lines(counted()))
+    file = path / "census.jsonl"
+    file.write_text(file.read_text().replace("\n", f"\n{line}\n", 1))
+    run = read_run(path)
+
+    assert len(run.census.rows) == 2
+    assert len(run.warnings) == 1
+
+
+def test_a_format_of_the_future_is_refused(read):
+    with pytest.raises(InputError, match="format 2 is not known"):
+        read(change=lambda lines: lines[0].update(format=2))
+
+
+def test_nothing_whole_in_the_file(read):
+    run = read(lines=[])
+
+    assert run.census is None
+    assert run.warnings == ("there is no whole census in census.jsonl",)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def test_values_of_a_census(read):
+    measured = metrics.measure(read())
+
+    assert measured.census["efficiency_percent"].to_list() == [50.0, 100.0]
+    assert measured.census["changed_percent"].to_list() == [
+        pytest.approx(float("nan"), nan_ok=True),
+        1.5,
+    ]
+    assert measured.last_census["limit_pages"] == 70_000
+    last = measured.census_guest[measured.census_guest["n"] == 1]
+    assert last["attributed_bytes"].sum() == 70_000 * PAGE
+    assert last["guest_changed_percent"].to_list() == [1.0, 2.0]
+    assert last["unmerged_percent"].to_list() == pytest.approx([40.0, 40.0])
+
+
+def test_nothing_to_save_has_no_efficiency(read):
+    def change(lines):
+        for line in lines[1:-1]:
+            for key in line:
+                if key.startswith(("limit_", "saved_")):
+                    line[key] = 0
+            for guest in line["guests"].values():
+                guest["attributed_bytes"] = 0
+
+    assert metrics.measure(read(change=change)).census["efficiency_percent"].isna().all()
+
+
+def test_the_summary_has_the_last_census_if_there_is_one(read, write_run):
+    without = metrics.measure(read_run(write_run(guests=1)))
+    table = metrics.summary([metrics.measure(read()), without])
+
+    assert table["efficiency_percent"].to_list() == [
+        100.0,
+        pytest.approx(float("nan"), nan_ok=True),
+    ]
+    assert "efficiency_percent" not in metrics.summary([without])
+
+
+def test_censuses_are_compared(write_run):
+    sides = []
+    for part, name in ((1.0, "a"), (0.5, "b")):
+        side = []
+        for repetition in (1, 2, 3):
+            record = counted(repetition=repetition)
+            lines = census_lines(record, progress=(part - 0.01 * repetition,))
+            path = write_run(record, census=lines, name=f"{name}{repetition}")
+            side.append(metrics.measure(read_run(path)))
+        sides.append(side)
+    pairs = comparison.pair(*comparison.group(*sides), None, False)
+    (made,), _ = comparison.compare(pairs, ["efficiency_percent"], None, 0.01)
+
+    assert made.verdict == "lower"
+    assert made.unit == "%"
