@@ -14,6 +14,7 @@ COMMANDS = {
     "summary": "show one row a run: factors, and every metric at the end of the run",
     "compare": "tell whether two sets of runs differ, by how much, and how sure that is",
     "import": "make runs of the logs of the original bash framework, for report and summary",
+    "doctor": "tell why nothing merges, and what to do about it; changes nothing on any host",
     "schema": "print the JSON Schema of experiment files, for editors",
 }
 EXAMPLES = """\
@@ -24,6 +25,7 @@ examples:
   python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
+  python -m ksm_analysis doctor                         why does nothing merge on this host
 
 Each command explains itself: python -m ksm_analysis COMMAND --help
 """

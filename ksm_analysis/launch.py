@@ -36,10 +36,10 @@ def environment() -> dict[str, str]:
     return {"PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
 
-def hosts(root: Path, inventory: Path, limit: str | None) -> list[str]:
+def hosts(root: Path, inventory: Path, limit: str | None, option: str = "--limit") -> list[str]:
     """Names of the hosts that runs are dealt out over, in the order of the inventory.
 
-    Raises InputError if there are none.
+    Raises InputError if there are none; `option` is the one that `limit` was given with.
     """
     listed = _list(root, inventory, limit)
     if names := _names(listed):
@@ -48,7 +48,9 @@ def hosts(root: Path, inventory: Path, limit: str | None) -> list[str]:
         why = next((line for line in listed.stderr.splitlines() if "parse" in line), "")
         raise InputError(f"{inventory}: no host in the group {GROUP}. {why}".strip())
     every = ", ".join(_names(_list(root, inventory, None))) or "none"
-    raise InputError(f"--limit {limit}: no such host in {GROUP} of {inventory}. There are: {every}")
+    raise InputError(
+        f"{option} {limit}: no such host in {GROUP} of {inventory}. There are: {every}"
+    )
 
 
 def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.CompletedProcess:

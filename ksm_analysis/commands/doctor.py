@@ -1,0 +1,281 @@
+"""`doctor`: why nothing merges, on each host and in each domain that runs there.
+
+With --json, standard output is one object, `hosts`: by the host's name
+
+facts     what was read (docs/doctor.md), or null
+findings  the worst first; each has finding (its name), severity, what, where (kind, name, pid),
+          evidence, why, fix
+wrong     whether any of them is more than worth knowing
+error     why the host could not be read, or null
+"""
+
+import argparse
+
+from ksm_analysis.errors import InputError
+
+HELP = "tell why nothing merges, and what to do about it; changes nothing on any host"
+DETAILS = """\
+Looks at hosts and at every QEMU that runs there, whoever has started it, and says what keeps KSM
+from merging: ksmd stopped, memory that is not offered or is of the wrong kind, a scan that takes
+hours, and so on. Each finding has its evidence, its reason, and the command or XML that mends it.
+The worst come first: what blocks merging, what limits it, where it costs more than it saves, and
+what could not be looked at. Notes are worth knowing, and are nothing wrong.
+
+Nothing is written on the hosts, not even a temporary file, and nothing is started there: libvirt is
+asked where its daemon runs already, else /proc alone. The hosts need not have been provisioned. It
+takes --seconds, in which it reads the counters twice, and a few more. Root sees all processes.
+docs/doctor.md has every finding, its threshold and where it comes from.
+"""
+EXAMPLES = """\
+examples:
+  python -m ksm_analysis doctor                              all hosts of inventory/localhost.yml
+  python -m ksm_analysis doctor --inventory inventory/mine.yml --host lab
+  python -m ksm_analysis doctor --seconds 60                 a longer look, for a slow scan
+  python -m ksm_analysis doctor --json | jq '.hosts[].findings[] | {finding, what, fix}'
+  python -m ksm_analysis doctor --json | jq '.hosts[].facts.domains[].memory.mergeable'
+
+exit status:
+  0  nothing is wrong
+  1  something is wrong: there is a finding that is more than a note
+  2  what was given cannot be used, or a host could not be read
+  130  interrupted
+"""
+MOST_SECONDS = 3600
+TITLES = {
+    "blocks": "keeps pages from merging",
+    "limits": "merges less, or later",
+    "costs": "costs more than it saves",
+    "unseen": "could not be looked at",
+    "note": "worth knowing",
+}
+STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
+
+
+def add_to(commands) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "doctor",
+        help=HELP,
+        description=DETAILS,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = parser.add_argument
+    option("--host", metavar="H", help="only these hosts of ksm_hosts: an Ansible pattern")
+    option("--inventory", metavar="I", help="default: inventory/localhost.yml of the testbed")
+    option(
+        "--seconds",
+        metavar="S",
+        type=_seconds,
+        default=5.0,
+        help="time between two readings of the counters (default: 5)",
+    )
+    option("--json", action="store_true", help="for programs: all facts and findings")
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MOST_SECONDS}")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, and tell. Returns the exit status."""
+    from ksm_analysis import diagnosis
+
+    asked, errors = _asked(arguments)
+    if errors is None:
+        return 130
+    hosts = {
+        name: (asked[name], diagnosis.findings(asked[name]) if asked[name] else [])
+        for name in asked
+    }
+    (_print_json if arguments.json else _show)(hosts, errors)
+    if errors:
+        return 2
+    return 1 if any(diagnosis.is_wrong(found) for _, found in hosts.values()) else 0
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[dict, dict | None]:
+    """Facts of each host, or None; and why there are none. No errors at all: interrupted."""
+    from pathlib import Path
+
+    from ksm_analysis import launch
+
+    playbook = "playbooks/doctor.yml"
+    if not (launch.ROOT / playbook).is_file():
+        raise InputError(
+            f"{launch.ROOT}: no {playbook} here: use it from a clone of the repository"
+        )
+    inventory = Path(arguments.inventory or launch.ROOT / "inventory/localhost.yml").absolute()
+    if not inventory.exists():
+        raise InputError(f"{inventory}: no such inventory")
+    names = launch.hosts(launch.ROOT, inventory, arguments.host, option="--host")
+    listener = Listener(names)
+    launcher = launch.Launcher(launch.ROOT, inventory, "doctor", listener.take, lambda: None)
+    variables = {"ksm_limit": launch.pattern(names), "doctor_seconds": arguments.seconds}
+    with launcher.signals():
+        launcher.play(playbook, variables)
+    if launcher.error:
+        raise launcher.error
+    if launcher.asked:
+        return listener.facts, None
+    return listener.facts, listener.errors()
+
+
+class Listener:
+    """Takes the events of the playbook: `facts` of each host, or None."""
+
+    def __init__(self, names: list[str]):
+        self.facts: dict[str, dict | None] = dict.fromkeys(names)
+        self._said: dict[str, str] = {}
+        self._last = ""
+
+    def take(self, event: dict) -> None:
+        """Take one event of ansible-runner."""
+        data = event.get("event_data") or {}
+        host, result = data.get("host"), data.get("res") or {}
+        if event["event"] == "runner_on_ok" and "facts" in result:
+            self.facts[host] = result["facts"]
+        elif event["event"] in ("runner_on_failed", "runner_on_unreachable"):
+            self._said[host] = " ".join(str(result.get("msg", "it does not say why")).split())
+        elif not host:
+            self._last = event.get("stdout", "").strip() or self._last
+
+    def errors(self) -> dict[str, str]:
+        """Say of each host that was not read why not."""
+        return {
+            name: self._said.get(name, f"Ansible has not come to it. {self._last}".strip())
+            for name, facts in self.facts.items()
+            if facts is None
+        }
+
+
+# --- telling --------------------------------------------------------------------------------------
+
+
+def _print_json(hosts: dict, errors: dict) -> None:
+    import json
+
+    from ksm_analysis import diagnosis
+
+    document = {
+        name: {
+            "facts": facts,
+            "findings": [each.plain() for each in found],
+            "wrong": diagnosis.is_wrong(found),
+            "error": errors.get(name),
+        }
+        for name, (facts, found) in hosts.items()
+    }
+    print(json.dumps({"hosts": document}, indent=2, allow_nan=False))
+
+
+def _show(hosts: dict, errors: dict) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from ksm_analysis import diagnosis
+
+    console = Console(highlight=False)
+    for name, (facts, found) in hosts.items():
+        if facts is None:
+            print(f"{name}: cannot be read: {errors[name]}", file=sys.stderr)
+            continue
+        console.print(Text(name, style="bold"), Text(looked_at(facts)), sep="  ")
+        if not diagnosis.is_wrong(found):
+            console.print(Text(f"Nothing is wrong. {healthy(facts)}", style="green"))
+        for severity in diagnosis.SEVERITIES:
+            _show_severity(console, severity, [each for each in found if each.severity == severity])
+        console.print()
+
+
+def _show_severity(console, severity: str, found: list) -> None:
+    """Print findings of a severity. Those that many domains share have one reason, and one fix."""
+    from rich.text import Text
+
+    style = STYLES.get(severity, "")
+    alike: dict[tuple, list] = {}
+    for each in found:
+        alike.setdefault((each.finding, each.why), []).append(each)
+    for same in alike.values():
+        console.print()
+        console.print(Text(TITLES[severity], style=style), Text(f"({same[0].finding})"), sep=" ")
+        for each in same:
+            console.print(_row("", f"{place(each.where)}: {each.what}"))
+            console.print(_row("evidence", evidence(each.evidence)))
+        console.print(_row("why", same[0].why))
+        for fix in dict.fromkeys(each.fix for each in same):
+            console.print(_row("fix", fix))
+
+
+def _row(heading: str, text: str):
+    """One of the lines of a finding, which may wrap below itself."""
+    from rich.table import Table
+    from rich.text import Text
+
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=8, justify="right", style="dim")
+    row.add_column(overflow="fold")
+    row.add_row(Text(heading), Text(text))
+    return row
+
+
+def looked_at(facts: dict) -> str:
+    """Say what was looked at, and by which way."""
+    from ksm_analysis import diagnosis
+
+    domains, others = facts["domains"], facts["processes"]
+    way = "libvirt and /proc" if facts["domains_from"] == "libvirt" else "/proc"
+    why = f"; libvirt: {facts['libvirt']}" if facts["libvirt"] else ""
+    return (
+        f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')} (by {way}{why}), "
+        f"{count(len(others), 'other process', 'es')} with mergeable memory; "
+        f"looked twice, {diagnosis.seconds_between(facts):.0f} s apart"
+    )
+
+
+def healthy(facts: dict) -> str:
+    """Say what that rests on."""
+    from ksm_analysis import diagnosis
+
+    counters = diagnosis.ksm(facts)
+    measured = diagnosis.measured_scan_seconds(facts)
+    seconds = diagnosis.nominal_scan_seconds(facts) if measured is None else measured
+    size = diagnosis.mib(diagnosis.mergeable(facts, "anonymous"))
+    return (
+        f"ksmd runs; {size} are mergeable and present; a full scan of them takes {seconds:,.0f} s; "
+        f"pages_sharing={counters['pages_sharing']:,}, full_scans={counters['full_scans']:,}."
+    )
+
+
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """So many of them, in words."""
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def place(where: dict) -> str:
+    """Name where a finding is."""
+    return (
+        "host" if where["kind"] == "host" else f"{where['kind']} {where['name']} ({where['pid']})"
+    )
+
+
+def evidence(values: dict) -> str:
+    """Show names and values as the kernel writes them."""
+    import json
+
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    )
