@@ -371,8 +371,9 @@ def _collapsing(facts: dict) -> Iterator[Finding]:
     """Zero pages are holes to khugepaged, which fills them."""
     counters, thp = ksm(facts), facts["huge_pages"] or {}
     holes = (thp.get("khugepaged") or {}).get("max_ptes_none", 0)
-    off = thp.get("enabled", "never") == "never"
-    if off or not (counters.get("use_zero_pages") and holes and mergeable(facts, "size")):
+    open_to = {"always": "size", "madvise": "advised_huge"}.get(thp.get("enabled"))
+    size = mergeable(facts, open_to) if open_to else 0
+    if not (counters.get("use_zero_pages") and holes and size):
         return
     yield Finding(
         "khugepaged-zero",
@@ -383,6 +384,7 @@ def _collapsing(facts: dict) -> Iterator[Finding]:
             **_some(counters, "use_zero_pages", "ksm_zero_pages"),
             "enabled": thp["enabled"],
             "max_ptes_none": holes,
+            "open_to_huge_pages": size,
             "thp_collapse_alloc": grown(facts, "vmstat", "thp_collapse_alloc"),
         },
         f"To khugepaged the kernel's zero page is a hole. Where up to {holes} of the pages of a "
@@ -642,7 +644,7 @@ def _xml_fix(domain: dict, remove: str, add: str) -> str:
 
 
 def _pinned(domain: dict) -> Iterator[Finding]:
-    devices, files = domain["qemu"]["vfio"], domain["vfio"]
+    devices, files = domain["qemu"]["vfio"], domain["vfio_files"]
     if not (devices or files):
         return
     yield Finding(
@@ -652,7 +654,7 @@ def _pinned(domain: dict) -> Iterator[Finding]:
         _where(domain, "domain"),
         {
             "vfio": devices,
-            "open_files_of_vfio": files,
+            "vfio_files": files,
             "locked_bytes": sum(sums["locked"] for sums in domain["memory"].values()),
             "pinned_bytes": domain["pinned"],
         },

@@ -192,7 +192,7 @@ def process(root, pid):
         "memory": memory((directory / "smaps").read_bytes().decode(errors="replace")),
         "ksm_stat": ksm_stat(directory),
         "pinned": kib(status.get("VmPin")),
-        "vfio": len([*open_files(directory, "/dev/vfio/")]),
+        "vfio_files": len([*open_files(directory, "/dev/vfio/")]),
     }
 
 
@@ -231,9 +231,10 @@ def memory(smaps):
     """Sum up mappings by what KSM can do with them. All in bytes, but for their number.
 
     mergeable: offered to KSM (mg); shared and hugetlb: of kinds that it never takes; private: it
-    would be taken, if it were offered.
+    would be taken, if it were offered. advised_huge: open to huge pages by madvise.
     """
-    kinds = {kind: {"mappings": 0, **dict.fromkeys(FIELDS.values(), 0)} for kind in KINDS}
+    names = ("mappings", *FIELDS.values(), "advised_huge")
+    kinds = {kind: dict.fromkeys(names, 0) for kind in KINDS}
     fields = {}
     for line in smaps.splitlines():
         name, _, value = line.partition(":")
@@ -242,6 +243,7 @@ def memory(smaps):
         elif name == "VmFlags":  # the last line of a mapping
             total = kinds[kind(value.split())]
             total["mappings"] += 1
+            total["advised_huge"] += fields["size"] if "hg" in value.split() else 0
             for field, amount in fields.items():
                 total[field] += amount
             fields = {}

@@ -1,0 +1,525 @@
+"""Each finding is made of the facts that call for it, and not of others."""
+
+import copy
+import json
+
+import pytest
+
+from ksm_analysis import diagnosis
+from ksm_analysis.__main__ import main
+from ksm_analysis.commands import doctor
+
+MIB = 1024 * 1024
+KSM = {
+    "run": 1,
+    "pages_to_scan": 1000,
+    "sleep_millisecs": 20,
+    "merge_across_nodes": 1,
+    "use_zero_pages": 0,
+    "max_page_sharing": 256,
+    "smart_scan": 1,
+    "advisor_mode": "[none] scan-time",
+    "advisor_max_pages_to_scan": 30000,
+    "full_scans": 9,
+    "pages_shared": 10_000,
+    "pages_sharing": 60_000,
+    "pages_unshared": 50_000,
+    "pages_volatile": 1000,
+    "pages_scanned": 1_000_000,
+    "pages_skipped": 0,
+    "general_profit": 200 * MIB,
+    "ksm_zero_pages": 0,
+    "stable_node_chains": 2,
+    "stable_node_dups": 90,
+}
+SUMS = dict.fromkeys(
+    [
+        *("mappings", "size", "resident", "anonymous", "huge", "ksm", "swapped", "locked"),
+        "advised_huge",
+    ],
+    0,
+)
+GUEST = {**SUMS, "mappings": 4, "size": 514 * MIB, "resident": 400 * MIB, "anonymous": 400 * MIB}
+QEMU = {
+    "name": "web",
+    "uuid": "u",
+    "memory_bytes": 512 * MIB,
+    "mem_merge": True,
+    "encrypted": False,
+    "backends": [],
+    "mem_path": None,
+    "mem_lock": False,
+    "vfio": [],
+    "vhost_user": False,
+    "balloon": False,
+}
+XML = {"name": "web", "nosharepages": False}
+
+
+def domain(mergeable=GUEST, xml=None, **changes):
+    """Make a domain that is in order but for the changes: to QEMU's settings, or of its own."""
+    kinds = {kind: {**SUMS} for kind in ("shared", "hugetlb", "private")}
+    made = {
+        "pid": 7,
+        "name": "web",
+        "memory": {"mergeable": mergeable, **kinds},
+        "ksm_stat": {"ksm_process_profit": 100 * MIB, "ksm_rmap_items": 100_000},
+        "pinned": 0,
+        "vfio_files": 0,
+        "libvirt": xml,
+        "qemu": {**QEMU, **{key: value for key, value in changes.items() if key in QEMU}},
+    }
+    kinds |= {
+        kind: {**SUMS, "mappings": 1, "size": changes[kind]} for kind in kinds & changes.keys()
+    }
+    made["memory"] |= kinds
+    return made | {key: value for key, value in changes.items() if key in made}
+
+
+def facts(before=None, domains=None, **changes):
+    """Make facts of a host where nothing is wrong but for the changes: to the counters, or else."""
+    last = {**KSM, **{key: value for key, value in changes.items() if key in KSM}}
+    first = {**last, "pages_scanned": last["pages_scanned"] - 250_000, **(before or {})}
+    vmstat = {"thp_collapse_alloc": 5, "thp_split_page": 6}
+    made = {
+        "format": 1,
+        "host": {
+            "kernel": "6.18.0",
+            "config_ksm": "y",
+            "page_size": 4096,
+            "memory_bytes": 8192 * MIB,
+            "numa_nodes": 1,
+            "root": True,
+        },
+        "huge_pages": {"enabled": "madvise", "khugepaged": {"max_ptes_none": 511}},
+        "services": [],
+        "units": {},
+        "domains": [domain()] if domains is None else domains,
+        "processes": [],
+        "unreadable": [],
+        "unreadable_processes": 0,
+        "domains_from": "proc",
+        "libvirt": "not asked",
+        "readings": [
+            {"monotonic": 100.0, "ksm": first, "vmstat": vmstat},
+            {"monotonic": 105.0, "ksm": last, "vmstat": vmstat},
+        ],
+    }
+    return made | {key: value for key, value in changes.items() if key in made}
+
+
+def names(made):
+    """Names of all findings."""
+    return [each.finding for each in diagnosis.findings(made)]
+
+
+def the(name, made):
+    """Return the one finding of that name."""
+    (found,) = [each for each in diagnosis.findings(made) if each.finding == name]
+    return found
+
+
+def big(gib):
+    """Memory of a guest that is all there."""
+    return {**GUEST, "size": gib * 1024 * MIB, "anonymous": gib * 1024 * MIB}
+
+
+def test_a_host_in_order():
+    made = facts()
+    assert diagnosis.findings(made) == []
+    assert not diagnosis.is_wrong([])
+
+
+def test_findings_are_plain_and_tell_everything():
+    made = facts(run=0, domains=[domain(mergeable=SUMS, mem_merge=False)])
+    for each in diagnosis.findings(made):
+        plain = each.plain()
+        assert json.loads(json.dumps(plain)) == plain
+        assert all(plain[key] for key in plain)
+        assert plain["severity"] in diagnosis.SEVERITIES
+
+
+def test_the_worst_come_first():
+    made = facts(
+        run=0,
+        general_profit=-1,
+        merge_across_nodes=0,
+        unreadable_processes=1,
+        domains=[domain(mergeable=GUEST | {"huge": 400 * MIB})],
+    )
+    made["host"]["numa_nodes"] = 2
+    found = [each.severity for each in diagnosis.findings(made)]
+    assert found == ["blocks", "limits", "costs", "unseen", "note"]
+
+
+def test_facts_are_left_as_they_are():
+    made = facts(run=0)
+    before = copy.deepcopy(made)
+    diagnosis.findings(made)
+    assert made == before
+
+
+# The host
+
+
+def test_a_kernel_without_ksm():
+    made = facts(readings=[{"monotonic": t, "ksm": None, "vmstat": {}} for t in (1.0, 2.0)])
+    made["host"]["config_ksm"] = "n"
+    found = the("ksm-absent", made)
+    assert found.evidence == {"directory": None, "kernel": "6.18.0", "config_ksm": "n"}
+    assert names(made) == ["ksm-absent"]
+
+
+def test_an_old_kernel_has_fewer_counters():
+    old = ("run", "pages_to_scan", "sleep_millisecs", "full_scans", "pages_shared")
+    old += ("pages_sharing", "pages_unshared", "pages_volatile")
+    counters = {name: KSM[name] for name in old}
+    readings = [{"monotonic": t, "ksm": counters, "vmstat": {}} for t in (1.0, 9.0)]
+    assert names(facts(readings=readings)) == []
+
+
+def test_ksmd_is_stopped():
+    found = the("run-0", facts(run=0))
+    assert (found.severity, found.where["kind"]) == ("blocks", "host")
+    assert found.evidence["run"] == 0
+    assert found.fix == "echo 1 > /sys/kernel/mm/ksm/run"
+
+
+def test_all_is_unmerged():
+    assert the("run-2", facts(run=2)).evidence["run"] == 2
+    assert "run-0" not in names(facts(run=2))
+
+
+def test_ksmtuned_has_stopped_ksmd():
+    found = the("run-0", facts(run=0, services=[{"name": "ksmtuned", "pid": 3}]))
+    assert found.evidence["services"] == ["ksmtuned"]
+    assert "systemctl disable --now ksmtuned" in found.fix
+
+
+def test_ksmd_is_told_to_scan_nothing():
+    found = names(facts(pages_to_scan=0, before={"pages_scanned": KSM["pages_scanned"]}))
+    assert found == ["pages-to-scan-0"]
+
+
+def test_ksmd_does_not_move():
+    still = {"pages_scanned": KSM["pages_scanned"]}
+    assert the("ksmd-still", facts(before=still)).evidence["mergeable_pages"] == 102_400
+    assert names(facts(before=still, sleep_millisecs=2000)) == [], "it may be asleep"
+    assert "ksmd-still" not in names(facts(before=still, domains=[domain(mergeable=SUMS)]))
+
+
+def test_a_scan_takes_hours():
+    # 64 GiB are 16,777,216 pages; 100 of them every 20 ms takes 3355.4 s and no less.
+    made = facts(
+        pages_to_scan=100,
+        domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)],
+        before={"pages_scanned": KSM["pages_scanned"] - 20_000},
+    )
+    found = the("scan-slow", made)
+    assert found.evidence["mergeable_pages"] == 16_777_216
+    assert found.evidence["nominal_scan_seconds"] == 3355.4
+    assert found.evidence["measured_scan_seconds"] == pytest.approx(16_777_216 / 20_000 * 5, 0.01)
+    assert "1.2 hours" in found.what
+    # 16,777,216 pages in 600 s of naps of 20 ms: 559.2 a nap
+    assert found.fix.startswith("echo 560 > /sys/kernel/mm/ksm/pages_to_scan")
+
+
+def test_a_scan_that_is_quick_enough():
+    made = facts(domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)])
+    assert diagnosis.nominal_scan_seconds(made) == pytest.approx(335.5, 0.01)
+    assert names(made) == []
+
+
+def test_of_a_stopped_ksmd_the_knobs_tell():
+    made = facts(run=0, pages_to_scan=10, before={"run": 0, "pages_scanned": 1_000_000})
+    assert diagnosis.measured_scan_seconds(made) is None
+    assert diagnosis.nominal_scan_seconds(made) == pytest.approx(204.8)
+
+
+def test_skipped_pages_are_visited():
+    made = facts(before={"pages_scanned": 1_000_000 - 5000, "pages_skipped": -5000})
+    assert diagnosis.measured_scan_seconds(made) == pytest.approx(102_400 / 10_000 * 5)
+
+
+def test_a_slow_scan_is_the_advisors():
+    made = facts(
+        run=0,
+        pages_to_scan=100,
+        advisor_mode="none [scan-time]",
+        advisor_max_pages_to_scan=500,
+        domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)],
+    )
+    fix = the("scan-slow", made).fix
+    assert "echo 600 > /sys/kernel/mm/ksm/advisor_target_scan_time" in fix
+    assert "echo 560 > /sys/kernel/mm/ksm/advisor_max_pages_to_scan" in fix
+    assert "/pages_to_scan" not in fix.replace("advisor_max_pages_to_scan", "")
+
+
+def test_a_long_sleep_is_shortened():
+    made = facts(
+        run=0,
+        sleep_millisecs=5000,
+        domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)],
+    )
+    assert the("scan-slow", made).fix.startswith("echo 20 > /sys/kernel/mm/ksm/sleep_millisecs\n")
+
+
+def test_smart_scan_starves_merging():
+    few = {"pages_shared": 10, "pages_sharing": 10}
+    few |= {"stable_node_chains": 0, "stable_node_dups": 0}
+    starved = facts(before={"pages_skipped": -750_000}, **few)
+    found = the("smart-scan", starved)
+    assert (found.evidence["skipped"], found.evidence["scanned"]) == (750_000, 250_000)
+    assert "75%" in found.what
+    assert names(facts(before={"pages_skipped": -750_000})) == [], "much is merged"
+    assert names(facts(before={"pages_skipped": -100_000}, **few)) == [], "little is skipped"
+    assert names(facts(before={"pages_skipped": -750, "pages_scanned": 999_900}, **few)) == []
+
+
+def test_max_page_sharing_costs():
+    # With a limit of 2, every two mappings take a frame of their own
+    limited = {"max_page_sharing": 2, "pages_shared": 30_000, "pages_sharing": 30_000}
+    made = facts(**limited, stable_node_chains=100, stable_node_dups=30_000)
+    found = the("max-page-sharing", made)
+    assert found.evidence["lost_pages"] == 29_900
+    assert found.evidence["sharing_to_shared"] == 1.0
+    assert found.fix.splitlines()[1] == "echo 256 > /sys/kernel/mm/ksm/max_page_sharing"
+    usual = facts(stable_node_chains=2, stable_node_dups=236, pages_sharing=60_000)
+    assert names(usual) == [], "with 256 it costs less than half a percent"
+
+
+def test_numa_nodes_are_kept_apart():
+    made = facts(merge_across_nodes=0)
+    assert names(made) == [], "there is one"
+    made["host"]["numa_nodes"] = 2
+    assert the("numa-split", made).evidence == {"merge_across_nodes": 0, "numa_nodes": 2}
+
+
+def test_ksm_costs_more_than_it_saves():
+    found = the("general-profit", facts(general_profit=-3 * MIB))
+    assert "3 MiB" in found.what
+    assert found.severity == "costs"
+    assert names(facts(general_profit=-3 * MIB, full_scans=1)) == [], "it has not come round yet"
+
+
+def test_khugepaged_fills_what_was_emptied():
+    open_to = domain(mergeable={**GUEST, "advised_huge": 512 * MIB})
+    found = the("khugepaged-zero", facts(use_zero_pages=1, domains=[open_to]))
+    assert found.evidence["max_ptes_none"] == 511
+    assert names(facts(domains=[open_to])) == []
+    assert names(facts(use_zero_pages=1)) == [], "madvise, and none was given"
+    for enabled, holes in (("never", 511), ("always", 0)):
+        thp = {"enabled": enabled, "khugepaged": {"max_ptes_none": holes}}
+        assert names(facts(use_zero_pages=1, domains=[open_to], huge_pages=thp)) == []
+    thp = {"enabled": "always", "khugepaged": {"max_ptes_none": 511}}
+    assert names(facts(use_zero_pages=1, huge_pages=thp)) == ["khugepaged-zero"]
+
+
+def test_huge_pages_are_worth_knowing():
+    made = facts(domains=[domain(mergeable={**GUEST, "huge": 300 * MIB})])
+    found = the("huge-pages-whole", made)
+    assert (found.severity, found.evidence["huge"]) == ("note", 300 * MIB)
+    assert not diagnosis.is_wrong([found])
+    assert names(facts(domains=[domain(mergeable={**GUEST, "huge": 100 * MIB})])) == []
+
+
+def test_somebody_changes_the_knobs():
+    found = the("knobs-change", facts(before={"pages_to_scan": 64, "sleep_millisecs": 10}))
+    assert found.evidence["pages_to_scan"] == [64, 1000]
+    assert found.evidence["sleep_millisecs"] == [10, 20]
+
+
+def test_the_advisor_may_change_what_it_rules():
+    made = facts(before={"pages_to_scan": 64}, advisor_mode="none [scan-time]")
+    assert names(made) == ["ruled"]
+    assert not diagnosis.is_wrong(diagnosis.findings(made))
+
+
+def test_a_service_and_the_advisor_are_too_many():
+    service = [{"name": "ksmtuned", "pid": 3}]
+    found = the("two-rulers", facts(advisor_mode="none [scan-time]", services=service))
+    assert found.evidence["ksmtuned"] == 3
+    assert names(facts(services=service)) == ["ruled"]
+
+
+def test_what_could_not_be_read():
+    made = facts(unreadable_processes=2, unreadable=[{"pid": 9, "name": None}])
+    made["host"]["root"] = False
+    found = the("permission", made)
+    assert found.evidence == {"unreadable_processes": 2, "qemu": ["pid 9"], "root": False}
+    assert diagnosis.is_wrong([found])
+
+
+def test_nobody_offers_memory():
+    assert the("nothing-offered", facts(domains=[])).severity == "blocks"
+    hidden = facts(domains=[], unreadable_processes=3)
+    assert the("nothing-offered", hidden).severity == "unseen"
+    excluded = facts(domains=[domain(mergeable=SUMS, mem_merge=False)])
+    assert names(excluded) == ["mem-merge-off"], "which says why"
+
+
+# Domains
+
+
+def test_a_domain_that_offers_nothing():
+    found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False)]))
+    assert found.where == {"kind": "domain", "name": "web", "pid": 7}
+    assert (found.severity, found.evidence["mergeable_bytes"]) == ("blocks", 0)
+    assert "-machine" in found.fix
+
+
+def test_a_domain_of_libvirt_is_mended_by_xml():
+    xml = XML | {"nosharepages": True}
+    found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False, xml=xml)]))
+    assert "nosharepages" in found.what
+    assert found.fix.startswith("virsh edit web\n# remove <nosharepages/>")
+
+
+def test_a_backend_that_is_not_merged():
+    backend = {"type": "memory-backend-ram", "share": False, "merge": False}
+    found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, backends=[backend])]))
+    assert found.evidence["backends_with_merge_off"] == ["memory-backend-ram"]
+
+
+def test_shared_memory():
+    backend = {"type": "memory-backend-memfd", "share": True, "merge": True}
+    shared = {"mergeable": {**SUMS, "size": 2 * MIB}, "shared": 512 * MIB, "backends": [backend]}
+    found = the("shared-memory", facts(domains=[domain(**shared)]))
+    assert found.evidence["shared_bytes"] == 512 * MIB
+    assert found.evidence["shared_backends"] == ["memory-backend-memfd"]
+    assert "vhost-user" not in found.why
+    found = the("shared-memory", facts(domains=[domain(**shared, vhost_user=True, xml=XML)]))
+    assert "vhost-user devices (virtiofs, DPDK) need" in found.why
+    assert "<access mode='private'/>" in found.fix
+
+
+def test_hugetlbfs():
+    huge = domain(mergeable=SUMS, hugetlb=512 * MIB, xml=XML)
+    assert "remove <hugepages/>" in the("hugetlbfs", facts(domains=[huge])).fix
+    half = domain(mergeable={**GUEST, "size": 256 * MIB}, hugetlb=256 * MIB)
+    assert the("hugetlbfs", facts(domains=[half])).severity == "limits"
+
+
+def test_encrypted_memory():
+    made = facts(domains=[domain(mergeable=SUMS, encrypted=True, mem_merge=False)])
+    assert names(made) == ["encrypted"]
+
+
+def test_several_reasons_are_all_told():
+    made = facts(domains=[domain(mergeable=SUMS, mem_merge=False, shared=512 * MIB)])
+    assert names(made) == ["mem-merge-off", "shared-memory"]
+
+
+def test_no_reason_is_evident():
+    found = the("not-mergeable", facts(domains=[domain(mergeable={**GUEST, "size": 64 * MIB})]))
+    assert "12%" in found.what
+    assert found.severity == "limits"
+
+
+def test_a_little_less_than_all_is_no_finding():
+    nearly = domain(mergeable={**GUEST, "size": 470 * MIB}, shared=42 * MIB)
+    assert names(facts(domains=[nearly])) == []
+
+
+def test_pinned_memory():
+    found = the("vfio", facts(domains=[domain(vfio=["vfio-pci"])]))
+    assert found.severity == "blocks"
+    assert the("vfio", facts(domains=[domain(vfio_files=2)])).evidence["vfio_files"] == 2
+
+
+def test_a_domain_that_costs_more_than_it_saves():
+    stat = {"ksm_process_profit": -2 * MIB, "ksm_rmap_items": 40_000, "ksm_merging_pages": 100}
+    found = the("process-profit", facts(domains=[domain(ksm_stat=stat, xml=XML)]))
+    assert "<nosharepages/>" in found.fix
+    assert found.evidence["ksm_process_profit"] == -2 * MIB
+    assert names(facts(domains=[domain(ksm_stat=stat)], full_scans=1)) == []
+
+
+def test_a_process_that_costs_more_than_it_saves():
+    stat = {"ksm_process_profit": -2 * MIB}
+    process = {"name": "java", "pid": 5, "memory": domain()["memory"], "ksm_stat": stat}
+    found = the("process-profit", facts(processes=[process]))
+    assert found.where == {"kind": "process", "name": "java", "pid": 5}
+
+
+# How it is told
+
+
+def told(capsys, made, errors=None):
+    doctor._show({"lab": (made, diagnosis.findings(made) if made else [])}, errors or {})
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_is_wrong_is_said_with_what_was_looked_at(capsys):
+    text = told(capsys, facts())
+    assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not asked)" in text
+    assert "looked twice, 5 s apart" in text
+    assert "Nothing is wrong. ksmd runs; 400 MiB are mergeable" in text
+
+
+def test_domains_with_one_reason_share_it(capsys):
+    text = told(capsys, facts(domains=[domain(mergeable=SUMS, mem_merge=False)] * 2))
+    assert text.count("domain web (7): its memory is not offered to KSM") == 2
+    assert text.count("why QEMU was told") == 1
+    assert "mem_merge=false" in text
+
+
+def test_a_name_is_no_markup(capsys):
+    odd = domain(mergeable=SUMS, mem_merge=False) | {"name": "[red]web[/]"}
+    assert "domain [red]web[/] (7)" in told(capsys, facts(domains=[odd]))
+
+
+def test_a_listener_takes_facts_and_reasons():
+    listener = doctor.Listener(["a", "b", "c"])
+    for event, host, result in (
+        ("runner_on_ok", "a", {"facts": {"format": 1}}),
+        ("runner_on_unreachable", "b", {"msg": "no\nroute"}),
+    ):
+        listener.take({"event": event, "event_data": {"host": host, "res": result}})
+    listener.take({"event": "verbose", "stdout": "[ERROR]: it is broken"})
+    assert listener.facts["a"] == {"format": 1}
+    errors = {"b": "no route", "c": "Ansible has not come to it. [ERROR]: it is broken"}
+    assert listener.errors() == errors
+
+
+# What cannot be used
+
+INVENTORY = "ksm_hosts: {hosts: {lab: {ansible_connection: local, ansible_python_interpreter: %s}}}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "nobody"], "--host nobody: no such host in ksm_hosts"),
+        (["--inventory", "absent.yml"], "absent.yml: no such inventory"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_2(capsys, arguments, words):
+    assert main(["doctor", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "3601", "soon"])
+def test_seconds_that_are_none_end_with_2(capsys, seconds):
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", f"--seconds={seconds}"])
+    assert f"{seconds} is not a number from 0 to 3600" in capsys.readouterr().err
+
+
+def test_a_host_that_cannot_be_read_ends_with_2(capsys, tmp_path):
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(INVENTORY % "/absent/python3")
+    assert main(["doctor", "--inventory", str(inventory), "--json"]) == 2
+    lab = json.loads(capsys.readouterr().out)["hosts"]["lab"]
+    assert (lab["facts"], lab["findings"]) == (None, [])
+    assert "cannot read this host with /absent/python3" in lab["error"]
+    assert main(["doctor", "--inventory", str(inventory)]) == 2
+    assert "lab: cannot be read: " in capsys.readouterr().err
+
+
+def test_a_host_that_cannot_be_reached_ends_with_2(capsys, tmp_path):
+    inventory = tmp_path / "hosts.yml"
+    far = "{ansible_host: 127.0.0.1, ansible_port: 1, ansible_python_interpreter: python3}"
+    inventory.write_text(f"ksm_hosts: {{hosts: {{lab: {far}}}}}")
+    assert main(["doctor", "--inventory", str(inventory)]) == 2
+    assert "Connection refused" in capsys.readouterr().err
