@@ -96,8 +96,8 @@ def load(measured: list[Measured]) -> Data:
         hosts.append(_timed(each.run, each.host.reset_index().assign(last=last)))
     units = {"interval": _length, "seconds": lambda run: 1.0}
     return Data(
-        _stack(runs, hosts),
-        _stack(runs, [_timed(each.run, each.guest) for each in measured]),
+        stack(runs, hosts),
+        stack(runs, [_timed(each.run, each.guest) for each in measured]),
         tuple(map(_sampled, runs)),
         {unit: _windows(runs, length) for unit, length in units.items()},
         {
@@ -137,7 +137,8 @@ def _cell(run: Run) -> tuple:
     return (run.host, *(run.factors[name] for name in ("guests", "knobs", "workload")))
 
 
-def _stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
+def stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put a table of each run under one another, with their factors."""
     tables = [
         table.assign(run=run.id, host=run.host, **run.factors)
         for run, table in zip(runs, tables, strict=True)
@@ -171,7 +172,7 @@ def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
 # --- what varies ----------------------------------------------------------------------------------
 
 
-def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def series_of(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split by what varies besides guests and repetitions, each part with its name."""
     factors = [f for f in FACTORS if data[f].nunique() > 1]
     if not factors:
@@ -180,12 +181,13 @@ def _series(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" · ".join(map(str, key)), part) for key, part in groups]
 
 
-def _meta(part: pd.DataFrame, *more: str) -> dict:
+def meta_of(part: pd.DataFrame, *more: str) -> dict:
     """Name the factors that all rows have in common, for the page's filters."""
     return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
 
 
-def _add_meta(figure: dict, meta: dict) -> None:
+def add_meta(figure: dict, meta: dict) -> None:
+    """Give all lines of a figure what they have in common."""
     for line in figure["data"]:
         line["meta"] = line.get("meta", {}) | meta
 
@@ -212,7 +214,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
     """One metric of the host against the interval: a line for each cell, mean of repetitions."""
     panels = []
     counts = sorted(data.host["guests"].unique())
-    for title, together in _panels(_series(data.host), len(counts)):
+    for title, together in _panels(series_of(data.host), len(counts)):
         figure = drawing.figure(metric)
         for series, (name, part) in enumerate(together):
             for count, cell in _cells(part, metric):
@@ -221,7 +223,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
                 # Colours tell numbers of guests; if there is but one, they are free to tell more
                 colour = counts.index(count) if len(counts) > 1 else series
                 look = style(colour, series)
-                figure["data"].append(line | look | {"meta": _meta(cell, "guests")})
+                figure["data"].append(line | look | {"meta": meta_of(cell, "guests")})
         _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
         if figure["data"]:
             panels.append((title, figure))
@@ -232,7 +234,7 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric of each guest against the interval: a panel for each cell."""
     panels = []
     guests = sorted(data.guest["guest"].unique())
-    for name, part in _series(data.guest):
+    for name, part in series_of(data.guest):
         for count, cell in _cells(part, metric):
             figure = drawing.figure(metric)
             if cell["guest"].nunique() > GUESTS:
@@ -242,7 +244,7 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
                 for guest, rows in cell.groupby("guest", observed=True):
                     line = drawing.mean_line(rows, data.along, metric, guest)
                     figure["data"].append(line | style(guests.index(guest), 0))
-            _add_meta(figure, _meta(cell, "guests"))
+            add_meta(figure, meta_of(cell, "guests"))
             _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
             _interval_axis(figure, data, set(cell["workload"]))
             panels.append((join(guest_word(count), name), figure))
@@ -314,7 +316,7 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
     counts = sorted({each.run.factors["guests"] for each in runs})
     points = _points_of_a_line(len(runs))
     panels = []
-    for title, together in _panels(_series(_factors(runs)), len(counts)):
+    for title, together in _panels(series_of(factors_of(runs)), len(counts)):
         figure = _per_sample(metric)
         for series, (name, part) in enumerate(together):
             for index, row in part.iterrows():
@@ -326,7 +328,7 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
                 colour = counts.index(count) if len(counts) > 1 else series
                 first = part[part["guests"] == count].index[0] == index
                 more = {"legendgroup": label, "showlegend": bool(first)}
-                meta = _meta(part.loc[[index]], "guests") | {"line": f"{label}, {row['run']}"}
+                meta = meta_of(part.loc[[index]], "guests") | {"line": f"{label}, {row['run']}"}
                 figure["data"].append(line | style(colour, series) | more | {"meta": meta})
         _points(figure, sum(len(runs[i].host) for _, part in together for i in part.index))
         _time_axis(figure, data, {w for _, part in together for w in part["workload"]})
@@ -338,11 +340,11 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
 def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric of each guest at every sample: a panel for each cell, of its first run."""
     runs = [each for each in data.samples if each.has(metric)]
-    factors = _factors(runs).drop_duplicates(["guests", *FACTORS])
+    factors = factors_of(runs).drop_duplicates(["guests", *FACTORS])
     guests = sorted({name for i in factors.index for name in runs[i].guest[metric.name].columns})
     points = _points_of_a_line(len(factors) * min(len(guests), 4))
     panels, scale = [], []
-    for name, part in _series(factors):
+    for name, part in series_of(factors):
         for index, row in part.iterrows():
             figure, wide = _per_sample(metric), shown(metric, runs[index].guest[metric.name])
             if len(wide.columns) > GUESTS:
@@ -352,7 +354,7 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
                     x, y = wide.index.to_numpy(), wide[column].to_numpy()
                     line = drawing.time_line(x, y, column, points)
                     figure["data"].append(line | style(guests.index(column), 0))
-            _add_meta(figure, _meta(part.loc[[index]], "guests"))
+            add_meta(figure, meta_of(part.loc[[index]], "guests"))
             _points(figure, wide.count().sum())
             _time_axis(figure, data, {row["workload"]})
             scale += [wide.min(axis=None), wide.max(axis=None)]
@@ -360,7 +362,7 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
     return drawing.finished(panels, pd.Series(scale))
 
 
-def _factors(runs: list[Sampled]) -> pd.DataFrame:
+def factors_of(runs: list[Sampled]) -> pd.DataFrame:
     """One row a run with what was varied, indexed by its place."""
     return pd.DataFrame([{"host": e.run.host, "run": e.run.id, **e.run.factors} for e in runs])
 
@@ -391,10 +393,10 @@ def by_guests(data: Data, metric: Metric) -> list[Panel]:
     """One metric in the last interval against the number of guests."""
     figure = drawing.figure(metric)
     last = _last(data.host)
-    for series, (name, part) in enumerate(_series(last)):
+    for series, (name, part) in enumerate(series_of(last)):
         _runs_as_points(figure, part, metric, series)
         line = drawing.mean_line(part, "guests", metric, name or "measured")
-        figure["data"].append(line | style(series, series) | {"meta": _meta(part)})
+        figure["data"].append(line | style(series, series) | {"meta": meta_of(part)})
     _guests_axis(figure, last["guests"])
     return drawing.finished([("", figure)])
 
@@ -437,14 +439,14 @@ def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, di
     table = [m for name in names for m in metrics.HOST if m.name == name]
     last = _last(data.host)
     table = {i: metric for i, metric in enumerate(table) if data.host[metric.name].notna().any()}
-    for title, together in _panels(_series(last), len(table)):
+    for title, together in _panels(series_of(last), len(table)):
         figure = drawing.figure(next(iter(table.values())))
         for series, (name, part) in enumerate(together):
             for index, metric in table.items():
                 _runs_as_points(figure, part, metric, index)
                 label = join(metric.label.split(", of ")[0], name)
                 line = drawing.mean_line(part, "guests", metric, label)
-                figure["data"].append(line | style(index, series) | {"meta": _meta(part)})
+                figure["data"].append(line | style(index, series) | {"meta": meta_of(part)})
         _guests_axis(figure, last["guests"])
         panels.append((title, figure))
     return panels
@@ -468,7 +470,7 @@ def _runs_as_points(figure: dict, part: pd.DataFrame, metric: Metric, index: int
                 "showlegend": False,
                 "marker": {"color": colour, "symbol": "line-ew-open", "size": 9},
                 "hovertemplate": "%{customdata}: %{y:,.6~g}<extra></extra>",
-                "meta": _meta(part),
+                "meta": meta_of(part),
             }
         )
 
@@ -516,7 +518,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
         return []
     figure = drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib"))
     table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
-    for index, (name, part) in enumerate(_series(table)):
+    for index, (name, part) in enumerate(series_of(table)):
         part = part.sort_values("guests")
         look = style(index, index)
         figure["data"].append(
@@ -532,7 +534,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
                 "marker": look["marker"] | {"size": 9},
                 "hovertemplate": "%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{customdata}"
                 "<extra>%{fullData.name}</extra>",
-                "meta": _meta(part) | {"by": {"guests": part["guests"].to_list()}},
+                "meta": meta_of(part) | {"by": {"guests": part["guests"].to_list()}},
             }
         )
     cost = {"title": "CPU seconds of ksmd in the whole run", "rangemode": "tozero"}

@@ -11,10 +11,43 @@ import jinja2
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis import answer, figures, metrics, observations, provenance, tables, words
+from ksm_analysis import (
+    answer,
+    census_figures,
+    figures,
+    metrics,
+    observations,
+    provenance,
+    recommendation,
+    tables,
+    words,
+)
 from ksm_analysis.published import PUBLISHED
 from ksm_analysis.runs import Results
 
+KINDS = (
+    "To the left, faint: what perfect merging would save (limit_pages), of which zeros are pages "
+    "full of zeros, within guests is what merging inside each guest alone would save of the "
+    "others, and between guests what merging across them adds. To the right: what is saved, in "
+    "which zeros are pages on the kernel's zero page: without use_zero_pages ksmd merges pages "
+    "full of zeros like all others, and they are saved within and between guests. Means of "
+    "repetitions, in the last census."
+)
+WHO = (
+    "Pages of one guest (row) whose frame another (column) has as well; where a guest meets "
+    "itself, pages whose frame it has more than once. A panel is the first run of its kind. Pages "
+    "on the kernel's zero page are nobody's, and not in it."
+)
+ATTRIBUTION = (
+    f"{metrics.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
+    "merged, the frame that is kept included, so that its sum over guests is more than what is "
+    "saved by pages_shared; and it is less 64 B for each rmap_item of the guest, merged or not. "
+    "Both are in the table below. Means of repetitions, in the last census."
+)
+CHANGED = (
+    f"Of one guest: {metrics.CENSUS[-1].help} What changes between two scans is scanned in vain. A "
+    "panel is the first run of its kind."
+)
 FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pages")
 
 
@@ -89,10 +122,12 @@ def render(results: Results) -> str:
         summary=tables.of_runs(measured),
         sections=sections(measured) if measured else [],
         **choices(measured),
+        guests=tables.of_guests(recommendation.cells(measured)),
+        rule=recommendation.RULE,
         runs=[tables.how_it_went(run) for run in results.runs],
         facts=facts,
         differing=[fact.name for fact in facts if fact.differs],
-        definitions=[*metrics.HOST, *metrics.GUEST],
+        definitions=definitions(measured),
         published=PUBLISHED,
         css=css,
         javascript=javascript,
@@ -104,6 +139,13 @@ def title(results: Results) -> str:
     """Name the experiments; the directory, if no run tells."""
     names = dict.fromkeys(run.record.get("experiment", "") for run in results.runs)
     return ", ".join(names) if names else results.path.name
+
+
+def definitions(measured: list[metrics.Measured]) -> list[metrics.Metric]:
+    """List what the page explains; censuses only where there are any."""
+    counted = census_figures.counted(measured)
+    of_census = [*metrics.CENSUS, *metrics.CENSUS_GUEST] if counted else []
+    return [*metrics.HOST, *metrics.GUEST, *of_census]
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -150,6 +192,14 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
             "What is saved",
             f"{last}Published values (hollow markers) can be laid over: choose what is shown.",
             tuple(_savings(data, measured, with_guests)),
+        ),
+        Section(
+            "census",
+            "What could be saved",
+            "Censuses read the contents and the frames of all mergeable memory: what perfect "
+            "merging would save, what is saved of that, and who shares with whom. The last census "
+            "stands for a run.",
+            tuple(_census(data, census_figures.counted(measured))),
         ),
         Section(
             "intervals",
@@ -220,6 +270,25 @@ def _times(data: figures.Data) -> str:
     )
     lines = "Dotted lines are when arrays were written and changed. "
     return band + (lines if any(data.marks["seconds"].values()) else "")
+
+
+def _census(data: figures.Data, counted: list[metrics.Measured]) -> Iterator[Figure]:
+    """Make the figures of censuses; of those without values, none."""
+    efficiency = census_figures.EFFICIENCY.help
+    of_settings = census_figures.efficiency_by_guests(data, counted)
+    of_runs = census_figures.efficiency_over_time(data, counted)
+    changed = census_figures.changed_over_time(data, counted)
+    every = {
+        ("census-by-kind", "What could be saved, and what is", KINDS): census_figures.by_kind,
+        ("who-shares", "Who shares with whom", WHO): census_figures.who_shares,
+        ("attribution", "Savings of each guest", ATTRIBUTION): census_figures.attribution,
+    }
+    every = {key: function(counted) for key, function in every.items()} | {
+        ("efficiency-by-guests", "Efficiency by number of guests", efficiency): of_settings,
+        ("efficiency-by-time", "Efficiency over time", f"{efficiency} A line is a run."): of_runs,
+        ("changed-by-time", "Pages that change", CHANGED): changed,
+    }
+    yield from (Figure(*key, tuple(panels)) for key, panels in every.items() if panels)
 
 
 def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Figure:

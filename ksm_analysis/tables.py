@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from ksm_analysis import answer, metrics
+from ksm_analysis import answer, drawing, metrics, recommendation
 from ksm_analysis.runs import Run
 
 FACTORS = ("guests", "host", "workload", "knobs")  # what the page filters by
@@ -114,6 +114,66 @@ def _cell(value: object) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:,.4g}"
 
 
+GUESTS = (  # of a guest of recommendation: heading, unit
+    ("name", "guest", ""),
+    ("present", "present", "MiB"),
+    ("attributed", "attributed savings", "MiB"),
+    ("rmap_items", "rmap_items", "MiB"),
+    ("net_percent", "net savings", "% of present"),
+    ("profit", "ksm_process_profit", "MiB"),
+    ("unmerged_percent", "scanned in vain", "%"),
+    ("changed_percent", "changed", "%"),
+    ("verdict", "advice", ""),
+)
+ADDED = ("present", "attributed", "profit", "rmap_items")  # what has a sum over guests
+
+
+def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
+    """Make a table for each cell: a row a guest with the advice on it, and their sum."""
+    named = [f for f in FACTORS if len({cell.factors[f] for cell in cells}) > 1]
+    return [
+        {
+            "factors": _attributes({factor: cell.factors[factor] for factor in FACTORS}),
+            "title": ", ".join(_named(cell.factors, named)),
+            "headings": [
+                {"title": title, "unit": unit, "text": name in ("name", "verdict")}
+                for name, title, unit in GUESTS
+            ],
+            "rows": [
+                *(
+                    [_guest_cell(getattr(guest, name)) for name, _, _ in GUESTS]
+                    for guest in cell.guests
+                ),
+                *([_sums(cell.guests)] if len(cell.guests) > 1 else []),
+            ],
+            "excluded": ", ".join(cell.excluded),
+            "test": cell.test,
+        }
+        for cell in cells
+    ]
+
+
+def _named(factors: dict, names: list[str]) -> list[str]:
+    guests = drawing.guest_word(factors["guests"])
+    return [guests, *(factors[name] for name in ("workload", "knobs", "host") if name in names)]
+
+
+def _guest_row(guest: recommendation.Guest) -> list[str]:
+    *cells, verdict = [_guest_cell(getattr(guest, name)) for name, _, _ in GUESTS]
+    return [*cells, f"{verdict}: {guest.why}" if guest.why else verdict]
+
+
+def _sums(guests: tuple) -> list[str]:
+    sums = {name: _guest_cell(sum(getattr(g, name) for g in guests)) for name in ADDED}
+    return [{"name": "all"}.get(name, sums.get(name, "")) for name, _, _ in GUESTS]
+
+
+def _guest_cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "–" if pd.isna(value) else answer.number(value)
+
+
 def how_it_went(run: Run) -> dict:
     """Make a line of the table of runs: how each went."""
     sampling, end = run.record["run"]["sampling"], run.end
@@ -132,7 +192,19 @@ def how_it_went(run: Run) -> dict:
         "sampler": f"{100 * took / (run.intervals * sampling['interval']):.2f} %"
         if took is not None
         else "",
+        "census": _census_cost(run),
     }
+
+
+def _census_cost(run: Run) -> str:
+    """Say how many censuses there were, and what they took; empty if none was asked for."""
+    if run.census is None:
+        return "none" if run.record["run"].get("census") else ""
+    rows = run.census.rows
+    took = rows.reindex(columns=["cpu_seconds", "paused_seconds"]).sum()
+    paused = f", guests paused {took['paused_seconds']:.2f} s" if took["paused_seconds"] else ""
+    many = "1 census" if len(rows) == 1 else f"{len(rows)} censuses"
+    return f"{many}, {took['cpu_seconds']:.2f} s of a CPU{paused}"
 
 
 def _time(seconds: float) -> str:

@@ -33,6 +33,8 @@
     return sources.get(plot);
   }
 
+  const layoutOf = (plot) => source(plot).layout.meta ?? {};
+
   function passes(factors, without) {
     return Object.entries(factors).every(([name, value]) => name === "by" || !without[name]?.has(String(value)));
   }
@@ -59,7 +61,7 @@
   function only(trace, keep) {
     const pick = (list) => (Array.isArray(list) ? list.filter((_, index) => keep[index]) : list);
     const bars = (old) => old && { ...old, array: pick(old.array), arrayminus: pick(old.arrayminus) };
-    const picked = Object.fromEntries(["x", "y", "text", "customdata"].map((name) => [name, pick(trace[name])]));
+    const picked = Object.fromEntries(["x", "y", "base", "text", "customdata"].map((name) => [name, pick(trace[name])]));
     return { ...trace, ...picked, error_x: bars(trace.error_x), error_y: bars(trace.error_y) };
   }
 
@@ -95,14 +97,14 @@
   }
 
   /* The legend stands below the plot: give it the rows that its names need at this width. */
-  function size(width, data) {
+  function size(width, data, least = 310) {
     const shown = data.filter((trace) => trace.showlegend !== false);
     const names = shown.map((trace) => trace.name.split("<br>"));
     const widest = Math.max(0, ...names.flat().map((line) => line.length)) * 6.6 + 64;
     const columns = Math.max(1, Math.floor((width - 24) / widest));
     const lines = Math.max(1, ...names.map((name) => name.length));
     const rows = Math.ceil(shown.length / columns);
-    return { width, height: 310 + (5 + 15 * lines) * rows };
+    return { width, height: least + (5 + 15 * lines) * rows };
   }
 
   /* Plotly is run once the page can be used, and only if there is a figure to be seen. */
@@ -126,7 +128,7 @@
     if (!data.length) return;
     const first = !drawn.has(plot);
     drawn.add(plot);
-    const layout = { ...themed(fitting(plot, data)), ...size(plot.clientWidth, data) };
+    const layout = { ...themed(fitting(plot, data)), ...size(plot.clientWidth, data, layoutOf(plot).height) };
     await Plotly.react(plot, data, layout, config);
     plot.dataset.drawn = "yes";
     for (const button of all(".modebar-btn", plot)) button.setAttribute("aria-label", button.dataset.title);
@@ -176,7 +178,7 @@
       figure.hidden ||= all(".plot", figure).every((plot) => !traces(plot).length);
       if (!figure.hidden) refresh(figure);
     }
-    for (const row of all("tr[data-guests]")) row.hidden = !passes(row.dataset, without);
+    for (const row of all("tr[data-guests], details[data-guests]")) row.hidden = !passes(row.dataset, without);
     for (const section of all("section.figures")) {
       section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
     }
@@ -242,7 +244,7 @@
         const name = plain(trace.meta?.line ?? trace.name);
         const detail = (index) => (typeof trace.customdata?.[index] === "string" ? plain(trace.customdata[index]) : "");
         const bound = (bars, side, index) => (bars?.array[index] ? y[index] + side * bars[side > 0 ? "array" : "arrayminus"][index] : null);
-        x.forEach((value, index) => found.push([panel, name, detail(index), value, y[index],
+        x.forEach((value, index) => found.push([panel, name, detail(index), value, y[index], trace.z?.[index] ?? null,
           bound(trace.error_y, -1, index), bound(trace.error_y, 1, index)]));
       }
     }
@@ -250,8 +252,9 @@
   }
 
   function headings(figure) {
-    const { layout } = source(figure.querySelector(".plot"));
-    return ["panel", "line", "of", title(layout.xaxis), title(layout.yaxis), "low", "high"];
+    const { data, layout } = source(figure.querySelector(".plot"));
+    const third = data.find((trace) => trace.z)?.name;
+    return ["panel", "line", "of", title(layout.xaxis), title(layout.yaxis), third, "low", "high"];
   }
 
   /* Columns that hold nothing take room and say nothing. */
@@ -305,7 +308,7 @@
     const shown = all(".plot", figure).filter((plot) => traces(plot).length);
     for (const [index, plot] of shown.entries()) {
       const data = traces(plot);
-      const wide = size(900, data);
+      const wide = size(900, data, layoutOf(plot).height);
       const panel = plot.parentElement.querySelector("h4")?.textContent;
       const layout = { ...themed(fitting(plot, data), true), ...wide };
       if (panel) layout.title = { text: panel.replaceAll("<", "&lt;"), font: { size: 13 } };

@@ -133,7 +133,7 @@ def census_lines(record, progress=(0.5, 1.0), every=2.0):
     Of the 100,000 pages of each guest 10,000 are zeros, 10,000 are 5,000 contents twice each, and
     40,000 are those that every guest has. use_zero_pages is 1.
     """
-    names = guest_names(record)
+    names = guest_names(record) or ["arrays"]
     header = {
         "kind": "header", "format": 1, "wall": WALL, "monotonic": MONOTONIC, "page_size": PAGE,
         "processes": {name: 4242 + i for i, name in enumerate(names)},
