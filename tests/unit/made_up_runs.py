@@ -136,13 +136,15 @@ def census_lines(record, progress=(0.5, 1.0), every=2.0):
     names = guest_names(record) or ["arrays"]
     header = {
         "kind": "header", "format": 1, "wall": WALL, "monotonic": MONOTONIC, "page_size": PAGE,
-        "processes": {name: 4242 + i for i, name in enumerate(names)},
+        "seconds": 4.0, "every": every, "at_scan_boundary": False, "end": True, "pause": False,
+        "guests": {name: 4242 + i for i, name in enumerate(names)}, "kernel": "6.1.0",
     }  # fmt: skip
     lines = [
         _census(n, every * (n + 1), names, part, last=n == len(progress) - 1)
         for n, part in enumerate(progress)
     ]
-    return [header, *lines, {"kind": "end", "censuses": len(lines), "cpu_seconds": 0.7}]
+    end = {"kind": "end", "censuses": len(lines), "missed": 0, "cpu_seconds": 0.7}
+    return [header, *lines, end | {"reason": "finished"}]
 
 
 def _census(n, seconds, names, part, last):
@@ -171,7 +173,7 @@ def _census(n, seconds, names, part, last):
     row = [[between if a != b else 2 * within for b in names] for a in names]
     return {
         "kind": "census", "n": n, "moment": "end" if last else "every", "wall": WALL + seconds,
-        "monotonic": MONOTONIC + seconds, "seconds": seconds, "page_size": PAGE,
+        "monotonic": MONOTONIC + seconds, "page_size": PAGE, "unwritten_pages": 0,
         "frames_visible": True, "paused_seconds": 0.0, "read_seconds": 0.4, "cpu_seconds": 0.35,
         "bytes_read": 100_000 * many * PAGE, "ksm": {"full_scans": 1_010 + n},
         "ksm_after": {"full_scans": 1_010 + n},
@@ -182,7 +184,7 @@ def _census(n, seconds, names, part, last):
         **{f"limit_{kind}_pages": pages for kind, pages in limit.items()},
         **{f"saved_{kind}_pages": pages for kind, pages in saved.items()},
         "saved_ksm_pages": saved["within"] + saved["between"], "outside_mappings": 0,
-        "outside_attributed_bytes": 0, "efficiency": sum(saved.values()) / sum(limit.values()),
+        "efficiency": sum(saved.values()) / sum(limit.values()),
         "changed_pages": 500 * many * (many + 1) if n else None,
         "compared_pages": 100_000 * many if n else None, "guests": guests,
         "matrix": {"guests": names, "pages": row}, "complaints": [],

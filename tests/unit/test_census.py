@@ -81,7 +81,7 @@ def test_what_cannot_be_known_has_no_value(read):
     [
         ("limit_zero_pages", "limit_pages is not limit_zero_pages + limit_within_pages + limit_"),
         ("saved_between_pages", "saved_ksm_pages is not saved_within_pages + saved_between_pages"),
-        ("outside_attributed_bytes", "what is attributed to guests is not what is saved"),
+        ("page_size", "what is attributed to guests is not what is saved"),
     ],
 )
 def test_parts_that_are_not_the_whole_are_told(read, key, words):
@@ -114,6 +114,30 @@ def test_lines_that_are_no_census_are_passed_over(write_run, line):
 
     assert len(run.census.rows) == 2
     assert len(run.warnings) == 1
+
+
+def test_a_guest_that_went_away_is_left_out_and_told(read):
+    def change(lines):
+        gone = {"pid": 4243, "complaint": "it has ended; it is left out"}
+        lines[2]["guests"]["ksm-guest-02"] = gone
+        lines[2]["complaints"] = ["ksm-guest-02: it has ended; it is left out"]
+        lines[2]["saved_pages"] = lines[2]["saved_pages"] // 2
+        lines[2]["saved_ksm_pages"] = lines[2]["saved_within_pages"] = 25_000
+        lines[2]["saved_between_pages"] = 0
+        lines[2]["saved_zero_pages"] = 10_000
+
+    run = read(change=change)
+
+    assert run.census.guests["present_pages"].isna().sum() == 1
+    assert run.warnings == (
+        "census: ksm-guest-02: it has ended; it is left out (in 1 of 2 censuses)",
+    )
+
+
+def test_missed_censuses_are_told(read):
+    (warning,) = read(change=lambda lines: lines[-1].update(missed=3)).warnings
+
+    assert warning == "3 censuses were missed, as one took longer than until the next"
 
 
 def test_a_format_of_the_future_is_refused(read):
