@@ -1,0 +1,1 @@
+../../monitor/action_plugins/job_wait.py

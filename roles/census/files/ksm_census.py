@@ -1,0 +1,938 @@
+#!/usr/bin/env python3
+"""Count what KSM could merge, what it has merged, and who shares with whom, page by page.
+
+One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
+
+How it leaves things as they are: only pages that /proc/PID/pagemap shows to be in memory are read,
+so that none is faulted in, and they are read through /proc/PID/mem. process_vm_readv() would be
+faster, and wrong: it pins pages, and the kernel gives a process its own copy of a merged page
+before that is pinned.
+
+How it is cheap: the flags of a thousand pages are sorted out by one bytes.translate(), own pages
+are read and hashed 128 at a time, and a frame that many pages share is read once.
+
+What is equal: pages with the same 64-bit SipHash, under a key that each process of Python draws
+anew (PYTHONHASHSEED is not heeded), so that nobody can make pages collide. With n different
+contents, the odds that any two are taken for one are below n * n / 2**65: 3e-8 for a million of
+them, which is 4 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import math
+import mmap
+import os
+import re
+import select
+import signal
+import sys
+import time
+from array import array
+from fractions import Fraction
+from pathlib import Path
+
+FORMAT = 1
+PAGE = os.sysconf("SC_PAGE_SIZE")
+ZERO = hash(bytes(PAGE))
+MAX_AHEAD = 3600  # seconds to the start
+STOPPING = 1  # seconds that a process may take to stop
+POLL = 0.05  # seconds between looks at full_scans
+SHARE = 0.1  # of the time, at most, that goes into censuses at the boundaries of scans
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
+
+# /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst
+FRAME = (1 << 55) - 1
+PRESENT, SWAPPED, FILE, ALONE = 0x80, 0x40, 0x20, 0x01  # of its highest byte
+KPF_KSM, KPF_ZERO_PAGE = 1 << 21, 1 << 24  # /proc/kpageflags
+ENTRIES = 1024  # of the pagemap, at a time
+PIECE = 128  # pages that are read at a time: they stay in the CPU's cache until they are hashed
+# They are read into the same memory, since getting more from the kernel takes as long as reading.
+BUFFER = mmap.mmap(-1, PIECE * PAGE)
+BUFFERED = memoryview(BUFFER).toreadonly().__getitem__
+PLACES = [slice(at, at + PAGE) for at in range(0, PIECE * PAGE, PAGE)]
+ZERO_FRAME = 0  # the slot of the kernel's zero page
+
+HELP = """\
+examples:
+  python3 ksm_census.py --process a=4242 --process b=/run/libvirt/qemu/b.pid --output -
+      the census of two processes as they are now: one line on standard output
+  python3 ksm_census.py --process a=4242 --output census.jsonl --seconds 60 --every 20 --end
+      three within a minute, and one at its end
+  kill -TERM PID
+      ends it early, with the census of the end if that was asked for; kill -INT does without
+
+Counted are the pages of anonymous memory that ksmd may merge (VmFlags mg in /proc/PID/smaps).
+
+output: one JSON object a line; a header and an end line only if moments were asked for.
+Numbers are pages unless it says otherwise; null is what cannot be known, and `complaints` says why.
+  census  n, moment (now, every, scan, end)
+          wall, monotonic     seconds, when it began to read (CLOCK_REALTIME, CLOCK_MONOTONIC)
+          page_size           bytes
+          frames_visible      whether the kernel shows frames (CAP_SYS_ADMIN); else limits alone
+          read_seconds, paused_seconds (0: not paused), cpu_seconds, bytes_read
+          ksm, ksm_after      the files of /sys/kernel/mm/ksm before it, and after
+          present_pages       pages that are in memory; = zero + unique + duplicate
+          swapped_pages       pages that are not
+          unwritten_pages     pages that were read but never written, which are no one's: the
+                              kernel's zero page stands for them without ksmd. In no other number
+          zero_pages          full of zeros
+          unique_pages        others whose contents occur once
+          duplicate_pages     others whose contents occur again, in any of the processes
+          distinct_contents   zeros included
+          limit_pages         what perfect merging saves
+            limit_zero_pages      of it, pages of zeros: all with use_zero_pages, else all but one
+            limit_within_pages    other pages, were each process merged by itself
+            limit_between_pages   what merging across processes adds to that
+          max_page_sharing_pages  how much of the limit is out of reach as max_page_sharing is
+          saved_pages         what merging saves now
+            saved_zero_pages      of it, pages that KSM gave up for the kernel's zero page
+            saved_ksm_pages       of it, mappings of KSM pages less KSM pages; that is again
+              saved_within_pages    less the KSM pages that each process maps, by itself
+              saved_between_pages   what sharing across processes adds to that
+          ksm_frames          KSM pages that these processes map more than once, or share
+          outside_mappings    mappings of these by processes that were not counted
+          fork_shared_pages   pages that are shared since a fork, not by KSM
+          efficiency          saved_pages / limit_pages
+          changed_pages, compared_pages   of those in memory at the census before, too: whose
+                              contents have changed, and all
+          guests              per process: pid, most of the above, own_duplicate_pages (duplicates
+                              within it), ksm_pages (mappings of shared KSM pages),
+                              zero_frame_pages, attributed_bytes (of what is saved: each KSM page
+                              split evenly among its mappings, so that the sum is exactly
+                              saved_pages), ksm_stat (as the kernel says)
+          matrix              guests, and pages: in row A, column B the pages of A whose KSM page B
+                              maps as well; in row A, column A those that A maps more than once
+
+exit status:
+  0    all moments have come
+  1    the output could not be written any further; its last line may be torn
+  2    wrong arguments, or nothing to count: nothing was written
+  130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
+"""
+
+
+class Unusable(Exception):  # noqa: N818
+    """What was asked for cannot be counted; the message is for the user."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal has asked for the end."""
+
+
+class GoneError(Exception):
+    """A process cannot be counted; the message says why."""
+
+
+# --- the pages of a process -----------------------------------------------------------------------
+
+
+def kind_of(flags):
+    """Classify a page by the highest byte of its entry in the pagemap: o, s, w or -."""
+    if flags & PRESENT and not flags & FILE:
+        return b"o" if flags & ALONE else b"s"  # own: nobody else maps it; or shared
+    return b"w" if flags & SWAPPED and not flags & FILE else b"-"
+
+
+KINDS = b"".join(map(kind_of, range(256)))
+HIGH = slice(7, None, 8) if sys.byteorder == "little" else slice(0, None, 8)
+
+
+class Process:
+    """A process, and what of it ksmd may merge."""
+
+    def __init__(self, name, pid):
+        self.name, self.pid = name, pid
+        self.proc = Path(f"/proc/{pid}")
+        try:
+            self.pidfd = os.pidfd_open(pid)
+            self.mem, self.pagemap = map(self.open, ("mem", "pagemap"))
+        except PermissionError:
+            raise Unusable(f"process {name}: {pid} cannot be read; run as root?") from None
+        except OSError as error:
+            if self.proc.exists() and error.filename == str(self.proc / "pagemap"):
+                raise Unusable(f"{error.filename}: the kernel has no PROC_PAGE_MONITOR") from None
+            raise Unusable(f"process {name}: there is no process {pid}") from None
+
+    def open(self, file):
+        """Open one of its files in /proc for reading."""
+        return os.open(self.proc / file, os.O_RDONLY | os.O_CLOEXEC)
+
+    def alive(self):
+        """Whether it has not ended; its pid may be another's when it has."""
+        return not select.select([self.pidfd], [], [], 0)[0]
+
+    def signal(self, number):
+        """Send a signal, if it still lives."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def text(self, file):
+        """Text of one of its files in /proc."""
+        try:
+            return (self.proc / file).read_text(errors="replace")
+        except OSError as error:
+            raise GoneError(f"it could not be read ({error.strerror})") from None
+
+    def mappings(self):
+        """List what ksmd may merge, as (start, pages); with the bytes that are on hugepages."""
+        found, huge = [], 0
+        for start, end, flags in re.findall(
+            r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
+        ):
+            first, last = int(start, 16), int(end, 16)
+            if "mg" in flags.split():
+                found.append((first, (last - first) // PAGE))
+            elif "ht" in flags.split():
+                huge += last - first
+        return found, huge
+
+    def stat(self):
+        """What the kernel itself says of it, as far as it does."""
+        found = {}
+        with contextlib.suppress(GoneError):
+            for line in self.text("ksm_stat").splitlines():
+                name, value = line.replace(":", " ").split(None, 1)
+                found[name] = int(value) if re.fullmatch("-?[0-9]+", value) else value
+        return found
+
+    def entries(self, start, pages):
+        """Yield the entries of the pagemap in pieces, as (first page, bytes)."""
+        for first in range(0, pages, ENTRIES):
+            wanted = 8 * min(ENTRIES, pages - first)
+            yield first, os.pread(self.pagemap, wanted, start // PAGE * 8 + 8 * first)
+
+    def read(self, address, pages):
+        """Read pages into the buffer; returns how many could be."""
+        try:
+            return os.preadv(self.mem, [memoryview(BUFFER)[: pages * PAGE]], address) // PAGE
+        except OSError:
+            return 0
+
+    def stopped(self):
+        """Whether all of its threads are stopped."""
+        stats = [path.read_text(errors="replace") for path in self.proc.glob("task/*/stat")]
+        return all(re.search(r"\) (\w)[^)]*$", stat)[1] in "TtZX" for stat in stats)
+
+
+class Frames:
+    """The frames that are mapped more than once, each in a slot: its content, and who maps it.
+
+    `flags` and `counts` are descriptors of /proc/kpageflags and /proc/kpagecount, or None.
+    Slot 0 stands for the kernel's zero page.
+    """
+
+    def __init__(self, flags, counts):
+        self.flags, self.counts = flags, counts
+        self.slots = {}
+        self.hashes, self.mapped, self.ksm = array("q", [ZERO]), array("I", [0]), bytearray(1)
+
+    def slot(self, frame, content):
+        """Slot of a frame; `content` gives the hash of one that is seen for the first time."""
+        found = self.slots.get(frame)
+        if found is None:
+            flags = number_at(self.flags, frame)
+            found = ZERO_FRAME if flags & KPF_ZERO_PAGE else len(self.hashes)
+            if found != ZERO_FRAME:
+                self.hashes.append(content())
+                self.mapped.append(number_at(self.counts, frame) if self.counts is not None else 0)
+                self.ksm.append(bool(flags & KPF_KSM))
+            self.slots[frame] = found
+        return found
+
+
+def number_at(fd, index):
+    """One of the 64-bit numbers in a file."""
+    return int.from_bytes(os.pread(fd, 8, 8 * index), sys.byteorder)
+
+
+class Pages:
+    """The pages of a process as they were read.
+
+    `contents` has the hash of each page by the start of its mapping, 0 where none is in memory;
+    `ksm` the slots of those whose frame is a KSM page.
+    """
+
+    def __init__(self, process):
+        self.name, self.pid = process.name, process.pid
+        self.contents, self.ksm = {}, array("I")
+        self.swapped = self.zero_frame = self.fork_shared = self.bytes_read = 0
+        self.stat, self.hidden = {}, False
+
+    def all(self):
+        """Yield the contents of all mappings."""
+        return self.contents.values()
+
+
+def read_pages(process, frames):
+    """Read all pages of a process that ksmd may merge; raises GoneError if that cannot be done."""
+    pages = Pages(process)
+    mappings, huge = process.mappings()
+    if huge and not mappings:
+        raise GoneError(f"its memory is on hugepages ({huge >> 20} MiB), which KSM does not merge")
+    if not mappings:
+        raise GoneError("it has no memory that KSM may merge (no VmFlags mg)")
+    try:
+        for start, count in mappings:
+            pages.contents[start] = read_mapping(process, pages, frames, start, count)
+    except OSError as error:
+        raise GoneError(f"it could not be read ({error.strerror})") from None
+    pages.stat = process.stat()
+    if not process.alive():
+        raise GoneError("it has ended while it was read")
+    return pages
+
+
+def read_mapping(process, pages, frames, start, count):
+    """Hash what is in memory of a mapping: 64 bits a page, 0 for those that are not."""
+    contents = array("q", bytes(8 * count))
+    for first, raw in process.entries(start, count):
+        kinds = raw[HIGH].translate(KINDS)
+        pages.swapped += kinds.count(b"w")
+        for run in re.finditer(b"o+|s+", kinds):
+            begin, end = run.span()
+            if run[0][:1] == b"o":
+                read_own(process, pages, contents, start, first + begin, first + end)
+            else:
+                entries = array("Q", raw[8 * begin : 8 * end])
+                read_shared(process, pages, frames, contents, start, first + begin, entries)
+    return contents
+
+
+def read_own(process, pages, contents, start, begin, end):
+    """Hash pages that are in memory, from one to another, of the mapping that starts there."""
+    first = begin
+    while first < end:
+        wanted = min(PIECE, end - first)
+        whole = process.read(start + first * PAGE, wanted)
+        contents[first : first + whole] = array("q", map(hash, map(BUFFERED, PLACES[:whole])))
+        pages.bytes_read += whole * PAGE
+        # One that cannot be read has gone meanwhile, or the hardware has lost it
+        first += whole + (whole < wanted)
+
+
+def read_shared(process, pages, frames, contents, start, first, entries):
+    """Note pages that are mapped more than once; each frame is read but once."""
+    if frames.flags is None or not entries[0] & FRAME:
+        pages.hidden = True
+        read_own(process, pages, contents, start, first, first + len(entries))
+        return
+
+    def content():
+        whole = process.read(start + at * PAGE, 1)
+        pages.bytes_read += whole * PAGE
+        return hash(BUFFERED(PLACES[0])) if whole else 0
+
+    for at, entry in enumerate(entries, first):
+        slot = frames.slot(entry & FRAME, content)
+        contents[at] = frames.hashes[slot]
+        if slot == ZERO_FRAME:
+            pages.zero_frame += 1
+        elif frames.ksm[slot]:
+            pages.ksm.append(slot)
+        else:
+            pages.fork_shared += 1
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+PARTS = 16  # contents are counted a part at a time, by their lowest bits: counting takes memory
+
+
+def split(mappings):
+    """Sort hashes into parts of which none shares a content with another."""
+    parts = [array("q") for _ in range(PARTS)]
+    add = [part.append for part in parts]
+    for contents in mappings:
+        for content in contents:
+            if content:
+                add[content & (PARTS - 1)](content)
+    return parts
+
+
+def count_contents(guests, largest):
+    """Count equal contents within each guest and among all, those that are not zero.
+
+    `guests` has the parts of each; `largest` is how many pages one KSM page can stand for, None if
+    there is no bound. Returns the counts of all, and a list of those of each.
+    """
+    every = collections.Counter()
+    each = [collections.Counter() for _ in guests]
+    for parts in zip(*guests):  # noqa: B905 - Python 3.9
+        counted = [collections.Counter(part) for part in parts]
+        total = collections.Counter()
+        for own, count in zip(counted, each):  # noqa: B905
+            count["zero"] += own.pop(ZERO, 0)
+            count["pages"] += sum(own.values())
+            count["distinct"] += len(own)
+            count["own_duplicate"] += sum(n for n in own.values() if n > 1)
+            total.update(own)
+        for own, count in zip(counted, each):  # noqa: B905
+            count["duplicate"] += sum(n for content, n in own.items() if total[content] > 1)
+        every["distinct"] += len(total)
+        if largest:
+            every["split"] += sum((n - 1) // largest for n in total.values() if n > largest)
+    return every, each
+
+
+def count_limits(every, each, zero, saved, ksm):
+    """What perfect merging would save, and what of it the knobs leave out of reach.
+
+    There are `zero` pages of zeros, of which KSM gave up `saved` for the kernel's zero page.
+    """
+    own_zero = zero - saved
+    given_up = ksm.get("use_zero_pages", 0) == 1
+    distinct = sum(count["distinct"] for count in each)
+    limits = {
+        "limit_zero_pages": zero - (own_zero > 0 and not given_up),
+        "limit_within_pages": sum(count["pages"] for count in each) - distinct,
+        "limit_between_pages": distinct - every["distinct"],
+    }
+    largest = ksm.get("max_page_sharing")
+    more = (own_zero - 1) // largest if largest and own_zero > 0 and not given_up else 0
+    return {
+        "distinct_contents": every["distinct"] + (zero > 0),
+        "limit_pages": sum(limits.values()),
+        **limits,
+        "max_page_sharing_pages": every["split"] + more if largest else None,
+    }
+
+
+def count_shares(guests, mapped):
+    """Who shares KSM pages with whom, and what that saves.
+
+    `guests` has an array of slots for each, one a page; `mapped` by slot how many mappings the
+    kernel counts. Returns counts of all, and for each guest its row of the matrix and its share of
+    the savings in pages, as a Fraction.
+    """
+    inside, who = array("I", bytes(4 * len(mapped))), [0] * len(mapped)
+    for number, slots in enumerate(guests):
+        for slot in slots:
+            inside[slot] += 1
+            who[slot] |= 1 << number
+    frames = len(inside) - inside.count(0)
+    distinct, rows, shares = 0, [], []
+    for number, slots in enumerate(guests):
+        own = collections.Counter(slots)
+        distinct += len(own)
+        sharers = collections.Counter(map(who.__getitem__, slots))
+        row = [sum(n for w, n in sharers.items() if w >> g & 1) for g in range(len(guests))]
+        row[number] = sum(n for n in own.values() if n > 1)
+        rows.append(row)
+        among = collections.Counter(map(inside.__getitem__, slots))
+        shares.append(sum((Fraction(n * (m - 1), m) for m, n in among.items()), Fraction(0)))
+    mappings = sum(map(len, guests))
+    outside = sum(max(0, all_ - n) for all_, n in zip(mapped, inside) if n)  # noqa: B905
+    return (
+        {
+            "saved_ksm_pages": mappings - frames,
+            "saved_within_pages": mappings - distinct,
+            "saved_between_pages": distinct - frames,
+            "ksm_frames": frames,
+            "outside_mappings": outside,
+        },
+        rows,
+        shares,
+    )
+
+
+def whole_bytes(shares):
+    """Round shares, whose sum is whole, to bytes such that their sum is kept."""
+    exact = [share * PAGE for share in shares]
+    given = [math.floor(share) for share in exact]
+    order = sorted(range(len(exact)), key=lambda i: given[i] - exact[i])
+    for i in order[: int(sum(exact)) - sum(given)]:
+        given[i] += 1
+    return given
+
+
+def count_changes(before, now):
+    """Pages whose contents differ, and all that were in memory both times."""
+    changed = compared = 0
+    for start, contents in now.items():
+        for old, new in zip(before.get(start, ()), contents):  # noqa: B905
+            if old and new:
+                compared += 1
+                changed += old != new
+    return changed, compared
+
+
+# --- a census -------------------------------------------------------------------------------------
+
+
+class Census:
+    """Takes censuses of processes, one after the other; `before` has the pages of the last."""
+
+    def __init__(self, processes, pause, keep):
+        self.processes, self.pause, self.keep = processes, pause, keep
+        self.complaints = []
+        self.flags, self.counts = map(self.open, ("/proc/kpageflags", "/proc/kpagecount"))
+        self.before, self.taken = {}, 0
+
+    def open(self, path):
+        """Open a file of the kernel's, or say why not."""
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self.complaints.append(f"{path} cannot be read ({error.strerror})")
+            return None
+
+    def take(self, moment):
+        """Take one; returns what its line says."""
+        cpu, complaints, gone = time.process_time(), list(self.complaints), {}
+        frames, guests = Frames(self.flags, self.counts), []
+        with paused(self.processes if self.pause else (), complaints) as pause:
+            ksm, wall, began = read_ksm(), time.time(), time.monotonic()
+            for process in self.processes:
+                try:
+                    guests.append(read_pages(process, frames))
+                except GoneError as error:
+                    gone[process.name] = f"{error}; it is left out"
+            read, ksm_after = time.monotonic() - began, read_ksm()
+        line = {
+            "kind": "census",
+            "n": self.taken,
+            "moment": moment,
+            "wall": wall,
+            "monotonic": began,
+            "page_size": PAGE,
+            "read_seconds": read,
+            "paused_seconds": pause.seconds,
+            "bytes_read": sum(pages.bytes_read for pages in guests),
+            "ksm": ksm,
+            "ksm_after": ksm_after,
+            **self.counted(guests, frames, ksm, complaints),
+        }
+        for process in self.processes:
+            if process.name in gone:
+                line["guests"][process.name] = {"pid": process.pid, "complaint": gone[process.name]}
+        line["complaints"] = complaints + [f"{name}: {why}" for name, why in gone.items()]
+        self.before = {pages.name: pages.contents for pages in guests} if self.keep else {}
+        self.taken += 1
+        return line | {"cpu_seconds": time.process_time() - cpu}
+
+    def counted(self, guests, frames, ksm, complaints):
+        """Count what was read."""
+        visible = bool(guests) and not any(pages.hidden for pages in guests)
+        if guests and not visible:
+            complaints.append(
+                "the kernel does not show which frames pages are in (it takes CAP_SYS_ADMIN): what "
+                "is saved cannot be known, and pages that were never written count as present"
+            )
+        zeros = [zeros_of(pages, ksm, complaints) if visible else (None, 0) for pages in guests]
+        every, each = count_contents(
+            [split(pages.all()) for pages in guests], ksm.get("max_page_sharing")
+        )
+        for count, (_, unwritten) in zip(each, zeros):  # noqa: B905
+            count["zero"] -= unwritten
+        totals = {
+            "frames_visible": visible,
+            "swapped_pages": sum(pages.swapped for pages in guests),
+            "unwritten_pages": sum(unwritten for _, unwritten in zeros) if visible else None,
+        }
+        own = [guest_counts(pages, count) for pages, count in zip(guests, each)]  # noqa: B905
+        for name in ("present", "zero", "unique", "duplicate"):
+            totals[f"{name}_pages"] = sum(counts[f"{name}_pages"] for counts in own)
+        saved_zero = sum(saved for saved, _ in zeros) if visible else 0
+        totals |= count_limits(every, each, totals["zero_pages"], saved_zero, ksm)
+        totals |= self.saved(guests, frames, zeros, own, totals, visible)
+        self.compare(guests, own, totals)
+        totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}  # noqa: B905
+        return totals
+
+    def saved(self, guests, frames, zeros, own, totals, visible):
+        """Count what is saved, put each guest's part with its own counts, and return the whole."""
+        if not visible:
+            names = ("saved", "saved_zero", "saved_ksm", "saved_within", "saved_between")
+            more = ("ksm_frames", "outside_mappings", "fork_shared_pages", "efficiency", "matrix")
+            return dict.fromkeys([*(f"{name}_pages" for name in names), *more])
+        shared, rows, shares = count_shares([pages.ksm for pages in guests], frames.mapped)
+        if self.counts is None:
+            shared["outside_mappings"] = None
+        saved_zero = sum(saved for saved, _ in zeros)
+        saved = shared["saved_ksm_pages"] + saved_zero
+        whole = [share + zero for share, (zero, _) in zip(shares, zeros)]  # noqa: B905
+        for counts, pages, given, (zero, unwritten) in zip(own, guests, whole_bytes(whole), zeros):  # noqa: B905
+            counts |= {
+                "ksm_pages": len(pages.ksm),
+                "zero_frame_pages": zero,
+                "unwritten_pages": unwritten,
+                "fork_shared_pages": pages.fork_shared,
+                "attributed_bytes": given,
+            }
+        return {
+            "saved_pages": saved,
+            "saved_zero_pages": saved_zero,
+            **shared,
+            "fork_shared_pages": sum(pages.fork_shared for pages in guests),
+            "efficiency": saved / totals["limit_pages"] if totals["limit_pages"] else None,
+            "matrix": {"guests": [pages.name for pages in guests], "pages": rows},
+        }
+
+    def compare(self, guests, own, totals):
+        """Count what has changed since the census before, if there was one."""
+        changes = []
+        for pages, counts in zip(guests, own):  # noqa: B905
+            if pages.name in self.before:
+                changes.append(count_changes(self.before[pages.name], pages.contents))
+                counts["changed_pages"], counts["compared_pages"] = changes[-1]
+        both = [sum(each) for each in zip(*changes)] or [None, None]  # noqa: B905
+        totals["changed_pages"], totals["compared_pages"] = both
+
+
+def zeros_of(pages, ksm, complaints):
+    """Tell pages that KSM gave up for the kernel's zero page from those never written.
+
+    Both are mapped to it. Since 6.6 the kernel tells how many the former are. Before, it is taken
+    that use_zero_pages has been what it is now.
+    """
+    given_up = pages.stat.get("ksm_zero_pages")
+    if given_up is None and pages.zero_frame:
+        complaints.append(
+            f"{pages.name}: the kernel does not tell how many of the {pages.zero_frame} pages that "
+            "are its zero page were given up by KSM; taken for so are "
+            + ("all" if ksm.get("use_zero_pages") == 1 else "none")
+        )
+        given_up = pages.zero_frame if ksm.get("use_zero_pages") == 1 else 0
+    saved = min(given_up or 0, pages.zero_frame)
+    return saved, pages.zero_frame - saved
+
+
+def guest_counts(pages, count):
+    """What is said of one process, as far as it follows from its contents."""
+    return {
+        "pid": pages.pid,
+        "present_pages": count["zero"] + count["pages"],
+        "swapped_pages": pages.swapped,
+        "zero_pages": count["zero"],
+        "unique_pages": count["pages"] - count["duplicate"],
+        "duplicate_pages": count["duplicate"],
+        "own_duplicate_pages": count["own_duplicate"],
+        **dict.fromkeys(("ksm_pages", "zero_frame_pages", "unwritten_pages", "fork_shared_pages")),
+        **dict.fromkeys(("attributed_bytes", "changed_pages", "compared_pages")),
+        "ksm_stat": pages.stat,
+        "complaint": None,
+    }
+
+
+def read_ksm():
+    """Read the files of /sys/kernel/mm/ksm."""
+    found = {}
+    for path in sorted(Path("/sys/kernel/mm/ksm").glob("*")):
+        with contextlib.suppress(OSError):
+            text = path.read_text().strip()
+            found[path.name] = int(text) if re.fullmatch("-?[0-9]+", text) else text
+    return found
+
+
+# --- stopping processes ---------------------------------------------------------------------------
+
+
+class Pause:
+    """How long processes were stopped."""
+
+    seconds = 0.0
+
+
+@contextlib.contextmanager
+def paused(processes, complaints):
+    """Stop processes; they go on afterwards, even if this program is killed meanwhile.
+
+    Those that somebody else has stopped stay so. A child of this program lets the others go on when
+    the pipe between the two breaks.
+    """
+    pause = Pause()
+    running = [process for process in processes if process.alive() and not process.stopped()]
+    if not running:
+        yield pause
+        return
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        let_go_on_when_broken(reader, writer, running)
+    os.close(reader)
+    began = time.monotonic()
+    try:
+        for process in running:
+            process.signal(signal.SIGSTOP)
+        for process in running:
+            if not wait_for(process.stopped, STOPPING):
+                complaints.append(f"{process.name}: it did not stop within {STOPPING} s")
+        yield pause
+    finally:
+        for process in running:
+            process.signal(signal.SIGCONT)
+        pause.seconds = time.monotonic() - began
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
+def let_go_on_when_broken(reader, writer, processes):
+    """Do the child's work, in a session of its own, whatever becomes of the parent."""
+    try:
+        os.setsid()
+        for number in (*SIGNALS, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(writer)
+        os.read(reader, 1)
+        for process in processes:
+            process.signal(signal.SIGCONT)
+    finally:
+        os._exit(0)
+
+
+def wait_for(what, seconds):
+    """Whether something is so, at the latest after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+# --- moments --------------------------------------------------------------------------------------
+
+
+class Moments:
+    """When a census is due; all times are CLOCK_MONOTONIC, in seconds."""
+
+    def __init__(self, start, seconds, every, at_scan_boundary, at_end):
+        self.start, self.end = start, start + seconds
+        self.every, self.at_scan_boundary, self.at_end = every, at_scan_boundary, at_end
+        self.reason, self.asleep, self.missed = "finished", False, 0
+
+    def stop(self, number, _frame):
+        """Handle a signal: end a sleep at once, but no census."""
+        self.reason = signal.Signals(number).name
+        if self.asleep:
+            self.asleep = False
+            raise Stopped
+
+    def __iter__(self):
+        """Yield the moments, each when it has come."""
+        with contextlib.suppress(Stopped):
+            self.sleep_until(self.start)
+            yield from self.before_the_end()
+        if self.at_end and self.reason != "SIGINT":
+            yield "end"
+
+    def before_the_end(self):
+        """Yield the moments until the end; those that come while a census is taken are missed."""
+        due = self.start + self.every if self.every else math.inf
+        scans, earliest = full_scans(), self.start
+        while True:
+            now = time.monotonic()
+            if due <= now and (due < self.end or not self.at_end):
+                yield "every"
+                late = math.ceil((time.monotonic() - due) / self.every)
+                self.missed += min(max(1, late), math.floor((self.end - due) / self.every) + 1) - 1
+                due += self.every * max(1, late)
+            if now >= self.end:
+                return
+            if self.at_scan_boundary and now >= earliest and (found := full_scans()) != scans:
+                scans = found
+                yield "scan"
+                earliest = time.monotonic() + (time.monotonic() - now) * (1 / SHARE - 1)
+            again = now + POLL if self.at_scan_boundary else math.inf
+            self.sleep_until(min(due, again, self.end))
+
+    def sleep_until(self, deadline):
+        """Sleep; raise Stopped if a signal comes, or came."""
+        self.asleep = True
+        if self.reason != "finished":
+            self.asleep = False
+            raise Stopped
+        time.sleep(max(0, deadline - time.monotonic()))
+        self.asleep = False
+
+
+def full_scans():
+    """How often ksmd has been through all memory; None if the kernel does not say."""
+    try:
+        return int(Path("/sys/kernel/mm/ksm/full_scans").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+class Output:
+    """A new file, or standard output, that gets whole lines."""
+
+    def __init__(self, path):
+        self.name = path
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self.fd = 1 if path == "-" else os.open(path, flags, 0o644)
+        except FileExistsError:
+            raise Unusable(f"{path} exists already, and is never overwritten") from None
+        except OSError as error:
+            raise Unusable(f"cannot create {path}: {error.strerror}") from None
+
+    def write(self, **members):
+        """Write a line of JSON."""
+        line = json.dumps(members, separators=(",", ":")).encode() + b"\n"
+        while line:
+            line = line[os.write(self.fd, line) :]
+
+
+def process_argument(text):
+    """Name and pid of NAME=PID or NAME=PIDFILE."""
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PID or NAME=PIDFILE")
+    if not value.isdecimal():
+        try:
+            pid = Path(value).read_text(errors="replace").strip()
+        except OSError as error:
+            fault = f"the pid file {value} cannot be read ({error.strerror})"
+            raise argparse.ArgumentTypeError(f"process {name}: {fault}") from None
+        if not pid.isdecimal():
+            fault = f"the pid file {value} holds {pid[:40]!r}, not a pid"
+            raise argparse.ArgumentTypeError(f"process {name}: {fault}")
+        value = pid
+    return name, int(value)
+
+
+def seconds_argument(text):
+    """Give a number of 0 or more."""
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return seconds
+
+
+def parse_arguments(argv):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="ksm_census.py",
+        description=__doc__.partition("\n")[0],
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--process",
+        type=process_argument,
+        action="append",
+        required=True,
+        metavar="NAME=PID|PIDFILE",
+        help="process to count, by pid or by the file that holds it; may be repeated",
+    )
+    add("--output", required=True, metavar="FILE", help="new file to write, or - for stdout")
+    add("--pause", action="store_true", help="stop the processes while they are read")
+    add(
+        "--every",
+        type=seconds_argument,
+        metavar="S",
+        help="a census each time S seconds have passed",
+    )
+    add("--at-scan-boundary", action="store_true", help="a census when full_scans has risen")
+    add("--end", action="store_true", help="a census when --seconds are over, or on SIGTERM")
+    add("--seconds", type=seconds_argument, metavar="S", help="how long, if there are moments")
+    add(
+        "--start",
+        type=seconds_argument,
+        default=0,
+        metavar="S",
+        help="when, in seconds of CLOCK_MONOTONIC; one that has passed is now (default)",
+    )
+    arguments = parser.parse_args(argv)
+    moments = arguments.every is not None or arguments.at_scan_boundary or arguments.end
+    if arguments.every == 0:
+        parser.error("argument --every: must be more than 0")
+    if moments != (arguments.seconds is not None):
+        parser.error("--seconds belongs to moments: --every, --at-scan-boundary, --end")
+    if len(dict(arguments.process)) < len(arguments.process):
+        parser.error("argument --process: a name is given twice")
+    if arguments.start > time.monotonic() + MAX_AHEAD:
+        parser.error(f"argument --start: more than {MAX_AHEAD} s ahead")
+    return arguments
+
+
+def count(arguments):
+    """Do what the arguments say; returns the exit status."""
+    processes = [Process(name, pid) for name, pid in arguments.process]
+    keep = bool(arguments.every or arguments.at_scan_boundary)
+    census = Census(processes, arguments.pause, keep)
+    output = Output(arguments.output)
+    try:
+        if arguments.seconds is None:
+            output.write(**census.take("now"))
+            return 0
+        return count_at_moments(arguments, census, output)
+    except OSError as error:
+        complain(f"cannot write to {output.name} after {census.taken} censuses: {error.strerror}")
+        return EXIT_WRITE_FAILED
+
+
+def count_at_moments(arguments, census, output):
+    """Take a census at each moment, between a header and an end line."""
+    wall, monotonic, cpu = time.time(), time.monotonic(), time.process_time()
+    start = max(monotonic, arguments.start)
+    moments = Moments(
+        start, arguments.seconds, arguments.every, arguments.at_scan_boundary, arguments.end
+    )
+    for number in SIGNALS:
+        signal.signal(number, moments.stop)
+    output.write(**header(arguments, wall + start - monotonic, start))
+    for moment in moments:
+        output.write(**census.take(moment))
+    end = {
+        "kind": "end",
+        "censuses": census.taken,
+        "missed": moments.missed,
+        "cpu_seconds": time.process_time() - cpu,
+        "reason": moments.reason,
+    }
+    output.write(**end)
+    if arguments.output != "-":
+        print(json.dumps(end))
+    return 0 if moments.reason == "finished" else 128 + signal.Signals[moments.reason]
+
+
+def header(arguments, wall, start):
+    """Say what is counted, and when."""
+    kernel = Path("/proc/sys/kernel")
+    return {
+        "kind": "header",
+        "format": FORMAT,
+        "wall": wall,
+        "monotonic": start,
+        "seconds": arguments.seconds,
+        "every": arguments.every,
+        "at_scan_boundary": arguments.at_scan_boundary,
+        "end": arguments.end,
+        "pause": arguments.pause,
+        "page_size": PAGE,
+        "boot_id": (kernel / "random/boot_id").read_text().strip(),
+        "kernel": (kernel / "osrelease").read_text().strip(),
+        "guests": dict(arguments.process),
+    }
+
+
+def complain(message):
+    """Tell the user what is wrong."""
+    print(f"ksm_census.py: error: {message}", file=sys.stderr)
+
+
+def main(argv=None):
+    """Run the command line; return the exit status."""
+    arguments = parse_arguments(argv)
+    try:
+        return count(arguments)
+    except Unusable as error:
+        complain(error)
+        return EXIT_UNUSABLE
+
+
+if __name__ == "__main__":
+    if os.environ.pop("PYTHONHASHSEED", None) not in (None, "random"):
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # with a key that nobody knows
+    sys.exit(main())
