@@ -265,6 +265,11 @@ def pages_for_goal(pages: int) -> int:
 
 
 def _faster(facts: dict, pages: int) -> str:
+    if nominal_scan_seconds(facts) <= GOAL_SECONDS:
+        return (
+            "more pages_to_scan would not help: ksmd does not keep up with it. Give it more CPU:\n"
+            "renice -n 0 -p $(pgrep -x ksmd)    # it has 5"
+        )
     wanted, minutes = pages_for_goal(pages), GOAL_SECONDS // 60
     sleep = ksm(facts)["sleep_millisecs"] != USUAL_SLEEP_MILLISECS
     lines = [f"echo {USUAL_SLEEP_MILLISECS} > {KSM}/sleep_millisecs"] if sleep else []

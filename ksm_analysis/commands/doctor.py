@@ -86,6 +86,13 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, and tell. Returns the exit status."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # no playbook runs yet, or any more
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from ksm_analysis import diagnosis
 
     asked, errors = _asked(arguments)
@@ -193,7 +200,10 @@ def _show(hosts: dict, errors: dict) -> None:
             print(f"{name}: cannot be read: {errors[name]}", file=sys.stderr)
             continue
         console.print(Text(name, style="bold"), Text(looked_at(facts)), sep="  ")
-        if not diagnosis.is_wrong(found):
+        wrong = sum(diagnosis.is_wrong([each]) for each in found)
+        if wrong:
+            console.print(Text(f"{count(wrong, 'finding')}, the worst first.", style="bold"))
+        else:
             console.print(Text(f"Nothing is wrong. {healthy(facts)}", style="green"))
         for severity in diagnosis.SEVERITIES:
             _show_severity(console, severity, [each for each in found if each.severity == severity])

@@ -255,6 +255,17 @@ def test_a_slow_scan_is_the_advisors():
     assert "/pages_to_scan" not in fix.replace("advisor_max_pages_to_scan", "")
 
 
+def test_ksmd_does_not_keep_up():
+    made = facts(
+        domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)],
+        before={"pages_scanned": KSM["pages_scanned"] - 20_000},
+    )
+    found = the("scan-slow", made)
+    assert found.evidence["nominal_scan_seconds"] == 335.5
+    assert "renice" in found.fix
+    assert "echo" not in found.fix
+
+
 def test_a_long_sleep_is_shortened():
     made = facts(
         run=0,
