@@ -155,6 +155,7 @@ def _absent(facts: dict) -> Iterator[Finding]:
 def _stopped(facts: dict) -> Iterator[Finding]:
     knobs = ksm(facts)
     evidence = _some(knobs, "run", "pages_to_scan", "pages_shared", "pages_sharing")
+    evidence |= {"units": [*facts["units"]]} if facts["units"] else {}
     stopper = _stopper(facts)
     start = f"echo 1 > {KSM}/run"
     if knobs["run"] == 0:

@@ -185,6 +185,11 @@ def test_ksmd_is_stopped():
     assert found.fix == "echo 1 > /sys/kernel/mm/ksm/run"
 
 
+def test_a_unit_that_has_started_ksmd_is_named():
+    found = the("run-0", facts(run=0, units={"ksm.service": "active"}))
+    assert found.evidence["units"] == ["ksm.service"]
+
+
 def test_all_is_unmerged():
     assert the("run-2", facts(run=2)).evidence["run"] == 2
     assert "run-0" not in names(facts(run=2))

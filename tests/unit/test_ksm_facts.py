@@ -268,6 +268,18 @@ def test_a_domain_of_proc(tree):
     assert facts["processes"] == []
 
 
+@pytest.mark.parametrize("name", ["/usr/libexec/qemu-kvm", "/usr/bin/kvm", "qemu-system-aarch64"])
+def test_who_is_a_qemu(tree, name):
+    put(tree, "proc/4242/cmdline", f"{name}\0-m\x0064\0")
+    assert read(tree)["domains"][0]["name"] == f"{name.rpartition('/')[2]}-4242"
+
+
+@pytest.mark.parametrize("name", ["/usr/bin/notkvm", "qemu-img", "vim\0qemu-system-x86_64"])
+def test_who_is_none(tree, name):
+    put(tree, "proc/4242/cmdline", f"{name}\0")
+    assert read(tree)["domains"] == []
+
+
 def test_a_process_that_offers_memory_is_looked_at(tree):
     put(tree, "proc/50/cmdline", "/usr/bin/java\0")
     put(tree, "proc/50/status", "Name:\tjava\n")

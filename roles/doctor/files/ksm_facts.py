@@ -21,7 +21,7 @@ from pathlib import Path
 FORMAT = 1
 MIB = 1024 * 1024
 VIRSH_SECONDS = 20
-QEMU = re.compile(r"(qemu-system-\w+|qemu-kvm|kvm)$")
+QEMU = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
 # Their daemons write to the knobs: Debian's, Red Hat's and Proxmox's; oVirt's.
 SERVICES = ("ksmtuned", "momd")
 UNITS = ("ksm.service", "ksmtuned.service")
@@ -396,7 +396,7 @@ def look(root, lines):
     managed, why_not = libvirt(root, lines)
     domains, others, unreadable, unknown = [], [], [], 0
     for pid, words in lines.items():
-        is_qemu = bool(QEMU.search(words[0]))
+        is_qemu = bool(QEMU.fullmatch(Path(words[0]).name))
         try:
             known = may_merge(ksm_stat(root / "proc" / str(pid)))
             if not is_qemu and known is False:
