@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ksm_analysis import diagnosis
+from ksm_analysis import diagnosis, launch
 from ksm_analysis.__main__ import main
 from ksm_analysis.commands import doctor
 
@@ -496,6 +496,30 @@ def test_a_listener_takes_facts_and_reasons():
     assert listener.facts["a"] == {"format": 1}
     errors = {"b": "no route", "c": "Ansible has not come to it. [ERROR]: it is broken"}
     assert listener.errors() == errors
+
+
+MANY = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return {"changed": False, "facts": {"domains": ["x" * 2000] * 1000}}
+"""
+
+
+def test_a_host_with_a_thousand_guests_is_listened_to(tmp_path):
+    (tmp_path / "action_plugins").mkdir()
+    (tmp_path / "action_plugins/many.py").write_text(MANY)
+    (tmp_path / "hosts.yml").write_text(INVENTORY % "/usr/bin/python3")
+    play = {"name": "Read", "hosts": "lab", "gather_facts": False, "tasks": [{"many": {}}]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    listener = doctor.Listener(["lab"])
+    launcher = launch.Launcher(
+        tmp_path, tmp_path / "hosts.yml", "doctor", listener.take, lambda: None
+    )
+    assert launcher.play("play.yml", {}) == 0
+    assert listener.errors() == {}
+    assert len(listener.facts["lab"]["domains"]) == 1000
 
 
 # What cannot be used
