@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +139,15 @@ def test_findings_are_plain_and_tell_everything():
         assert json.loads(json.dumps(plain)) == plain
         assert all(plain[key] for key in plain)
         assert plain["severity"] in diagnosis.SEVERITIES
+
+
+def test_the_document_has_every_finding_and_no_other():
+    code = Path(diagnosis.__file__).read_text()
+    names = set(re.findall(r'(?:Finding|return )\(\s*"([a-z0-9-]+)",', code))
+    document = (launch.ROOT / "docs/doctor.md").read_text().partition("## Time of")[0]
+    rows = re.findall(r"^\| (`[a-z].*?) (?:\([^|]*\) )?\|", document, re.MULTILINE)
+    assert len(names) > 20
+    assert names == {name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)}
 
 
 def test_the_worst_come_first():
