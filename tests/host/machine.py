@@ -55,10 +55,15 @@ def samplers() -> list[str]:
     return processes(f"{STATE}/monitor/ksm_sampler.py --output")
 
 
+def censuses() -> list[str]:
+    """Process ids of census programs that run."""
+    return processes(f"{STATE}/census/ksm_census.py --output")
+
+
 def is_python(pid: str) -> bool:
-    """Whether this is the sampler itself, not what started it with its command line."""
+    """Whether this is the program itself, not what started it with its command line."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return words[1].endswith(b"/ksm_sampler.py")
+    return words[1].endswith((b"/ksm_sampler.py", b"/ksm_census.py"))
 
 
 def assert_given_back(knobs_before: dict[str, str]) -> None:
@@ -66,6 +71,7 @@ def assert_given_back(knobs_before: dict[str, str]) -> None:
     assert knobs() == knobs_before
     assert guests() == []
     assert samplers() == []
+    assert censuses() == []
     assert processes(f"{STATE}/arrays/ksm_arrays.py") == []
     assert not (STATE / "guests").exists()
     assert not (STATE / "run").exists()

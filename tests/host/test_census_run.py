@@ -1,0 +1,131 @@
+"""Runs with a census: what it counts is what the kernel counts, and nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from machine import ROOT, SHORT, STATE, assert_given_back, censuses, is_python, knobs
+
+from ksm_analysis import metrics
+from ksm_analysis.runs import read_run
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
+ARRAYS = """\
+workloads: [{name: single, arrays: {change: single, second: 1, changed: 2}}]
+knobs: [{pages_to_scan: 5000, sleep_millisecs: 10}]
+knobs_if_present: {smart_scan: 0}
+sampling: {interval: 1, intervals: 10}
+census: [end, every: 4]
+"""
+
+
+def counting() -> bool:
+    """Whether a census has been taken in the run that goes on."""
+    path = STATE / "run/census.jsonl"
+    return path.exists() and path.read_bytes().count(b"\n") > 1
+
+
+def saved_by_the_kernel(counters: dict) -> int:
+    return counters["pages_sharing"] + counters.get("ksm_zero_pages", 0)
+
+
+def census_of(path: Path) -> dict:
+    """The last census of a run, as it was written."""
+    lines = map(json.loads, (path / "census.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "census"][-1]
+
+
+def test_arrays_are_counted_to_the_page(experiment, given_back):
+    play = experiment(text=ARRAYS)
+    assert play.wait() == 0, play.log.read_text()
+    run = read_run(experiment.results / "g00-k1-single-r1")
+    rows = run.census.rows
+
+    assert run.warnings == ()
+    assert rows["moment"].to_list() == ["every", "every", "end"]
+    assert rows["seconds"].to_list() == pytest.approx([4, 8, 10], abs=0.5)
+    # Two arrays of 977 pages, of which the second is all one content, and the first but one page
+    assert (
+        rows["limit_pages"].iloc[-1]
+        == rows["present_pages"].iloc[-1] - rows["distinct_contents"].iloc[-1]
+    )
+    last = census_of(run.path)
+    before, after = (saved_by_the_kernel(last[key]) for key in ("ksm", "ksm_after"))
+    assert min(before, after) <= last["saved_pages"] <= max(before, after)
+    assert last["guests"].keys() == {"arrays"}
+    assert run.record["census"]["censuses"] == 3
+
+
+def test_two_idle_guests(experiment, given_back):
+    text = SHORT.format(count=2, intervals=25, workload="idle") + "census: [end]\n"
+    play = experiment(text=text)
+    assert play.wait() == 0, play.log.read_text()
+    run = read_run(experiment.results / "g02-k1-idle-r1")
+    census, last = census_of(run.path), run.samples.iloc[-1]
+
+    assert run.warnings == ()
+    assert census["monotonic"] - run.header["monotonic"] == pytest.approx(25, abs=1)
+    # ksmd goes on between the last sample and the census, and while that reads
+    sampled = last["ksm.pages_sharing"] + last.get("ksm.ksm_zero_pages", 0)
+    assert sampled > 10_000
+    assert census["saved_pages"] == pytest.approx(sampled, rel=0.03)
+    around = [saved_by_the_kernel(census[key]) for key in ("ksm", "ksm_after")]
+    assert min(around) * 0.99 <= census["saved_pages"] <= max(around) * 1.01
+    assert 0 < census["efficiency"] <= 1
+    attributed = [guest["attributed_bytes"] for guest in census["guests"].values()]
+    assert sum(attributed) == census["saved_pages"] * census["page_size"]
+    assert census["guests"].keys() == {"ksm-guest-01", "ksm-guest-02"}
+    shared = census["matrix"]["pages"]
+    assert shared[0][1] > 1000
+    assert shared[1][0] > 1000
+    assert metrics.measure(run).last_census["efficiency_percent"] == 100 * census["efficiency"]
+    page = (experiment.results / "report.html").read_text()
+    assert '<figure id="who-shares"' in page
+
+
+PAUSED = "census: {moments: [every: 1], pause: true}\n"
+
+
+def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(experiment, given_back):
+    play = experiment(text=SHORT.format(count=1, intervals=15, workload="idle") + PAUSED)
+    play.until(counting)
+    (program,) = filter(is_python, censuses())
+    guest = int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text())
+    os.kill(int(program), signal.SIGKILL)
+    play.until(lambda: not censuses())
+    assert state(guest) not in "tT"
+    assert play.wait() != 0
+    record = json.loads((experiment.results / "g01-k1-idle-r1/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "the census was killed by signal 9" in record["reason"]
+    assert (experiment.results / "g01-k1-idle-r1/census.jsonl").exists()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_what_a_crash_leaves_of_a_census_is_given_back(experiment, play):
+    before = knobs()
+    cut = experiment(text=SHORT.format(count=1, intervals=60, workload="idle") + PAUSED)
+    cut.until(counting)
+    cut.kill()
+    assert censuses() != []
+    teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
+    assert teardown.wait() == 0, teardown.log.read_text()
+    assert_given_back(before)
+
+
+def test_a_census_is_rehearsed(play, tmp_path, given_back):
+    file = ROOT / "experiments/census.yml"
+    results = tmp_path / "results"
+    rehearsal = play(
+        *("playbooks/experiment.yml", "--check"),
+        *("-e", f"experiment={file}", "-e", f"results={results}"),
+    )
+    assert rehearsal.wait() == 0, rehearsal.log.read_text()
+    assert not results.exists()
