@@ -1,0 +1,477 @@
+"""The census against processes whose contents are known, and against the kernel's own counters."""
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from machine import KSM, knobs
+from programs import ROLES
+
+pytestmark = pytest.mark.host
+
+CENSUS = ROLES / "census/files/ksm_census.py"
+PROGRAM = Path(__file__).with_name("mergeable.py")
+PAGE = mmap.PAGESIZE
+HUGE = Path("/proc/sys/vm/nr_hugepages")
+ON_HUGE_PAGES = """
+import mmap, time
+memory = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+memory[0] = 1
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """How many pages of each kind a process has."""
+
+    zero: int
+    common: int
+    own: int
+    unique: int
+
+    @property
+    def all(self):
+        return self.zero + self.common + self.own + self.unique
+
+
+UNLIKE = (Pages(300, 500, 40, 200), Pages(100, 7, 513, 90), Pages(0, 260, 2, 1))
+ALONE = (Pages(300, 500, 40, 200),)
+
+
+@pytest.fixture
+def ksm():
+    """Write knobs, which are given back; nobody else may use KSM."""
+    before = knobs()
+    if before["run"] != "0\n" or (KSM / "pages_shared").read_text() != "0\n":
+        pytest.skip("somebody uses KSM on this machine")
+
+    def write(**values):
+        for name, value in values.items():
+            (KSM / name).write_text(str(value))
+
+    yield write
+    write(run=2)
+    for name, value in before.items():
+        if (KSM / name).read_text() != value:
+            (KSM / name).write_text(value)
+    assert knobs() == before
+
+
+@contextlib.contextmanager
+def processes(*every):
+    """Start a process for each, and end them whatever happens."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for seed, pages in enumerate(every, 1):
+            numbers = (pages.zero, pages.common, pages.own, pages.unique, seed)
+            started[f"p{seed}"] = stack.enter_context(running(PROGRAM, *map(str, numbers)))
+        yield started
+
+
+@contextlib.contextmanager
+def running(*arguments):
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def tell(process, line):
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
+
+
+def command(started, *more, output="-"):
+    named = [f"--process={name}={process.pid}" for name, process in started.items()]
+    return ["/usr/bin/python3", str(CENSUS), *named, "--output", str(output), *more]
+
+
+def census(started, *more, before=()):
+    """The one line that a census by hand prints."""
+    done = subprocess.run(
+        [*before, *command(started, *more)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+def counter(name):
+    return int((KSM / name).read_text())
+
+
+def merge_until_nothing_moves(ksm):
+    """Let ksmd work until no counter has changed in four scans; then it stops."""
+    ksm(run=1)
+    seen, scans = None, counter("full_scans")
+    while True:
+        time.sleep(0.05)
+        now = tuple(map(counter, ("pages_shared", "pages_sharing", "ksm_zero_pages")))
+        if now != seen:
+            seen, scans = now, counter("full_scans")
+        elif counter("full_scans") > scans + 4:
+            break
+    ksm(run=0)
+
+
+def frames(equal, largest):
+    """How many KSM pages it takes for so many equal ones."""
+    return math.ceil(equal / largest)
+
+
+def contents_of(every):
+    """How often each content occurs: a list of counts by process for each."""
+    zeros = [pages.zero for pages in every]
+    common = [pages.common for pages in every]
+    own = [[p.own if p is pages else 0 for p in every] for pages in every]
+    return zeros, [common, *own]
+
+
+@pytest.mark.parametrize("every", [ALONE, UNLIKE], ids=["alone", "unlike"])
+@pytest.mark.parametrize("use_zero_pages", [0, 1])
+@pytest.mark.parametrize("largest", [2, 7, 256, 5000])
+def test_closed_form_before_during_and_after_merging(ksm, every, use_zero_pages, largest):
+    zeros, others = contents_of(every)
+    zero = sum(zeros)
+    limit = {
+        "present_pages": sum(pages.all for pages in every),
+        "swapped_pages": 0,
+        "unwritten_pages": 0,
+        "fork_shared_pages": 0,
+        "outside_mappings": 0,
+        "zero_pages": zero,
+        "unique_pages": sum(pages.unique for pages in every),
+        "duplicate_pages": sum(map(sum, others)),
+        "distinct_contents": 1 + len(others) + sum(pages.unique for pages in every),
+        "limit_zero_pages": zero if use_zero_pages else zero - 1,
+        "limit_within_pages": sum(n - 1 for counts in others for n in counts if n),
+        "limit_between_pages": sum(sum(n > 0 for n in counts) - 1 for counts in others),
+        "max_page_sharing_pages": sum(frames(sum(counts), largest) - 1 for counts in others)
+        + (0 if use_zero_pages else frames(zero, largest) - 1),
+    }
+    limit["limit_pages"] = sum(
+        limit[f"limit_{kind}_pages"] for kind in ("zero", "within", "between")
+    )
+    ksm(run=2, smart_scan=0, sleep_millisecs=1, pages_to_scan=100)
+    ksm(use_zero_pages=use_zero_pages, max_page_sharing=largest)
+    with processes(*every) as started:
+        before = census(started)
+        assert {name: before[name] for name in limit} == limit
+        assert (before["saved_pages"], before["efficiency"], before["ksm_frames"]) == (0, 0, 0)
+        assert_guests(before, every, others)
+
+        ksm(run=1)
+        while counter("pages_sharing") < 20:
+            time.sleep(0.001)
+        ksm(run=0)
+        during = census(started)
+        assert {name: during[name] for name in limit} == limit
+        assert_agrees(during)
+        assert 0 < during["efficiency"] < 1
+
+        merge_until_nothing_moves(ksm)
+        copied = copies()
+        after = census(started)
+        assert {name: after[name] for name in limit} == limit
+        assert_agrees(after)
+        merged = others if use_zero_pages else [zeros, *others]
+        saved = sum(sum(counts) - frames(sum(counts), largest) for counts in merged)
+        assert after["saved_ksm_pages"] == saved
+        assert after["saved_zero_pages"] == (zero if use_zero_pages else 0)
+        assert after["saved_pages"] == limit["limit_pages"] - limit["max_page_sharing_pages"]
+        if largest == 5000:
+            assert after["matrix"]["pages"] == matrix(merged)
+            assert_attributed(after, merged, zeros if use_zero_pages else [0] * len(every))
+        assert_agrees(census(started))
+        assert copies() == copied, "reading has split nothing"
+
+
+def assert_guests(line, every, others):
+    for number, (pages, counts) in enumerate(zip(every, line["guests"].values(), strict=True)):
+        mine = [content[number] for content in others if content[number]]
+        again = [content for content in others if sum(content) > 1]
+        assert counts["present_pages"] == pages.all
+        assert counts["zero_pages"] == pages.zero
+        assert counts["unique_pages"] == pages.unique
+        assert counts["duplicate_pages"] == sum(content[number] for content in again)
+        assert counts["own_duplicate_pages"] == sum(n for n in mine if n > 1)
+
+
+def assert_agrees(line):
+    """What is counted is what the kernel says, to the page."""
+    assert line["ksm"] == line["ksm_after"], "ksmd is at rest"
+    assert line["complaints"] == []
+    assert line["saved_ksm_pages"] == line["ksm"]["pages_sharing"]
+    assert line["saved_zero_pages"] == line["ksm"]["ksm_zero_pages"]
+    assert line["ksm_frames"] == line["ksm"]["pages_shared"]
+    parts = line["saved_within_pages"] + line["saved_between_pages"]
+    assert parts == line["saved_ksm_pages"]
+    for guest in line["guests"].values():
+        assert guest["ksm_pages"] == guest["ksm_stat"]["ksm_merging_pages"]
+        assert guest["zero_frame_pages"] == guest["ksm_stat"]["ksm_zero_pages"]
+    attributed = sum(guest["attributed_bytes"] for guest in line["guests"].values())
+    assert attributed == line["saved_pages"] * line["page_size"]
+
+
+def matrix(merged):
+    """Row A, column B: pages of A whose content B has too; row A, column A: has more than once."""
+    every = range(len(merged[0]))
+    return [
+        [sum(n[a] for n in merged if (n[a] > 1 if a == b else n[b] > 0)) for b in every]
+        for a in every
+    ]
+
+
+def assert_attributed(line, merged, given_up):
+    """Of n equal pages each saves (n - 1) / n of a page, and a page of zeros all of it."""
+    for number, guest in enumerate(line["guests"].values()):
+        exact = given_up[number] + sum(
+            Fraction(counts[number] * (sum(counts) - 1), sum(counts)) for counts in merged
+        )
+        assert abs(guest["attributed_bytes"] - exact * PAGE) < 1
+
+
+def copies():
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    return [line for line in lines if line.startswith("cow_ksm")]
+
+
+def resident(process):
+    return Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+
+
+def test_nothing_is_faulted_in(ksm):
+    with processes(Pages(10, 10, 10, 10)) as started:
+        was = resident(started["p1"])
+        line = census(started)
+        assert line["present_pages"] == 40, "half of its memory was never touched"
+        assert resident(started["p1"]) == was
+
+
+def test_pages_that_were_only_read_are_nobodys(ksm):
+    with processes(Pages(10, 0, 0, 20)) as started:
+        tell(started["p1"], "read 7")
+        line = census(started)
+        assert line["unwritten_pages"] == 7
+        assert (line["present_pages"], line["zero_pages"], line["limit_pages"]) == (30, 10, 9)
+
+        ksm(run=2, use_zero_pages=1, smart_scan=0, sleep_millisecs=1)
+        merge_until_nothing_moves(ksm)
+        line = census(started)
+        assert line["ksm"]["ksm_zero_pages"] == line["saved_zero_pages"] == 10
+        assert (line["unwritten_pages"], line["present_pages"]) == (7, 30)
+
+
+def test_what_has_changed_between_two(ksm, tmp_path):
+    output = tmp_path / "census.jsonl"
+    with processes(Pages(0, 5, 0, 100), Pages(3, 0, 0, 50)) as started:
+        moments = ("--every", "1", "--seconds", "60", "--end")
+        with subprocess.Popen(command(started, *moments, output=output)) as running_census:
+            wait_for_lines(output, 2)
+            tell(started["p1"], "change 17")
+            running_census.terminate()
+        assert running_census.returncode == 128 + signal.SIGTERM
+    header, *lines, end = map(json.loads, output.read_text().splitlines())
+    assert (header["kind"], end["kind"], end["reason"]) == ("header", "end", "SIGTERM")
+    assert [line["moment"] for line in lines][-1] == "end"
+    assert end["censuses"] == len(lines)
+    assert lines[0]["changed_pages"] is None
+    assert sum(line["changed_pages"] for line in lines[1:]) == 17
+    assert {line["compared_pages"] for line in lines[1:]} == {158}
+    assert sum(line["guests"]["p1"]["changed_pages"] for line in lines[1:]) == 17
+
+
+def wait_for_lines(path, number, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not path.exists() or path.read_bytes().count(b"\n") < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_moments_come_when_they_are_due(ksm, tmp_path):
+    output = tmp_path / "census.jsonl"
+    with processes(*ALONE) as started:
+        begun = time.monotonic() + 1
+        moments = ("--every", "0.5", "--seconds", "2", "--end", "--start", str(begun))
+        subprocess.run(command(started, *moments, output=output), check=True)
+    header, *lines, end = map(json.loads, output.read_text().splitlines())
+    assert header["monotonic"] == pytest.approx(begun)
+    assert [line["moment"] for line in lines] == ["every"] * 3 + ["end"]
+    due = [begun + 0.5 * n for n in range(1, 5)]
+    assert [line["monotonic"] for line in lines] == pytest.approx(due, abs=0.3)
+    assert all(line["monotonic"] >= at for line, at in zip(lines, due, strict=True))
+    assert (end["reason"], end["missed"]) == ("finished", 0)
+
+
+def test_a_census_for_each_scan(ksm, tmp_path):
+    output = tmp_path / "census.jsonl"
+    ksm(run=2, smart_scan=0, sleep_millisecs=200, pages_to_scan=1050)
+    with processes(*ALONE) as started:
+        moments = ("--at-scan-boundary", "--seconds", "3")
+        with subprocess.Popen(command(started, *moments, output=output)):
+            wait_for_lines(output, 1)
+            ksm(run=1)
+    _, *lines, _ = map(json.loads, output.read_text().splitlines())
+    scans = [line["ksm"]["full_scans"] for line in lines]
+    assert len(scans) > 3
+    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once, and none was missed"
+
+
+def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
+    with processes(*UNLIKE) as started:
+        line = census(started, "--pause")
+        assert line["read_seconds"] < line["paused_seconds"] < line["read_seconds"] + 0.5
+        assert [state(process) for process in started.values()] == ["S"] * 3
+        tell(started["p1"], "change 1")
+
+
+def test_one_that_somebody_else_has_stopped_stays_so(ksm):
+    with processes(*UNLIKE) as started:
+        started["p2"].send_signal(signal.SIGSTOP)
+        census(started, "--pause")
+        assert [state(process) for process in started.values()] == ["S", "T", "S"]
+
+
+def test_paused_processes_go_on_when_the_census_is_killed(ksm):
+    with processes(Pages(0, 0, 0, 60_000)) as started:
+        (process,) = started.values()
+        counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: state(process) == "T")
+        finally:
+            counting.kill()
+            counting.wait()
+        until(lambda: state(process) == "S")
+
+
+def state(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def test_a_process_that_ends_is_left_out_and_the_others_are_right(ksm, tmp_path):
+    output = tmp_path / "census.jsonl"
+    with processes(*UNLIKE) as started:
+        moments = ("--every", "0.5", "--seconds", "60", "--end")
+        with subprocess.Popen(command(started, *moments, output=output)) as counting:
+            wait_for_lines(output, 2)
+            started["p2"].kill()
+            started["p2"].wait()
+            time.sleep(0.6)
+            counting.terminate()
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    last = lines[-2]
+    assert last["moment"] == "end"
+    assert last["present_pages"] == UNLIKE[0].all + UNLIKE[2].all
+    assert set(last["guests"]["p2"]) == {"pid", "complaint"}
+    assert "left out" in last["guests"]["p2"]["complaint"]
+    assert len(last["complaints"]) == 1
+    assert last["matrix"]["guests"] == ["p1", "p3"]
+
+
+def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
+    ksm(run=2, smart_scan=0, sleep_millisecs=1)
+    with processes(*UNLIKE) as started:
+        merge_until_nothing_moves(ksm)
+        whole = census(started)
+        line = census(started, before=("setpriv", "--bounding-set=-sys_admin"))
+    assert line["frames_visible"] is False
+    assert "CAP_SYS_ADMIN" in " ".join(line["complaints"])
+    same = ("present_pages", "zero_pages", "unique_pages", "duplicate_pages", "limit_pages")
+    assert [line[name] for name in same] == [whole[name] for name in same]
+    assert whole["saved_pages"] > 0
+    unknown = ("saved_pages", "saved_ksm_pages", "saved_zero_pages", "efficiency", "matrix")
+    assert [line[name] for name in unknown] == [None] * 5
+    assert {guest["attributed_bytes"] for guest in line["guests"].values()} == {None}
+
+
+def test_memory_on_hugepages_is_told(ksm):
+    before = HUGE.read_text()
+    HUGE.write_text(str(int(before) + 4))
+    try:
+        if int(HUGE.read_text()) < int(before) + 1:
+            pytest.skip("the kernel has no huge page to give")
+        with running("-c", ON_HUGE_PAGES) as huge, processes(*ALONE) as started:
+            line = census({**started, "huge": huge})
+    finally:
+        HUGE.write_text(before)
+    assert "2 MiB" in line["guests"]["huge"]["complaint"]
+    assert "hugepages" in line["guests"]["huge"]["complaint"]
+    assert line["present_pages"] == ALONE[0].all
+
+
+def test_pages_shared_since_a_fork_are_not_ksms(ksm):
+    forking = PROGRAM.read_text().replace(
+        'print("ready", flush=True)\n    for',
+        'import os\n    pid = os.fork()\n    print("ready" * (pid > 0), flush=True)\n    for',
+        1,
+    )
+    with running("-c", forking, "5", "0", "0", "20", "1") as parent:
+        line = census({"parent": parent})
+    assert (line["present_pages"], line["fork_shared_pages"], line["saved_pages"]) == (25, 25, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--process", "a=999999999"], "process a: there is no process 999999999"),
+        (["--process", "a"], "'a' is not NAME=PID or NAME=PIDFILE"),
+        (["--process", "a=/nowhere"], "the pid file /nowhere cannot be read"),
+        (["--process", "a=1", "--process", "a=1"], "a name is given twice"),
+        (["--process", "a=1", "--every", "0", "--seconds", "1"], "--every: must be more than 0"),
+        (["--process", "a=1", "--every", "5"], "--seconds belongs to moments"),
+        ([], "required: --process"),
+    ],
+)
+def test_bad_arguments_are_told_and_nothing_is_written(arguments, words, tmp_path):
+    output = tmp_path / "census.jsonl"
+    done = subprocess.run(
+        ["/usr/bin/python3", CENSUS, *arguments, "--output", output],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not output.exists()
+
+
+def test_a_file_is_never_overwritten(tmp_path):
+    output = tmp_path / "census.jsonl"
+    output.write_text("raw facts")
+    with processes(*ALONE) as started:
+        done = subprocess.run(command(started, output=output), check=False, capture_output=True)
+    assert done.returncode == 2
+    assert output.read_text() == "raw facts"
+
+
+def test_what_is_counted_does_not_hang_on_the_key(ksm):
+    seeded = {**os.environ, "PYTHONHASHSEED": "0"}
+    with processes(*UNLIKE) as started:
+        run = subprocess.run(command(started), env=seeded, capture_output=True, check=True)
+        line, again = json.loads(run.stdout), census(started)
+    differ = {name for name in line if line[name] != again[name]}
+    timed = {"wall", "monotonic", "read_seconds", "cpu_seconds", "guests"}
+    assert differ <= timed
