@@ -17,13 +17,17 @@ from ksm_analysis import diagnosis
 pytestmark = pytest.mark.host
 MIB = 1024 * 1024
 FACTS = ROOT / "roles/doctor/files/ksm_facts.py"
-# What merges, and what of it is unlike: pages that are equal by the pair, then pages that are not.
+# 64 MiB: half of the pages are equal by the pair, and half unlike; or all are equal, or all unlike.
 OFFERS = """
 import mmap, os, sys
-size = int(sys.argv[1]) << 20
+size = 64 << 20
 memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-half = os.urandom(size // 4)
-memory.write(half + half + os.urandom(size // 2))
+pages = {
+    "pairs": lambda: os.urandom(size // 4) * 2 + os.urandom(size // 2),
+    "equal": lambda: os.urandom(4096) * (size // 4096),
+    "unlike": lambda: os.urandom(size),
+}
+memory.write(pages[sys.argv[1]]())
 memory.madvise(mmap.MADV_MERGEABLE)
 print("offered", flush=True)
 sys.stdin.read()
@@ -64,6 +68,8 @@ def as_found():
     before, files = knobs(), files_of_the_testbed()
     yield
     (KSM / "run").write_text("2")
+    if "[none]" in before.get("advisor_mode", ""):
+        (KSM / "advisor_mode").write_text("none")  # the advisor would refuse pages_to_scan
     for name, value in before.items():
         if name != "run" and knobs()[name] != value:
             (KSM / name).write_text(value)
@@ -147,8 +153,12 @@ def let_run(**values) -> None:
     (KSM / "run").write_text("1")
 
 
-def scans() -> int:
-    return int((KSM / "full_scans").read_text())
+def wait_for_scans(number: int) -> None:
+    """Wait until ksmd has come round so often."""
+    deadline = time.monotonic() + 60
+    while int((KSM / "full_scans").read_text()) < number:
+        assert time.monotonic() < deadline, "ksmd is too slow"
+        time.sleep(0.2)
 
 
 def test_ksmd_that_is_stopped():
@@ -160,12 +170,9 @@ def test_ksmd_that_is_stopped():
 
 
 def test_nothing_is_wrong(start):
-    pid = start(sys.executable, "-c", OFFERS, 64)
+    pid = start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=5000, smart_scan=0)
-    deadline = time.monotonic() + 60
-    while scans() < 3:
-        assert time.monotonic() < deadline, "ksmd is too slow"
-        time.sleep(0.2)
+    wait_for_scans(3)
     status, told = doctor(seconds=1)
     (process,) = [each for each in told["facts"]["processes"] if each["pid"] == pid]
     # A quarter is there twice, and each pair is merged to one page
@@ -222,7 +229,7 @@ def test_a_qemu_with_both(qemu):
 
 
 def test_a_scan_that_takes_hours(start):
-    start(sys.executable, "-c", OFFERS, 64)
+    start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=1, sleep_millisecs=1000)
     _, told = doctor()
     evidence = found(told)["scan-slow"]["evidence"]
@@ -241,15 +248,75 @@ def test_a_scan_that_takes_hours(start):
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
 def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
-    start(sys.executable, "-c", OFFERS, 64)
+    start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=1000, smart_scan=smart_scan)
-    while scans() < 10:
-        time.sleep(0.2)
+    wait_for_scans(10)
     facts = doctor(seconds=5)[1]["facts"]
     first, last = (reading["ksm"]["full_scans"] for reading in facts["readings"])
     expected = diagnosis.seconds_between(facts) / diagnosis.measured_scan_seconds(facts)
     assert last - first > 5
     assert expected == pytest.approx(last - first, abs=1.5)
+
+
+@pytest.mark.parametrize("smart_scan", [0, 1])
+def test_pages_that_are_unlike_cost_and_are_skipped(start, smart_scan):
+    pid = start(sys.executable, "-c", OFFERS, "unlike")
+    let_run(pages_to_scan=5000, smart_scan=smart_scan)
+    wait_for_scans(30)
+    _, told = doctor(seconds=2)
+    names = {"general-profit", "smart-scan"} if smart_scan else {"general-profit"}
+    assert {name for name, each in found(told).items() if each["severity"] != "note"} == names
+    profit = found(told, pid)["process-profit"]["evidence"]
+    # All are known, and none is merged: 64 bytes a page
+    assert profit["ksm_process_profit"] == -64 * profit["ksm_rmap_items"]
+    assert profit["ksm_rmap_items"] >= 64 * MIB // 4096
+
+
+def test_a_limit_of_two_costs_as_much_as_it_saves(start):
+    (KSM / "run").write_text("2")
+    (KSM / "max_page_sharing").write_text("2")
+    start(sys.executable, "-c", OFFERS, "equal")
+    let_run(pages_to_scan=5000, smart_scan=0)
+    wait_for_scans(4)
+    evidence = found(doctor()[1])["max-page-sharing"]["evidence"]
+    # 16,384 equal pages in 8192 frames; with one frame, the other 8191 would be saved as well
+    assert (evidence["pages_shared"], evidence["pages_sharing"]) == (8192, 8192)
+    assert (evidence["stable_node_chains"], evidence["lost_pages"]) == (1, 8191)
+
+
+def test_the_usual_limit_costs_next_to_nothing(start):
+    start(sys.executable, "-c", OFFERS, "equal")
+    let_run(pages_to_scan=5000, smart_scan=0)
+    wait_for_scans(4)
+    _, told = doctor()
+    assert told["facts"]["readings"][-1]["ksm"]["stable_node_dups"] == 64
+    assert "max-page-sharing" not in found(told)
+
+
+def test_zero_pages_of_a_qemu_are_open_to_khugepaged(qemu):
+    qemu()
+    assert "khugepaged-zero" not in found(doctor()[1])
+    (KSM / "use_zero_pages").write_text("1")
+    _, told = doctor()
+    if told["facts"]["huge_pages"]["enabled"] == "never":
+        pytest.skip("there are no huge pages here")
+    assert found(told)["khugepaged-zero"]["evidence"]["open_to_huge_pages"] >= 64 * MIB
+
+
+def test_the_advisor_rules():
+    (KSM / "advisor_mode").write_text("scan-time")
+    _, told = doctor()
+    assert found(told)["ruled"]["severity"] == "note"
+    assert "knobs-change" not in found(told)
+
+
+def test_somebody_changes_the_knobs():
+    command = [sys.executable, "-m", "ksm_analysis", "doctor", "--json", "--seconds", "6"]
+    looking = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    time.sleep(4)
+    (KSM / "sleep_millisecs").write_text("33")
+    told = json.loads(looking.communicate()[0])["hosts"]["localhost"]
+    assert found(told)["knobs-change"]["evidence"]["sleep_millisecs"] == [20, 33]
 
 
 def test_a_domain_of_libvirt(start):
