@@ -1,0 +1,218 @@
+"""The census program's arithmetic, against the definitions of what it counts."""
+
+import os
+import random
+from array import array
+from fractions import Fraction
+
+import pytest
+from programs import ROLES, load
+
+ksm_census = load(ROLES / "census/files/ksm_census.py")
+ZERO = ksm_census.ZERO
+SEEDS = range(20)
+
+
+def some_contents(seed):
+    """Contents of the pages of some guests: few that are equal, zeros, and some not in memory."""
+    draw = random.Random(seed)
+    few = [ZERO, 0, *(draw.getrandbits(63) for _ in range(draw.choice((3, 40, 400))))]
+    return [
+        [array("q", draw.choices(few, k=draw.randrange(300))) for _ in range(2)]
+        for _ in range(draw.randrange(1, 5))
+    ]
+
+
+def pages_of(guest):
+    """Contents of all pages of a guest that are in memory."""
+    return [content for mapping in guest for content in mapping if content]
+
+
+def counted(guests, **ksm):
+    every, each = ksm_census.count_contents(
+        [ksm_census.split(guest) for guest in guests], ksm.get("max_page_sharing")
+    )
+    zero = sum(count["zero"] for count in each)
+    return ksm_census.count_limits(every, each, zero, 0, ksm), each
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_limit_is_pages_less_contents(seed):
+    guests = some_contents(seed)
+    pages = [content for guest in guests for content in pages_of(guest)]
+    limits, _ = counted(guests)
+    assert limits["distinct_contents"] == len(set(pages))
+    assert limits["limit_pages"] == len(pages) - len(set(pages))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_its_parts_are_zeros_within_and_between(seed):
+    guests = some_contents(seed)
+    others = [[content for content in pages_of(guest) if content != ZERO] for guest in guests]
+    zeros = sum(pages_of(guest).count(ZERO) for guest in guests)
+    limits, _ = counted(guests)
+    within = sum(len(pages) - len(set(pages)) for pages in others)
+    together = sum(map(len, others)) - len(set().union(*others))
+    assert limits["limit_zero_pages"] == max(0, zeros - 1)
+    assert limits["limit_within_pages"] == within
+    assert limits["limit_between_pages"] == together - within
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("largest", [2, 3, 256])
+def test_what_max_page_sharing_costs(seed, largest):
+    guests = some_contents(seed)
+    pages = [content for guest in guests for content in pages_of(guest)]
+    frames = sum(-(-pages.count(content) // largest) for content in set(pages))
+    limits, _ = counted(guests, max_page_sharing=largest)
+    assert limits["max_page_sharing_pages"] == frames - len(set(pages))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pages_of_each_guest(seed):
+    guests = some_contents(seed)
+    pages = [content for guest in guests for content in pages_of(guest)]
+    for guest, count in zip(guests, counted(guests)[1], strict=True):
+        own = pages_of(guest)
+        others = [content for content in own if content != ZERO]
+        assert count["zero"] == own.count(ZERO)
+        assert count["pages"] == len(others)
+        assert count["duplicate"] == sum(pages.count(content) > 1 for content in others)
+        assert count["own_duplicate"] == sum(own.count(content) > 1 for content in others)
+
+
+@pytest.mark.parametrize(
+    ("zero", "given_up", "ksm", "limit", "split"),
+    [
+        (0, 0, {"use_zero_pages": 0, "max_page_sharing": 256}, 0, 0),
+        (1, 0, {"use_zero_pages": 0, "max_page_sharing": 256}, 0, 0),
+        (1, 0, {"use_zero_pages": 1, "max_page_sharing": 256}, 1, 0),
+        (513, 0, {"use_zero_pages": 0, "max_page_sharing": 256}, 512, 2),
+        (513, 0, {"use_zero_pages": 1, "max_page_sharing": 256}, 513, 0),
+        (513, 500, {"use_zero_pages": 1, "max_page_sharing": 256}, 513, 0),
+        # The knob was 1 and is 0 again: what was given up stays so, and the rest needs one frame
+        (513, 500, {"use_zero_pages": 0, "max_page_sharing": 256}, 512, 0),
+        (513, 513, {"use_zero_pages": 0, "max_page_sharing": 256}, 513, 0),
+        (513, 0, {}, 512, None),  # a kernel of before 4.11
+    ],
+)
+def test_zeros(zero, given_up, ksm, limit, split):
+    each = [{"pages": 0, "distinct": 0}]
+    limits = ksm_census.count_limits({"distinct": 0, "split": 0}, each, zero, given_up, ksm)
+    assert limits["limit_zero_pages"] == limits["limit_pages"] == limit
+    assert limits["max_page_sharing_pages"] == split
+
+
+def some_slots(seed):
+    """Slots of the KSM pages that some guests map, and by slot how often all processes do."""
+    draw = random.Random(seed)
+    frames = draw.choice((1, 7, 90))
+    guests = [
+        array("I", draw.choices(range(1, frames + 1), k=draw.randrange(200)))
+        for _ in range(draw.randrange(1, 6))
+    ]
+    mapped = [0, *(draw.randrange(3) for _ in range(frames))]
+    for slots in guests:
+        for slot in slots:
+            mapped[slot] += 1
+    return guests, array("I", mapped)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_savings_and_their_parts(seed):
+    guests, mapped = some_slots(seed)
+    counts, _, _ = ksm_census.count_shares(guests, mapped)
+    slots = [slot for guest in guests for slot in guest]
+    within = sum(len(guest) - len(set(guest)) for guest in guests)
+    assert counts["ksm_frames"] == len(set(slots))
+    assert counts["saved_ksm_pages"] == len(slots) - len(set(slots))
+    assert counts["saved_within_pages"] == within
+    assert counts["saved_between_pages"] == counts["saved_ksm_pages"] - within
+    assert counts["outside_mappings"] == sum(mapped[slot] for slot in set(slots)) - len(slots)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_matrix(seed):
+    guests, mapped = some_slots(seed)
+    _, rows, _ = ksm_census.count_shares(guests, mapped)
+    for a, own in enumerate(guests):
+        for b, other in enumerate(guests):
+            has = (lambda slot: own.count(slot) > 1) if a == b else set(other).__contains__  # noqa: B023
+            assert rows[a][b] == sum(map(has, own))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_savings_are_dealt_out_as_pss_does(seed):
+    guests, mapped = some_slots(seed)
+    counts, _, shares = ksm_census.count_shares(guests, mapped)
+    slots = [slot for guest in guests for slot in guest]
+    for own, share in zip(guests, shares, strict=True):
+        assert share == sum(1 - Fraction(1, slots.count(slot)) for slot in own)
+    given = ksm_census.whole_bytes(shares)
+    assert sum(given) == counts["saved_ksm_pages"] * ksm_census.PAGE
+    for byte, share in zip(given, shares, strict=True):
+        assert abs(byte - share * ksm_census.PAGE) < 1
+
+
+def test_bytes_that_are_left_go_to_the_largest_remainders():
+    third = Fraction(1, 3 * ksm_census.PAGE)
+    assert ksm_census.whole_bytes([7 * third, 4 * third, 10 * third]) == [3, 1, 3]
+    assert ksm_census.whole_bytes([2 * third, 2 * third, 2 * third]) == [1, 1, 0]
+    assert ksm_census.whole_bytes([]) == []
+
+
+def test_changes_are_of_pages_that_were_in_memory_both_times():
+    before = {0x1000: array("q", [1, 2, 0, 4, 5]), 0x9000: array("q", [7])}
+    now = {0x1000: array("q", [1, 3, 3, 0, 6]), 0xA000: array("q", [8])}
+    assert ksm_census.count_changes(before, now) == (2, 3)
+    assert ksm_census.count_changes({}, now) == (0, 0)
+
+
+PRESENT, SWAPPED, FILE, ALONE = (1 << bit for bit in (63, 62, 61, 56))
+SOFT_DIRTY, WRITE_PROTECTED = 1 << 55, 1 << 57
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        (0, b"-"),
+        (PRESENT | ALONE | SOFT_DIRTY | 0x1234, b"o"),
+        (PRESENT | 0x1234, b"s"),
+        (PRESENT | WRITE_PROTECTED | 0x1234, b"s"),
+        (PRESENT | FILE | ALONE | 0x1234, b"-"),
+        (PRESENT | FILE | 0x1234, b"-"),
+        (SWAPPED | 0x1234, b"w"),
+        (SWAPPED | FILE | 0x1234, b"-"),
+        (SOFT_DIRTY, b"-"),
+    ],
+)
+def test_kinds_of_pages(entry, kind):
+    raw = array("Q", [entry]).tobytes()
+    assert raw[ksm_census.HIGH].translate(ksm_census.KINDS) == kind
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Frames 1 to 4 of a kernel: of a fork, KSM's, KSM's, the zero page."""
+    flags, counts = tmp_path / "kpageflags", tmp_path / "kpagecount"
+    flags.write_bytes(array("Q", [0, 1 << 12, 1 << 12 | 1 << 21, 1 << 21, 1 << 24]).tobytes())
+    counts.write_bytes(array("Q", [0, 2, 5, 70_000, 1]).tobytes())
+    descriptors = [os.open(path, os.O_RDONLY) for path in (flags, counts)]
+    yield ksm_census.Frames(*descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_each_frame_is_read_but_once(frames):
+    read = []
+
+    def content():
+        read.append(len(read) + 100)
+        return read[-1]
+
+    slots = [frames.slot(frame, content) for frame in (2, 3, 1, 2, 4, 3, 4)]
+    assert slots == [1, 2, 3, 1, ksm_census.ZERO_FRAME, 2, ksm_census.ZERO_FRAME]
+    assert read == [100, 101, 102], "and the kernel's zero page not at all"
+    assert frames.hashes.tolist() == [ZERO, 100, 101, 102]
+    assert list(frames.ksm) == [0, 1, 1, 0]
+    assert frames.mapped.tolist() == [0, 5, 70_000, 2]
