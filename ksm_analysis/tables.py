@@ -125,26 +125,30 @@ GUESTS = (  # of a guest of recommendation: heading, unit
     ("changed_percent", "changed", "%"),
     ("verdict", "advice", ""),
 )
+UNKNOWN = "–"
 ADDED = ("present", "attributed", "profit", "rmap_items")  # what has a sum over guests
 
 
 def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
-    """Make a table for each cell: a row a guest with the advice on it, and their sum."""
+    """Make a table for each cell: a row a guest with the advice on it, and their sum.
+
+    Columns of what is nowhere known are left out.
+    """
     named = [f for f in FACTORS if len({cell.factors[f] for cell in cells}) > 1]
+    guests = [guest for cell in cells for guest in cell.guests]
+    columns = [c for c in GUESTS if any(_guest_cell(g, c[0]) != UNKNOWN for g in guests)]
+    names = [name for name, _, _ in columns]
     return [
         {
             "factors": _attributes({factor: cell.factors[factor] for factor in FACTORS}),
             "title": ", ".join(_named(cell.factors, named)),
             "headings": [
                 {"title": title, "unit": unit, "text": name in ("name", "verdict")}
-                for name, title, unit in GUESTS
+                for name, title, unit in columns
             ],
             "rows": [
-                *(
-                    [_guest_cell(getattr(guest, name)) for name, _, _ in GUESTS]
-                    for guest in cell.guests
-                ),
-                *([_sums(cell.guests)] if len(cell.guests) > 1 else []),
+                *([_guest_cell(guest, name) for name in names] for guest in cell.guests),
+                *([_sums(cell.guests, names)] if len(cell.guests) > 1 else []),
             ],
             "excluded": ", ".join(cell.excluded),
             "test": cell.test,
@@ -158,20 +162,20 @@ def _named(factors: dict, names: list[str]) -> list[str]:
     return [guests, *(factors[name] for name in ("workload", "knobs", "host") if name in names)]
 
 
-def _guest_row(guest: recommendation.Guest) -> list[str]:
-    *cells, verdict = [_guest_cell(getattr(guest, name)) for name, _, _ in GUESTS]
-    return [*cells, f"{verdict}: {guest.why}" if guest.why else verdict]
+def _sums(guests: tuple[recommendation.Guest, ...], names: list[str]) -> list[str]:
+    sums = {name: sum(getattr(guest, name) for guest in guests) for name in ADDED}
+    return ["all", *(_number(sums[name]) if name in sums else "" for name in names[1:])]
 
 
-def _sums(guests: tuple) -> list[str]:
-    sums = {name: _guest_cell(sum(getattr(g, name) for g in guests)) for name in ADDED}
-    return [{"name": "all"}.get(name, sums.get(name, "")) for name, _, _ in GUESTS]
+def _guest_cell(guest: recommendation.Guest, name: str) -> str:
+    value = getattr(guest, name)
+    if name == "verdict" and guest.why:
+        return f"{value}: {guest.why}"
+    return value if isinstance(value, str) else _number(value)
 
 
-def _guest_cell(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return "–" if pd.isna(value) else answer.number(value)
+def _number(value: float) -> str:
+    return UNKNOWN if pd.isna(value) else answer.number(value)
 
 
 def how_it_went(run: Run) -> dict:

@@ -78,6 +78,12 @@ def test_two_idle_guests(experiment, given_back):
     assert 0 < census["efficiency"] <= 1
     attributed = [guest["attributed_bytes"] for guest in census["guests"].values()]
     assert sum(attributed) == census["saved_pages"] * census["page_size"]
+    # What the kernel calls profit counts the frames that are kept, and takes off its rmap_items
+    stats = [guest["ksm_stat"] for guest in census["guests"].values()]
+    kept = census["ksm_frames"] * census["page_size"]
+    items = sum(stat["ksm_rmap_items"] for stat in stats) * 64
+    profit = sum(stat["ksm_process_profit"] for stat in stats)
+    assert sum(attributed) + kept - items == pytest.approx(profit, rel=0.01)
     assert census["guests"].keys() == {"ksm-guest-01", "ksm-guest-02"}
     shared = census["matrix"]["pages"]
     assert shared[0][1] > 1000

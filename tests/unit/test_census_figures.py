@@ -281,6 +281,15 @@ def test_the_table_of_guests_sums_up(measure):
     assert every["advice"] == ""
 
 
+def test_columns_that_nobody_knows_are_left_out(measure):
+    (table,) = tables.of_guests([advice([measure(progress=(1.0,), changed=scanned)])])
+    titles = [heading["title"] for heading in table["headings"]]
+
+    assert "changed" not in titles, "there is one census"
+    assert "ksm_process_profit" not in titles
+    assert all(len(row) == len(titles) for row in table["rows"])
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
