@@ -31,6 +31,15 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
+MERGEABLE_TOO = """
+import mmap, time
+memory = mmap.mmap(-1, 400 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_MERGEABLE)
+memory.write(b"k" * len(memory))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
 
 @dataclass(frozen=True)
 class Pages:
@@ -389,6 +398,24 @@ def test_a_process_that_ends_is_left_out_and_the_others_are_right(ksm, tmp_path)
     assert "left out" in last["guests"]["p2"]["complaint"]
     assert len(last["complaints"]) == 1
     assert last["matrix"]["guests"] == ["p1", "p3"]
+
+
+def test_a_process_that_becomes_another_program_is_left_out(tmp_path):
+    output = tmp_path / "census.jsonl"
+    another = [sys.executable, "-c", MERGEABLE_TOO]
+    becoming = f"{PROGRAM.read_text()}\n    import os\n    os.execv({another[0]!r}, {another})\n"
+    with running("-c", becoming, "5", "0", "0", "20", "1") as process:
+        moments = ("--every", "0.5", "--seconds", "60", "--end")
+        with subprocess.Popen(command({"p": process}, *moments, output=output)) as counting:
+            wait_for_lines(output, 2)
+            process.stdin.close()
+            process.stdin = None
+            assert process.stdout.readline() == "ready\n"
+            counting.terminate()
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert lines[1]["present_pages"] == 25
+    assert "another program" in lines[-2]["guests"]["p"]["complaint"]
+    assert lines[-2]["present_pages"] == 0
 
 
 def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):

@@ -4,6 +4,7 @@ import os
 import random
 from array import array
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from programs import ROLES, load
@@ -103,53 +104,50 @@ def test_zeros(zero, given_up, ksm, limit, split):
     assert limits["max_page_sharing_pages"] == split
 
 
-def some_slots(seed):
-    """Slots of the KSM pages that some guests map, and by slot how often all processes do."""
+def some_frames(seed):
+    """Frames of the KSM pages that some guests map."""
     draw = random.Random(seed)
-    frames = draw.choice((1, 7, 90))
-    guests = [
-        array("I", draw.choices(range(1, frames + 1), k=draw.randrange(200)))
-        for _ in range(draw.randrange(1, 6))
-    ]
-    mapped = [0, *(draw.randrange(3) for _ in range(frames))]
-    for slots in guests:
-        for slot in slots:
-            mapped[slot] += 1
-    return guests, array("I", mapped)
+    frames = [draw.randrange(1, 2**20) for _ in range(draw.choice((1, 7, 90)))]
+    return [draw.choices(frames, k=draw.randrange(200)) for _ in range(draw.randrange(1, 6))]
+
+
+def count_shares(guests):
+    return ksm_census.count_shares([ksm_census.split([guest], 12) for guest in guests])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_savings_and_their_parts(seed):
-    guests, mapped = some_slots(seed)
-    counts, _, _ = ksm_census.count_shares(guests, mapped)
-    slots = [slot for guest in guests for slot in guest]
+    guests = some_frames(seed)
+    saved, _, _ = count_shares(guests)
+    frames = [frame for guest in guests for frame in guest]
     within = sum(len(guest) - len(set(guest)) for guest in guests)
-    assert counts["ksm_frames"] == len(set(slots))
-    assert counts["saved_ksm_pages"] == len(slots) - len(set(slots))
-    assert counts["saved_within_pages"] == within
-    assert counts["saved_between_pages"] == counts["saved_ksm_pages"] - within
-    assert counts["outside_mappings"] == sum(mapped[slot] for slot in set(slots)) - len(slots)
+    assert saved["ksm_frames"] == len(set(frames))
+    assert saved["saved_ksm_pages"] == len(frames) - len(set(frames))
+    assert saved["saved_within_pages"] == within
+    assert saved["saved_between_pages"] == saved["saved_ksm_pages"] - within
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_matrix(seed):
-    guests, mapped = some_slots(seed)
-    _, rows, _ = ksm_census.count_shares(guests, mapped)
+    guests = some_frames(seed)
+    _, rows, _ = count_shares(guests)
     for a, own in enumerate(guests):
         for b, other in enumerate(guests):
-            has = (lambda slot: own.count(slot) > 1) if a == b else set(other).__contains__  # noqa: B023
-            assert rows[a][b] == sum(map(has, own))
+            shared = [
+                frame for frame in own if (own.count(frame) > 1 if a == b else frame in other)
+            ]
+            assert rows[a][b] == len(shared)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_savings_are_dealt_out_as_pss_does(seed):
-    guests, mapped = some_slots(seed)
-    counts, _, shares = ksm_census.count_shares(guests, mapped)
-    slots = [slot for guest in guests for slot in guest]
+    guests = some_frames(seed)
+    saved, _, shares = count_shares(guests)
+    frames = [frame for guest in guests for frame in guest]
     for own, share in zip(guests, shares, strict=True):
-        assert share == sum(1 - Fraction(1, slots.count(slot)) for slot in own)
+        assert share == sum(1 - Fraction(1, frames.count(frame)) for frame in own)
     given = ksm_census.whole_bytes(shares)
-    assert sum(given) == counts["saved_ksm_pages"] * ksm_census.PAGE
+    assert sum(given) == saved["saved_ksm_pages"] * ksm_census.PAGE
     for byte, share in zip(given, shares, strict=True):
         assert abs(byte - share * ksm_census.PAGE) < 1
 
@@ -192,27 +190,39 @@ def test_kinds_of_pages(entry, kind):
 
 
 @pytest.fixture
-def frames(tmp_path):
-    """Frames 1 to 4 of a kernel: of a fork, KSM's, KSM's, the zero page."""
-    flags, counts = tmp_path / "kpageflags", tmp_path / "kpagecount"
-    flags.write_bytes(array("Q", [0, 1 << 12, 1 << 12 | 1 << 21, 1 << 21, 1 << 24]).tobytes())
-    counts.write_bytes(array("Q", [0, 2, 5, 70_000, 1]).tobytes())
-    descriptors = [os.open(path, os.O_RDONLY) for path in (flags, counts)]
-    yield ksm_census.Frames(*descriptors)
-    for descriptor in descriptors:
+def numbers(tmp_path):
+    """Make a file of 64-bit numbers, as /proc/kpageflags is; give its descriptor."""
+    opened = []
+
+    def make(values):
+        path = tmp_path / str(len(opened))
+        path.write_bytes(array("Q", values).tobytes())
+        opened.append(os.open(path, os.O_RDONLY))
+        return opened[-1]
+
+    yield make
+    for descriptor in opened:
         os.close(descriptor)
 
 
-def test_each_frame_is_read_but_once(frames):
-    read = []
+@pytest.mark.parametrize("seed", SEEDS)
+def test_numbers_that_are_near_are_read_together(seed, numbers):
+    draw = random.Random(seed)
+    values = [draw.getrandbits(64) for _ in range(5000)]
+    indexes = sorted(draw.sample(range(5000), draw.choice((0, 1, 40, 3000))))
+    found = list(ksm_census.numbers_at(numbers(values), indexes))
+    assert found == [values[index] for index in indexes]
 
-    def content():
-        read.append(len(read) + 100)
-        return read[-1]
 
-    slots = [frames.slot(frame, content) for frame in (2, 3, 1, 2, 4, 3, 4)]
-    assert slots == [1, 2, 3, 1, ksm_census.ZERO_FRAME, 2, ksm_census.ZERO_FRAME]
-    assert read == [100, 101, 102], "and the kernel's zero page not at all"
-    assert frames.hashes.tolist() == [ZERO, 100, 101, 102]
-    assert list(frames.ksm) == [0, 1, 1, 0]
-    assert frames.mapped.tolist() == [0, 5, 70_000, 2]
+def test_frames_are_told_by_their_flags(numbers):
+    anon, ksm, zero = 1 << 12, 1 << 12 | 1 << 21, 1 << 24
+    flags, counts = numbers([0, anon, ksm, ksm, zero]), numbers([0, 2, 5, 70_000, 1])
+    guests = [
+        SimpleNamespace(ksm=ksm_census.split([frames], 12), zero_frame=0, fork_shared=0)
+        for frames in ([1, 2, 2, 4], [4, 3, 4, 2])
+    ]
+    assert ksm_census.look_up(guests, flags, counts) == 70_005
+    assert [sorted(guest.ksm[0]) for guest in guests] == [[2, 2], [2, 3]]
+    assert [guest.zero_frame for guest in guests] == [1, 2]
+    assert [guest.fork_shared for guest in guests] == [1, 0]
+    assert ksm_census.look_up(guests, flags, None) == 0

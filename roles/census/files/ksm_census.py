@@ -9,7 +9,8 @@ faster, and wrong: it pins pages, and the kernel gives a process its own copy of
 before that is pinned.
 
 How it is cheap: the flags of a thousand pages are sorted out by one bytes.translate(), own pages
-are read and hashed 128 at a time, and a frame that many pages share is read once.
+are read and hashed 128 at a time, by two processes, and frames that many pages share are not read
+for each of them.
 
 What is equal: pages with the same 64-bit SipHash, under a key that each process of Python draws
 anew (PYTHONHASHSEED is not heeded), so that nobody can make pages collide. With n different
@@ -27,6 +28,7 @@ import math
 import mmap
 import os
 import re
+import resource
 import select
 import signal
 import sys
@@ -50,12 +52,15 @@ FRAME = (1 << 55) - 1
 PRESENT, SWAPPED, FILE, ALONE = 0x80, 0x40, 0x20, 0x01  # of its highest byte
 KPF_KSM, KPF_ZERO_PAGE = 1 << 21, 1 << 24  # /proc/kpageflags
 ENTRIES = 1024  # of the pagemap, at a time
+WORKERS = min(2, len(os.sched_getaffinity(0)))  # this process is one of them
 PIECE = 128  # pages that are read at a time: they stay in the CPU's cache until they are hashed
 # They are read into the same memory, since getting more from the kernel takes as long as reading.
-BUFFER = mmap.mmap(-1, PIECE * PAGE)
+BUFFER = mmap.mmap(-1, PIECE * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # of each worker
 BUFFERED = memoryview(BUFFER).toreadonly().__getitem__
 PLACES = [slice(at, at + PAGE) for at in range(0, PIECE * PAGE, PAGE)]
-ZERO_FRAME = 0  # the slot of the kernel's zero page
+SHARED, KNOWN = b"sk"
+IN_MIND = 2**16  # frames whose contents a worker keeps in mind
+GAP = 4  # between frames whose flags are read together, as a system call costs as much as these
 
 HELP = """\
 examples:
@@ -200,11 +205,12 @@ class Process:
                 found[name] = int(value) if re.fullmatch("-?[0-9]+", value) else value
         return found
 
-    def entries(self, start, pages):
-        """Yield the entries of the pagemap in pieces, as (first page, bytes)."""
-        for first in range(0, pages, ENTRIES):
-            wanted = 8 * min(ENTRIES, pages - first)
-            yield first, os.pread(self.pagemap, wanted, start // PAGE * 8 + 8 * first)
+    def entries(self, start, first, pages):
+        """Entries of the pagemap for pages of the mapping that starts there; none if it is gone."""
+        try:
+            return os.pread(self.pagemap, 8 * pages, 8 * (start // PAGE + first))
+        except OSError:
+            return b""
 
     def read(self, address, pages):
         """Read pages into the buffer; returns how many could be."""
@@ -219,138 +225,235 @@ class Process:
         return all(re.search(r"\) (\w)[^)]*$", stat)[1] in "TtZX" for stat in stats)
 
 
-class Frames:
-    """The frames that are mapped more than once, each in a slot: its content, and who maps it.
+class Mapping:
+    """A mapping that ksmd may merge, in memory that workers share.
 
-    `flags` and `counts` are descriptors of /proc/kpageflags and /proc/kpagecount, or None.
-    Slot 0 stands for the kernel's zero page.
+    `kinds` has the kind of each page: o, s, w or - as above; k is a shared one whose frame was read
+    before; 0 if nobody could tell. `contents` has the hash of each that is in memory and 0 for
+    others, `frames` the frame of each shared one, 0 where the kernel hides them.
     """
 
-    def __init__(self, flags, counts):
-        self.flags, self.counts = flags, counts
-        self.slots = {}
-        self.hashes, self.mapped, self.ksm = array("q", [ZERO]), array("I", [0]), bytearray(1)
-
-    def slot(self, frame, content):
-        """Slot of a frame; `content` gives the hash of one that is seen for the first time."""
-        found = self.slots.get(frame)
-        if found is None:
-            flags = number_at(self.flags, frame)
-            found = ZERO_FRAME if flags & KPF_ZERO_PAGE else len(self.hashes)
-            if found != ZERO_FRAME:
-                self.hashes.append(content())
-                self.mapped.append(number_at(self.counts, frame) if self.counts is not None else 0)
-                self.ksm.append(bool(flags & KPF_KSM))
-            self.slots[frame] = found
-        return found
-
-
-def number_at(fd, index):
-    """One of the 64-bit numbers in a file."""
-    return int.from_bytes(os.pread(fd, 8, 8 * index), sys.byteorder)
+    def __init__(self, process, start, pages):
+        self.process, self.start, self.pages = process, start, pages
+        self.kinds = mmap.mmap(-1, pages)
+        self.contents, self.frames = (
+            memoryview(mmap.mmap(-1, 8 * pages)).cast("q") for _ in range(2)
+        )
 
 
 class Pages:
-    """The pages of a process as they were read.
-
-    `contents` has the hash of each page by the start of its mapping, 0 where none is in memory;
-    `ksm` the slots of those whose frame is a KSM page.
-    """
+    """The pages of a process as they were read; `ksm` has the frames of those on KSM pages."""
 
     def __init__(self, process):
-        self.name, self.pid = process.name, process.pid
-        self.contents, self.ksm = {}, array("I")
-        self.swapped = self.zero_frame = self.fork_shared = self.bytes_read = 0
-        self.stat, self.hidden = {}, False
+        self.process, self.name, self.pid = process, process.name, process.pid
+        mappings, huge = process.mappings()
+        if huge and not mappings:
+            what = f"its memory is on hugepages ({huge >> 20} MiB), which KSM does not merge"
+            raise GoneError(what)
+        if not mappings:
+            raise GoneError("it has no memory that KSM may merge (no VmFlags mg)")
+        self.mappings = [Mapping(process, *mapping) for mapping in mappings]
+        self.swapped = self.bytes_read = self.zero_frame = self.fork_shared = 0
+        self.stat, self.hidden, self.ksm = {}, False, []
 
-    def all(self):
-        """Yield the contents of all mappings."""
-        return self.contents.values()
+    @property
+    def contents(self):
+        """Contents of the pages of each mapping, by its start."""
+        return {mapping.start: mapping.contents for mapping in self.mappings}
 
 
-def read_pages(process, frames):
-    """Read all pages of a process that ksmd may merge; raises GoneError if that cannot be done."""
-    pages = Pages(process)
-    mappings, huge = process.mappings()
-    if huge and not mappings:
-        raise GoneError(f"its memory is on hugepages ({huge >> 20} MiB), which KSM does not merge")
-    if not mappings:
-        raise GoneError("it has no memory that KSM may merge (no VmFlags mg)")
+def read_all(processes, flags, counts):
+    """Read all processes: the pages of each, why others are missing, mappings of KSM pages."""
+    read, counted, gone = [], [], {}
+    for process in processes:
+        with left_out(process, gone):
+            read.append(Pages(process))
+    if not hash_own([mapping for pages in read for mapping in pages.mappings]):
+        why = "what read it was killed; it is left out"
+        return [], {process.name: why for process in processes}, 0
+    for pages in read:
+        with left_out(pages.process, gone):
+            shared = shared_frames(pages)
+            pages.hidden = flags is None or 0 in shared
+            pages.ksm = split([shared], FRAME_PART)
+            counted.append(pages)
+    mapped = 0 if any(pages.hidden for pages in counted) else look_up(counted, flags, counts)
+    return counted, gone, mapped
+
+
+@contextlib.contextmanager
+def left_out(process, gone):
+    """Note why a process cannot be counted, if it cannot."""
     try:
-        for start, count in mappings:
-            pages.contents[start] = read_mapping(process, pages, frames, start, count)
-    except OSError as error:
-        raise GoneError(f"it could not be read ({error.strerror})") from None
-    pages.stat = process.stat()
-    if not process.alive():
-        raise GoneError("it has ended while it was read")
-    return pages
+        yield
+    except GoneError as error:
+        gone[process.name] = f"{error}; it is left out"
 
 
-def read_mapping(process, pages, frames, start, count):
-    """Hash what is in memory of a mapping: 64 bits a page, 0 for those that are not."""
-    contents = array("q", bytes(8 * count))
-    for first, raw in process.entries(start, count):
-        kinds = raw[HIGH].translate(KINDS)
+def hash_own(mappings):
+    """Hash all pages that are nobody else's, all workers together; whether that could be done."""
+    pieces = [(each, first) for each in mappings for first in range(0, each.pages, ENTRIES)]
+    # What is left to do is what is left of a file: those who have it open together read on in it.
+    left = os.memfd_create("pieces")
+    try:
+        os.write(left, array("I", range(len(pieces))))
+        os.lseek(left, 0, os.SEEK_SET)
+        children = [fork(hash_pieces, pieces, left) for _ in range(WORKERS - 1)]
+        hash_pieces(pieces, left)
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        return not any(statuses)
+    finally:
+        os.close(left)
+
+
+def fork(work, *arguments):
+    """Have a child do work for as long as this process lives; returns its pid."""
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work(*arguments, lambda: os.getppid() == parent)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def hash_pieces(pieces, left, wanted=lambda: True):
+    """Hash pieces until none is left, or it is no longer wanted."""
+    known = {}
+    while wanted() and (number := os.read(left, 4)):
+        hash_piece(*pieces[int.from_bytes(number, sys.byteorder)], known)
+        if len(known) > IN_MIND:
+            known.clear()
+
+
+def hash_piece(mapping, first, known):
+    """Hash the pages of a piece; `known` has contents of shared frames."""
+    raw = mapping.process.entries(mapping.start, first, min(ENTRIES, mapping.pages - first))
+    kinds = raw[HIGH].translate(KINDS)
+    shared = b"s" in kinds
+    if shared:
+        kinds = copy_known(mapping, first, kinds, frames_of(raw), known)
+    mapping.kinds[first : first + len(kinds)] = kinds
+    for run in re.finditer(b"[os]+", kinds):
+        hash_run(mapping, first + run.start(), first + run.end())
+    if shared:
+        keep_contents(mapping, first, kinds, known)
+
+
+def frames_of(raw):
+    """Frames of entries of the pagemap."""
+    return array("q", [entry & FRAME for entry in memoryview(raw).cast("Q")])
+
+
+def copy_known(mapping, first, kinds, frames, known):
+    """Copy the contents of pages whose frame is known; returns the kinds, with k for these."""
+    kinds = bytearray(kinds)
+    mapping.frames[first : first + len(frames)] = memoryview(frames)
+    for at, (kind, frame) in enumerate(zip(kinds, frames)):  # noqa: B905 - Python 3.9
+        if kind == SHARED and frame in known:
+            kinds[at] = KNOWN
+            mapping.contents[first + at] = known[frame]
+    return bytes(kinds)
+
+
+def keep_contents(mapping, first, kinds, known):
+    """Keep in mind what shared frames hold, if the pages are in them still."""
+    again = frames_of(mapping.process.entries(mapping.start, first, len(kinds)))
+    for at, (kind, frame) in enumerate(zip(kinds, again), first):  # noqa: B905
+        if kind != SHARED:
+            continue
+        if frame != mapping.frames[at]:  # it was written to meanwhile, and got a frame of its own
+            mapping.kinds[at : at + 1] = b"o" if mapping.contents[at] else b"-"
+        elif frame:
+            known[frame] = mapping.contents[at]
+
+
+def hash_run(mapping, begin, end):
+    """Hash pages that are in memory, from one to another."""
+    while begin < end:
+        wanted = min(PIECE, end - begin)
+        whole = mapping.process.read(mapping.start + begin * PAGE, wanted)
+        hashes = array("q", map(hash, map(BUFFERED, PLACES[:whole])))
+        mapping.contents[begin : begin + whole] = memoryview(hashes)
+        begin += whole
+        if whole < wanted:  # one has gone meanwhile, or the hardware has lost it
+            mapping.kinds[begin : begin + 1] = b"-"
+            mapping.contents[begin] = 0
+            begin += 1
+
+
+def shared_frames(pages):
+    """Frames of all shared pages; raises GoneError if the process could not be read."""
+    shared = array("q")
+    for mapping in pages.mappings:
+        kinds = mapping.kinds[:]
+        if b"\0" in kinds:
+            raise GoneError("it has ended, or has become another program, while it was counted")
         pages.swapped += kinds.count(b"w")
-        for run in re.finditer(b"o+|s+", kinds):
-            begin, end = run.span()
-            if run[0][:1] == b"o":
-                read_own(process, pages, contents, start, first + begin, first + end)
-            else:
-                entries = array("Q", raw[8 * begin : 8 * end])
-                read_shared(process, pages, frames, contents, start, first + begin, entries)
-    return contents
+        pages.bytes_read += PAGE * (kinds.count(b"o") + kinds.count(b"s"))
+        for run in re.finditer(b"[sk]+", kinds):
+            shared.frombytes(mapping.frames[slice(*run.span())].tobytes())
+    pages.stat = pages.process.stat()
+    if not pages.process.alive():
+        raise GoneError("it has ended while it was read")
+    return shared
 
 
-def read_own(process, pages, contents, start, begin, end):
-    """Hash pages that are in memory, from one to another, of the mapping that starts there."""
-    first = begin
-    while first < end:
-        wanted = min(PIECE, end - first)
-        whole = process.read(start + first * PAGE, wanted)
-        contents[first : first + whole] = array("q", map(hash, map(BUFFERED, PLACES[:whole])))
-        pages.bytes_read += whole * PAGE
-        # One that cannot be read has gone meanwhile, or the hardware has lost it
-        first += whole + (whole < wanted)
+def look_up(every, flags, counts):
+    """Leave in `ksm` those frames that are KSM pages; returns how many mappings these have."""
+    mapped = 0
+    for part in range(PARTS):
+        frames = sorted(set().union(*(pages.ksm[part] for pages in every)))
+        flagged = list(zip(frames, numbers_at(flags, frames)))  # noqa: B905
+        zero = {frame for frame, flag in flagged if flag & KPF_ZERO_PAGE}
+        ksm = [frame for frame, flag in flagged if flag & KPF_KSM]
+        mapped += sum(numbers_at(counts, ksm)) if counts is not None else 0
+        among = set(ksm).__contains__
+        for pages in every:
+            shared = pages.ksm[part]
+            pages.ksm[part] = array("q", filter(among, shared))
+            zeros = sum(map(zero.__contains__, shared))
+            pages.zero_frame += zeros
+            pages.fork_shared += len(shared) - len(pages.ksm[part]) - zeros
+    return mapped
 
 
-def read_shared(process, pages, frames, contents, start, first, entries):
-    """Note pages that are mapped more than once; each frame is read but once."""
-    if frames.flags is None or not entries[0] & FRAME:
-        pages.hidden = True
-        read_own(process, pages, contents, start, first, first + len(entries))
-        return
+def numbers_at(fd, indexes):
+    """Yield 64-bit numbers of a file, at ascending indexes; those that are near in one go."""
+    near = []
+    for index in indexes:
+        if near and (index - near[-1] > GAP or index - near[0] >= ENTRIES):
+            yield from numbers_near(fd, near)
+            near = []
+        near.append(index)
+    if near:
+        yield from numbers_near(fd, near)
 
-    def content():
-        whole = process.read(start + at * PAGE, 1)
-        pages.bytes_read += whole * PAGE
-        return hash(BUFFERED(PLACES[0])) if whole else 0
 
-    for at, entry in enumerate(entries, first):
-        slot = frames.slot(entry & FRAME, content)
-        contents[at] = frames.hashes[slot]
-        if slot == ZERO_FRAME:
-            pages.zero_frame += 1
-        elif frames.ksm[slot]:
-            pages.ksm.append(slot)
-        else:
-            pages.fork_shared += 1
+def numbers_near(fd, indexes):
+    """List the numbers at indexes; reads all from the first to the last."""
+    first, last = indexes[0], indexes[-1]
+    raw = array("Q", os.pread(fd, 8 * (last - first + 1), 8 * first))
+    return [raw[index - first] for index in indexes]
 
 
 # --- counting -------------------------------------------------------------------------------------
 
-PARTS = 16  # contents are counted a part at a time, by their lowest bits: counting takes memory
+PARTS = 16  # pages are counted a part at a time, as counting takes much memory a page
+FRAME_PART = 12  # the bit from which on a frame's number tells its part, so that many lie close by
 
 
-def split(mappings):
-    """Sort hashes into parts of which none shares a content with another."""
+def split(arrays, shift=0):
+    """Sort hashes, or frames, into parts such that equal ones are in the same; without zeros."""
     parts = [array("q") for _ in range(PARTS)]
     add = [part.append for part in parts]
-    for contents in mappings:
-        for content in contents:
-            if content:
-                add[content & (PARTS - 1)](content)
+    for numbers in arrays:
+        for number in numbers:
+            if number:
+                add[number >> shift & (PARTS - 1)](number)
     return parts
 
 
@@ -362,7 +465,7 @@ def count_contents(guests, largest):
     """
     every = collections.Counter()
     each = [collections.Counter() for _ in guests]
-    for parts in zip(*guests):  # noqa: B905 - Python 3.9
+    for parts in zip(*guests):  # noqa: B905
         counted = [collections.Counter(part) for part in parts]
         total = collections.Counter()
         for own, count in zip(counted, each):  # noqa: B905
@@ -402,42 +505,39 @@ def count_limits(every, each, zero, saved, ksm):
     }
 
 
-def count_shares(guests, mapped):
+def count_shares(guests):
     """Who shares KSM pages with whom, and what that saves.
 
-    `guests` has an array of slots for each, one a page; `mapped` by slot how many mappings the
-    kernel counts. Returns counts of all, and for each guest its row of the matrix and its share of
-    the savings in pages, as a Fraction.
+    `guests` has for each the frames of its mappings of KSM pages, in parts. Returns counts of all,
+    and for each guest its row of the matrix and its share of the savings in pages, as a Fraction.
     """
-    inside, who = array("I", bytes(4 * len(mapped))), [0] * len(mapped)
-    for number, slots in enumerate(guests):
-        for slot in slots:
-            inside[slot] += 1
-            who[slot] |= 1 << number
-    frames = len(inside) - inside.count(0)
-    distinct, rows, shares = 0, [], []
-    for number, slots in enumerate(guests):
-        own = collections.Counter(slots)
-        distinct += len(own)
-        sharers = collections.Counter(map(who.__getitem__, slots))
-        row = [sum(n for w, n in sharers.items() if w >> g & 1) for g in range(len(guests))]
-        row[number] = sum(n for n in own.values() if n > 1)
-        rows.append(row)
-        among = collections.Counter(map(inside.__getitem__, slots))
-        shares.append(sum((Fraction(n * (m - 1), m) for m, n in among.items()), Fraction(0)))
-    mappings = sum(map(len, guests))
-    outside = sum(max(0, all_ - n) for all_, n in zip(mapped, inside) if n)  # noqa: B905
-    return (
-        {
-            "saved_ksm_pages": mappings - frames,
-            "saved_within_pages": mappings - distinct,
-            "saved_between_pages": distinct - frames,
-            "ksm_frames": frames,
-            "outside_mappings": outside,
-        },
-        rows,
-        shares,
-    )
+    every, numbers = collections.Counter(), range(len(guests))
+    sharers, among = ([collections.Counter() for _ in guests] for _ in range(2))
+    rows = [[0 for _ in guests] for _ in guests]
+    for parts in zip(*guests):  # noqa: B905
+        counted = list(map(collections.Counter, parts))
+        inside, who = collections.Counter(), collections.Counter()
+        for number in numbers:
+            inside.update(counted[number])
+            who.update(dict.fromkeys(counted[number], 1 << number))
+        every["mappings"] += sum(map(len, parts))
+        every["distinct"] += sum(map(len, counted))
+        every["frames"] += len(inside)
+        for number in numbers:
+            sharers[number].update(map(who.__getitem__, parts[number]))
+            among[number].update(map(inside.__getitem__, parts[number]))
+            rows[number][number] += sum(n for n in counted[number].values() if n > 1)
+    for a in numbers:
+        for b in {*numbers} - {a}:
+            rows[a][b] = sum(n for who, n in sharers[a].items() if who >> b & 1)
+    shares = [sum((Fraction(n * (m - 1), m) for m, n in own.items()), Fraction(0)) for own in among]
+    saved = {
+        "saved_ksm_pages": every["mappings"] - every["frames"],
+        "saved_within_pages": every["mappings"] - every["distinct"],
+        "saved_between_pages": every["distinct"] - every["frames"],
+        "ksm_frames": every["frames"],
+    }
+    return saved, rows, shares
 
 
 def whole_bytes(shares):
@@ -483,15 +583,10 @@ class Census:
 
     def take(self, moment):
         """Take one; returns what its line says."""
-        cpu, complaints, gone = time.process_time(), list(self.complaints), {}
-        frames, guests = Frames(self.flags, self.counts), []
+        cpu, complaints = cpu_seconds(), list(self.complaints)
         with paused(self.processes if self.pause else (), complaints) as pause:
             ksm, wall, began = read_ksm(), time.time(), time.monotonic()
-            for process in self.processes:
-                try:
-                    guests.append(read_pages(process, frames))
-                except GoneError as error:
-                    gone[process.name] = f"{error}; it is left out"
+            guests, gone, mapped = read_all(self.processes, self.flags, self.counts)
             read, ksm_after = time.monotonic() - began, read_ksm()
         line = {
             "kind": "census",
@@ -505,7 +600,7 @@ class Census:
             "bytes_read": sum(pages.bytes_read for pages in guests),
             "ksm": ksm,
             "ksm_after": ksm_after,
-            **self.counted(guests, frames, ksm, complaints),
+            **self.counted(guests, mapped, ksm, complaints),
         }
         for process in self.processes:
             if process.name in gone:
@@ -513,9 +608,9 @@ class Census:
         line["complaints"] = complaints + [f"{name}: {why}" for name, why in gone.items()]
         self.before = {pages.name: pages.contents for pages in guests} if self.keep else {}
         self.taken += 1
-        return line | {"cpu_seconds": time.process_time() - cpu}
+        return line | {"cpu_seconds": cpu_seconds() - cpu}
 
-    def counted(self, guests, frames, ksm, complaints):
+    def counted(self, guests, mapped, ksm, complaints):
         """Count what was read."""
         visible = bool(guests) and not any(pages.hidden for pages in guests)
         if guests and not visible:
@@ -525,7 +620,7 @@ class Census:
             )
         zeros = [zeros_of(pages, ksm, complaints) if visible else (None, 0) for pages in guests]
         every, each = count_contents(
-            [split(pages.all()) for pages in guests], ksm.get("max_page_sharing")
+            [split(pages.contents.values()) for pages in guests], ksm.get("max_page_sharing")
         )
         for count, (_, unwritten) in zip(each, zeros):  # noqa: B905
             count["zero"] -= unwritten
@@ -539,26 +634,26 @@ class Census:
             totals[f"{name}_pages"] = sum(counts[f"{name}_pages"] for counts in own)
         saved_zero = sum(saved for saved, _ in zeros) if visible else 0
         totals |= count_limits(every, each, totals["zero_pages"], saved_zero, ksm)
-        totals |= self.saved(guests, frames, zeros, own, totals, visible)
+        totals |= self.saved(guests, mapped, zeros, own, totals, visible)
         self.compare(guests, own, totals)
         totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}  # noqa: B905
         return totals
 
-    def saved(self, guests, frames, zeros, own, totals, visible):
+    def saved(self, guests, mapped, zeros, own, totals, visible):
         """Count what is saved, put each guest's part with its own counts, and return the whole."""
         if not visible:
             names = ("saved", "saved_zero", "saved_ksm", "saved_within", "saved_between")
             more = ("ksm_frames", "outside_mappings", "fork_shared_pages", "efficiency", "matrix")
             return dict.fromkeys([*(f"{name}_pages" for name in names), *more])
-        shared, rows, shares = count_shares([pages.ksm for pages in guests], frames.mapped)
-        if self.counts is None:
-            shared["outside_mappings"] = None
+        shared, rows, shares = count_shares([pages.ksm for pages in guests])
+        mappings = sum(len(part) for pages in guests for part in pages.ksm)
+        outside = max(0, mapped - mappings) if self.counts is not None else None
         saved_zero = sum(saved for saved, _ in zeros)
         saved = shared["saved_ksm_pages"] + saved_zero
         whole = [share + zero for share, (zero, _) in zip(shares, zeros)]  # noqa: B905
         for counts, pages, given, (zero, unwritten) in zip(own, guests, whole_bytes(whole), zeros):  # noqa: B905
             counts |= {
-                "ksm_pages": len(pages.ksm),
+                "ksm_pages": sum(map(len, pages.ksm)),
                 "zero_frame_pages": zero,
                 "unwritten_pages": unwritten,
                 "fork_shared_pages": pages.fork_shared,
@@ -568,6 +663,7 @@ class Census:
             "saved_pages": saved,
             "saved_zero_pages": saved_zero,
             **shared,
+            "outside_mappings": outside,
             "fork_shared_pages": sum(pages.fork_shared for pages in guests),
             "efficiency": saved / totals["limit_pages"] if totals["limit_pages"] else None,
             "matrix": {"guests": [pages.name for pages in guests], "pages": rows},
@@ -617,6 +713,12 @@ def guest_counts(pages, count):
         "ksm_stat": pages.stat,
         "complaint": None,
     }
+
+
+def cpu_seconds():
+    """CPU time of this process and of its workers that have ended."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def read_ksm():
@@ -874,7 +976,7 @@ def count(arguments):
 
 def count_at_moments(arguments, census, output):
     """Take a census at each moment, between a header and an end line."""
-    wall, monotonic, cpu = time.time(), time.monotonic(), time.process_time()
+    wall, monotonic, cpu = time.time(), time.monotonic(), cpu_seconds()
     start = max(monotonic, arguments.start)
     moments = Moments(
         start, arguments.seconds, arguments.every, arguments.at_scan_boundary, arguments.end
@@ -888,7 +990,7 @@ def count_at_moments(arguments, census, output):
         "kind": "end",
         "censuses": census.taken,
         "missed": moments.missed,
-        "cpu_seconds": time.process_time() - cpu,
+        "cpu_seconds": cpu_seconds() - cpu,
         "reason": moments.reason,
     }
     output.write(**end)
