@@ -88,5 +88,5 @@ bench: setup ## the figures of speed, side by side (needs root)
 .PHONY: lock
 lock: setup ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m pip install -q uv
-	uv pip compile --universal --python-version 3.11 --extra test --generate-hashes \
+	uv pip compile --universal --python-version 3.11 --extra test --extra bench --generate-hashes \
 	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock pyproject.toml

@@ -62,7 +62,7 @@ examples:
   python bench/census.py
   python bench/census.py --pages 1000000 --rounds 3
 
-Needs root, gcc, and xxhash of PyPI (left out where it is not installed).
+Needs root, gcc, and xxhash of PyPI (the extra bench; left out where it is not installed).
 """
 
 
