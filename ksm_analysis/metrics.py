@@ -569,8 +569,8 @@ CENSUS = (
         "%",
         "derived",
         "Pages that changed",
-        "100 × changed_pages / compared_pages: of the pages that were present in this census and "
-        "in the one before, those whose contents differ. None in the first.",
+        "100 × changed_pages / compared_pages: of the pages that were in memory at this census and "
+        "at the one before, those whose contents differ. None in the first.",
         _percent(_gauge("changed_pages"), _gauge("compared_pages")),
     ),
 )

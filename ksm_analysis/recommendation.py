@@ -67,6 +67,14 @@ class Cell:
         return tuple(guest.name for guest in self.guests if guest.verdict == EXCLUDE)
 
     @property
+    def advice(self) -> str:
+        """What is advised, in a few words."""
+        if self.excluded:
+            return f"exclude {', '.join(self.excluded)}"
+        verdicts = {guest.verdict for guest in self.guests} - {EXCLUDED}
+        return " or ".join(sorted(verdicts)) if verdicts != {MERGE} else "merge all"
+
+    @property
     def test(self) -> str:
         """What to write into the definition to test the advice; empty if it excludes nobody."""
         if not self.excluded:

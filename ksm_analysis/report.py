@@ -40,9 +40,9 @@ WHO = (
 )
 ATTRIBUTION = (
     f"{metrics.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
-    "merged, the frame that is kept included, so that its sum over guests is more than what is "
-    "saved by pages_shared; and it is less 64 B for each rmap_item of the guest, merged or not. "
-    "Both are in the table below. Means of repetitions, in the last census."
+    "merged, the frame that is kept included, so that its sum over guests has the frames that are "
+    "kept (pages_shared) on top of what is saved; and it takes off 64 B for each rmap_item of the "
+    "guest, merged or not. The table below has all of it. Means of repetitions, in the last census."
 )
 CHANGED = (
     f"Of one guest: {metrics.CENSUS[-1].help} What changes between two scans is scanned in vain. A "

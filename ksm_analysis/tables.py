@@ -150,7 +150,7 @@ def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
                 *([_guest_cell(guest, name) for name in names] for guest in cell.guests),
                 *([_sums(cell.guests, names)] if len(cell.guests) > 1 else []),
             ],
-            "excluded": ", ".join(cell.excluded),
+            "advice": cell.advice,
             "test": cell.test,
         }
         for cell in cells

@@ -202,7 +202,7 @@ def test_a_guest_that_saves_is_merged(measure):
     cell = advice([measure(changed=scanned)])
 
     assert [guest.verdict for guest in cell.guests] == ["merge", "merge"]
-    assert cell.test == ""
+    assert (cell.advice, cell.test) == ("merge all", "")
     first = cell.guests[0]
     net = first.attributed - 90_000 * 64 / MIB
     assert first.net_percent == pytest.approx(100 * net / (100_000 * PAGE / MIB))
@@ -212,7 +212,7 @@ def test_a_guest_that_saves_nothing_is_better_excluded(measure):
     cell = advice([measure(guests=3, change=worthless(2), changed=scanned)])
 
     assert [guest.verdict for guest in cell.guests] == ["merge", "exclude", "merge"]
-    assert cell.test == "nosharepages: [2]"
+    assert (cell.advice, cell.test) == ("exclude ksm-guest-02", "nosharepages: [2]")
 
 
 def test_what_is_excluded_already_stays_so(measure):
@@ -239,6 +239,7 @@ def test_before_a_few_scans_nobody_is_excluded(measure):
     measured.host["full_scans"] = 2.0
     cell = advice([measured])
 
+    assert cell.advice == "merge or too early to say"
     assert cell.guests[1].verdict == "too early to say"
     assert cell.guests[1].why == "ksmd has been through all memory 2 times, and it takes 3."
 
