@@ -226,3 +226,55 @@ def test_frames_are_told_by_their_flags(numbers):
     assert [guest.zero_frame for guest in guests] == [1, 2]
     assert [guest.fork_shared for guest in guests] == [1, 0]
     assert ksm_census.look_up(guests, flags, None) == 0
+
+
+class Memory:
+    """A process whose pages have their address for content, and that is looked at some times."""
+
+    def __init__(self, *looks):
+        self.looks, self.read_pages = list(looks), []
+
+    def entries(self, _start, _first, pages):
+        return array("Q", self.looks.pop(0)[:pages]).tobytes()
+
+    def read(self, address, pages):
+        for at in range(pages):
+            self.read_pages.append(address // ksm_census.PAGE + at)
+            content = self.read_pages[-1].to_bytes(ksm_census.PAGE, "little")
+            ksm_census.BUFFER[ksm_census.PLACES[at]] = content
+        return pages
+
+
+def test_a_frame_that_is_known_is_not_read_again_and_one_that_was_left_is_not_believed():
+    entries = [PRESENT | 7, PRESENT | ALONE | 99, PRESENT | SOFT_DIRTY | 8, PRESENT | 9, 0]
+    later = [PRESENT | 7, PRESENT | ALONE | 99, PRESENT | 8, PRESENT | ALONE | 55, 0]
+    known = {}
+    memory = Memory(entries, later)
+    mapping = ksm_census.Mapping(memory, 100 * ksm_census.PAGE, 5)
+    ksm_census.hash_piece(mapping, 0, known)
+    contents = mapping.contents.tolist()
+    assert mapping.kinds[:] == b"soso-"
+    assert memory.read_pages == [100, 101, 102, 103]
+    assert contents[4] == 0
+    assert len(set(contents)) == 5
+    assert known == {7: contents[0], 8: contents[2]}
+
+    memory = Memory(
+        [PRESENT | 8, PRESENT | 9, PRESENT | 7], [PRESENT | 8, PRESENT | 9, PRESENT | 7]
+    )
+    mapping = ksm_census.Mapping(memory, 200 * ksm_census.PAGE, 3)
+    ksm_census.hash_piece(mapping, 0, known)
+    assert mapping.kinds[:] == b"ksk"
+    assert memory.read_pages == [201]
+    assert mapping.contents.tolist() == [contents[2], known[9], contents[0]]
+    assert mapping.frames.tolist() == [8, 9, 7]
+
+
+def test_frames_that_are_hidden_are_not_taken_for_one():
+    memory = Memory([PRESENT, PRESENT], [PRESENT, PRESENT])
+    mapping = ksm_census.Mapping(memory, 100 * ksm_census.PAGE, 2)
+    known = {}
+    ksm_census.hash_piece(mapping, 0, known)
+    assert mapping.kinds[:] == b"ss"
+    assert len(set(mapping.contents.tolist())) == 2
+    assert known == {}
