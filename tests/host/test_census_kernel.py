@@ -40,6 +40,27 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
+ALL_MERGEABLE = """
+import ctypes, mmap, time
+assert ctypes.CDLL(None).prctl(67, 1, 0, 0, 0) == 0  # PR_SET_MEMORY_MERGE
+memory = mmap.mmap(-1, 300 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.write(b"k" * len(memory))
+print("ready", flush=True)
+time.sleep(600)
+"""
+IN_A_HUGE_PAGE = """
+import ctypes, mmap, random, time
+HUGE, PAGE = 2 << 20, mmap.PAGESIZE
+memory = mmap.mmap(-1, 3 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_HUGEPAGE)
+memory.madvise(mmap.MADV_MERGEABLE)
+first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % HUGE
+half = HUGE // PAGE // 2
+memory[first : first + HUGE] = random.randbytes(PAGE) * half + random.randbytes(PAGE * half)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
 
 @dataclass(frozen=True)
 class Pages:
@@ -418,6 +439,18 @@ def test_a_process_that_becomes_another_program_is_left_out(tmp_path):
     assert lines[-2]["present_pages"] == 0
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one process reads alone")
+def test_what_is_not_read_to_the_end_is_not_counted(ksm):
+    with processes(Pages(0, 0, 0, 100_000)) as started:
+        counting = subprocess.Popen(command(started), stdout=subprocess.PIPE)
+        children = Path(f"/proc/{counting.pid}/task/{counting.pid}/children")
+        until(children.read_text)
+        os.kill(int(children.read_text()), signal.SIGKILL)
+        line = json.loads(counting.communicate()[0])
+    assert line["present_pages"] == line["limit_pages"] == 0
+    assert line["complaints"] == ["p1: what read it was killed; it is left out"]
+
+
 def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
     ksm(run=2, smart_scan=0, sleep_millisecs=1)
     with processes(*UNLIKE) as started:
@@ -447,6 +480,46 @@ def test_memory_on_hugepages_is_told(ksm):
     assert "2 MiB" in line["guests"]["huge"]["complaint"]
     assert "hugepages" in line["guests"]["huge"]["complaint"]
     assert line["present_pages"] == ALONE[0].all
+
+
+def test_a_process_that_is_mergeable_as_a_whole(ksm):
+    ksm(run=2, smart_scan=0, sleep_millisecs=1)
+    with running("-c", ALL_MERGEABLE) as process:
+        assert census({"p": process})["limit_within_pages"] >= 299
+        merge_until_nothing_moves(ksm)
+        line = census({"p": process})
+        assert_agrees(line)
+        assert line["saved_within_pages"] >= 298
+
+
+def test_pages_of_a_huge_page_are_pages(ksm):
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("the kernel gives no huge pages")
+    ksm(run=2, smart_scan=0, sleep_millisecs=1)
+    with running("-c", IN_A_HUGE_PAGE) as process:
+        smaps = Path(f"/proc/{process.pid}/smaps").read_text()
+        assert "AnonHugePages:      2048 kB" in smaps
+        line = census({"p": process})
+        assert (line["present_pages"], line["unique_pages"], line["limit_pages"]) == (512, 256, 255)
+        merge_until_nothing_moves(ksm)
+        line = census({"p": process})
+        assert_agrees(line)
+        assert line["saved_pages"] == 255
+
+
+def test_mappings_of_others_are_told_apart(ksm):
+    ksm(run=2, smart_scan=0, sleep_millisecs=1)
+    ksm(use_zero_pages=1, max_page_sharing=1000)  # all in one frame
+    with processes(*[Pages(50, 200, 0, 10)] * 3) as started:
+        merge_until_nothing_moves(ksm)
+        whole = census(started)
+        some = census({name: started[name] for name in ("p1", "p2")})
+    assert_agrees(whole)
+    assert (some["ksm"]["pages_sharing"], some["ksm"]["ksm_zero_pages"]) == (599, 150)
+    assert (some["saved_ksm_pages"], some["saved_zero_pages"]) == (399, 100)
+    assert some["outside_mappings"] == 200
+    attributed = sum(guest["attributed_bytes"] for guest in some["guests"].values())
+    assert attributed == 499 * PAGE
 
 
 def test_pages_shared_since_a_fork_are_not_ksms(ksm):
