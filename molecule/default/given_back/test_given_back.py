@@ -36,6 +36,7 @@ def test_no_guest_and_no_process_is_left(host):
     assert "guest=ksm-guest-" not in running
     assert f"{STATE}/monitor/ksm_sampler.py" not in running
     assert f"{STATE}/arrays/ksm_arrays.py" not in running
+    assert f"{STATE}/census/ksm_census.py" not in running
 
 
 def test_libvirt_runs_if_it_ran_or_the_image_that_it_serves_was_here(host, before):
