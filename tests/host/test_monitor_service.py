@@ -59,6 +59,7 @@ class Container:
         nspawn = ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
         nspawn += ["--register=no", "--private-network", "--console=pipe", "--link-journal=no"]
         nspawn += [f"--machine=ksm-monitor-test-{os.getpid()}"]
+        nspawn += [f"--bind-ro={ROOT}"]  # which may be below /tmp, of which it has its own
         nspawn += [] if HAS_SYSTEMD else ["--keep-unit"]
         self.process = subprocess.Popen(
             ["unshare", "--mount", "bash", "-ec", BOOT, "bash", directory, *nspawn],
