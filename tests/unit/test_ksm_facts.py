@@ -304,6 +304,11 @@ def test_a_process_that_has_just_ended_is_passed_over(tree):
     assert facts["unreadable_processes"] == 0
 
 
+def test_a_process_may_call_itself_nothing(tree):
+    put(tree, "proc/60/cmdline", "\0")
+    assert [domain["pid"] for domain in read(tree)["domains"]] == [4242]
+
+
 def test_what_may_not_be_read_is_counted(tree, monkeypatch):
     def refuse(root, pid):
         raise PermissionError

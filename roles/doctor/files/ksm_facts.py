@@ -164,8 +164,9 @@ def command_lines(root):
     """Process ids of all programs, and their command lines. Kernel threads have none."""
     found = {}
     for directory in sorted(root.glob("proc/[0-9]*"), key=lambda path: int(path.name)):
-        if line := read(directory / "cmdline"):
-            found[int(directory.name)] = [word for word in line.split("\0") if word]
+        words = [word for word in (read(directory / "cmdline") or "").split("\0") if word]
+        if words:
+            found[int(directory.name)] = words
     return found
 
 
