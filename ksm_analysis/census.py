@@ -12,6 +12,7 @@ from pandas.api.types import is_object_dtype
 
 # The whole, and what it is the sum of: checked in each census that has them.
 SUMS = {
+    "present_pages": ("zero_pages", "unique_pages", "duplicate_pages"),
     "limit_pages": ("limit_zero_pages", "limit_within_pages", "limit_between_pages"),
     "saved_pages": ("saved_ksm_pages", "saved_zero_pages"),
     "saved_ksm_pages": ("saved_within_pages", "saved_between_pages"),
@@ -127,7 +128,8 @@ def _warnings(lines: list[dict], torn: int, end: dict) -> Iterator[str]:
     if not end:
         yield "the census program was killed: its end line is missing"
     if missed := end.get("missed"):
-        yield f"{missed} censuses were missed, as one took longer than until the next"
+        were = "census was" if missed == 1 else "censuses were"
+        yield f"{missed} {were} missed, as one took longer than until the next"
     said = Counter()
     for line in lines:
         said.update({*line.get("complaints", ()), *_wrong_sums(line)})
@@ -142,6 +144,8 @@ def _wrong_sums(line: dict) -> Iterator[str]:
         values = [line.get(name) for name in (whole, *parts)]
         if None not in values and values[0] != sum(values[1:]):
             yield f"{whole} is not {' + '.join(parts)}: it cannot be trusted"
+    if (line.get("saved_pages") or 0) > (line.get("limit_pages") or 0):
+        yield "saved_pages is more than limit_pages: memory changed while it was read"
     attributed = sum(guest.get("attributed_bytes") or 0 for guest in line["guests"].values())
     saved, size = line.get("saved_pages"), line.get("page_size")
     if None not in (saved, size) and attributed != saved * size:

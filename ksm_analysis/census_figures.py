@@ -5,10 +5,11 @@ stands for a run, as its last interval does.
 """
 
 from dataclasses import replace
+from itertools import chain
 
 import pandas as pd
 
-from ksm_analysis import drawing, figures, metrics
+from ksm_analysis import cells, drawing, figures, metrics
 from ksm_analysis.drawing import COLOURS, Panel, guest_word, join, text
 from ksm_analysis.figures import Data, Sampled, add_meta, meta_of, series_of, stack
 from ksm_analysis.metrics import MIB, Measured
@@ -22,6 +23,7 @@ PATTERNS = {"zero": "", "within": "/", "between": "x"}
 SIDES = {"limit": "could be saved", "saved": "is saved"}
 NAMED = 8  # more guests than these have no room for numbers in a heat map
 FEW = 40  # points of a line that are marked
+RATE = ("pages_to_scan", "sleep_millisecs")
 
 
 def counted(measured: list[Measured]) -> list[Measured]:
@@ -59,6 +61,52 @@ def efficiency_by_guests(data: Data, measured: list[Measured]) -> list[Panel]:
     if not _has(last, EFFICIENCY.name):
         return []
     return figures.by_guests(replace(data, host=last), EFFICIENCY)
+
+
+def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
+    """What is saved of what could be, in the last census, against the rate that was asked of ksmd.
+
+    A line for whatever else was varied.
+    """
+    last = _last(measured)
+    if not _has(last, EFFICIENCY.name):
+        return []
+    last = last.assign(rate=list(map(_rate, measured)), others=_other_knobs(measured))
+    last = last[last["rate"].notna() & last[EFFICIENCY.name].notna()]
+    if last["rate"].nunique() < 2:
+        return []
+    figure, counts = drawing.figure(EFFICIENCY), sorted(last["guests"].unique())
+    varied = [name for name in ("host", "workload", "others") if last[name].nunique() > 1]
+    series = last.groupby(varied, sort=False) if varied else [((), last)]
+    for index, (names, together) in enumerate(series):
+        for count, part in together.groupby("guests"):
+            line = drawing.mean_line(part, "rate", EFFICIENCY, join(guest_word(count), *names))
+            knobs = part.groupby("rate")["knobs"].first().to_list()
+            meta = {key: meta_of(part, "guests")[key] for key in ("host", "workload", "guests")}
+            look = drawing.style(counts.index(count), index)
+            figure["data"].append(line | look | {"meta": meta | {"by": {"knobs": knobs}}})
+    figure["layout"]["xaxis"] |= {
+        "type": "log",
+        "title": "pages a second that ksmd is told to scan",
+        "tickvals": sorted(last["rate"].unique()),
+        "tickformat": ",.0f",
+    }
+    return drawing.finished([("", figure)])
+
+
+def _rate(measured: Measured) -> float:
+    """Pages a second by the knobs, as they were in the last census; NaN if ksmd does not sleep."""
+    row = measured.run.census.rows.iloc[-1]
+    pages, sleep = (row.get(f"ksm.{name}", float("nan")) for name in RATE)
+    return 1000 * pages / sleep if sleep else float("nan")
+
+
+def _other_knobs(measured: list[Measured]) -> list[str]:
+    """Label the knobs that differ between runs besides those of the rate."""
+    knobs = [cells.knobs(each.run) for each in measured]
+    names = [name for name in dict.fromkeys(chain(*knobs)) if name not in RATE]
+    differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
+    return [", ".join(f"{name}={each.get(name)}" for name in differ) for each in knobs]
 
 
 def _last(measured: list[Measured]) -> pd.DataFrame:

@@ -225,8 +225,8 @@ class Census(Strict):
     )
     pause: values.Switch = Field(
         False,
-        description="In the mapping only: stop the guests while they are read, so that it is a"
-        " picture of one instant.",
+        description="In the mapping only: stop the guests while they are read, so that their"
+        " contents are those of one instant.",
     )
 
     @property

@@ -9,6 +9,7 @@ from ksm_analysis import answer
 from ksm_analysis.metrics import MIB, Measured
 
 WORTH = 1.0  # percent of its present memory: a guest that saves less is not worth scanning
+LATE = 0.75  # of a run's time: what had come to rest at its end may still have changed before
 SCANS = 3  # a page is merged when it looks the same in two scans, so that fewer tell nothing
 RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
 MERGE, EXCLUDE, EARLY = "merge", "exclude", "too early to say"
@@ -131,10 +132,15 @@ def _last(measured: Measured) -> pd.DataFrame:
 
 def _too_early(measured: Measured) -> str:
     """Say why a run tells nothing against a guest, if it does not."""
-    scans = measured.host["full_scans"].dropna()
-    done = scans.iloc[-1] if len(scans) else 0
-    if done < SCANS:
-        return f"ksmd has been through all memory {done:.0f} times, and it takes {SCANS}."
+    census, samples = measured.run.census.rows.iloc[-1], measured.run.samples
+    scans = "full_scans"
+    if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
+        return "The kernel does not tell how often ksmd has been through all memory."
+    done = census[f"ksm.{scans}"] - samples[f"ksm.{scans}"].iloc[0]
+    if not done >= SCANS:
+        return f"ksmd had been through all memory {done:.0f} times, and it takes {SCANS}."
+    if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
+        return "The last census was taken long before the end."
     return "" if answer.has_plateau(measured) else "pages_sharing still changed at the end."
 
 

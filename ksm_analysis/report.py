@@ -44,6 +44,10 @@ ATTRIBUTION = (
     "kept (pages_shared) on top of what is saved; and it takes off 64 B for each rmap_item of the "
     "guest, merged or not. The table below has all of it. Means of repetitions, in the last census."
 )
+RATE = (
+    "The rate is pages_to_scan / sleep_millisecs, as they were in the last census; ksmd comes near "
+    "it only while it need not wait for a CPU. A line is whatever else was varied."
+)
 CHANGED = (
     f"Of one guest: {metrics.CENSUS[-1].help} What changes between two scans is scanned in vain. A "
     "panel is the first run of its kind."
@@ -276,6 +280,7 @@ def _census(data: figures.Data, counted: list[metrics.Measured]) -> Iterator[Fig
     """Make the figures of censuses; of those without values, none."""
     efficiency = census_figures.EFFICIENCY.help
     of_settings = census_figures.efficiency_by_guests(data, counted)
+    of_rates = census_figures.efficiency_by_rate(counted)
     of_runs = census_figures.efficiency_over_time(data, counted)
     changed = census_figures.changed_over_time(data, counted)
     every = {
@@ -285,6 +290,7 @@ def _census(data: figures.Data, counted: list[metrics.Measured]) -> Iterator[Fig
     }
     every = {key: function(counted) for key, function in every.items()} | {
         ("efficiency-by-guests", "Efficiency by number of guests", efficiency): of_settings,
+        ("efficiency-by-rate", "Efficiency by scan rate", f"{efficiency} {RATE}"): of_rates,
         ("efficiency-by-time", "Efficiency over time", f"{efficiency} A line is a run."): of_runs,
         ("changed-by-time", "Pages that change", CHANGED): changed,
     }

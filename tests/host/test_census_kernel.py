@@ -24,9 +24,13 @@ PROGRAM = Path(__file__).with_name("mergeable.py")
 PAGE = mmap.PAGESIZE
 HUGE = Path("/proc/sys/vm/nr_hugepages")
 ON_HUGE_PAGES = """
-import mmap, time
+import mmap, sys, time
 memory = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
 memory[0] = 1
+if len(sys.argv) > 1:
+    rom = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    rom.madvise(mmap.MADV_MERGEABLE)
+    rom[0] = 1
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -40,6 +44,17 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
+THREADS = """
+import mmap, threading
+memory = mmap.mmap(-1, 100 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_MERGEABLE)
+memory.write(b"k" * len(memory))
+print("ready", flush=True)
+while True:
+    threads = [threading.Thread(target=int) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+"""
 ALL_MERGEABLE = """
 import ctypes, mmap, time
 assert ctypes.CDLL(None).prctl(67, 1, 0, 0, 0) == 0  # PR_SET_MEMORY_MERGE
@@ -448,7 +463,7 @@ def test_what_is_not_read_to_the_end_is_not_counted(ksm):
         os.kill(int(children.read_text()), signal.SIGKILL)
         line = json.loads(counting.communicate()[0])
     assert line["present_pages"] == line["limit_pages"] == 0
-    assert line["complaints"] == ["p1: what read it was killed; it is left out"]
+    assert line["complaints"] == ["p1: what read it has failed, or was killed; it is left out"]
 
 
 def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
@@ -467,19 +482,49 @@ def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
     assert {guest["attributed_bytes"] for guest in line["guests"].values()} == {None}
 
 
-def test_memory_on_hugepages_is_told(ksm):
+@pytest.mark.parametrize("mergeable", [0, 1])
+def test_memory_on_hugepages_is_told(ksm, mergeable):
+    """A guest on hugepages has some memory that may be merged all the same: its ROMs."""
     before = HUGE.read_text()
     HUGE.write_text(str(int(before) + 4))
     try:
         if int(HUGE.read_text()) < int(before) + 1:
             pytest.skip("the kernel has no huge page to give")
-        with running("-c", ON_HUGE_PAGES) as huge, processes(*ALONE) as started:
+        more = ["with a ROM"] * mergeable
+        with running("-c", ON_HUGE_PAGES, *more) as huge, processes(*ALONE) as started:
             line = census({**started, "huge": huge})
     finally:
         HUGE.write_text(before)
-    assert "2 MiB" in line["guests"]["huge"]["complaint"]
-    assert "hugepages" in line["guests"]["huge"]["complaint"]
-    assert line["present_pages"] == ALONE[0].all
+    words = line["guests"]["huge"]["complaint"]
+    assert "2 MiB of its memory are on hugepages" in words
+    assert ("left out" in words) == (not mergeable)
+    assert line["complaints"] == [f"huge: {words}"]
+    assert line["present_pages"] == ALONE[0].all + mergeable
+
+
+def test_shared_memory_is_told(ksm):
+    shared = ON_HUGE_PAGES.replace("MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000", "MAP_SHARED")
+    with running("-c", shared, "with a ROM") as guest:
+        line = census({"guest": guest})
+    assert "2 MiB are shared, which KSM does not merge" in line["guests"]["guest"]["complaint"]
+
+
+def test_threads_that_end_meanwhile_disturb_nothing(ksm, tmp_path):
+    output = tmp_path / "census.jsonl"
+    with running("-c", THREADS) as guest:
+        moments = ("--pause", "--every", "0.02", "--seconds", "3")
+        subprocess.run(command({"guest": guest}, *moments, output=output), check=True)
+    assert json.loads(output.read_text().splitlines()[-1])["kind"] == "end"
+
+
+def test_nobody_stops_a_census_while_others_are_stopped(ksm):
+    with processes(Pages(0, 0, 0, 60_000)) as started:
+        (process,) = started.values()
+        counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
+        until(lambda: state(process) == "T")
+        counting.send_signal(signal.SIGTSTP)
+        assert counting.wait(20) == 0
+        assert state(process) == "S"
 
 
 def test_a_process_that_is_mergeable_as_a_whole(ksm):
@@ -531,6 +576,9 @@ def test_pages_shared_since_a_fork_are_not_ksms(ksm):
     with running("-c", forking, "5", "0", "0", "20", "1") as parent:
         line = census({"parent": parent})
     assert (line["present_pages"], line["fork_shared_pages"], line["saved_pages"]) == (25, 25, 0)
+    assert line["complaints"] == [
+        "25 pages share frames since a fork, and not by KSM: they are in the limit"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -156,12 +156,12 @@ def _census(n, seconds, names, part, last):
     total = sum(saved.values()) * PAGE
     attributed = [total // many] * many
     attributed[0] += total - sum(attributed)
-    duplicates = 20_000 + (40_000 if many > 1 else 0)
+    duplicates = 10_000 + (40_000 if many > 1 else 0)
     guests = {
         name: {
             "pid": 4242 + i, "present_pages": 100_000, "swapped_pages": 0, "zero_pages": 10_000,
-            "unique_pages": 100_000 - duplicates, "duplicate_pages": duplicates,
-            "own_duplicate_pages": 20_000, "ksm_pages": merged, "zero_frame_pages": zero,
+            "unique_pages": 90_000 - duplicates, "duplicate_pages": duplicates,
+            "own_duplicate_pages": 10_000, "ksm_pages": merged, "zero_frame_pages": zero,
             "attributed_bytes": attributed[i], "complaint": None,
             "changed_pages": 1_000 * (i + 1) if n else None,
             "compared_pages": 100_000 if n else None,
@@ -178,7 +178,7 @@ def _census(n, seconds, names, part, last):
         "bytes_read": 100_000 * many * PAGE, "ksm": {"full_scans": 1_010 + n},
         "ksm_after": {"full_scans": 1_010 + n},
         "present_pages": 100_000 * many, "swapped_pages": 0, "zero_pages": 10_000 * many,
-        "unique_pages": (100_000 - duplicates) * many, "duplicate_pages": duplicates * many,
+        "unique_pages": (90_000 - duplicates) * many, "duplicate_pages": duplicates * many,
         "distinct_contents": 45_000 * many + 40_001, "max_page_sharing_pages": 0,
         "limit_pages": sum(limit.values()), "saved_pages": sum(saved.values()),
         **{f"limit_{kind}_pages": pages for kind, pages in limit.items()},

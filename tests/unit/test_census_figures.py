@@ -20,7 +20,10 @@ def measure(write_run):
         record["run"]["census"] = {"end": True, "every": 2.0}
         if changed:
             changed(record)
-        lines = copy.deepcopy(census_lines(record, progress))
+        every = max(
+            2.0, record["run"]["sampling"]["seconds"] / len(progress)
+        )  # the last at the end
+        lines = copy.deepcopy(census_lines(record, progress, every))
         if change:
             change(lines)
         return metrics.measure(read_run(write_run(record, census=lines)))
@@ -51,6 +54,39 @@ def test_one_census_a_run_is_no_course_of_time(measure):
     measured = [measure(progress=(1.0,))]
 
     assert census_figures.efficiency_over_time(figures.load(measured), measured) == []
+
+
+def test_efficiency_by_rate_has_a_line_for_whatever_else_was_varied(measure):
+    def told(pages, smart):
+        def knobs(record):
+            record["run"]["id"] = f"g02-{pages}-{smart}"
+            record["run"]["knobs"] |= {"pages_to_scan": pages, "smart_scan": smart}
+            record["run"]["factors"]["knobs"] = f"pages_to_scan={pages}, smart_scan={smart}"
+
+        def read(lines):
+            for line in lines[1:-1]:
+                line["ksm"] |= {"pages_to_scan": pages, "sleep_millisecs": 20}
+
+        return {"changed": knobs, "change": read, "progress": (pages / 10_000,)}
+
+    measured = [measure(**told(pages, smart)) for smart in (0, 1) for pages in (10_000, 1_000)]
+    ((_, figure),) = census_figures.efficiency_by_rate(measured)
+
+    assert [line.name for line in figure.data] == [
+        "2 guests · smart_scan=0",
+        "2 guests · smart_scan=1",
+    ]
+    assert list(figure.data[0].x) == [50_000, 500_000]
+    assert list(figure.data[0].y) == pytest.approx([10, 100])
+    assert figure.data[0].meta["by"]["knobs"] == [
+        "pages_to_scan=1000, smart_scan=0",
+        "pages_to_scan=10000, smart_scan=0",
+    ]
+    assert figure.data[0].line.dash != figure.data[1].line.dash
+
+
+def test_one_rate_is_no_figure_of_rates(measure):
+    assert census_figures.efficiency_by_rate([measure(), measure(guests=1)]) == []
 
 
 def test_efficiency_by_guests_has_a_line_for_each_setting(measure):
@@ -236,12 +272,25 @@ def test_where_all_are_better_excluded_all_are_named(measure):
 
 def test_before_a_few_scans_nobody_is_excluded(measure):
     measured = measure(guests=3, change=worthless(2), changed=scanned)
-    measured.host["full_scans"] = 2.0
+    scans = measured.run.samples["ksm.full_scans"].iloc[0] + 2
+    measured.run.census.rows["ksm.full_scans"] = scans
     cell = advice([measured])
 
     assert cell.advice == "merge or too early to say"
     assert cell.guests[1].verdict == "too early to say"
-    assert cell.guests[1].why == "ksmd has been through all memory 2 times, and it takes 3."
+    assert cell.guests[1].why == "ksmd had been through all memory 2 times, and it takes 3."
+
+
+def test_a_census_long_before_the_end_excludes_nobody(measure):
+    def early(lines):
+        worthless(2)(lines)
+        for line in lines[1:-1]:
+            line["monotonic"] -= 4
+
+    cell = advice([measure(guests=3, change=early, changed=scanned)])
+
+    assert cell.guests[1].verdict == "too early to say"
+    assert cell.guests[1].why == "The last census was taken long before the end."
 
 
 def test_while_sharing_rises_nobody_is_excluded(measure):
@@ -296,7 +345,7 @@ def test_columns_that_nobody_knows_are_left_out(measure):
 
 def test_the_page_has_a_section_of_censuses(write_run):
     record = run_record(guests=3, intervals=12)
-    lines = copy.deepcopy(census_lines(record))
+    lines = copy.deepcopy(census_lines(record, every=6.0))
     worthless(2)(lines)
     lines[1]["complaints"] = ["guest <i>x</i> on localhost-7 went away"]
     write_run(record, census=lines)

@@ -278,3 +278,44 @@ def test_frames_that_are_hidden_are_not_taken_for_one():
     assert mapping.kinds[:] == b"ss"
     assert len(set(mapping.contents.tolist())) == 2
     assert known == {}
+
+
+class Clock:
+    """Time that passes in sleep alone."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("every", "at_end", "took", "times", "missed"),
+    [
+        (10, True, {}, [10, 20, 30, 40, 50, 60], 0),
+        (10, False, {}, [10, 20, 30, 40, 50, 60], 0),
+        (10, True, {20: 15}, [10, 20, 40, 50, 60], 1),
+        (10, True, {50: 15}, [10, 20, 30, 40, 50, 65], 0),  # the end comes late, and is not missed
+        (10, False, {50: 15}, [10, 20, 30, 40, 50], 1),
+        (30, True, {30: 31}, [30, 61], 0),
+        (10, True, {20: 100}, [10, 20, 120], 3),
+        (25, True, {}, [25, 50, 60], 0),
+        (100, True, {}, [60], 0),
+    ],
+)
+def test_moments_that_come_while_one_is_counted_are_missed(
+    monkeypatch, every, at_end, took, times, missed
+):
+    clock, came = Clock(), []
+    monkeypatch.setattr(ksm_census, "time", clock)
+    moments = ksm_census.Moments(0.0, 60.0, every, False, at_end)
+    for _ in moments:
+        came.append(clock.now)
+        clock.now += took.get(clock.now, 0)
+
+    assert came == times
+    assert moments.missed == missed

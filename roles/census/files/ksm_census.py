@@ -33,6 +33,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from array import array
 from fractions import Fraction
 from pathlib import Path
@@ -44,8 +45,10 @@ MAX_AHEAD = 3600  # seconds to the start
 STOPPING = 1  # seconds that a process may take to stop
 POLL = 0.05  # seconds between looks at full_scans
 SHARE = 0.1  # of the time, at most, that goes into censuses at the boundaries of scans
+LONGEST = 300  # seconds that processes are stopped: what 1 TiB takes to be read
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 
 # /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst
 FRAME = (1 << 55) - 1
@@ -100,7 +103,8 @@ Numbers are pages unless it says otherwise; null is what cannot be known, and `c
               saved_within_pages    less the KSM pages that each process maps, by itself
               saved_between_pages   what sharing across processes adds to that
           ksm_frames          KSM pages that these processes map more than once, or share
-          outside_mappings    mappings of these by processes that were not counted
+          outside_mappings    mappings of these by processes that were not counted, or that were
+                              merged while it was read
           fork_shared_pages   pages that are shared since a fork, not by KSM
           efficiency          saved_pages / limit_pages
           changed_pages, compared_pages   of those in memory at the census before, too: whose
@@ -115,7 +119,8 @@ Numbers are pages unless it says otherwise; null is what cannot be known, and `c
 
 exit status:
   0    all moments have come
-  1    the output could not be written any further; its last line may be torn
+  1    the output could not be written any further, and its last line may be torn; or the kernel
+       refused what it takes to count, such as memory
   2    wrong arguments, or nothing to count: nothing was written
   130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
 """
@@ -123,6 +128,10 @@ exit status:
 
 class Unusable(Exception):  # noqa: N818
     """What was asked for cannot be counted; the message is for the user."""
+
+
+class WriteError(Exception):
+    """The output cannot be written any further."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -184,8 +193,8 @@ class Process:
             raise GoneError(f"it could not be read ({error.strerror})") from None
 
     def mappings(self):
-        """List what ksmd may merge, as (start, pages); with the bytes that are on hugepages."""
-        found, huge = [], 0
+        """List what ksmd may merge, as (start, pages); with bytes on hugepages, and shared ones."""
+        found, huge, shared = [], 0, 0
         for start, end, flags in re.findall(
             r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
         ):
@@ -194,7 +203,9 @@ class Process:
                 found.append((first, (last - first) // PAGE))
             elif "ht" in flags.split():
                 huge += last - first
-        return found, huge
+            elif "sh" in flags.split():
+                shared += last - first
+        return found, huge, shared
 
     def stat(self):
         """What the kernel itself says of it, as far as it does."""
@@ -220,9 +231,12 @@ class Process:
             return 0
 
     def stopped(self):
-        """Whether all of its threads are stopped."""
-        stats = [path.read_text(errors="replace") for path in self.proc.glob("task/*/stat")]
-        return all(re.search(r"\) (\w)[^)]*$", stat)[1] in "TtZX" for stat in stats)
+        """Whether all of its threads are stopped; one that has just ended is."""
+        states = set()
+        for path in self.proc.glob("task/*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                states.add(path.read_text(errors="replace").rpartition(")")[2].split()[0])
+        return states <= set("TtZX")
 
 
 class Mapping:
@@ -246,12 +260,17 @@ class Pages:
 
     def __init__(self, process):
         self.process, self.name, self.pid = process, process.name, process.pid
-        mappings, huge = process.mappings()
-        if huge and not mappings:
-            what = f"its memory is on hugepages ({huge >> 20} MiB), which KSM does not merge"
-            raise GoneError(what)
+        mappings, huge, shared = process.mappings()
+        mergeable = sum(pages for _, pages in mappings) * PAGE
+        # A guest whose memory is of such a kind has some that may be merged all the same: its ROMs
+        self.complaint = None
+        if huge + shared > mergeable:
+            self.complaint = (
+                f"{huge >> 20} MiB of its memory are on hugepages and {shared >> 20} MiB are "
+                f"shared, which KSM does not merge; {mergeable >> 20} MiB may be merged"
+            )
         if not mappings:
-            raise GoneError("it has no memory that KSM may merge (no VmFlags mg)")
+            raise GoneError(self.complaint or "it has no memory that KSM may merge (no VmFlags mg)")
         self.mappings = [Mapping(process, *mapping) for mapping in mappings]
         self.swapped = self.bytes_read = self.zero_frame = self.fork_shared = 0
         self.stat, self.hidden, self.ksm = {}, False, []
@@ -269,7 +288,7 @@ def read_all(processes, flags, counts):
         with left_out(process, gone):
             read.append(Pages(process))
     if not hash_own([mapping for pages in read for mapping in pages.mappings]):
-        why = "what read it was killed; it is left out"
+        why = "what read it has failed, or was killed; it is left out"
         return [], {process.name: why for process in processes}, 0
     for pages in read:
         with left_out(pages.process, gone):
@@ -316,6 +335,8 @@ def fork(work, *arguments):
     try:
         work(*arguments, lambda: os.getppid() == parent)
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -605,7 +626,8 @@ class Census:
         for process in self.processes:
             if process.name in gone:
                 line["guests"][process.name] = {"pid": process.pid, "complaint": gone[process.name]}
-        line["complaints"] = complaints + [f"{name}: {why}" for name, why in gone.items()]
+        said = {pages.name: pages.complaint for pages in guests if pages.complaint} | gone
+        line["complaints"] = complaints + [f"{name}: {why}" for name, why in said.items()]
         self.before = {pages.name: pages.contents for pages in guests} if self.keep else {}
         self.taken += 1
         return line | {"cpu_seconds": cpu_seconds() - cpu}
@@ -635,6 +657,10 @@ class Census:
         saved_zero = sum(saved for saved, _ in zeros) if visible else 0
         totals |= count_limits(every, each, totals["zero_pages"], saved_zero, ksm)
         totals |= self.saved(guests, mapped, zeros, own, totals, visible)
+        if forked := totals["fork_shared_pages"]:
+            complaints.append(
+                f"{forked} pages share frames since a fork, and not by KSM: they are in the limit"
+            )
         self.compare(guests, own, totals)
         totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}  # noqa: B905
         return totals
@@ -711,7 +737,7 @@ def guest_counts(pages, count):
         **dict.fromkeys(("ksm_pages", "zero_frame_pages", "unwritten_pages", "fork_shared_pages")),
         **dict.fromkeys(("attributed_bytes", "changed_pages", "compared_pages")),
         "ksm_stat": pages.stat,
-        "complaint": None,
+        "complaint": pages.complaint,
     }
 
 
@@ -745,7 +771,7 @@ def paused(processes, complaints):
     """Stop processes; they go on afterwards, even if this program is killed meanwhile.
 
     Those that somebody else has stopped stay so. A child of this program lets the others go on when
-    the pipe between the two breaks.
+    the pipe between the two breaks, or after LONGEST. Meanwhile, Ctrl-Z does nothing.
     """
     pause = Pause()
     running = [process for process in processes if process.alive() and not process.stopped()]
@@ -758,6 +784,7 @@ def paused(processes, complaints):
         let_go_on_when_broken(reader, writer, running)
     os.close(reader)
     began = time.monotonic()
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         for process in running:
             process.signal(signal.SIGSTOP)
@@ -769,6 +796,10 @@ def paused(processes, complaints):
         for process in running:
             process.signal(signal.SIGCONT)
         pause.seconds = time.monotonic() - began
+        if pause.seconds > LONGEST:
+            complaints.append(f"processes went on after {LONGEST} s, before all was read")
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         os.close(writer)
         os.waitpid(child, 0)
 
@@ -780,7 +811,7 @@ def let_go_on_when_broken(reader, writer, processes):
         for number in (*SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         os.close(writer)
-        os.read(reader, 1)
+        select.select([reader], [], [], LONGEST)
         for process in processes:
             process.signal(signal.SIGCONT)
     finally:
@@ -831,9 +862,10 @@ class Moments:
             now = time.monotonic()
             if due <= now and (due < self.end or not self.at_end):
                 yield "every"
-                late = math.ceil((time.monotonic() - due) / self.every)
-                self.missed += min(max(1, late), math.floor((self.end - due) / self.every) + 1) - 1
-                due += self.every * max(1, late)
+                passed = max(1, math.ceil((time.monotonic() - due) / self.every))
+                left = (self.end - due) / self.every  # the end itself has a moment of its own
+                self.missed += min(passed, math.ceil(left) if self.at_end else int(left) + 1) - 1
+                due += self.every * passed
             if now >= self.end:
                 return
             if self.at_scan_boundary and now >= earliest and (found := full_scans()) != scans:
@@ -880,8 +912,11 @@ class Output:
     def write(self, **members):
         """Write a line of JSON."""
         line = json.dumps(members, separators=(",", ":")).encode() + b"\n"
-        while line:
-            line = line[os.write(self.fd, line) :]
+        try:
+            while line:
+                line = line[os.write(self.fd, line) :]
+        except OSError as error:
+            raise WriteError(f"cannot write to {self.name}: {error.strerror}") from error
 
 
 def process_argument(text):
@@ -969,9 +1004,10 @@ def count(arguments):
             output.write(**census.take("now"))
             return 0
         return count_at_moments(arguments, census, output)
-    except OSError as error:
-        complain(f"cannot write to {output.name} after {census.taken} censuses: {error.strerror}")
-        return EXIT_WRITE_FAILED
+    except (WriteError, OSError, MemoryError) as error:
+        what = "no memory" if isinstance(error, MemoryError) else error
+        complain(f"ended after {census.taken} censuses: {what}")
+        return EXIT_FAILED
 
 
 def count_at_moments(arguments, census, output):
