@@ -115,6 +115,19 @@ def count_shares(guests):
     return ksm_census.count_shares([ksm_census.split([guest], 12) for guest in guests])
 
 
+@pytest.mark.parametrize(
+    ("ksm", "nodes", "said"),
+    [
+        ({"merge_across_nodes": 0}, 2, 1),
+        ({"merge_across_nodes": 0}, 1, 0),
+        ({"merge_across_nodes": 1}, 2, 0),
+        ({}, 2, 0),  # a kernel without NUMA has no such file
+    ],
+)
+def test_nodes_that_are_kept_apart_are_told(ksm, nodes, said):
+    assert len(ksm_census.apart(ksm, nodes)) == said
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_savings_and_their_parts(seed):
     guests = some_frames(seed)

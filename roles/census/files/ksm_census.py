@@ -635,6 +635,7 @@ class Census:
     def counted(self, guests, mapped, ksm, complaints):
         """Count what was read."""
         visible = bool(guests) and not any(pages.hidden for pages in guests)
+        complaints += apart(ksm, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
         if guests and not visible:
             complaints.append(
                 "the kernel does not show which frames pages are in (it takes CAP_SYS_ADMIN): what "
@@ -722,6 +723,16 @@ def zeros_of(pages, ksm, complaints):
         given_up = pages.zero_frame if ksm.get("use_zero_pages") == 1 else 0
     saved = min(given_up or 0, pages.zero_frame)
     return saved, pages.zero_frame - saved
+
+
+def apart(ksm, nodes):
+    """List what is to be said of NUMA nodes that ksmd keeps apart."""
+    if ksm.get("merge_across_nodes", 1) or nodes < 2:
+        return []
+    return [
+        f"merge_across_nodes is 0, and there are {nodes} NUMA nodes: equal pages on different "
+        "nodes are in the limit, and will not be merged"
+    ]
 
 
 def guest_counts(pages, count):
