@@ -17,6 +17,7 @@ MISSING = 0.1
 # Equal pages meet in the second full scan, or later: at this pace, after more than an hour.
 SLOW_SECONDS, GOAL_SECONDS = 1800, 600
 USUAL_SLEEP_MILLISECS = 20
+USUAL_MAX_PAGE_SHARING = 256
 # Smart scan starves merging if it skips this part of all pages, and at most this part is merged.
 SKIPPED, MERGED = 0.5, 0.1
 LEAST_VISITED = 1000  # pages between the readings, to tell a rate from
@@ -317,9 +318,10 @@ def _chained(facts: dict) -> Iterator[Finding]:
     chains = counters.get("stable_node_chains", 0)
     lost = counters.get("stable_node_dups", 0) - chains
     sharing, shared = counters["pages_sharing"], counters["pages_shared"]
-    if not chains or lost <= CHAINED * sharing:
+    limit = counters.get("max_page_sharing", 0)
+    # With the default only frames that have emptied since cost more, and ksmd is rid of them soon.
+    if not chains or lost <= CHAINED * sharing or limit >= USUAL_MAX_PAGE_SHARING:
         return
-    limit = counters["max_page_sharing"]
     yield Finding(
         "max-page-sharing",
         LIMITS,
@@ -334,7 +336,7 @@ def _chained(facts: dict) -> Iterator[Finding]:
         f"A page may be mapped {limit} times; of contents that are there more often, a further "
         "copy is kept for each so many. stable_node_dups counts the copies of all such contents.",
         f"echo 2 > {KSM}/run    # unmerges everything: memory must be free for it\n"
-        f"echo 256 > {KSM}/max_page_sharing\necho 1 > {KSM}/run",
+        f"echo {USUAL_MAX_PAGE_SHARING} > {KSM}/max_page_sharing\necho 1 > {KSM}/run",
     )
 
 
@@ -441,7 +443,7 @@ def _changing(facts: dict) -> Iterator[Finding]:
             {**changed, "seconds": round(seconds_between(facts), 1), **_stopper(facts)},
             "Two readings of them differ. What you set will not last.",
             "find out who writes: ksmtuned, oVirt's MOM, an experiment, or a person:\n"
-            f"pgrep -a 'ksmtuned|momd'; fuser -v {KSM}/run",
+            f"pgrep -af 'ksmtuned|momd'; fuser -v {KSM}/run",
         )
 
 
