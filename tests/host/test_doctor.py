@@ -16,6 +16,7 @@ from ksm_analysis import diagnosis
 
 pytestmark = pytest.mark.host
 MIB = 1024 * 1024
+LIBVIRTD = "(^|/)libvirtd( |$)"
 FACTS = ROOT / "roles/doctor/files/ksm_facts.py"
 # 64 MiB: half of the pages are equal by the pair, and half unlike; or all are equal, or all unlike.
 OFFERS = """
@@ -339,13 +340,24 @@ def test_a_domain_of_libvirt(start):
             subprocess.run(["service", name, "stop"], check=True, capture_output=True)
 
 
+@pytest.fixture
+def _no_libvirtd():
+    """Libvirt's daemon does not run meanwhile; guests do not mind."""
+    ran = processes(LIBVIRTD)
+    if ran:
+        subprocess.run(["service", "libvirtd", "stop"], check=True, capture_output=True)
+    yield
+    if ran:
+        subprocess.run(["service", "libvirtd", "start"], check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("_no_libvirtd")
 def test_libvirt_is_not_started():
-    if processes("(^|/)libvirtd( |$)"):
-        pytest.skip("libvirtd runs already")
+    assert processes(LIBVIRTD) == []
     _, told = doctor()
     assert told["facts"]["domains_from"] == "proc"
     assert "neither libvirtd nor virtqemud runs" in told["facts"]["libvirt"]
-    assert processes("(^|/)libvirtd( |$)") == []
+    assert processes(LIBVIRTD) == []
 
 
 def test_it_needs_nothing_that_can_be_written(qemu):
