@@ -343,7 +343,10 @@ def headline(every: list[Setting]) -> str:
             f"{number(top.percent_resident.mean)} % of resident guest memory"
         )
     if top.efficiency_percent:
-        words += f", and {number(top.efficiency_percent.mean)} % of what perfect merging would save"
+        words += (
+            f"; a census finds {number(top.efficiency_percent.mean)} % saved of what perfect "
+            "merging would save"
+        )
     if top.ksmd_cpu_seconds:
         words += (
             f"; ksmd takes {number(top.ksmd_cpu_seconds.mean)} CPU seconds for it, "

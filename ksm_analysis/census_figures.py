@@ -87,7 +87,7 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
             figure["data"].append(line | look | {"meta": meta | {"by": {"knobs": knobs}}})
     figure["layout"]["xaxis"] |= {
         "type": "log",
-        "title": "pages a second that ksmd is told to scan",
+        "title": "pages_to_scan / sleep_millisecs, in pages a second",
         "tickvals": sorted(last["rate"].unique()),
         "tickformat": ",.0f",
     }
@@ -132,6 +132,9 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
         figure = drawing.figure(GUEST["attributed_bytes"])
         for side in SIDES:
             figure["data"] += _stacked(part, side)
+        if not any(bar["x"] for bar in figure["data"] if bar["showlegend"]):  # not known
+            for bar in figure["data"]:
+                bar["showlegend"] = bool(bar["x"])
         figure["layout"]["xaxis"] |= {"type": "category"}
         figure["layout"]["barmode"] = "overlay"  # each lies on the one before by its base
         add_meta(figure, meta_of(part))
@@ -189,9 +192,9 @@ def who_shares(measured: list[Measured]) -> list[Panel]:
             figure = drawing.figure(CENSUS["saved_pages"])
             figure["data"].append(_heat(matrix, most))
             add_meta(figure, meta_of(part.loc[[index]], "guests"))
-            sides = {"type": "category", "title": "", "showgrid": False}
-            figure["layout"]["xaxis"] |= sides
-            figure["layout"]["yaxis"] |= sides | {"autorange": "reversed"}
+            sides = {"type": "category", "showgrid": False}
+            figure["layout"]["xaxis"] |= sides | {"title": "shared with"}
+            figure["layout"]["yaxis"] |= sides | {"title": "pages of", "autorange": "reversed"}
             figure["layout"]["meta"] = {"height": min(700, max(310, 110 + 26 * len(matrix)))}
             panels.append((join(guest_word(row["guests"]), name), figure))
     return drawing.finished(panels)

@@ -598,9 +598,9 @@ CENSUS_GUEST = (
         "unmerged_percent",
         "%",
         "derived",
-        "Scanned in vain",
+        "Not merged",
         "100 × (present pages − pages on frames of KSM or on the zero page) / present pages: what "
-        "ksmd looks at in each scan and does not merge.",
+        "ksmd looks at, unless smart_scan has it skipped, and has not merged.",
         lambda ends: 100 * (1 - _merged(ends) / ends.column("present_pages").replace(0, np.nan)),
     ),
 )

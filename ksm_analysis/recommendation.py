@@ -1,4 +1,4 @@
-"""Which guests are worth merging: what each saves, against what ksmd does for it in vain."""
+"""Which guests are worth merging: what each saves and could save, against what its records take."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,11 @@ SCANS = 3  # a page is merged when it looks the same in two scans, so that fewer
 RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
 MERGE, EXCLUDE, EARLY = "merge", "exclude", "too early to say"
 EXCLUDED, UNKNOWN = "excluded already", "not known"
+IDLE = "idle"
 VALUES = (
     "present",
     "attributed",
+    "potential",
     "profit",
     "rmap_items",
     "net_percent",
@@ -28,8 +30,9 @@ RULE = (
     f"rmap_items, are at least {WORTH:g} % of its present memory; else it is better excluded with "
     "nosharepages. That loses at most twice what is attributed to it, since of a page that two "
     f"guests share each has half. Before {SCANS} full scans, or while pages_sharing still changes, "
-    "nobody is excluded. Scanned in vain are pages that are not merged, of which some have changed "
-    "since the census before. Means over the runs of a setting, in the last census of each."
+    "nobody is excluded, nor who has enough pages that could be merged and were not: zeros and "
+    "pages that occur again, at most as many as have not changed since the census before. Then it "
+    "is the setting that fails. Means over the runs of a setting, in the last census of each."
 )
 
 
@@ -37,14 +40,17 @@ RULE = (
 class Guest:
     """One guest of a cell, in the last census; means over the cell's runs, NaN if not known.
 
-    Sizes are MiB. `profit` is the kernel's ksm_process_profit, `rmap_items` what those take, and
-    `net_percent` what is attributed less that, of what is present. `why` says why it is too early.
+    Sizes are MiB. `potential` is the most that could be merged: zeros and pages that occur again,
+    unless they change. `profit` is the kernel's ksm_process_profit, `rmap_items` what those take,
+    and `net_percent` what is attributed less that, of what is present. `why` says why it is too
+    early.
     """
 
     name: str
     number: int
     present: float
     attributed: float
+    potential: float
     profit: float
     rmap_items: float
     net_percent: float
@@ -83,7 +89,10 @@ class Cell:
         advised = [guest.number for guest in self.guests if guest.name in self.excluded]
         numbers = sorted({*advised, *self.hidden})
         every = len(numbers) == len(self.guests)
-        return f"nosharepages: {'all' if every else numbers}"
+        excluded = f"nosharepages: {'all' if every else numbers}"
+        if self.factors["workload"] != IDLE:
+            return excluded
+        return f"{{name: {IDLE}-apart, {excluded}}}"  # a workload of that name can have no members
 
 
 def cells(measured: list[Measured]) -> list[Cell]:
@@ -101,12 +110,13 @@ def _cell(factors: dict, runs: list[Measured]) -> Cell:
     run = runs[0].run
     hidden = tuple(run.record["run"]["guests"].get("nosharepages") or ())
     table = pd.concat([_last(each) for each in runs])
-    table = table.groupby("guest").mean(numeric_only=True)
+    # Who is excluded has no memory to count, and is in no census
+    table = table.groupby("guest").mean(numeric_only=True).reindex(list(run.header["guests"]))
     early = next(filter(None, map(_too_early, runs)), "")
     numbers = {name: number for number, name in enumerate(run.header["guests"], start=1)}
     guests = [
-        _guest(name, numbers.get(name, 0), table.loc[name], early, numbers.get(name) in hidden)
-        for name in table.index
+        _guest(name, number, table.loc[name], early, number in hidden)
+        for name, number in numbers.items()
     ]
     return Cell(factors, tuple(guests), hidden)
 
@@ -120,6 +130,7 @@ def _last(measured: Measured) -> pd.DataFrame:
             "guest": raw["guest"],
             "present": raw.get("present_pages", np.nan) * page / MIB,
             "attributed": values["attributed_bytes"] / MIB,
+            "potential": _potential(raw) * page / MIB,
             "profit": raw.get("ksm_stat.ksm_process_profit", np.nan) / MIB,
             "rmap_items": raw.get("ksm_stat.ksm_rmap_items", np.nan) * RMAP_ITEM / MIB,
             "unmerged_percent": values["unmerged_percent"],
@@ -128,6 +139,13 @@ def _last(measured: Measured) -> pd.DataFrame:
     )
     table["net_percent"] = 100 * (table["attributed"] - table["rmap_items"]) / table["present"]
     return table[raw["n"] == measured.census.index[-1]].replace([np.inf, -np.inf], np.nan)
+
+
+def _potential(raw: pd.DataFrame) -> pd.Series:
+    """Pages of each guest that could be merged, at most; as far as it is known, that hold still."""
+    equal = raw.get("zero_pages", np.nan) + raw.get("duplicate_pages", np.nan)
+    still = raw.get("compared_pages", np.nan) - raw.get("changed_pages", np.nan)
+    return np.fmin(equal, still)
 
 
 def _too_early(measured: Measured) -> str:
@@ -145,9 +163,21 @@ def _too_early(measured: Measured) -> str:
 
 
 def _guest(name: str, number: int, row: pd.Series, early: str, hidden: bool) -> Guest:
+    early = early or _unmerged(row)
     verdict = EXCLUDED if hidden else _verdict(row, early)
     values = {key: float(row[key]) for key in VALUES}
     return Guest(name, number, **values, verdict=verdict, why=early if verdict == EARLY else "")
+
+
+def _unmerged(row: pd.Series) -> str:
+    """Say what could be merged of a guest, if that would be enough."""
+    could = row["potential"]
+    if not 100 * (could - row["rmap_items"]) >= WORTH * row["present"]:
+        return ""
+    return (
+        f"Up to {could:,.0f} MiB of it could be merged. Another setting may: smart_scan=0, a "
+        "faster scan, or a longer run."
+    )
 
 
 def _verdict(row: pd.Series, early: str) -> str:

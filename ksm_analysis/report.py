@@ -41,15 +41,17 @@ WHO = (
 ATTRIBUTION = (
     f"{metrics.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
     "merged, the frame that is kept included, so that its sum over guests has the frames that are "
-    "kept (pages_shared) on top of what is saved; and it takes off 64 B for each rmap_item of the "
-    "guest, merged or not. The table below has all of it. Means of repetitions, in the last census."
+    "kept (pages_shared) on top of what is saved, and pages that have been written to since, until "
+    "ksmd comes by; and it takes off 64 B for each rmap_item of the guest, merged or not. Means of "
+    "repetitions, in the last census."
 )
 RATE = (
-    "The rate is pages_to_scan / sleep_millisecs, as they were in the last census; ksmd comes near "
-    "it only while it need not wait for a CPU. A line is whatever else was varied."
+    "The rate is pages_to_scan / sleep_millisecs, as they were in the last census. ksmd sleeps so "
+    "long after it has looked at so many, so that it scans fewer: what each batch takes comes on "
+    "top. A line is whatever else was varied."
 )
 CHANGED = (
-    f"Of one guest: {metrics.CENSUS[-1].help} What changes between two scans is scanned in vain. A "
+    f"Of one guest: {metrics.CENSUS[-1].help} What changes from scan to scan is scanned in vain. A "
     "panel is the first run of its kind."
 )
 FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pages")

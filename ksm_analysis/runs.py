@@ -223,7 +223,9 @@ def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
         return None
     lines = list(_lenient_lines(path, warnings))
     _check_format(lines[0].get("format") if lines else FORMAT, path)
-    found = censuses.of_lines(lines, run.header["monotonic"])
+    numbers = run.record["run"]["guests"].get("nosharepages") or ()
+    excluded = [name for n, name in enumerate(run.header["guests"], start=1) if n in numbers]
+    found = censuses.of_lines(lines, run.header["monotonic"], excluded)
     warnings += found.warnings if found else ["there is no whole census in census.jsonl"]
     return found
 

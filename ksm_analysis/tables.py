@@ -118,11 +118,12 @@ GUESTS = (  # of a guest of recommendation: heading, unit
     ("name", "guest", ""),
     ("present", "present", "MiB"),
     ("attributed", "attributed savings", "MiB"),
+    ("potential", "could be merged, at most", "MiB"),
     ("rmap_items", "rmap_items", "MiB"),
     ("net_percent", "net savings", "% of present"),
     ("profit", "ksm_process_profit", "MiB"),
-    ("unmerged_percent", "scanned in vain", "%"),
-    ("changed_percent", "changed", "%"),
+    ("unmerged_percent", "not merged", "%"),
+    ("changed_percent", "changed since the census before", "%"),
     ("verdict", "advice", ""),
 )
 UNKNOWN = "–"
@@ -163,7 +164,8 @@ def _named(factors: dict, names: list[str]) -> list[str]:
 
 
 def _sums(guests: tuple[recommendation.Guest, ...], names: list[str]) -> list[str]:
-    sums = {name: sum(getattr(guest, name) for guest in guests) for name in ADDED}
+    counted = [guest for guest in guests if guest.verdict != recommendation.EXCLUDED]
+    sums = {name: sum(getattr(guest, name) for guest in counted) for name in ADDED}
     return ["all", *(_number(sums[name]) if name in sums else "" for name in names[1:])]
 
 

@@ -244,7 +244,7 @@
         const name = plain(trace.meta?.line ?? trace.name);
         const detail = (index) => (typeof trace.customdata?.[index] === "string" ? plain(trace.customdata[index]) : "");
         const bound = (bars, side, index) => (bars?.array[index] ? y[index] + side * bars[side > 0 ? "array" : "arrayminus"][index] : null);
-        x.forEach((value, index) => found.push([panel, name, detail(index), value, y[index], trace.z?.[index] ?? null,
+        x.forEach((value, index) => found.push([panel, name, detail(index), ...(trace.z ? [y[index], value, trace.z[index]] : [value, y[index], null]),
           bound(trace.error_y, -1, index), bound(trace.error_y, 1, index)]));
       }
     }
@@ -254,7 +254,8 @@
   function headings(figure) {
     const { data, layout } = source(figure.querySelector(".plot"));
     const third = data.find((trace) => trace.z)?.name;
-    return ["panel", "line", "of", title(layout.xaxis), title(layout.yaxis), third, "low", "high"];
+    const axes = third ? [layout.yaxis, layout.xaxis] : [layout.xaxis, layout.yaxis]; // row, then column
+    return ["panel", "line", "of", ...axes.map(title), third, "low", "high"];
   }
 
   /* Columns that hold nothing take room and say nothing. */

@@ -221,6 +221,7 @@ def worthless(number):
             moved = every[number - 1]["attributed_bytes"] - PAGE
             every[number - 1]["attributed_bytes"] -= moved
             every[number - 2]["attributed_bytes"] += moved
+            every[number - 1] |= {"zero_pages": 0, "unique_pages": 100_000, "duplicate_pages": 0}
 
     return change
 
@@ -245,7 +246,7 @@ def test_a_guest_that_saves_is_merged(measure):
 
 
 def test_a_guest_that_saves_nothing_is_better_excluded(measure):
-    cell = advice([measure(guests=3, change=worthless(2), changed=scanned)])
+    cell = advice([measure(guests=3, change=worthless(2), changed=scanned, workload="stress")])
 
     assert [guest.verdict for guest in cell.guests] == ["merge", "exclude", "merge"]
     assert (cell.advice, cell.test) == ("exclude ksm-guest-02", "nosharepages: [2]")
@@ -256,18 +257,67 @@ def test_what_is_excluded_already_stays_so(measure):
         scanned(record)
         record["run"]["guests"]["nosharepages"] = [3]
 
-    cell = advice([measure(guests=3, change=worthless(2), changed=changed)])
+    def excluded(lines):
+        worthless(2)(lines)
+        for line in lines[1:-1]:
+            del line["guests"]["ksm-guest-03"]
+
+    cell = advice([measure(guests=3, change=excluded, changed=changed, workload="stress")])
 
     assert [guest.verdict for guest in cell.guests] == ["merge", "exclude", "excluded already"]
     assert cell.test == "nosharepages: [2, 3]"
+    (table,) = tables.of_guests([cell])
+    assert tables.UNKNOWN not in table["rows"][-1]
+
+
+def test_whom_the_setting_fails_is_not_excluded(measure):
+    def unmerged(lines):
+        for line in lines[1:-1]:
+            line["guests"]["ksm-guest-02"]["attributed_bytes"] = 0
+
+    guest = advice([measure(change=unmerged, changed=scanned)]).guests[1]
+
+    assert guest.potential == pytest.approx(60_000 * PAGE / MIB)
+    assert guest.verdict == "too early to say"
+    assert guest.why.startswith("Up to 234 MiB of it could be merged.")
+
+
+def test_equal_pages_that_do_not_hold_still_speak_for_nobody(measure):
+    def unmerged(lines):
+        for line in lines[2:-1]:
+            guest = line["guests"]["ksm-guest-02"]
+            guest |= {"attributed_bytes": 0, "changed_pages": 99_000}
+
+    assert advice([measure(change=unmerged, changed=scanned)]).guests[1].verdict == "exclude"
+
+
+def test_the_test_of_idle_guests_is_a_workload_of_its_own(measure):
+    cell = advice([measure(change=worthless(2), changed=scanned, workload="idle")])
+
+    assert cell.test == "{name: idle-apart, nosharepages: [2]}"
+
+
+def test_kinds_have_a_legend_where_frames_are_hidden(measure):
+    def hidden(lines):
+        lines[-2] |= dict.fromkeys(("saved_zero_pages", "saved_within_pages"))
+        lines[-2] |= dict.fromkeys(("saved_between_pages", "saved_pages", "efficiency"))
+
+    bars = lines_of(census_figures.by_kind([measure(change=hidden)]))
+
+    assert [bar.name for bar in bars if bar.showlegend] == [
+        "zeros",
+        "within guests",
+        "between guests",
+    ]
 
 
 def test_where_all_are_better_excluded_all_are_named(measure):
     def nothing(lines):
         for guest in lines[-2]["guests"].values():
-            guest["attributed_bytes"] = 0
+            guest |= {"attributed_bytes": 0, "zero_pages": 0, "duplicate_pages": 0}
 
-    assert advice([measure(change=nothing, changed=scanned)]).test == "nosharepages: all"
+    cell = advice([measure(change=nothing, changed=scanned, workload="stress")])
+    assert cell.test == "nosharepages: all"
 
 
 def test_before_a_few_scans_nobody_is_excluded(measure):
