@@ -130,11 +130,9 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
     panels = []
     for name, part in series_of(last):
         figure = drawing.figure(GUEST["attributed_bytes"])
-        for side in SIDES:
-            figure["data"] += _stacked(part, side)
-        if not any(bar["x"] for bar in figure["data"] if bar["showlegend"]):  # not known
-            for bar in figure["data"]:
-                bar["showlegend"] = bool(bar["x"])
+        known = [side for side in SIDES if _has(part, f"{side}_zero_pages")]
+        for side in known:
+            figure["data"] += _stacked(part, side, in_legend=side == known[-1])
         figure["layout"]["xaxis"] |= {"type": "category"}
         figure["layout"]["barmode"] = "overlay"  # each lies on the one before by its base
         add_meta(figure, meta_of(part))
@@ -148,7 +146,7 @@ def _pattern(shape: str) -> dict:
     return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
 
 
-def _stacked(part: pd.DataFrame, side: str) -> list[dict]:
+def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict]:
     """One bar for each number of guests and kind; those of a number stand on one another."""
     names = [f"{side}_{kind}_pages" for kind in KINDS]
     means = part.groupby("guests")[[*names, "page"]].mean().dropna()
@@ -169,7 +167,7 @@ def _stacked(part: pd.DataFrame, side: str) -> list[dict]:
                 "marker": {"color": COLOURS[index], "pattern": _pattern(PATTERNS[kind])},
                 "opacity": 0.4 if side == "limit" else 1,
                 "legendgroup": kind,
-                "showlegend": side == "saved",
+                "showlegend": in_legend,
                 "hovertemplate": f"%{{x}}: %{{customdata}}<extra>{words}</extra>",
                 "meta": {"by": {"guests": means.index.to_list()}, "line": words},
             }

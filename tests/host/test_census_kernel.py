@@ -360,14 +360,15 @@ def test_moments_come_when_they_are_due(ksm, tmp_path):
     assert header["monotonic"] == pytest.approx(begun)
     assert [line["moment"] for line in lines] == ["every"] * 3 + ["end"]
     due = [begun + 2 * n for n in range(1, 5)]
-    assert [line["monotonic"] for line in lines] == pytest.approx(due, abs=1.5)
+    assert [line["monotonic"] for line in lines] == pytest.approx(due, abs=0.3)
     assert all(line["monotonic"] >= at for line, at in zip(lines, due, strict=True))
     assert (end["reason"], end["missed"]) == ("finished", 0)
 
 
 def test_a_census_for_each_scan(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
-    ksm(run=2, smart_scan=0, sleep_millisecs=200, pages_to_scan=1050)
+    # Scans of 2 s, so that a census takes less than its tenth of them on a busy machine, too
+    ksm(run=2, smart_scan=0, sleep_millisecs=2000, pages_to_scan=1050)
     with processes(*ALONE) as started:
         moments = ("--at-scan-boundary", "--seconds", "600")
         with subprocess.Popen(command(started, *moments, output=output)) as counting:
@@ -377,14 +378,15 @@ def test_a_census_for_each_scan(ksm, tmp_path):
             counting.send_signal(signal.SIGINT)
     _, *lines, _ = map(json.loads, output.read_text().splitlines())
     scans = [line["ksm"]["full_scans"] for line in lines]
-    assert scans == sorted(set(scans)), "each but once; on a busy machine some are left out"
+    assert len(scans) > 3
+    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once, and none was missed"
     assert {line["moment"] for line in lines} == {"scan"}
 
 
 def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
     with processes(*UNLIKE) as started:
         line = census(started, "--pause")
-        assert line["read_seconds"] < line["paused_seconds"] < line["read_seconds"] + 2
+        assert line["read_seconds"] < line["paused_seconds"] < line["read_seconds"] + 0.5
         assert [state(process) for process in started.values()] == ["S"] * 3
         tell(started["p1"], "change 1")
 

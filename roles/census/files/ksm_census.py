@@ -592,6 +592,7 @@ class Census:
         self.processes, self.pause, self.keep = processes, pause, keep
         self.complaints = []
         self.flags, self.counts = map(self.open, ("/proc/kpageflags", "/proc/kpagecount"))
+        self.nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
         self.before, self.taken = {}, 0
 
     def open(self, path):
@@ -635,7 +636,7 @@ class Census:
     def counted(self, guests, mapped, ksm, complaints):
         """Count what was read."""
         visible = bool(guests) and not any(pages.hidden for pages in guests)
-        complaints += apart(ksm, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
+        complaints += apart(ksm, self.nodes)
         if guests and not visible:
             complaints.append(
                 "the kernel does not show which frames pages are in (it takes CAP_SYS_ADMIN): what "
