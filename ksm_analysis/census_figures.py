@@ -192,7 +192,10 @@ def who_shares(measured: list[Measured]) -> list[Panel]:
             add_meta(figure, meta_of(part.loc[[index]], "guests"))
             sides = {"type": "category", "showgrid": False}
             figure["layout"]["xaxis"] |= sides | {"title": "shared with"}
-            figure["layout"]["yaxis"] |= sides | {"title": "pages of", "autorange": "reversed"}
+            figure["layout"]["yaxis"] |= sides | {
+                "title": {"text": "pages of", "standoff": 14},
+                "autorange": "reversed",
+            }
             figure["layout"]["meta"] = {"height": min(700, max(310, 110 + 26 * len(matrix)))}
             panels.append((join(guest_word(row["guests"]), name), figure))
     return drawing.finished(panels)
