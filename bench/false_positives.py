@@ -17,7 +17,7 @@ import warnings
 import numpy as np
 from scipy import stats
 
-from ksm_analysis import statistics
+from ksm_analysis.analysis import statistics
 
 LEVEL = 1 - statistics.CONFIDENCE
 SAMPLES = 180  # of a run

@@ -78,7 +78,7 @@ def timed(way, directory, output):
 
 def peaks_kept(directory, page):
     """Whether each run's greatest pages_sharing is a point of the page."""
-    from ksm_analysis import runs
+    from ksm_analysis.results import runs
 
     greatest = {
         int(run.samples["ksm.pages_sharing"].iloc[1:].max())

@@ -71,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare. Returns 3 if that was asked for and something is higher or lower."""
     import sys
 
-    from ksm_analysis import comparison, metrics, runs, statistics
+    from ksm_analysis.analysis import comparison, statistics
+    from ksm_analysis.metrics import metrics
+    from ksm_analysis.results import runs
 
     names = arguments.metric or list(comparison.DEFAULT)
     comparison.check_metrics(names)
@@ -173,7 +175,7 @@ def _side(cell, metric: str, estimate) -> dict:
 
 def reason(one) -> str:
     """Say in words what a verdict lacks, or allows for."""
-    from ksm_analysis import statistics
+    from ksm_analysis.analysis import statistics
 
     found = one.found
     if any(one.missing):
@@ -200,7 +202,7 @@ def _show(arguments, made: list, left_out: list, unlike: dict) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ksm_analysis import comparison
+    from ksm_analysis.analysis import comparison
 
     console = Console()
     shown = Table(box=box.SIMPLE_HEAD)
@@ -241,7 +243,7 @@ def _varies(made: list, factor: str) -> bool:
 
 def _numbers(one) -> list[str]:
     """Means with their intervals, change with its interval, p after Holm, verdict."""
-    from ksm_analysis import answer
+    from ksm_analysis.analysis import answer
 
     found = one.found
     sides = [

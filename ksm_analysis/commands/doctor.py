@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ksm_analysis import diagnosis
+    from ksm_analysis.doctor import diagnosis
 
     asked, errors = _asked(arguments)
     if errors is None:
@@ -115,7 +115,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[dict, dict | None]:
     """Facts of each host, or None; and why there are none. No errors at all: interrupted."""
     from pathlib import Path
 
-    from ksm_analysis import launch
+    from ksm_analysis.campaign import launch
 
     playbook = "playbooks/doctor.yml"
     if not (launch.ROOT / playbook).is_file():
@@ -172,7 +172,7 @@ class Listener:
 def _print_json(hosts: dict, errors: dict) -> None:
     import json
 
-    from ksm_analysis import diagnosis
+    from ksm_analysis.doctor import diagnosis
 
     document = {
         name: {
@@ -192,7 +192,7 @@ def _show(hosts: dict, errors: dict) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ksm_analysis import diagnosis
+    from ksm_analysis.doctor import diagnosis
 
     console = Console(highlight=False)
     for name, (facts, found) in hosts.items():
@@ -243,7 +243,7 @@ def _row(heading: str, text: str):
 
 def looked_at(facts: dict) -> str:
     """Say what was looked at, and by which way."""
-    from ksm_analysis import diagnosis
+    from ksm_analysis.doctor import diagnosis
 
     domains, others = facts["domains"], facts["processes"]
     way = "libvirt and /proc" if facts["domains_from"] == "libvirt" else "/proc"
@@ -257,7 +257,7 @@ def looked_at(facts: dict) -> str:
 
 def healthy(facts: dict) -> str:
     """Say what that rests on."""
-    from ksm_analysis import diagnosis
+    from ksm_analysis.doctor import diagnosis
 
     counters = diagnosis.ksm(facts)
     measured = diagnosis.measured_scan_seconds(facts)

@@ -115,7 +115,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _read(paths: list[Path], directory: Path, ids: list[str]) -> list:
     """Parse all logs. Raises one InputError for all that is wrong with any of them."""
-    from ksm_analysis import original_logs
+    from ksm_analysis.results import original_logs
 
     logs, problems = [], []
     for path, run_id in zip(paths, ids, strict=True):
@@ -168,7 +168,7 @@ def _recorded(arguments: argparse.Namespace, ids: list[str], logs: list, earlier
     """Make the run.json of each log, numbered on from the runs that are there."""
     from collections import Counter
 
-    from ksm_analysis import original_logs
+    from ksm_analysis.results import original_logs
 
     experiment = arguments.results.resolve().name
     index = max((each["index"] for each in earlier), default=0)
@@ -213,7 +213,7 @@ def _write(directory: Path, ids: list[str], records: list[dict], logs: list) -> 
 def _write_run(place: Path, record: dict, log) -> None:
     import json
 
-    from ksm_analysis import original_logs
+    from ksm_analysis.results import original_logs
 
     place.mkdir()
     (place / "run.json").write_text(f"{json.dumps(record, indent=4)}\n", encoding="utf-8")

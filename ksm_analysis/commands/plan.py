@@ -63,7 +63,8 @@ def plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
     """Plan everything, and what is to be done now: with --resume, what is left of it."""
     from pathlib import Path
 
-    from ksm_analysis import experiment, resume
+    from ksm_analysis.campaign import resume
+    from ksm_analysis.definition import experiment
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
     everything = experiment.plan(experiment.parse(_read(Path(file)), file, *options), file)

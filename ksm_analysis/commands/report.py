@@ -51,8 +51,9 @@ def add_to(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, or the pictures."""
-    from ksm_analysis import redact, runs
-    from ksm_analysis.together import together
+    from ksm_analysis.page import redact
+    from ksm_analysis.results import runs
+    from ksm_analysis.results.together import together
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories belongs to none of them: say where, -o")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _page(results, arguments: argparse.Namespace) -> list[Path]:
-    from ksm_analysis import report
+    from ksm_analysis.page import report
 
     path = arguments.output or arguments.directories[0] / "report.html"
     try:
@@ -79,7 +80,8 @@ def _page(results, arguments: argparse.Namespace) -> list[Path]:
 def _pictures(results, arguments: argparse.Namespace) -> list[Path]:
     import sys
 
-    from ksm_analysis import export, metrics, report
+    from ksm_analysis.metrics import metrics
+    from ksm_analysis.page import export, report
 
     directory = arguments.output or arguments.directories[0] / "figures"
     measured = [metrics.measure(run) for run in results.usable]

@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ksm_analysis.campaign import Campaign
+    from ksm_analysis.campaign.campaign import Campaign
     from ksm_analysis.commands import plan
 
     view = _view(arguments.json)
@@ -122,8 +122,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _asked(arguments: argparse.Namespace, whole: dict, planned: dict, report_seconds: int):
     """Check all that is given besides the definition. Raises InputError."""
-    from ksm_analysis import launch
-    from ksm_analysis.campaign import Asked
+    from ksm_analysis.campaign import launch
+    from ksm_analysis.campaign.campaign import Asked
 
     if not (launch.ROOT / "site.yml").is_file():
         raise InputError(
@@ -193,7 +193,7 @@ def _view(as_json: bool) -> type:
     import os
     import sys
 
-    from ksm_analysis import views
+    from ksm_analysis.campaign import views
 
     if as_json:
         return views.JsonView

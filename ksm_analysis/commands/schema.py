@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the schema."""
     import json
 
-    from ksm_analysis import definition
+    from ksm_analysis.definition import definition
 
     print(json.dumps(definition.json_schema(), indent=2))
     return 0

@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the summary."""
     import sys
 
-    from ksm_analysis import metrics, runs
+    from ksm_analysis.metrics import metrics
+    from ksm_analysis.results import runs
 
     results = runs.read_results(arguments.directory)
     for warning in results.warnings:

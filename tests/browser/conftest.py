@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from made_up_runs import MONOTONIC, Writer, run_record, sample_lines
 from test_original_logs import head, interval, text
 
-from ksm_analysis import report
 from ksm_analysis.__main__ import main
-from ksm_analysis.runs import read_results
+from ksm_analysis.page import report
+from ksm_analysis.results.runs import read_results
 
 COMMAND = f"'stress-ng {' '.join(f'--vm-option-{n} 1' for n in range(30))}'"
 CHROMIUM = "/usr/bin/chromium"

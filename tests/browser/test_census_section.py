@@ -4,8 +4,8 @@ import pytest
 from made_up_runs import Writer, census_lines, run_record
 from test_report_page import Opened
 
-from ksm_analysis import report
-from ksm_analysis.runs import read_results
+from ksm_analysis.page import report
+from ksm_analysis.results.runs import read_results
 
 pytestmark = pytest.mark.browser
 FIGURES = {

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ksm_analysis import export, metrics, report
 from ksm_analysis.__main__ import main
-from ksm_analysis.runs import read_results
+from ksm_analysis.metrics import metrics
+from ksm_analysis.page import export, report
+from ksm_analysis.results.runs import read_results
 
 pytestmark = pytest.mark.browser
 CHROMIUM = Path("/usr/bin/chromium")

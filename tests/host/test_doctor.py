@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from machine import KSM, ROOT, STATE, knobs, processes
 
-from ksm_analysis import diagnosis
+from ksm_analysis.doctor import diagnosis
 
 pytestmark = pytest.mark.host
 MIB = 1024 * 1024

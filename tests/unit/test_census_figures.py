@@ -5,8 +5,10 @@ import copy
 import pytest
 from made_up_runs import PAGE, census_lines, run_record
 
-from ksm_analysis import census_figures, figures, metrics, recommendation, redact, report, tables
-from ksm_analysis.runs import read_results, read_run
+from ksm_analysis.analysis import recommendation
+from ksm_analysis.metrics import metrics
+from ksm_analysis.page import census_figures, figures, redact, report, tables
+from ksm_analysis.results.runs import read_results, read_run
 
 MIB = 2**20
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ksm_analysis import diagnosis, launch
 from ksm_analysis.__main__ import main
+from ksm_analysis.campaign import launch
 from ksm_analysis.commands import doctor
+from ksm_analysis.doctor import diagnosis
 
 MIB = 1024 * 1024
 KSM = {

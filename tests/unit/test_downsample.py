@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ksm_analysis.downsample import envelope, packed, thin
+from ksm_analysis.page.downsample import envelope, packed, thin
 
 
 @pytest.mark.parametrize("count", [1, 3, 100, 101, 997, 18_001])

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ksm_analysis import definition, experiment, yaml_errors
+from ksm_analysis.definition import definition, experiment, yaml_errors
 from ksm_analysis.errors import InputError
 
 ROOT = Path(__file__).parents[2]

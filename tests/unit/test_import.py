@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from test_original_logs import HEADER, interval, text
 
-from ksm_analysis import metrics, runs
 from ksm_analysis.__main__ import main
 from ksm_analysis.commands.import_ import names
+from ksm_analysis.metrics import metrics
+from ksm_analysis.results import runs
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ksm_analysis import experiment, launch
 from ksm_analysis.__main__ import main, parser
-from ksm_analysis.campaign import Asked, Campaign, Log
+from ksm_analysis.campaign import launch
+from ksm_analysis.campaign.campaign import Asked, Campaign, Log
+from ksm_analysis.campaign.views import JsonView
 from ksm_analysis.commands import run as command
+from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
-from ksm_analysis.views import JsonView
 
 CONFIGURATION = """
 [defaults]
@@ -94,8 +95,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from test_launch import asked
-from ksm_analysis.campaign import Campaign
-from ksm_analysis.views import JsonView
+from ksm_analysis.campaign.campaign import Campaign
+from ksm_analysis.campaign.views import JsonView
 sys.exit(Campaign(asked(Path(sys.argv[1])), JsonView).run())
 """
 

@@ -7,8 +7,9 @@ import pytest
 from made_up_runs import PAGE, Writer, events, run_record, sample_lines
 from scipy import stats
 
-from ksm_analysis import metrics, observations
-from ksm_analysis.runs import read_run
+from ksm_analysis.analysis import observations
+from ksm_analysis.metrics import metrics
+from ksm_analysis.results.runs import read_run
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 MIB = 2**20

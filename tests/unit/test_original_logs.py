@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ksm_analysis import original_logs
 from ksm_analysis.errors import InputError
+from ksm_analysis.results import original_logs
 
 BEGIN, END = original_logs.BEGIN, original_logs.END
 HEADER = {

@@ -4,8 +4,16 @@ import json
 
 import pytest
 
-from ksm_analysis.progress import Progress, failure
-from ksm_analysis.views import JsonView, LiveView, PlainView, duration, factors, sentence, status
+from ksm_analysis.campaign.progress import Progress, failure
+from ksm_analysis.campaign.views import (
+    JsonView,
+    LiveView,
+    PlainView,
+    duration,
+    factors,
+    sentence,
+    status,
+)
 
 
 def plan(*seconds):

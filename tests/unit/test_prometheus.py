@@ -7,7 +7,7 @@ import pytest
 import yaml
 from programs import ROLES, load
 
-from ksm_analysis import metrics
+from ksm_analysis.metrics import metrics
 
 FILES = ROLES / "monitor/files"
 ROOT = ROLES.parent

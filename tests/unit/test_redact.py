@@ -4,8 +4,8 @@ import pytest
 from made_up_runs import run_record
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.redact import redact
-from ksm_analysis.runs import read_results
+from ksm_analysis.page.redact import redact
+from ksm_analysis.results.runs import read_results
 
 SECRET = "fetch --token s3cr3t"
 

@@ -9,9 +9,10 @@ import pytest
 from made_up_runs import run_record, sample_lines
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis import provenance, report
-from ksm_analysis.runs import read_results
-from ksm_analysis.words import in_words
+from ksm_analysis.page import report
+from ksm_analysis.page.words import in_words
+from ksm_analysis.results import provenance
+from ksm_analysis.results.runs import read_results
 
 EVIL = "</script><script>alert('\"&1')</script>"
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ksm_analysis import experiment, resume
+from ksm_analysis.campaign import resume
+from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
 
 TEXT = """\

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from made_up_runs import MONOTONIC, WALL, events, run_record, sample_lines
 
-from ksm_analysis import runs
 from ksm_analysis.errors import InputError
-from ksm_analysis.runs import read_results, read_run
+from ksm_analysis.results import runs
+from ksm_analysis.results.runs import read_results, read_run
 
 
 def warnings(path):

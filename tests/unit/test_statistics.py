@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ksm_analysis import statistics
-from ksm_analysis.statistics import difference, estimate, holm, runs_needed, verdict
+from ksm_analysis.analysis import statistics
+from ksm_analysis.analysis.statistics import difference, estimate, holm, runs_needed, verdict
 
 BENCH = Path(__file__).parents[2] / "bench" / "false_positives.py"
 

@@ -4,8 +4,8 @@ import pytest
 from made_up_runs import Writer, run_record
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.runs import read_results
-from ksm_analysis.together import together
+from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.together import together
 
 
 @pytest.fixture

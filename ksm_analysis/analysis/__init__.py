@@ -1,0 +1,1 @@
+"""Statistics, settings, comparisons and what follows from them."""

@@ -1,0 +1,325 @@
+"""Two sets of runs, paired cell by cell and metric by metric."""
+
+# ruff: noqa: RUF001
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ksm_analysis.analysis import answer, statistics
+from ksm_analysis.analysis.statistics import Difference
+from ksm_analysis.errors import InputError
+from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics.metrics import Measured
+from ksm_analysis.results import cells
+from ksm_analysis.results.provenance import facts
+from ksm_analysis.results.runs import Run
+
+FACTORS = ("host", "guests", "knobs", "workload", "sampling")
+# What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
+# further metric makes all of them harder to tell
+DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
+# Not of metrics.HOST: how to read them off a run is said in _value
+TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
+RATES = {"bogo_ops_per_second_mean": np.mean, "bogo_ops_per_second_sum": np.sum}
+UNITS = (
+    {metric.name: metric.unit for metric in (*metrics.HOST, *metrics.CENSUS)}
+    | dict.fromkeys(("seconds", *TIMES), "s")
+    | dict.fromkeys(RATES, "bogo ops/s")
+)
+COUNTED = {metric.name for metric in metrics.CENSUS}
+TOTALS = {metric.name for metric in metrics.HOST if metric.kind == "total"} | {"seconds"}
+OVER_AN_INTERVAL = {metric.name for metric in metrics.HOST if metric.kind == "counter"} | {
+    name for name in UNITS if name.endswith("_cpu_percent")
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Repetitions of one thing. `labels` name its factors; `key` is what is behind each of them."""
+
+    labels: dict[str, str]
+    key: dict[str, object]
+    runs: tuple[Measured, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """Return one value a run; NaN where it has none."""
+        return [_value(each, metric) for each in self.runs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of a cell of A against one of B.
+
+    `by` are the labels of the factor in which they differ on purpose, if there is one. `p_holm` is
+    p adjusted for all comparisons made. `missing` is how many more runs (A, B) a verdict takes,
+    `needed` about how many runs a side would show the smallest effect that matters.
+    """
+
+    metric: str
+    unit: str
+    a: Cell
+    b: Cell
+    by: tuple[str, str] | None
+    found: Difference
+    p_holm: float | None = None
+    verdict: str = statistics.NO_VERDICT
+    missing: tuple[int, int] = (0, 0)
+    needed: int | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that was not compared in some pairs of cells, and why."""
+
+    metric: str
+    why: str
+    pairs: int
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def group(*sides: list[Measured]) -> list[list[Cell]]:
+    """Put the repetitions of each side together, in the order of its plan.
+
+    Labels name, of knobs and of the guests' make, what differs between any of the runs of all
+    sides; knobs that are the same everywhere are all named.
+    """
+    every = [each.run for side in sides for each in side]
+    named = {"knobs": _differ([cells.knobs(run) for run in every])}
+    named["knobs"] = named["knobs"] or sorted({name for run in every for name in cells.knobs(run)})
+    named["guests"] = [n for n in _differ([_guests(run) for run in every]) if n != "count"]
+    return [_group(side, named) for side in sides]
+
+
+def _differ(settings: list[dict]) -> list[str]:
+    names = dict.fromkeys(name for each in settings for name in each)
+    return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+
+
+def _group(measured: list[Measured], named: dict[str, list[str]]) -> list[Cell]:
+    found: dict[str, list[Measured]] = {}
+    for each in measured:
+        found.setdefault(str(_key(each.run)), []).append(each)
+    return [
+        Cell(_labels(runs[0].run, named), _key(runs[0].run), tuple(runs)) for runs in found.values()
+    ]
+
+
+def _key(run: Run) -> dict[str, object]:
+    return {
+        "host": run.host,
+        "guests": tuple(sorted(_guests(run).items())),
+        "knobs": tuple(sorted((name, str(value)) for name, value in cells.knobs(run).items())),
+        "workload": cells.workload(run),
+        "sampling": _sampling(run),
+    }
+
+
+def _guests(run: Run) -> dict:
+    """How many, and how they are made. What the host may merge of them belongs to the workload."""
+    guests = run.record["run"]["guests"]
+    made = {k: v for k, v in guests.items() if v and k not in ("count", "nosharepages")}
+    return {"count": guests["count"], **made}
+
+
+def _sampling(run: Run) -> tuple[int, float, str]:
+    """How it was sampled; of an imported run what its log has, which may be cut short.
+
+    Last values are compared here, so that runs which end at other times are no repetitions.
+    """
+    intervals, *others = cells.sampling(run)
+    return run.intervals if run.imported else intervals, *others
+
+
+def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
+    intervals, interval, rule = _sampling(run)
+    guests, knobs = _guests(run), cells.knobs(run)
+    made = [f"{name}={guests[name]}" for name in named["guests"] if name in guests]
+    return {
+        "host": run.host,
+        "guests": ", ".join([str(guests["count"]), *made]),
+        "knobs": ", ".join(f"{name}={knobs[name]}" for name in named["knobs"] if name in knobs),
+        "workload": run.factors["workload"],
+        "sampling": f"{intervals} × {interval:g} s" + (" or until steady" if rule != "{}" else ""),
+    }
+
+
+def _value(measured: Measured, metric: str) -> float:
+    """Return what stands for a run; NaN if it has none.
+
+    A time to a plateau is none of a run that has not come to one.
+    """
+    if metric in TIMES:
+        return answer.time_to(TIMES[metric])(measured) if answer.has_plateau(measured) else np.nan
+    if metric in RATES:
+        rates = metrics.throughput(measured.run)
+        return float(RATES[metric](rates)) if rates else np.nan
+    if metric == "seconds":
+        return measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
+    if metric in COUNTED:
+        return float(measured.last_census.get(metric, np.nan))
+    return answer.last(metric)(measured)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple[Cell, Cell]]:
+    """Find cells that compare: equal in every factor, but for `by`, in which they have to differ.
+
+    `same`: A and B are the same runs, so that each pair is wanted once. Raises InputError, with
+    what both sides have, if there is none.
+    """
+    wanted = {by} if by else set()
+    pairs = [(one, other) for one in a for other in b if _unlike(one, other) == wanted]
+    if same:
+        pairs = [(one, other) for one, other in pairs if _place(one, a) < _place(other, b)]
+    if not pairs:
+        raise InputError(_no_pairs(a, b, by, same))
+    return pairs
+
+
+def _unlike(a: Cell, b: Cell) -> set[str]:
+    return {name for name in FACTORS if a.key[name] != b.key[name]}
+
+
+def _place(cell: Cell, among: list[Cell]) -> int:
+    return next(n for n, each in enumerate(among) if each.key == cell.key)
+
+
+def _no_pairs(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> str:
+    for name, side in (("A", a), ("B", b)):
+        if not side:
+            return f"nothing to compare: no run of {name} can be used"
+    unlike = [_unlike(one, other) for one in a for other in b]
+    single = [name for name in FACTORS if {name} in unlike]
+    if same and by is None:
+        helps = "|".join(single or FACTORS)
+        return f"A and B are the same runs: say in what to compare them, with --by {helps}"
+    lines = ["no runs of A and B compare:"]
+    for name in FACTORS:
+        ours, theirs = ("; ".join(dict.fromkeys(c.labels[name] for c in side)) for side in (a, b))
+        never = all(name in each for each in unlike)
+        mark = "   <- never equal" if never else ""
+        lines.append(f"  {name}: A has {ours}; B has {theirs}{mark}")
+    return "\n".join([*lines, _way_out(unlike, single, by)])
+
+
+def _way_out(unlike: list[set[str]], single: list[str], by: str | None) -> str:
+    if single:
+        return "to compare runs that differ in one of these: " + " or ".join(
+            f"--by {name}" for name in single
+        )
+    apart = [each for each in unlike if each]
+    if not apart or (by and not any(by in each for each in apart)):
+        return f"they do not differ in {by}" if by else "they do not differ"
+    closest = min(apart, key=len)
+    names = " and ".join(name for name in FACTORS if name in closest)
+    return f"the closest differ in {names}: nothing would tell which of these makes a difference"
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+def check_metrics(names: list[str]) -> None:
+    """Raise InputError for a metric that there is not."""
+    for name in names:
+        if name not in UNITS:
+            known = ", ".join(sorted(UNITS))
+            raise InputError(f"--metric {name}: there is no such metric. There are: {known}")
+
+
+def compare(
+    pairs: list[tuple[Cell, Cell]], names: list[str], by: str | None, smallest: float
+) -> tuple[list[Comparison], list[LeftOut]]:
+    """Compare every pair in every metric, allowing for the number of comparisons (Holm).
+
+    A metric without a value on a side is left out; so is a total (as CPU seconds) where the two
+    were not sampled for equally long, and what is counted over an interval where these differ.
+    """
+    made, left_out = [], {}
+    for a, b in pairs:
+        for name in names:
+            one = _of_pair(a, b, name, by)
+            if isinstance(one, str):
+                left_out[name, one] = left_out.get((name, one), 0) + 1
+            else:
+                made.append(one)
+    tested = [one for one in made if one.found.p is not None]
+    adjusted = iter(statistics.holm([one.found.p for one in tested]))
+    return (
+        [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made],
+        [LeftOut(name, why, count) for (name, why), count in left_out.items()],
+    )
+
+
+def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
+    """Compare, or say why not."""
+    (count, interval, rule), (others, other, ending) = a.key["sampling"], b.key["sampling"]
+    if name in TOTALS and (count * interval, rule) != (others * other, ending):
+        return "A and B were not sampled for equally long"
+    if name in OVER_AN_INTERVAL and interval != other:
+        return "it is counted over an interval, and those of A and B are not equally long"
+    found = statistics.difference(a.values(name), b.values(name))
+    if found is None:
+        empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
+        return f"no run of {' or of '.join(empty)} has a value"
+    labels = (a.labels[by], b.labels[by]) if by else None
+    return Comparison(name, UNITS[name], a, b, labels, found)
+
+
+def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
+    a, b = one.a.values(one.metric), one.b.values(one.metric)
+    found = statistics.verdict(one.found, adjusted, smallest)
+    fewest = statistics.FEWEST
+    needed = None
+    if found == statistics.NOT_SHOWN:
+        needed = statistics.runs_needed(a, b, one.found.scale, smallest)
+    return replace(
+        one,
+        p_holm=adjusted,
+        verdict=found,
+        missing=tuple(max(0, fewest - sum(not math.isnan(v) for v in side)) for side in (a, b)),
+        needed=needed,
+    )
+
+
+def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[str, str]]:
+    """Name what else differs between, or among, the runs that were compared: values of A and of B.
+
+    What follows from `by` is left out. A different kernel may explain more than any knob.
+    """
+    found: dict[str, tuple[dict, dict]] = {}
+    known = {id(cell): _facts(cell) for both in pairs for cell in both}
+    for a, b in pairs:
+        ours, theirs = known[id(a)], known[id(b)]
+        follows = _follows(a, b, by)
+        for name in dict.fromkeys([*ours, *theirs]):
+            values = ours.get(name, ()), theirs.get(name, ())
+            if (values[0] != values[1] or len(values[0]) > 1) and not name.startswith(follows):
+                both = found.setdefault(name, ({}, {}))
+                for side, more in zip(both, values, strict=True):
+                    side.update(dict.fromkeys(more or ("(none)",)))
+    return {name: tuple("; ".join(side) for side in both) for name, both in found.items()}
+
+
+def _facts(cell: Cell) -> dict[str, tuple[str, ...]]:
+    return {
+        fact.name: tuple(sorted(value for value, _ in fact.values))
+        for fact in facts([each.run for each in cell.runs])
+    }
+
+
+def _follows(a: Cell, b: Cell, by: str | None) -> tuple[str, ...]:
+    """Beginnings of the names of what differs because `by` does."""
+    asked = [f"knobs.{name}" for name in dict(a.key["knobs"]) | dict(b.key["knobs"])]
+    return {
+        "host": ("host",),
+        "guests": ("guests.",),
+        "knobs": tuple(asked),
+        "workload": ("guests.nosharepages", "sampling.steady.after"),
+        "sampling": ("sampling.",),
+    }.get(by, ())

@@ -1,0 +1,524 @@
+"""What was observed of KSM in 2024, as named checks on the data at hand.
+
+A check compares means over runs. Where both sides have repetitions whose intervals overlap, nothing
+can be told. What lacks on one side of a comparison is no evidence for either.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import scipy
+
+from ksm_analysis.analysis import answer
+from ksm_analysis.analysis.statistics import Estimate, difference, estimate
+from ksm_analysis.metrics.metrics import MIB, Measured
+from ksm_analysis.page.drawing import guest_word, join
+from ksm_analysis.results import cells
+
+HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
+EQUAL = 0.10  # relative difference of ends that counts as about the same
+IN_STEP = 0.9  # rank correlation from which on one thing rises with another
+VISIBLE = 1.0  # percent of the host's CPU
+OFTEN = 10  # sampling so many times as often is a test of what sampling costs
+
+
+@dataclass(frozen=True)
+class Check:
+    """One observation: `verdict` is holds, does not hold, or not tested here."""
+
+    name: str
+    claim: str
+    verdict: str
+    evidence: str
+    note: str = ""
+
+
+def checks(measured: list[Measured]) -> list[Check]:
+    """Test each observation on these runs; those with KSM off say nothing of it."""
+    on = [each for each in measured if not answer.is_off(each)]
+    return [Check(name, claim, *test(on), note) for name, claim, test, note in OBSERVATIONS]
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+Values = list[float]
+Pair = tuple[Values, Values]  # values of runs on both sides, with all else equal
+
+
+def _changes(pairs: list[Pair]) -> tuple[Estimate, str]:
+    """Relative difference of the second side to the first, over pairs, and the same in words.
+
+    It is relative to the mean of both sides, so that it is signed and never beyond 200 %.
+    """
+    means = [(np.mean(one), np.mean(other)) for one, other in pairs]
+    mean = estimate([2 * (b - a) / (abs(a) + abs(b)) if a != b else 0.0 for a, b in means])
+    if mean.low is None:
+        return mean, f"{mean.mean:+.0%} in 1 pair"
+    return mean, f"{mean.mean:+.0%} ({mean.low:+.0%} to {mean.high:+.0%}) over {mean.runs} pairs"
+
+
+def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Whether the second side is higher on average. None if the interval holds no difference.
+
+    It is the interval over pairs; of a single pair that over its runs, of which it takes 3 a side.
+    """
+    low, high, words = _interval(pairs)
+    told = None if low is None or low <= 0 <= high else low > 0
+    return told, words
+
+
+def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Whether both sides are about the same on average.
+
+    True if the interval is within EQUAL, False if it does not hold zero and the difference is
+    beyond EQUAL. Else nothing is told: None.
+    """
+    low, high, words = _interval(pairs)
+    if low is None:
+        return None, words
+    if max(-low, high) <= EQUAL:
+        return True, words
+    apart = (low > 0 or high < 0) and abs(low + high) / 2 > EQUAL
+    return (False if apart else None), words
+
+
+def _interval(pairs: list[Pair]) -> tuple[float | None, float | None, str]:
+    """Bound the relative difference, and say it in words; None where there are too few runs."""
+    mean, words = _changes(pairs)
+    if mean.low is not None:
+        return mean.low, mean.high, words
+    found = difference(*pairs[0])
+    size = (abs(found.a.mean) + abs(found.b.mean)) / 2
+    if found.absolute_low is None or not size:
+        return None, None, words
+    low, high = found.absolute_low / size, found.absolute_high / size
+    return low, high, f"{words} ({low:+.0%} to {high:+.0%})"
+
+
+def _verdict(told: list[bool | None]) -> str:
+    """Sum up: one that does not hold is enough; nothing told is not tested."""
+    if False in told:
+        return FAILS
+    return HOLDS if True in told else UNTESTED
+
+
+def _cells(measured: list[Measured], key: Callable) -> dict[tuple, list[Measured]]:
+    """Group runs by what `key` makes of them; those of which it makes None are left out."""
+    groups: dict[tuple, list[Measured]] = {}
+    for each in measured:
+        if (found := key(each)) is not None:
+            groups.setdefault(found, []).append(each)
+    return groups
+
+
+def _frozen(values: dict) -> tuple:
+    return tuple(sorted((str(key), str(value)) for key, value in values.items()))
+
+
+def _series(measured: Measured) -> tuple:
+    """Everything that was varied but the number of guests."""
+    run = measured.run
+    return (
+        run.host,
+        run.factors["workload"],
+        _frozen(cells.knobs(measured.run)),
+        run.factors["knobs"],
+    )
+
+
+def _cell(measured: Measured) -> tuple:
+    return _series(measured), measured.run.factors["guests"]
+
+
+def _at_end(name: str, runs: list[Measured]) -> Values:
+    values = [float(each.host.loc[each.last, name]) for each in runs]
+    return [value for value in values if not np.isnan(value)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _mean(values: Values) -> str:
+    return answer.number(float(np.mean(values)))
+
+
+# --- the observations -----------------------------------------------------------------------------
+
+
+def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
+    told, least = [], []
+    for each in measured:
+        samples = each.run.samples
+        if not {"ksm.general_profit", "ksm.pages_sharing"} <= set(samples):
+            continue
+        before = samples["ksm.pages_sharing"].eq(0).cummin()
+        profit = samples.loc[before, "ksm.general_profit"]
+        profit = profit[profit.notna() & (profit != 0)]
+        if len(profit):
+            told.append(bool((profit < 0).all()))
+            least.append(float(profit.min()))
+    if not told:
+        return UNTESTED, "No run has a sample with memory tracked and nothing shared yet."
+    return (
+        _verdict(told),
+        f"Negative in {sum(told)} of {_count(len(told), 'run')} that have samples before "
+        f"pages_sharing rises; down to {answer.number(min(least) / MIB)} MiB.",
+    )
+
+
+GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
+
+
+def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
+    told, breaks = [], []
+    for (_, workload, _, _), counts in _by_guests(measured):
+        for name in GROWING:
+            ends = [(count, np.mean(v)) for count, runs in counts if (v := _at_end(name, runs))]
+            if len(ends) < 2:
+                continue
+            told.append(_rank(ends) >= IN_STEP)
+            if not told[-1]:
+                values = ", ".join(answer.number(float(value)) for _, value in ends)
+                breaks.append(f"{name} ({workload}: {values})")
+    if not told:
+        return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
+    words = (
+        f"Values of the last interval rise with the number of guests in {told.count(True)} of "
+        f"{len(told)} series (Spearman's rank correlation at least {IN_STEP:g}) of "
+        f"{', '.join(GROWING)}."
+    )
+    more = " and others" * (len(breaks) > 3)
+    return _verdict(told), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
+
+
+def _rank(points: list[tuple[int, float]]) -> float:
+    """Correlate the ranks of x and y; 0 if y does not vary."""
+    if np.ptp([y for _, y in points]) == 0:
+        return 0.0
+    # Rounded, as 0.9 comes out a little below it
+    return round(float(scipy.stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
+
+
+def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:
+    """Yield each series with its runs by number of guests, where there are enough numbers."""
+    guests = [each for each in measured if each.run.factors["guests"]]
+    for series, runs in _cells(guests, _series).items():
+        counts = sorted(_cells(runs, lambda each: (each.run.factors["guests"],)).items())
+        if len(counts) >= least:
+            yield series, [(count, cell) for (count,), cell in counts]
+
+
+def _rate(measured: Measured) -> float | None:
+    """Pages a second that ksmd may scan, sleeping apart."""
+    knobs = cells.knobs(measured.run)
+    try:
+        return 1000 * int(knobs["pages_to_scan"]) / int(knobs["sleep_millisecs"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
+    sooner, dearer, ends = [], [], []
+    for runs in _cells(measured, _but_rate).values():
+        rates = sorted(_cells(runs, lambda each: (_rate(each),) if _rate(each) else None).items())
+        if len(rates) < 2:
+            continue
+        sides = rates[0][1], rates[-1][1]
+        soon = _values(answer.time_to(0.95), *sides)
+        cost = _values(answer.last("ksmd_cpu_seconds"), *sides)
+        end = _values(answer.last("pages_sharing"), *sides)
+        # A workload that ends later than merging decides when the plateau comes
+        if all(soon) and not any(each.run.window() for each in runs):
+            sooner.append((soon[1], soon[0]))
+        if all(cost):
+            dearer.append(cost)
+        if all(end):
+            ends.append(end)
+    if not ends:
+        return UNTESTED, (
+            "Needs two scan rates with all else equal: experiments/original-1.yml and "
+            "original-2.yml in one report."
+        )
+    every = [
+        (name, *test(pairs))
+        for name, test, pairs in (
+            ("time to 95 % with the slower rate", _told_higher, sooner),
+            ("CPU time of ksmd with the faster one", _told_higher, dearer),
+            ("pages_sharing at the end", _told_equal, ends),
+        )
+        if pairs
+    ]
+    told = [one for _, one, _ in every]
+    # All parts have to be told before the whole holds
+    verdict = UNTESTED if None in told and False not in told else _verdict(told)
+    parts = "; ".join(f"{name} {words}{_untold(one)}" for name, one, words in every)
+    return verdict, f"Fastest against slowest rate, all else equal: {parts}."
+
+
+def _untold(told: bool | None) -> str:
+    return " (tells nothing yet: it takes more runs)" if told is None else ""
+
+
+def _but_rate(measured: Measured) -> tuple:
+    rate = ("pages_to_scan", "sleep_millisecs")
+    others = {key: value for key, value in cells.knobs(measured.run).items() if key not in rate}
+    factors = measured.run.factors
+    return (
+        measured.run.host,
+        factors["guests"],
+        factors["workload"],
+        _frozen(others),
+        _length(measured),
+    )
+
+
+def _length(measured: Measured) -> float:
+    sampling = measured.run.record["run"]["sampling"]
+    return sampling["interval"] * sampling["intervals"]
+
+
+def _values(of: Callable[[Measured], float], *sides: list[Measured]) -> list[Values]:
+    """Take a value of each run, side by side; NaN is none."""
+    return [[value for each in side if not np.isnan(value := of(each))] for side in sides]
+
+
+def _after_workload(measured: list[Measured]) -> tuple[str, str]:
+    during, after = {}, {}
+    for each in measured:
+        if found := _late_in_both(each):
+            during.setdefault(_cell(each), []).append(found[0])
+            after.setdefault(_cell(each), []).append(found[1])
+    if not during:
+        return (
+            UNTESTED,
+            "Needs a workload that ends before its run does: experiments/original-3.yml.",
+        )
+    told, words = _told_higher([(during[cell], after[cell]) for cell in during])
+    return _verdict([told]), (
+        f"pages_sharing in the last quarter of the time after the workload, against the last "
+        f"quarter of the time during it: {words}{_untold(told)}; "
+        f"{_mean([*chain(*during.values())])} pages during and {_mean([*chain(*after.values())])} "
+        "after it, on average."
+    )
+
+
+def _late_in_both(measured: Measured) -> tuple[float, float] | None:
+    """Mean pages_sharing of the last quarter of the workload's time, and of that after it.
+
+    Early on there is less to share in any run, as merging has but begun. None if the workload did
+    not end before the run, or ended before ksmd had been through all memory once.
+    """
+    window, samples = measured.run.window(), measured.run.samples
+    if not window or not {"ksm.pages_sharing", "ksm.full_scans"} <= set(samples):
+        return None
+    begin, end = window
+    seconds, last = samples["seconds"], samples["seconds"].iloc[-1]
+    pages = samples["ksm.pages_sharing"]
+    inside = seconds.between(end - (end - begin) / 4, end)
+    behind = (seconds > end) & (seconds >= last - (last - end) / 4)
+    scans = samples.loc[seconds <= end, "ksm.full_scans"]
+    if not inside.any() or not behind.any() or scans.iloc[-1] == scans.iloc[0]:
+        return None
+    return float(pages[inside].mean()), float(pages[behind].mean())
+
+
+def _option(measured: Measured, name: str) -> str | None:
+    """Find an option of stress-ng in the plan of a run, or in the command of an imported one."""
+    run = measured.run
+    for part in run.record["run"].get("workload", {}).get("parts", ()):
+        if name in (part.get("stress_ng") or {}):
+            return str(part["stress_ng"][name])
+    found = re.search(rf"--{name.replace('_', '-')}[ =](\S+)", run.factors["workload"])
+    return found.group(1).strip("'\"") if found else None
+
+
+def _but_option(measured: Measured, name: str) -> tuple:
+    """Everything that was varied, but one option of stress-ng."""
+    run = measured.run
+    parts = [
+        {**part, "stress_ng": {k: v for k, v in (part.get("stress_ng") or {}).items() if k != name}}
+        for part in run.record["run"].get("workload", {}).get("parts", ())
+    ]
+    words = re.sub(rf"--{name.replace('_', '-')}[ =]\S+\s*", "", run.factors["workload"]).strip()
+    what = str(parts) if parts else words
+    return (
+        run.host,
+        run.factors["guests"],
+        _frozen(cells.knobs(measured.run)),
+        what,
+        _length(measured),
+    )
+
+
+def _mergeable(measured: list[Measured]) -> tuple[str, str]:
+    pairs = []
+    for runs in _cells(measured, lambda each: _but_option(each, "vm_madvise")).values():
+        sides = [
+            _at_end("pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice])
+            for advice in ("unmergeable", "mergeable")
+        ]
+        if all(sides):
+            pairs.append(tuple(sides))
+    if not pairs:
+        return UNTESTED, (
+            "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: "
+            "experiments/original-3.yml and original-5.yml in one report."
+        )
+    equal, words = _told_equal(pairs)
+    return _verdict([equal]), (
+        f"Final pages_sharing with mergeable, against unmergeable: {words}{_untold(equal)}. Within "
+        f"{EQUAL:.0%} counts as the same."
+    )
+
+
+def _hanging(measured: list[Measured]) -> tuple[str, str]:
+    pairs = []
+    for runs in _cells(measured, lambda each: _but_option(each, "vm_hang")).values():
+        # Idle runs have neither; they would stand beside those that hang if nothing else is asked
+        busy = [each for each in runs if _busy(each)]
+        plain = [
+            p for e in busy if _option(e, "vm_hang") is None and (p := _early_profit(e)) is not None
+        ]
+        hanging = [p for e in busy if _option(e, "vm_hang") and (p := _early_profit(e)) is not None]
+        if plain and hanging:
+            pairs.append((plain, hanging))
+    if not pairs:
+        return UNTESTED, (
+            "Needs stress-ng with and without vm_hang, all else equal: experiments/original-5.yml "
+            "and original-6.yml in one report."
+        )
+    told, words = _told_higher(pairs)
+    without, with_it = (_mean([v / MIB for side in pairs for v in side[n]]) for n in (0, 1))
+    return _verdict([told]), (
+        f"Mean general_profit of the first half with it against without: {words}{_untold(told)}; "
+        f"{with_it} MiB with it and {without} MiB without, on average."
+    )
+
+
+def _busy(measured: Measured) -> bool:
+    parts = measured.run.record["run"].get("workload", {}).get("parts")
+    return bool(parts) or "stress-ng" in measured.run.factors["workload"]
+
+
+def _early_profit(measured: Measured) -> float | None:
+    profit = measured.host["general_profit"]
+    value = profit.iloc[: max(1, len(profit) // 2)].mean()
+    return None if np.isnan(value) else float(value)
+
+
+def _flattens(measured: list[Measured]) -> tuple[str, str]:
+    told, words = [], []
+    for (_, workload, _, knobs), counts in _by_guests(measured, 4):
+        for part in ("shared", "reclaimed"):
+            name = f"{part}_percent_configured"
+            ends = [
+                (count, float(np.mean(values)))
+                for count, runs in counts
+                if (values := _at_end(name, runs))
+            ]
+            if len(ends) < 4:
+                continue
+            middle = ends[len(ends) // 2]
+            early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
+            told.append(early > 0 and abs(late) <= early / 2)
+            words.append(f"{part} {early:+.2f}, then {late:+.2f} ({join(workload, knobs)})")
+    if not told:
+        return UNTESTED, "Needs four numbers of guests at least: experiments/original-8.yml."
+    return _verdict(told), (
+        "Points of percent for each further guest, in the first half of the numbers and then, "
+        f"which has to be half of that at most: {'; '.join(words[:4])}."
+    )
+
+
+def _slope(first: tuple[int, float], last: tuple[int, float]) -> float:
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
+    told, words = [], []
+    for key, runs in _cells(measured, _cell).items():
+        periods = sorted(_cells(runs, lambda each: (_period(each),)).items())
+        if len(periods) < 2 or periods[-1][0][0] < OFTEN * periods[0][0][0]:
+            continue
+        often, seldom = (
+            [v for each in cell if not np.isnan(v := float(each.host["host_cpu_percent"].mean()))]
+            for cell in (periods[0][1], periods[-1][1])
+        )
+        if often and seldom:
+            told.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
+            words.append(
+                f"{_mean(often)} % every {periods[0][0][0]:g} s and {_mean(seldom)} % every "
+                f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][1])})"
+            )
+    if told:
+        return _verdict(told), (
+            f"CPU use of the host, up to {VISIBLE:g} point more counting as none: "
+            f"{'; '.join(words[:4])}. {_own_cost(measured)}".strip()
+        )
+    needed = f"Needs equal runs that were sampled {OFTEN} times as often as others."
+    return UNTESTED, f"{needed} {_own_cost(measured)}".strip()
+
+
+def _period(measured: Measured) -> float:
+    return measured.run.record["run"]["sampling"]["period"]
+
+
+def _own_cost(measured: list[Measured]) -> str:
+    """Say what the sampler itself has used; logs that were imported do not tell."""
+    costs = [
+        100 * each.run.end["cpu_seconds"] / each.run.samples["seconds"].iloc[-1]
+        for each in measured
+        if each.run.end.get("cpu_seconds") is not None and each.run.samples["seconds"].iloc[-1]
+    ]
+    if not costs:
+        return ""
+    return f"The sampler itself used {answer.number(max(costs))} % of one CPU at most."
+
+
+OBSERVATIONS = (
+    (
+        "profit-before-sharing",
+        "general_profit is negative before sharing starts.",
+        _profit_before_sharing,
+        "ksmd keeps 64 B for each page that it tracks, merged or not.",
+    ),
+    ("grows-with-guests", "Every KSM metric grows with the guests.", _grows_with_guests, ""),
+    (
+        "faster-scan",
+        "A faster scan reaches the plateau sooner, costs more CPU and ends at about the same "
+        "sharing.",
+        _faster_scan,
+        "",
+    ),
+    ("after-workload", "Sharing is higher when the workload has stopped.", _after_workload, ""),
+    (
+        "mergeable",
+        "Advice mergeable inside the guest changes nothing.",
+        _mergeable,
+        "madvise() in a guest advises the guest's own kernel. The host sees all memory of a guest "
+        "as mergeable already (QEMU's mem-merge=on); what keeps it from merging is "
+        "<nosharepages/>.",
+    ),
+    (
+        "vm-hang",
+        "stress-ng that holds its memory for 10 s (--vm-hang 10) raises profit in the first half.",
+        _hanging,
+        "",
+    ),
+    (
+        "flattens",
+        "Shared and reclaimed percent flatten with the guests.",
+        _flattens,
+        "",
+    ),
+    (
+        "sampling-cost",
+        "Sampling 60 times as often costs no visible CPU.",
+        _sampling_cost,
+        "",
+    ),
+)

@@ -1,0 +1,188 @@
+"""Which guests are worth merging: what each saves and could save, against what its records take."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.analysis import answer
+from ksm_analysis.metrics.metrics import MIB, Measured
+
+WORTH = 1.0  # percent of its present memory: a guest that saves less is not worth scanning
+LATE = 0.75  # of a run's time: what had come to rest at its end may still have changed before
+SCANS = 3  # a page is merged when it looks the same in two scans, so that fewer tell nothing
+RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
+MERGE, EXCLUDE, EARLY = "merge", "exclude", "too early to say"
+EXCLUDED, UNKNOWN = "excluded already", "not known"
+IDLE = "idle"
+VALUES = (
+    "present",
+    "attributed",
+    "potential",
+    "profit",
+    "rmap_items",
+    "net_percent",
+    "unmerged_percent",
+    "changed_percent",
+)
+RULE = (
+    f"A guest is worth merging if its attributed savings, less {RMAP_ITEM} B for each of its "
+    f"rmap_items, are at least {WORTH:g} % of its present memory; else it is better excluded with "
+    "nosharepages. That loses at most twice what is attributed to it, since of a page that two "
+    f"guests share each has half. Before {SCANS} full scans, or while pages_sharing still changes, "
+    "nobody is excluded, nor who has enough pages that could be merged and were not: zeros and "
+    "pages that occur again, at most as many as have not changed since the census before. Then it "
+    "is the setting that fails. Means over the runs of a setting, in the last census of each."
+)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One guest of a cell, in the last census; means over the cell's runs, NaN if not known.
+
+    Sizes are MiB. `potential` is the most that could be merged: zeros and pages that occur again,
+    unless they change. `profit` is the kernel's ksm_process_profit, `rmap_items` what those take,
+    and `net_percent` what is attributed less that, of what is present. `why` says why it is too
+    early.
+    """
+
+    name: str
+    number: int
+    present: float
+    attributed: float
+    potential: float
+    profit: float
+    rmap_items: float
+    net_percent: float
+    unmerged_percent: float
+    changed_percent: float
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All guests of one host, number, workload and setting. `hidden`: those excluded already."""
+
+    factors: dict
+    guests: tuple[Guest, ...]
+    hidden: tuple[int, ...]
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Names of the guests that it is better not to merge."""
+        return tuple(guest.name for guest in self.guests if guest.verdict == EXCLUDE)
+
+    @property
+    def advice(self) -> str:
+        """What is advised, in a few words."""
+        if self.excluded:
+            return f"exclude {', '.join(self.excluded)}"
+        verdicts = {guest.verdict for guest in self.guests} - {EXCLUDED}
+        return " or ".join(sorted(verdicts)) if verdicts != {MERGE} else "merge all"
+
+    @property
+    def test(self) -> str:
+        """What to write into the definition to test the advice; empty if it excludes nobody."""
+        if not self.excluded:
+            return ""
+        advised = [guest.number for guest in self.guests if guest.name in self.excluded]
+        numbers = sorted({*advised, *self.hidden})
+        every = len(numbers) == len(self.guests)
+        excluded = f"nosharepages: {'all' if every else numbers}"
+        if self.factors["workload"] != IDLE:
+            return excluded
+        return f"{{name: {IDLE}-apart, {excluded}}}"  # a workload of that name can have no members
+
+
+def cells(measured: list[Measured]) -> list[Cell]:
+    """Look at each cell that has guests and a census, save those with KSM off."""
+    found: dict[tuple, list[Measured]] = {}
+    for each in measured:
+        if each.run.factors["guests"] and len(each.census) and not answer.is_off(each):
+            factors = {"host": each.run.host, **each.run.factors}
+            del factors["repetition"]
+            found.setdefault(tuple(factors.items()), []).append(each)
+    return [_cell(dict(key), runs) for key, runs in found.items()]
+
+
+def _cell(factors: dict, runs: list[Measured]) -> Cell:
+    run = runs[0].run
+    hidden = tuple(run.record["run"]["guests"].get("nosharepages") or ())
+    table = pd.concat([_last(each) for each in runs])
+    # Who is excluded has no memory to count, and is in no census
+    table = table.groupby("guest").mean(numeric_only=True).reindex(list(run.header["guests"]))
+    early = next(filter(None, map(_too_early, runs)), "")
+    numbers = {name: number for number, name in enumerate(run.header["guests"], start=1)}
+    guests = [
+        _guest(name, number, table.loc[name], early, number in hidden)
+        for name, number in numbers.items()
+    ]
+    return Cell(factors, tuple(guests), hidden)
+
+
+def _last(measured: Measured) -> pd.DataFrame:
+    """One row a guest: its counts in the last census, and the values made of them."""
+    raw, page = measured.run.census.guests, measured.run.header["page_size"]
+    values = measured.census_guest
+    table = pd.DataFrame(
+        {
+            "guest": raw["guest"],
+            "present": raw.get("present_pages", np.nan) * page / MIB,
+            "attributed": values["attributed_bytes"] / MIB,
+            "potential": _potential(raw) * page / MIB,
+            "profit": raw.get("ksm_stat.ksm_process_profit", np.nan) / MIB,
+            "rmap_items": raw.get("ksm_stat.ksm_rmap_items", np.nan) * RMAP_ITEM / MIB,
+            "unmerged_percent": values["unmerged_percent"],
+            "changed_percent": values["guest_changed_percent"],
+        }
+    )
+    table["net_percent"] = 100 * (table["attributed"] - table["rmap_items"]) / table["present"]
+    return table[raw["n"] == measured.census.index[-1]].replace([np.inf, -np.inf], np.nan)
+
+
+def _potential(raw: pd.DataFrame) -> pd.Series:
+    """Pages of each guest that could be merged, at most; as far as it is known, that hold still."""
+    equal = raw.get("zero_pages", np.nan) + raw.get("duplicate_pages", np.nan)
+    still = raw.get("compared_pages", np.nan) - raw.get("changed_pages", np.nan)
+    return np.fmin(equal, still)
+
+
+def _too_early(measured: Measured) -> str:
+    """Say why a run tells nothing against a guest, if it does not."""
+    census, samples = measured.run.census.rows.iloc[-1], measured.run.samples
+    scans = "full_scans"
+    if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
+        return "The kernel does not tell how often ksmd has been through all memory."
+    done = census[f"ksm.{scans}"] - samples[f"ksm.{scans}"].iloc[0]
+    if not done >= SCANS:
+        return f"ksmd had been through all memory {done:.0f} times, and it takes {SCANS}."
+    if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
+        return "The last census was taken long before the end."
+    return "" if answer.has_plateau(measured) else "pages_sharing still changed at the end."
+
+
+def _guest(name: str, number: int, row: pd.Series, early: str, hidden: bool) -> Guest:
+    early = early or _unmerged(row)
+    verdict = EXCLUDED if hidden else _verdict(row, early)
+    values = {key: float(row[key]) for key in VALUES}
+    return Guest(name, number, **values, verdict=verdict, why=early if verdict == EARLY else "")
+
+
+def _unmerged(row: pd.Series) -> str:
+    """Say what could be merged of a guest, if that would be enough."""
+    could = row["potential"]
+    if not 100 * (could - row["rmap_items"]) >= WORTH * row["present"]:
+        return ""
+    return (
+        f"Up to {could:,.0f} MiB of it could be merged. Another setting may: smart_scan=0, a "
+        "faster scan, or a longer run."
+    )
+
+
+def _verdict(row: pd.Series, early: str) -> str:
+    if np.isnan(row["net_percent"]):
+        return UNKNOWN
+    if row["net_percent"] >= WORTH:
+        return MERGE
+    return EARLY if early else EXCLUDE

@@ -1,0 +1,1 @@
+"""One launch of an experiment: started, shown, resumed."""

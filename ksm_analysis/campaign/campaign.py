@@ -1,0 +1,270 @@
+"""One launch of an experiment: started, shown, ended, and judged by what it has left."""
+
+import errno
+import json
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ksm_analysis.campaign import launch
+from ksm_analysis.campaign.progress import Progress
+from ksm_analysis.campaign.views import count
+from ksm_analysis.errors import InputError
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+TEARDOWN = "playbooks/teardown.yml"
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be done. Paths are absolute.
+
+    `plan` is what of the `whole` plan is to be done now; `hosts` are the names that `limited`, if
+    true, has picked of the inventory; `more` are arguments of -e; `report_seconds` is the time
+    between reports of the sampling; `again` is the command that does what is left.
+    """
+
+    plan: dict
+    whole: dict
+    file: Path
+    root: Path
+    inventory: Path
+    hosts: list[str]
+    limited: bool
+    results: Path
+    resume: bool
+    more: tuple[str, ...]
+    report_seconds: int
+    again: str
+
+    @property
+    def directory(self) -> Path:
+        """The results of this experiment."""
+        return self.results / self.plan["experiment"]
+
+    def variables(self) -> dict:
+        """Return the playbook's variables."""
+        limit = {"ksm_limit": launch.pattern(self.hosts)} if self.limited else {}
+        return {
+            "ksm_plan": self.plan,
+            "ksm_plan_whole": self.whole,
+            "ksm_version": launch.version(self.root),
+            "experiment": str(self.file),
+            "results": str(self.results),
+            "resume": self.resume,
+            "monitor_report_seconds": self.report_seconds,
+            **limit,
+        }
+
+
+class Campaign:
+    """One launch. `view` is made from the Progress that it shows."""
+
+    def __init__(self, asked: Asked, view: type):
+        self._asked = asked
+        self._log = Log(asked.results / f"{asked.plan['experiment']}.log")
+        self._progress = Progress(asked.plan, asked.hosts, time.monotonic())
+        self._view = view(self._progress)
+        self._launcher = launch.Launcher(
+            asked.root, asked.inventory, asked.plan["experiment"], self._take, self._view.tick
+        )
+        self._before = {path: _stamp(path) for path in self._products()}
+
+    def run(self) -> int:
+        """Do it all. Returns the exit status; what there is to say has been shown."""
+        with self._view, self._launcher.signals(), self._log:
+            self._tell(self._plan())
+            status = self._launcher.play("site.yml", self._asked.variables(), self._asked.more)
+            code = self._interrupted() if self._launcher.asked else self._concluded(status)
+        if self._launcher.error:
+            _no_reader_or_raise(self._launcher.error)
+        return code
+
+    def _plan(self) -> dict:
+        asked = self._asked
+        place = {"hosts": asked.hosts, "results": str(asked.directory)}
+        return {"event": "plan", "plan": asked.plan, **place}
+
+    def _take(self, event: dict) -> None:
+        if problem := self._log.write(event.get("stdout", "")):
+            self._view.show(_message(f"{problem}; going on without it"))
+        for notice in self._progress.take(event, time.monotonic()):
+            self._view.show(notice)
+
+    def _tell(self, notice: dict) -> None:
+        self._launcher.attempt(lambda: self._view.show(notice))
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _concluded(self, status: int | None) -> int:
+        if self._progress.held:
+            self._give_back("Ansible has ended before its time")
+        runs = self._runs()
+        code = DONE if len(runs["complete"]) == len(self._asked.plan["runs"]) else FAILED
+        if status != 0 and not self._progress.ended and (notice := self._progress.unexplained()):
+            self._tell(notice)
+        if self._is_new(self._report()):
+            self._tell({"event": "report", "path": str(self._report())})
+        self._tell(_message(self._verdict(runs), failed=code != DONE))
+        if code != DONE:
+            self._tell(_message(f"this does what is left: {self._asked.again}"))
+        if (code != DONE or status != 0) and self._log.path:
+            self._tell(_message(f"all that Ansible has said: {self._log.path}"))
+        return self._end(code, runs)
+
+    def _interrupted(self) -> int:
+        runs = self._runs()
+        self._give_back("interrupted")
+        done = ", ".join(runs["complete"]) or "none"
+        of = count(len(self._asked.plan["runs"]))
+        self._tell(_message(f"finished: {len(runs['complete'])} of {of}: {done}"))
+        self._tell(_message(f"this goes on: {self._asked.again}"))
+        return self._end(INTERRUPTED, runs)
+
+    def _end(self, code: int, runs: dict) -> int:
+        log = str(self._log.path) if self._log.path else None
+        self._tell({"event": "end", "exit": code, **runs, "log": log})
+        return code
+
+    def _give_back(self, why: str) -> None:
+        """Give the hosts back, unless another request for the end comes."""
+        asked_before = self._launcher.asked
+        phases = self._progress.interrupted()
+        held = [name for name in self._asked.hosts if name in self._progress.held]
+        # A lock of ours on a host elsewhere cannot know that its holder has ended.
+        force = {"force": True} if held else {}
+        limit = launch.pattern(held or self._asked.hosts)
+        variables = {"keep_image": True, "ksm_limit": limit, **force}
+        if asked_before <= 1:
+            text = f"{why}: giving the host back; Ctrl-C now would leave it as it is"
+            for notice in (_message(text), *phases):
+                self._tell(notice)
+        ignored = min(1, asked_before)
+        status = self._launcher.play(TEARDOWN, variables, self._asked.more, ignored=ignored)
+        if status == 0:
+            self._tell(_message("the host is as it was found"))
+            return
+        if self._launcher.asked == asked_before and (notice := self._progress.unexplained()):
+            self._tell(notice)
+        command = ["ansible-playbook", TEARDOWN, "-i", str(self._asked.inventory)]
+        for name, value in variables.items():
+            command += ["-e", f"{name}={str(value).lower() if value is True else value}"]
+        text = f"the host may not be given back; this does it: {shlex.join(command)}"
+        self._tell(_message(text, failed=True))
+
+    # --- what is left -----------------------------------------------------------------------------
+
+    def _products(self) -> list[Path]:
+        """Files that this launch is to write."""
+        runs = [self._record(run["id"]) for run in self._asked.plan["runs"]]
+        return [*runs, self._report()]
+
+    def _record(self, run: str) -> Path:
+        return self._asked.directory / run / "run.json"
+
+    def _report(self) -> Path:
+        return self._asked.directory / "report.html"
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether a file is of this launch: what earlier ones have left proves nothing."""
+        return _stamp(path) not in {None, self._before[path]}
+
+    def _runs(self) -> dict[str, list[str]]:
+        """Ids of the runs that are planned, by what has become of them."""
+        found = {"complete": [], "failed": [], "missing": []}
+        for run in self._asked.plan["runs"]:
+            path = self._record(run["id"])
+            found[_status(path) if self._is_new(path) else "missing"].append(run["id"])
+        return found
+
+    def _verdict(self, runs: dict[str, list[str]]) -> str:
+        """Say what has become of the runs."""
+        total = len(self._asked.plan["runs"])
+        if len(runs["complete"]) == total:
+            every = "1 run is" if total == 1 else f"all {total} runs are"
+            return f"{every} complete: {self._asked.directory}"
+        parts = [f"{key}: {', '.join(runs[key])}" for key in ("failed", "missing") if runs[key]]
+        return f"{len(runs['complete'])} of {count(total)} complete; {'; '.join(parts)}"
+
+
+class Log:
+    """All that Ansible says, added to a file; `path` is None if it cannot be written.
+
+    What earlier launches have said stays: it may be all that tells why a run failed.
+    Raises InputError if nothing can be written beside it either. A full disk is no reason: it may
+    have room again when the first run ends.
+    """
+
+    def __init__(self, path: Path):
+        self.path: Path | None = path
+        self._problem = ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise InputError(f"{path.parent}: cannot be written: {error.strerror}") from None
+            self._file = None
+            self._stop(error)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._close()
+
+    def write(self, text: str) -> str:
+        """Add some output. Returns what is wrong with the log, once."""
+        if self._file and text:
+            try:
+                self._file.write(text.replace("\r", "") + "\n")
+            except OSError as error:
+                self._close()
+                self._stop(error)
+        problem, self._problem = self._problem, ""
+        return problem
+
+    def _stop(self, error: OSError) -> None:
+        self._problem = f"{self.path}: cannot be written: {error.strerror}"
+        self.path = self._file = None
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            # What is still to be written finds no room; the file is closed all the same.
+            return
+
+
+def _message(text: str, failed: bool = False) -> dict:
+    return {"event": "message", "host": None, "failed": failed, "text": text}
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Tell a file from another of the same name; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _status(path: Path) -> str:
+    """What a run.json says: complete or failed. What cannot be read has failed."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return "complete" if record["status"] == "complete" else "failed"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "failed"
+
+
+def _no_reader_or_raise(error: Exception) -> None:
+    """Whoever read our output has gone; Python would complain when it flushes. Else, a defect."""
+    if not isinstance(error, OSError):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

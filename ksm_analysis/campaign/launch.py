@@ -1,0 +1,276 @@
+"""Playbooks, launched with ansible-runner: events come out, and nothing outlives this program."""
+
+import collections
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from ksm_analysis.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+GROUP = "ksm_hosts"
+# The kernel ends the playbook when this program ends, even by SIGKILL. By SIGTERM, since
+# ansible-playbook then ends its workers too. What counts is the end of the thread that started it.
+END_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
+TICK_SECONDS = 0.5
+# A playbook that was told to end is told again after so many seconds, and killed after so many.
+REPEAT_SECONDS = 3.0
+KILL_SECONDS = 9.0
+# Ctrl-C pressed twice in a hurry is pressed once.
+SAME_GESTURE_SECONDS = 1.0
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which Ansible's programs are those that belong to this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # ansible-runner leaves out what a task returns where that is longer than this: a host with many
+    # guests tells more than its default.
+    longest = {"MAX_EVENT_RES": str(2**30)}
+    return {"PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **longest}
+
+
+def hosts(root: Path, inventory: Path, limit: str | None, option: str = "--limit") -> list[str]:
+    """Names of the hosts that runs are dealt out over, in the order of the inventory.
+
+    Raises InputError if there are none; `option` is the one that `limit` was given with.
+    """
+    listed = _list(root, inventory, limit)
+    if names := _names(listed):
+        return names
+    if limit is None:
+        why = next((line for line in listed.stderr.splitlines() if "parse" in line), "")
+        raise InputError(f"{inventory}: no host in the group {GROUP}. {why}".strip())
+    every = ", ".join(_names(_list(root, inventory, None))) or "none"
+    raise InputError(
+        f"{option} {limit}: no such host in {GROUP} of {inventory}. There are: {every}"
+    )
+
+
+def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.CompletedProcess:
+    command = ["ansible", GROUP, "--list-hosts", "-i", str(inventory)]
+    return subprocess.run(
+        [*command, *(["--limit", limit] if limit else [])],
+        cwd=root,
+        env={**os.environ, **environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _names(listed: subprocess.CompletedProcess) -> list[str]:
+    """Names of the hosts in the output of --list-hosts, below its heading."""
+    return [line.strip() for line in listed.stdout.splitlines()[1:] if line.strip()]
+
+
+def pattern(names: list[str]) -> str:
+    """Return one host pattern that stands for these hosts wherever a pattern is allowed."""
+    # A list with commas or colons would be torn apart within ksm_hosts:&PATTERN.
+    return names[0] if len(names) == 1 else f"~^({'|'.join(map(re.escape, names))})$"
+
+
+def version(root: Path) -> str:
+    """Which version of the testbed this is."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return "unknown"
+    return described.stdout.strip() or "unknown"
+
+
+class Launcher:
+    """Runs playbooks, one after the other, and ends them when it is asked to.
+
+    `name` is seen in the command line, by which the lock of a host names its holder. `take` gets
+    every event of ansible-runner; `tick` is called twice a second. If one of them raises, the
+    playbook is ended; the exception is kept in `error`, and they are not called again. `asked`
+    counts how often a signal, or such an error, has asked for the end.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        inventory: Path,
+        name: str,
+        take: Callable[[dict], None],
+        tick: Callable[[], None],
+    ):
+        self.asked = 0
+        self.error: Exception | None = None
+        self._root, self._inventory, self._name = root, inventory, name
+        self._take, self._tick = take, tick
+        self._ignored = 0
+        self._asked_at = -SAME_GESTURE_SECONDS
+        self._told: float | None = None
+        self._doomed: dict[int, str | None] = {}  # processes, and when they were started
+        self._repeated = 0.0
+        self._mine: set[int] = set()
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and a closed terminal ask for the end while this lasts."""
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # What whoever has started this program ignores (nohup) stays ignored.
+        before = {each: signal.getsignal(each) for each in wanted}
+        caught = {each for each in wanted if before[each] is not signal.SIG_IGN}
+        for each in caught:
+            signal.signal(each, self._on_signal)
+        try:
+            yield
+        finally:
+            for each in caught:
+                signal.signal(each, before[each])
+
+    def play(
+        self, playbook: str, variables: dict, more: tuple[str, ...] = (), ignored: int = 0
+    ) -> int | None:
+        """Run a playbook and return its exit status.
+
+        `variables` are handed over as they are: what looks like a template in them is text. `more`
+        are arguments of -e, which give way to `variables`. The playbook is ended when more than
+        `ignored` requests for the end have come; None if it was not started for that reason.
+        Must be called from the main thread. Raises InputError if temporary files have no room.
+        """
+        self._ignored, self._told = ignored, None
+        if self.asked > ignored:
+            return None
+        try:
+            with tempfile.TemporaryDirectory(prefix="ksm-") as private:
+                return self._run(self._runner(playbook, Path(private), variables, more))
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise InputError(f"Ansible cannot be run with {where}: {error.strerror}") from None
+
+    def _run(self, runner) -> int | None:
+        from pexpect import TIMEOUT
+
+        self._mine = set(_children()[os.getpid()])
+        # Processes that still hold its terminal keep ansible-runner from seeing its end.
+        with contextlib.suppress(TIMEOUT):
+            runner.run()
+        # A worker that was just being started when the playbook was told to end can outlive it
+        _signal({pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL)
+        return runner.rc
+
+    def _runner(self, playbook: str, private: Path, variables: dict, more: tuple[str, ...]):
+        from ansible_runner.interface import init_runner
+
+        runner = init_runner(
+            private_data_dir=str(private),
+            project_dir=str(self._root),
+            playbook=playbook,
+            inventory=str(self._inventory),
+            cmdline=_arguments(private / f"{self._name}.yml", variables, more),
+            envvars=environment(),
+            settings={"pexpect_timeout": TICK_SECONDS, "suppress_output_file": True},
+            fact_cache_type="memory",
+            quiet=True,
+            event_handler=self._on_event,
+            cancel_callback=self._on_tick,
+        )
+        if "ANSIBLE_HOST_KEY_CHECKING" not in os.environ:
+            # ansible-runner turns it off; what Ansible is configured to do is the user's affair.
+            runner.config.env.pop("ANSIBLE_HOST_KEY_CHECKING", None)
+        runner.config.command = [*END_WITH_US, *runner.config.command]
+        return runner
+
+    # --- what comes from outside ------------------------------------------------------------------
+
+    def _on_event(self, event: dict) -> bool:
+        self.attempt(lambda: self._take(event))
+        return False  # nothing needs to be kept on disk
+
+    def _on_tick(self) -> bool:
+        self.attempt(self._tick)
+        if self.asked > self._ignored:
+            self._end()
+        return False  # what ansible-runner calls cancelling would leave the workers running
+
+    def attempt(self, call: Callable[[], None]) -> None:
+        """Call what may fail without ending this program; an error asks for the end."""
+        if self.error:
+            return
+        try:
+            call()
+        except Exception as error:
+            self.error = error
+            if not self.asked:
+                self._ask()
+
+    def _on_signal(self, number: int, frame) -> None:
+        # A terminal that is closed is both a signal and an error, and asks once.
+        if time.monotonic() - self._asked_at >= SAME_GESTURE_SECONDS:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        self.asked += 1
+        if self.asked > self._ignored:
+            self._end()
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Tell the playbook to end, again if it was only just starting; at last, kill it."""
+        playbook, now = set(_children()[os.getpid()]) - self._mine, time.monotonic()
+        if not playbook:
+            return
+        if self._told is None:
+            self._told, self._repeated = now, -REPEAT_SECONDS
+        if now - self._told > KILL_SECONDS:
+            _signal(_tree(playbook), signal.SIGKILL)
+        elif now - self._repeated >= REPEAT_SECONDS:
+            self._repeated = now
+            self._doomed |= {pid: _born(pid) for pid in _tree(playbook)}
+            _signal(playbook, signal.SIGTERM)
+
+
+def _arguments(file: Path, variables: dict, more: tuple[str, ...]) -> str:
+    """Return arguments for ansible-playbook. Variables go by file: plans can be long."""
+    flow = yaml.safe_dump(variables, default_flow_style=True, width=float("inf"))
+    file.write_text(f"!unsafe {flow}", encoding="utf-8")
+    return shlex.join(word for given in (*more, f"@{file}") for word in ("-e", given))
+
+
+def _signal(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _born(pid: int) -> str | None:
+    """When a process has started, in clock ticks since boot; None if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
+def _tree(pids: set[int]) -> set[int]:
+    """These processes and all that descend from them: workers have sessions of their own."""
+    children, found, new = _children(), set(), set(pids)
+    while new:
+        found |= new
+        new = {child for pid in new for child in children[pid]} - found
+    return found
+
+
+def _children() -> dict[int, list[int]]:
+    """Every process's children; a process without any has none."""
+    found = collections.defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            found[parent].append(int(path.parent.name))
+    return found

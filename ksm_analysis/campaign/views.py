@@ -1,0 +1,215 @@
+"""How progress is shown: live on a terminal, as plain lines, or as JSON for programs.
+
+A view has `show(notice)` for each thing that happens and `tick()` a few times a second, and is a
+context manager. It writes to standard output and knows the `Progress` that it shows;
+`report_seconds` is how often it wants to hear of the sampling.
+"""
+
+import contextlib
+import json
+import math
+import time
+
+from ksm_analysis.campaign.progress import SAMPLING, Host, Progress
+
+MIB = 1024 * 1024
+
+
+class JsonView:
+    """One JSON object a line: every notice, and `time`, seconds since the epoch."""
+
+    report_seconds = 1
+
+    def __init__(self, progress: Progress | None = None):
+        """The notices say it all: `progress` is not looked at."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def show(self, notice: dict) -> None:
+        """Print it."""
+        print(json.dumps({**notice, "time": round(time.time(), 3)}), flush=True)
+
+    def tick(self) -> None:
+        """Time that passes is no event."""
+
+
+class PlainView:
+    """A line for each thing that happens, with its time of day."""
+
+    report_seconds = 2
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._tenths: dict[tuple[str, str], int] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def show(self, notice: dict) -> None:
+        """Print it, if it is more than another second of sampling."""
+        text = self._sampling(notice) if notice["event"] == SAMPLING else sentence(notice)
+        if text:
+            host = _prefix(notice, self._progress)
+            print(f"{time.strftime('%H:%M:%S')} {host}{text}", flush=True)
+
+    def tick(self) -> None:
+        """A line that is printed stays as it is."""
+
+    def _sampling(self, notice: dict) -> str | None:
+        of, seconds = notice.get("of") or 0, notice.get("seconds") or 0
+        tenth = int(10 * seconds / of + 1e-9) if of else 0
+        key = notice["host"], notice["run"]
+        if tenth <= self._tenths.get(key, 0):
+            return None
+        self._tenths[key] = tenth
+        return f"sampling {sampled(notice)}"
+
+
+class LiveView:
+    """The state, drawn anew; what has ended or failed stays above it."""
+
+    report_seconds = 1
+
+    def __init__(self, progress: Progress):
+        from rich.console import Console
+        from rich.live import Live
+
+        self._progress = progress
+        # Drawn from the main thread alone: a program with threads must not fork.
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+
+    def __enter__(self):
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        with contextlib.suppress(OSError):  # the terminal may have been closed
+            self._live.__exit__(*error)
+
+    def show(self, notice: dict) -> None:
+        """Print what is to stay, and draw."""
+        from rich.text import Text
+
+        passing = notice["event"] in {"run started", "phase", SAMPLING}
+        if not passing and (words := sentence(notice)):
+            text = f"{_prefix(notice, self._progress)}{words}"
+            self._console.print(Text(text, style=_style(notice)))
+        self.tick()
+
+    def tick(self) -> None:
+        """Draw the state."""
+        self._live.update(self._drawn(time.monotonic()), refresh=True)
+
+    def _drawn(self, now: float):
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        progress = self._progress
+        elapsed, left = now - progress.began, progress.left(now)
+        head = Table.grid(padding=(0, 2), expand=False)
+        bar = ProgressBar(total=max(elapsed + left, 1.0), completed=elapsed, width=24)
+        times = f"{clock(elapsed)} elapsed{f', about {duration(left)} left' if left else ''}"
+        head.add_row(Text(progress.plan["experiment"], style="bold"), bar, Text(times))
+        hosts = list(progress.hosts.values())
+        lines = (status(host, len(hosts) > 1) for host in hosts)
+        return Group(head, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+def status(host: Host, named: bool) -> str:
+    """One line on what a host is doing."""
+    name = f"{host.name}: " if named else ""
+    if not host.run:
+        return f"{name}{host.phase}"
+    run = f"run {host.run['index']} of {host.run['of']}: {factors(host.run['factors'])}"
+    counters = f" {sampled(host.sample)}" if host.phase == SAMPLING and host.sample else ""
+    return f"{name}{run} · {host.phase}{counters}"
+
+
+def sentence(notice: dict) -> str:
+    """One line on what has happened; empty if it is only for programs."""
+    event = notice["event"]
+    if event == "plan":
+        runs, minutes = len(notice["plan"]["runs"]), duration(notice["plan"]["seconds"])
+        hosts = ", ".join(notice["hosts"])
+        name = notice["plan"]["experiment"]
+        return f"experiment {name}: {count(runs)} on {hosts}, about {minutes} once all is in place"
+    if event == "run started":
+        place = f"run {notice['index']} of {notice['of']}"
+        left = f"about {duration(notice['left'])} left"
+        return f"{place} ({notice['run']}): {factors(notice['factors'])}; {left}"
+    if event == "run ended":
+        reason = f": {notice['reason']}" if notice["reason"] else ""
+        return f"{notice['run']} {notice['status']}{reason}"
+    if event == "report":
+        return f"the page: {notice['path']}"
+    return notice["phase"] if event == "phase" else notice.get("text", "")
+
+
+def factors(values: dict) -> str:
+    """Say in words what is varied in a run."""
+    words = dict(values)
+    guests, repetition = words.pop("guests", None), words.pop("repetition", 1)
+    parts = [] if guests is None else [_guests(guests)]
+    parts += [words.pop("workload", ""), words.pop("knobs", "")]
+    parts += [f"{key} {value}" for key, value in words.items()]
+    parts += [f"repetition {repetition}"] if repetition != 1 else []
+    return ", ".join(filter(None, parts))
+
+
+def sampled(values: dict) -> str:
+    """Say how far the sampling is, and what the counters show."""
+    parts = [f"{values.get('seconds', 0):.0f} of {values.get('of', 0):.0f} s"]
+    if "full_scans" in values:
+        parts.append(f"{values['full_scans']} scans")
+    if "pages_sharing" in values:
+        pages = values["pages_sharing"]
+        parts.append(f"pages_sharing {pages:,} ({pages * values['page_size'] / MIB:,.1f} MiB)")
+    if "general_profit" in values:
+        parts.append(f"general_profit {values['general_profit'] / MIB:+,.1f} MiB")
+    return ", ".join(parts)
+
+
+def count(runs: int) -> str:
+    """Number of runs, in words."""
+    return "1 run" if runs == 1 else f"{runs} runs"
+
+
+def duration(seconds: float) -> str:
+    """An estimate, no finer than it is good for."""
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def clock(seconds: float) -> str:
+    """Time passed, as 1:02:03 or 2:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _guests(number: int) -> str:
+    return {0: "no guests", 1: "1 guest"}.get(number, f"{number} guests")
+
+
+def _prefix(notice: dict, progress: Progress) -> str:
+    """Name the host where there are several to tell apart."""
+    host = notice.get("host")
+    return f"{host}: " if host and len(progress.hosts) > 1 else ""
+
+
+def _style(notice: dict) -> str:
+    if notice["event"] == "run ended":
+        return "green" if notice["status"] == "complete" else "red"
+    return "red" if notice.get("failed") else ""

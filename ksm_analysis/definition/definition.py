@@ -1,0 +1,355 @@
+"""An experiment definition: which keys there are, what each may be, and what each means.
+
+Descriptions are those of docs/experiments.md; editors show them, by the JSON Schema.
+"""
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
+
+from ksm_analysis.definition import values
+from ksm_analysis.definition.values import (
+    Strict,
+    duration,
+    not_allowed,
+    rest_of,
+    text,
+    whole,
+    word_or,
+    wrong,
+    wrong_at,
+)
+from ksm_analysis.definition.workload import Workload, distinct_names, idle_or_mapping
+
+MAX_SAMPLES = 1_000_000
+SEED = 2**63 - 1
+
+# --- guests --------------------------------------------------------------------------------------
+
+
+class Network(Strict):
+    """A libvirt network that the guests are connected to."""
+
+    network: text(
+        r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", "the name of a libvirt network"
+    ) = Field(description="In the mapping only: the libvirt network.")  # fmt: skip
+
+
+class Guests(Strict):
+    """How many guests, and of what size."""
+
+    count: values.Count = Field(
+        description="How many guests run at once: one cell for each number."
+    )
+    memory_mib: whole(64, 1048576) = Field(512, description="Memory of a guest, in MiB.")
+    disk_gib: whole(1, 1024) = Field(
+        4,
+        description="Disk of a guest, in GiB; at least that of the image it starts from, which has"
+        " 4 by default.",
+    )
+    vcpus: whole(1, 64) = Field(1, description="Virtual CPUs of a guest.")
+    network: word_or(Network, "none", "user", allowed="none, user or {network: NAME}") = Field(
+        "none",
+        description="A network card: none, QEMU's own user network, or a libvirt network of the"
+        " host. Experiments need none.",
+    )
+
+
+def _guests_or_arrays(value: Any, handler, info: ValidationInfo) -> Guests | None:
+    """Accept no guests where nothing needs them."""
+    rest = rest_of(info)
+    if value is None and not rest.guests:
+        if not rest.only_arrays:
+            raise wrong("this key is required: only workloads of 'arrays' do without guests")
+        return None
+    return handler(value)
+
+
+# --- sampling, order, stop ------------------------------------------------------------------------
+
+
+class Sampling(Strict):
+    """How long a run is, and how often all counters are read."""
+
+    interval: duration(0.01, 86400) = Field(
+        description="Length of an interval, for which figures have a point; a whole multiple of"
+        " `period`."
+    )
+    intervals: whole(1, 100000) = Field(
+        description="Intervals in a run. Their length together is the length of the run's sampling."
+    )
+    period: duration(0.01, 3600) = Field(
+        0.25, description=f"Time between samples. A run has at most {MAX_SAMPLES} samples."
+    )
+
+    @model_validator(mode="after")
+    def _whole_multiple(self):
+        periods = self.interval / self.period
+        if round(periods) < 1 or not math.isclose(periods, round(periods), rel_tol=1e-9):
+            message = "must be a whole multiple of 'period' ({period} s), not {interval} s"
+            context = {"period": f"{self.period:g}", "interval": f"{self.interval:g}"}
+            raise wrong_at("interval", message, **context)
+        if self.samples > MAX_SAMPLES:
+            message = "{samples} samples a run: at most {most} are allowed"
+            raise wrong(message, samples=self.samples, most=MAX_SAMPLES)
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """From the first sample to the last."""
+        return round(self.interval * self.intervals, 9)  # 3 x 0.7 is not quite 2.1
+
+    @property
+    def samples(self) -> int:
+        """One more than the periods: the first sample is the baseline of every counter."""
+        return round(self.interval / self.period) * self.intervals + 1
+
+
+class Shuffled(Strict):
+    """Each repetition in an order of its own, which the seed determines."""
+
+    shuffled: whole(0, SEED) = Field(
+        description="In the mapping only: the seed, which `shuffled(SEED)` has as well; 0 in plain"
+        " `shuffled`."
+    )
+
+
+def _seeded(value: Any) -> Any:
+    """Read `shuffled` and `shuffled(SEED)` as the mapping they are short for."""
+    found = isinstance(value, str) and re.fullmatch(r"shuffled(\(([0-9]{1,20})\))?", value)
+    return {"shuffled": int(found[2] or 0)} if found else value
+
+
+_ShuffledText = Annotated[str, Field(pattern=r"^shuffled(\([0-9]+\))?$")]
+Order = Annotated[
+    word_or(
+        Shuffled,
+        "as-written",
+        "interleaved",
+        allowed="as-written, interleaved, shuffled, shuffled(SEED) or {shuffled: SEED}",
+    ),
+    BeforeValidator(
+        _seeded,
+        json_schema_input_type=Literal["as-written", "interleaved"] | _ShuffledText | Shuffled,
+    ),
+]
+
+
+class Steady(Strict):
+    """What counts as steady: pages_sharing has kept within a few percent for a while."""
+
+    scans: whole(3, 1000000) = Field(
+        3, description="Full scans that it has to be flat for, at least."
+    )
+    seconds: duration(0, values.YEAR) = Field(
+        60.0, description="Seconds that it has to be flat for, at least; no more than a run has."
+    )
+    percent: values.number(0, 100) = Field(
+        1.0,
+        description="How flat: the greatest pages_sharing is above the least by no more than this"
+        " part of the greatest, in percent.",
+    )
+
+
+class Stop(Strict):
+    """When a run ends before its time."""
+
+    steady: Steady = Field(description="In the mapping only: what counts as steady.")
+
+
+def steady_of(stop: Stop | str) -> Steady | None:
+    """What counts as steady; None if runs have a fixed length."""
+    if isinstance(stop, Stop):
+        return stop.steady
+    return Steady() if stop == "steady" else None
+
+
+def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str:
+    steady, rest = steady_of(stop), rest_of(info)
+    if steady and rest.seconds is not None and steady.seconds > rest.seconds:
+        message = "'seconds' of steady ({asked} s) must be at most {limit} s, {length}"
+        limit, asked = f"{rest.seconds:g}", f"{steady.seconds:g}"
+        raise wrong(message, asked=asked, limit=limit, length=rest.length)
+    return stop
+
+
+# --- census --------------------------------------------------------------------------------------
+
+MOMENTS = "a list of end, at-scan-boundary and every: S"
+
+
+class Every(Strict):
+    """At regular times of a run."""
+
+    every: duration(1, 86400) = Field(
+        description="In the list only: each time so many seconds have passed; at most the length of"
+        " the run."
+    )
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise not_allowed(value, MOMENTS)
+    return value
+
+
+def _one_every(moments: list[Every | str]) -> list[Every | str]:
+    if sum(isinstance(moment, Every) for moment in moments) > 1:
+        raise wrong("has 'every' more than once: which is meant?")
+    return values.distinct(moments)
+
+
+_Moments = Annotated[
+    list[word_or(Every, "end", "at-scan-boundary", allowed="end, at-scan-boundary or every: S")],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    AfterValidator(_one_every),
+]
+
+
+class Census(Strict):
+    """When all mergeable memory is read, to tell what of it could be merged and what is."""
+
+    moments: _Moments = Field(
+        description="In the mapping only: the moments, as the plain list has them."
+    )
+    pause: values.Switch = Field(
+        False,
+        description="In the mapping only: stop the guests while they are read, so that their"
+        " contents are those of one instant.",
+    )
+
+    @property
+    def every(self) -> float | None:
+        """Seconds from one census to the next; None without such moments."""
+        return next((each.every for each in self.moments if isinstance(each, Every)), None)
+
+
+def _moments_or_mapping(value: Any) -> Any:
+    """Read a list as the mapping that it is short for."""
+    if isinstance(value, list):
+        return {"moments": value}
+    if not isinstance(value, dict | Census):
+        raise not_allowed(value, f"{MOMENTS}, or {{moments: [...], pause: true}}")
+    return value
+
+
+def _every_within_the_run(census: Census, info: ValidationInfo) -> Census:
+    rest = rest_of(info)
+    if census.every and rest.seconds is not None and census.every > rest.seconds:
+        message = "'every' ({every} s) must be at most {limit} s, {length}"
+        limit, every = f"{rest.seconds:g}", f"{census.every:g}"
+        raise wrong(message, every=every, limit=limit, length=rest.length)
+    return census
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+Setting = Annotated[
+    dict[values.KnobName, values.KnobValue],
+    Field(json_schema_extra={"additionalProperties": False}),
+]
+
+
+def _only_if_present(setting: dict, info: ValidationInfo) -> dict:
+    """Refuse a knob that `knobs` has as well: it cannot be told which is meant."""
+    named = {"run"}.union(*info.data.get("knobs", []))
+    for name in setting:
+        if name in named:
+            message = "belongs in 'knobs', which has it, or in 'knobs_if_present': not in both"
+            if name == "run":
+                message = "belongs in 'knobs': every kernel with KSM has it"
+            raise wrong_at(name, message)
+    return setting
+
+
+class Experiment(Strict):
+    """An experiment: what to vary (guests x knobs x workloads), how often, and how to sample."""
+
+    note: values.Words = Field("", description="What the experiment is about. The page shows it.")
+    guests: Annotated[Guests, WrapValidator(_guests_or_arrays)] = Field(
+        None,
+        validate_default=True,
+        description="The guests of every run. Required, save where all workloads are `arrays`.",
+    )
+    knobs: Annotated[
+        list[Setting], Field(min_length=1), AfterValidator(values.distinct)
+    ] = Field(
+        [{"run": 1}],
+        description="Settings of `/sys/kernel/mm/ksm`: one cell for each entry.",
+    )  # fmt: skip
+    knobs_if_present: Annotated[Setting, AfterValidator(_only_if_present)] = Field(
+        {}, description="Knobs for every setting, on hosts whose kernel has them."
+    )
+    workloads: Annotated[
+        list[
+            Annotated[
+                Workload,
+                BeforeValidator(idle_or_mapping, json_schema_input_type=Literal["idle"] | Workload),
+            ]
+        ],
+        Field(min_length=1),
+        AfterValidator(distinct_names),
+    ] = Field(
+        ["idle"],
+        validate_default=True,
+        description="What goes on: one cell for each entry, either `idle` or a mapping with the"
+        " keys that follow.",
+    )
+    sampling: Sampling = Field(description="How long a run is sampled, and how often.")
+    stop: Annotated[
+        word_or(
+            Stop,
+            "fixed",
+            "steady",
+            allowed="fixed, steady or {steady: {scans: N, seconds: S, percent: P}}",
+        ),
+        AfterValidator(_steady_within_the_run),
+    ] = Field(
+        "fixed",
+        description="When a run ends: after all its intervals, or as soon as it is steady.",
+    )
+    census: Annotated[
+        Census,
+        BeforeValidator(_moments_or_mapping, json_schema_input_type=_Moments | Census),
+        AfterValidator(_every_within_the_run),
+    ] = Field(
+        None,
+        description="When the contents of all mergeable memory are read: what could be merged, what"
+        " is, and who shares with whom.",
+    )
+    repetitions: whole(1, 1000) = Field(
+        1, description="How often each cell is run, with fresh guests each time."
+    )
+    order: Order = Field("interleaved", description="In which order the runs are done.")
+
+
+# --- for editors ---------------------------------------------------------------------------------
+
+
+class _ForEditors(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema) -> bool:
+        return False  # the key says it
+
+    def default_schema(self, schema):
+        made = super().default_schema(schema)
+        if made.get("default", 0) is None:  # absent, which no file can write
+            del made["default"]
+        return made
+
+
+def json_schema() -> dict:
+    """Make the JSON Schema of definitions, which takes all that is valid and tells most errors."""
+    schema = Experiment.model_json_schema(schema_generator=_ForEditors)
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **schema}

@@ -1,0 +1,261 @@
+"""An experiment: YAML text in, a validated definition and its list of runs out.
+
+Nothing here touches a host or a file. Whether a knob exists is for the host to say, since every
+kernel has its own.
+"""
+
+import itertools
+import random
+import re
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from ksm_analysis.definition import yaml_errors
+from ksm_analysis.definition.definition import (
+    Census,
+    Experiment,
+    Network,
+    Sampling,
+    Shuffled,
+    Stop,
+    steady_of,
+)
+from ksm_analysis.definition.values import Rest, keys
+from ksm_analysis.definition.workload import Part, Workload
+from ksm_analysis.errors import InputError
+
+# What a run takes besides its sampling: unmerging, defining and removing the guests; then booting
+# each guest. Measured with emulated guests on two CPUs, where boots wait for each other; with
+# hardware virtualisation a run is quicker than its estimate.
+RUN_SECONDS = 10.0
+GUEST_SECONDS = 18.0
+
+
+# --- text to experiment --------------------------------------------------------------------------
+
+
+def parse(
+    text: str, file: str, interval: float | None = None, intervals: int | None = None
+) -> Experiment:
+    """Read a definition. `file` is only for messages.
+
+    `interval` and `intervals` are those of the command line, which the file's give way to.
+    Raises InputError with one line for each thing that is wrong: file, line, key, what is allowed.
+    """
+    data, root = yaml_errors.read(text, file)
+    if not isinstance(data, dict):
+        allowed = ", ".join(keys(Experiment))
+        raise InputError(f"{file}:1: an experiment is a mapping with the keys {allowed}")
+    options = {"interval": interval, "intervals": intervals}
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(data.get("sampling"), dict):
+        data["sampling"] = {**data["sampling"], **options}
+    problems = list(yaml_errors.repeated_keys(root))
+    try:
+        experiment = Experiment.model_validate(data, context=_rest(data, options))
+    except ValidationError as error:
+        problems += [_problem(details, root, options) for details in error.errors()]
+    if problems:
+        raise InputError("\n".join(_line(file, *each) for each in sorted(problems)))
+    return experiment
+
+
+def _rest(data: dict, options: dict) -> Rest:
+    """What the checks of one key need to know of others; of those that are wrong, nothing."""
+    workloads = data.get("workloads")
+    by = " and ".join(f"--{name}" for name in options)
+    seconds = _or_none(lambda: Sampling.model_validate(data.get("sampling")).seconds)
+    steady = _or_none(lambda: steady_of(_stop(data)).seconds) or 0.0
+    return Rest(
+        seconds=seconds,
+        length="the length of a run's sampling" + (f" with {by}" if by else ""),
+        guests="guests" in data,
+        only_arrays=isinstance(workloads, list)
+        and all(isinstance(each, dict) and "arrays" in each for each in workloads),
+        # what no run can last is told once, where it stands
+        steady=steady if seconds and steady <= seconds else 0.0,
+    )
+
+
+def _stop(data: dict) -> Stop | str:
+    stop = data.get("stop")
+    return Stop.model_validate(stop) if isinstance(stop, dict) else stop
+
+
+def _or_none(value) -> Any:
+    try:
+        return value()
+    except (ValidationError, AttributeError):
+        return None
+
+
+def _problem(details: dict, root: Any, options: dict) -> tuple[int, str]:
+    """One error as (line, text); line 0 is the command line."""
+    key, *within = details["loc"]
+    by_options = within[0] in options if within else options and details["type"] == "wrong"
+    if key == "sampling" and by_options:
+        given = within or options
+        return 0, f"{', '.join(f'--{name}' for name in given)}: {details['msg']}"
+    return yaml_errors.problem(details, root, Experiment)
+
+
+def _line(file: str, line: int, text: str) -> str:
+    return f"{file}:{line}: {text}" if line else text
+
+
+# --- experiment to runs --------------------------------------------------------------------------
+
+
+def plan(experiment: Experiment, file: str) -> dict:
+    """List the runs of an experiment, in the order of running, as docs/data.md has them."""
+    name = PurePath(file).stem
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        allowed = "letters, digits, '.', '_' and '-'"
+        raise InputError(f"{file}: the file's name becomes a directory's: {allowed} are allowed")
+    labels = knob_labels(experiment.knobs)
+    cells = enumerate(_cells(experiment), start=1)
+    runs = [_run(experiment, index, labels, *cell) for index, cell in cells]
+    return {
+        "experiment": name,
+        "file": file,
+        "note": experiment.note.strip(),
+        "order": _in_words(experiment.order),
+        "seconds": sum(run["seconds"] for run in runs),
+        "runs": runs,
+    }
+
+
+def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
+    """(repetition, guests, number of the setting, workload) of each run, in the order of running.
+
+    Unless the file says otherwise, repetitions are outermost: what drifts with time (a warmer CPU,
+    a fuller disk) then meets every cell alike.
+    """
+    counts = experiment.guests.count if experiment.guests else [0]
+    settings = range(len(experiment.knobs))
+    cells = list(itertools.product(counts, settings, experiment.workloads))
+    repetitions = range(1, experiment.repetitions + 1)
+    if experiment.order == "as-written":
+        return [(r, *cell) for cell in cells for r in repetitions]
+    orders = [cells] * experiment.repetitions
+    if isinstance(experiment.order, Shuffled):
+        draw = random.Random(experiment.order.shuffled)
+        orders = [draw.sample(cells, len(cells)) for _ in repetitions]
+    return [(r, *cell) for r, order in zip(repetitions, orders, strict=True) for cell in order]
+
+
+def _in_words(order: Shuffled | str) -> str:
+    return f"shuffled({order.shuffled})" if isinstance(order, Shuffled) else order
+
+
+def knob_labels(settings: list[dict]) -> list[str]:
+    """One name for each setting: the knobs that differ between them, or all if there is one."""
+    names = list(dict.fromkeys(itertools.chain(*settings)))
+    if len(settings) > 1:
+        names = [name for name in names if len({str(s.get(name)) for s in settings}) > 1]
+    return [
+        ", ".join(f"{name}={s[name]}" if name in s else f"{name} as found" for name in names)
+        for s in settings
+    ]
+
+
+def _run(
+    experiment: Experiment,
+    index: int,
+    labels: list[str],
+    repetition: int,
+    count: int,
+    setting: int,
+    workload: Workload,
+) -> dict:
+    # ksmd that does not run measures nothing: run=0 has to be asked for
+    knobs = {"run": 1, **experiment.knobs[setting]}
+    planned = {
+        "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
+        "index": index,
+        "factors": {
+            "guests": count,
+            "knobs": labels[setting],
+            "workload": workload.name,
+            "repetition": repetition,
+        },
+        "guests": _guests(experiment, count, workload),
+        "knobs": knobs,
+        "knobs_if_present": experiment.knobs_if_present,
+        "workload": _workload(workload, count, experiment.sampling.seconds),
+        "sampling": _sampling(experiment, knobs, workload),
+        # each run says for itself what it is part of
+        "note": experiment.note.strip(),
+        "seconds": RUN_SECONDS + GUEST_SECONDS * count + experiment.sampling.seconds,
+    }
+    return planned | ({"census": _census(experiment.census)} if experiment.census else {})
+
+
+def _census(census: Census) -> dict:
+    return {
+        "end": "end" in census.moments,
+        "at_scan_boundary": "at-scan-boundary" in census.moments,
+        "every": census.every,
+        "pause": census.pause,
+    }
+
+
+def _guests(experiment: Experiment, count: int, workload: Workload) -> dict:
+    guests, chosen = experiment.guests, workload.nosharepages
+    return {
+        "count": count,
+        "memory_mib": guests.memory_mib if guests else 0,
+        "disk_gib": guests.disk_gib if guests else 0,
+        "vcpus": guests.vcpus if guests else 0,
+        "network": _network(guests.network) if guests else None,
+        "nosharepages": [n for n in range(1, count + 1) if chosen == "all" or n in (chosen or [])],
+    }
+
+
+def _network(network: Network | str) -> str | None:
+    if isinstance(network, Network):
+        return network.network
+    return None if network == "none" else network
+
+
+def _workload(workload: Workload, count: int, seconds: float) -> dict:
+    planned = {"name": workload.name, "parts": _parts(workload, count, seconds)}
+    if workload.arrays:
+        planned["arrays"] = workload.arrays.model_dump()
+    return planned
+
+
+def _parts(workload: Workload, count: int, seconds: float) -> list[dict]:
+    """What the guests do; guests that do the same are one part, idle ones are in none."""
+    turns = itertools.islice(itertools.cycle(workload.parts), count)
+    works = [None if part == "idle" else _work(part, seconds) for part in turns]
+    once = [work for i, work in enumerate(works) if work and work not in works[:i]]
+    return [
+        {"guests": [guest for guest, own in enumerate(works, start=1) if own == work], **work}
+        for work in once
+    ]
+
+
+def _work(part: Part, seconds: float) -> dict:
+    start, stop = part.window(seconds)
+    if part.command:
+        return {"command": part.command, "start": start, "stop": stop}
+    options = part.stress_ng.model_dump(exclude_defaults=True)
+    return {"stress_ng": options, "start": start, "stop": stop}
+
+
+def _sampling(experiment: Experiment, knobs: dict, workload: Workload) -> dict:
+    sampling, steady = experiment.sampling, steady_of(experiment.stop)
+    planned = {
+        "interval": sampling.interval,
+        "intervals": sampling.intervals,
+        "period": sampling.period,
+        "samples": sampling.samples,
+        "seconds": sampling.seconds,
+    }
+    # without scans there is nothing to wait for
+    if steady and str(knobs["run"]) == "1":
+        planned["steady"] = {**steady.model_dump(), "after": workload.after(sampling.seconds)}
+    return planned

@@ -1,0 +1,286 @@
+"""Workloads of a definition: what goes on in a run, in its guests or in two arrays instead."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from ksm_analysis.definition import values
+from ksm_analysis.definition.values import (
+    Rest,
+    Strict,
+    duration,
+    keys,
+    rest_of,
+    text,
+    whole,
+    word_or,
+    wrong,
+    wrong_at,
+)
+
+CHANGES = ("single", "half-same", "half-distinct")
+
+
+class StressNg(Strict):
+    """The vm options of stress-ng, with underscores for dashes and without the leading ones."""
+
+    vm: whole(1, 1024) = Field(description="Worker processes in each guest.")
+    vm_bytes: values.Size = Field(
+        None, description="Memory of a guest's workers together; at least 4K."
+    )
+    vm_hang: whole(0, 86400) = Field(
+        None, description="Seconds to wait before memory is freed; 0 waits for ever."
+    )
+    vm_keep: values.Switch = Field(
+        False, description="Write to the same memory again instead of taking new."
+    )
+    vm_locked: values.Switch = Field(False, description="Lock the memory.")
+    vm_madvise: values.one_of(values.MADVISE) = Field(
+        None, description="Advice to the guest's kernel."
+    )
+    vm_method: values.one_of(values.VM_METHODS) = Field(
+        None, description="What is written to the memory."
+    )
+    vm_ops: whole(1, 2**62) = Field(None, description="Stop after so many operations.")
+    vm_populate: values.Switch = Field(False, description="Fill in page tables at once.")
+
+
+class Window(Strict):
+    """A part of the run, in seconds from its first sample."""
+
+    start: duration(0, values.YEAR) = Field(
+        alias="from",
+        description="In the mapping only: when it starts, in seconds from the first sample.",
+    )
+    stop: duration(0, values.YEAR) = Field(
+        alias="to",
+        description="In the mapping only: when it stops; at most the length of the run.",
+    )
+
+    @model_validator(mode="after")
+    def _within_the_run(self, info: ValidationInfo):
+        if self.start >= self.stop:
+            raise wrong("'from' must be less than 'to'")
+        rest = rest_of(info)
+        if rest.seconds is not None and self.stop > rest.seconds:
+            message = "'to' must be at most {limit} s, {length}"
+            raise wrong(message, limit=f"{rest.seconds:g}", length=rest.length)
+        return self
+
+
+# What a workload and a part of a mixed one have in common.
+_StressNg = Annotated[
+    StressNg, Field(description="Options of stress-ng's virtual memory stressor.")
+]
+_Command = Annotated[
+    values.Command,
+    Field(description="A command of one's own, run by root in the guest."),
+]
+_Active = Annotated[
+    word_or(Window, "whole", "first-half", allowed="whole, first-half or {from: S, to: S}"),
+    Field(
+        description="When it works: the whole run, its first half, or a part of it. stress-ng knows"
+        " whole seconds only, so its length is rounded to them."
+    ),
+]
+
+
+class Part(Strict):
+    """What some of the guests do."""
+
+    stress_ng: _StressNg = None
+    command: _Command = None
+    active: _Active = "whole"
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["stress_ng"]}, {"required": ["command"]}]}
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if (self.stress_ng is None) == (self.command is None):
+            raise wrong("needs either 'stress_ng' or 'command'; a part that does nothing is idle")
+        return self
+
+    def window(self, length: float) -> tuple[float, float]:
+        """Start and stop in a run of that length, in seconds."""
+        if isinstance(self.active, Window):
+            return self.active.start, self.active.stop
+        return 0.0, length / 2 if self.active == "first-half" else length
+
+
+class Arrays(Strict):
+    """The workload without guests: two equal mergeable arrays, one of which is changed."""
+
+    change: Annotated[
+        Literal[CHANGES], values.says("one of single, half-same or half-distinct")
+    ] = Field(
+        description="What becomes of array 1: its first number is -1 (single), its first half is -1"
+        " (half-same), or number i of its first half is -i (half-distinct)."
+    )
+    ints: whole(2, 10**9) = Field(
+        1_000_000, description="Numbers in each of the two arrays, of 4 bytes each."
+    )
+    second: duration(0, values.YEAR) = Field(
+        10.0, description="When array 2 is written, in seconds from the first sample."
+    )
+    changed: duration(0, values.YEAR) = Field(
+        20.0, description="When array 1 is changed; before the run ends."
+    )
+
+
+def _arrays_within_the_run(arrays: Arrays | str, info: ValidationInfo) -> Arrays:
+    arrays = arrays if isinstance(arrays, Arrays) else Arrays(change=arrays)
+    if arrays.second >= arrays.changed:
+        message = "'second' ({second} s) must be less than 'changed' ({changed} s)"
+        raise wrong(message, second=f"{arrays.second:g}", changed=f"{arrays.changed:g}")
+    rest = rest_of(info)
+    if rest.seconds is not None and arrays.changed >= rest.seconds:
+        message = "'changed' ({changed} s) must be less than {limit} s, {length}"
+        limit, changed = f"{rest.seconds:g}", f"{arrays.changed:g}"
+        raise wrong(message, changed=changed, limit=limit, length=rest.length)
+    return arrays
+
+
+def idle_or_mapping(value: Any) -> Any:
+    """Read `idle` as the workload of that name."""
+    if value == "idle":
+        return {"name": "idle"}
+    if not isinstance(value, dict | Workload):
+        allowed = f"idle or a mapping with the keys {', '.join(keys(Workload))}"
+        raise values.not_allowed(value, allowed)
+    return value
+
+
+def _listed(allowed: str) -> BeforeValidator:
+    def check(value):
+        if not isinstance(value, list) or not value:
+            raise values.not_allowed(value, allowed)
+        return value
+
+    return BeforeValidator(check)
+
+
+KINDS = ("stress_ng", "command", "mixed", "arrays")
+
+
+class Workload(Strict):
+    """What goes on in a run: in all guests, in each guest its part, or in two arrays instead."""
+
+    name: text(
+        r"^[a-z0-9][a-z0-9_-]{0,39}$",
+        "at most 40 small letters, digits, - and _ (it becomes part of a directory's name)",
+    ) = Field(
+        description="What it is called in tables, figures and directories. `idle` means no"
+        " workload."
+    )
+    stress_ng: _StressNg = None
+    command: _Command = None
+    mixed: Annotated[
+        list[
+            word_or(
+                Part,
+                "idle",
+                allowed="idle or a mapping with the keys stress_ng, command, active",
+            )
+        ],
+        Field(min_length=1),
+        _listed("a list of parts, each idle or a mapping"),
+    ] = Field(
+        None,
+        description="A part for each guest: the first for guest 1, the second for guest 2, and"
+        " after the last the first again.",
+    )
+    arrays: Annotated[
+        word_or(Arrays, *CHANGES, allowed="single, half-same, half-distinct or {change: ...}"),
+        AfterValidator(_arrays_within_the_run),
+    ] = Field(None, description="Two arrays of a process on the host, without guests.")
+    active: _Active = "whole"
+    nosharepages: values.GuestNumbers = Field(
+        None,
+        description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`);"
+        " numbers that a run has not are passed over. With no other key but `name`, the guests are"
+        " idle.",
+    )
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                *({"required": [kind]} for kind in KINDS),
+                {"not": {"anyOf": [{"required": [kind]} for kind in KINDS]}},
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo):
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        for refused in (self._wrong_kinds(given), self._wrong_beside(given)):
+            if refused:
+                raise wrong(refused)
+        rest = rest_of(info)
+        if self.arrays and rest.guests:
+            raise wrong_at("arrays", "needs no guests: only an experiment without 'guests' has it")
+        if rest.seconds is not None:
+            self._leaves_time(rest)
+        return self
+
+    def _wrong_kinds(self, given: list[str]) -> str:
+        allowed = "only one of stress_ng, command, mixed and arrays is allowed"
+        if len(given) > 1:
+            return f"has {', '.join(given)}: {allowed}"
+        if self.name == "idle" and (given or self.nosharepages):
+            return "needs a name of its own: 'idle' is the workload that does nothing"
+        if self.name != "idle" and not given and not self.nosharepages:
+            kinds = "one of 'stress_ng', 'command', 'mixed', 'arrays' and 'nosharepages'"
+            return f"needs {kinds}; a workload that does nothing is 'idle'"
+        return ""
+
+    def _wrong_beside(self, given: list[str]) -> str:
+        if "active" in self.model_fields_set and not {"stress_ng", "command"} & {*given}:
+            where = {"arrays": "; arrays have 'second' and 'changed'", "mixed": ", in each part"}
+            beside = "".join(where.get(kind, "") for kind in given)
+            return f"'active' goes with 'stress_ng' or 'command'{beside}"
+        if self.arrays and self.nosharepages:
+            return "'nosharepages' is for guests: it cannot go with 'arrays'"
+        return ""
+
+    def _leaves_time(self, rest: Rest) -> None:
+        after = self.after(rest.seconds)
+        if after + rest.steady > rest.seconds:
+            message = (
+                "ends at {after} s, which leaves {left} s to be steady in, and 'stop' asks for"
+                " {steady} s: it could never be met within {limit} s, {length}"
+            )
+            left, limit = f"{rest.seconds - after:g}", f"{rest.seconds:g}"
+            steady = f"{rest.steady:g}"
+            context = {"left": left, "limit": limit, "steady": steady, "length": rest.length}
+            raise wrong(message, after=f"{after:g}", **context)
+
+    @property
+    def parts(self) -> list[Part | Literal["idle"]]:
+        """What the guests do, in turn."""
+        if self.mixed:
+            return self.mixed
+        if self.stress_ng or self.command:
+            chosen = {"stress_ng": self.stress_ng, "command": self.command, "active": self.active}
+            return [Part.model_construct(**chosen)]
+        return ["idle"]
+
+    def after(self, length: float) -> float:
+        """When all that ends before a run of that length has ended; 0 if nothing does."""
+        if self.arrays:
+            return self.arrays.changed
+        stops = [part.window(length)[1] for part in self.parts if part != "idle"]
+        return max((stop for stop in stops if stop < length), default=0.0)
+
+
+def distinct_names(workloads: list[Workload]) -> list[Workload]:
+    """Refuse two workloads of one name."""
+    values.distinct([workload.name for workload in workloads])
+    return workloads

@@ -1,0 +1,1 @@
+"""Why a host does not merge: facts and rules."""

@@ -1,0 +1,1 @@
+"""Tables of metrics and what is measured of a run."""

@@ -1,0 +1,1 @@
+"""The page: figures, tables, words, rendering."""

@@ -1,0 +1,293 @@
+"""Figures of censuses: what could be merged, what is, and who shares with whom.
+
+They are made as those of figures.py are, and their traces say the same in `meta`. The last census
+stands for a run, as its last interval does.
+"""
+
+from dataclasses import replace
+from itertools import chain
+
+import pandas as pd
+
+from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics.metrics import MIB, Measured
+from ksm_analysis.page import drawing, figures
+from ksm_analysis.page.drawing import COLOURS, Panel, guest_word, join, text
+from ksm_analysis.page.figures import Data, Sampled, add_meta, meta_of, series_of, stack
+from ksm_analysis.results import cells
+
+CENSUS = {metric.name: metric for metric in metrics.CENSUS}
+GUEST = {metric.name: metric for metric in metrics.CENSUS_GUEST}
+EFFICIENCY, CHANGED = CENSUS["efficiency_percent"], GUEST["guest_changed_percent"]
+KINDS = ("zero", "within", "between")
+WORDS = {"zero": "zeros", "within": "within guests", "between": "between guests"}
+PATTERNS = {"zero": "", "within": "/", "between": "x"}
+SIDES = {"limit": "could be saved", "saved": "is saved"}
+NAMED = 8  # more guests than these have no room for numbers in a heat map
+FEW = 40  # points of a line that are marked
+RATE = ("pages_to_scan", "sleep_millisecs")
+
+
+def counted(measured: list[Measured]) -> list[Measured]:
+    """Pick the runs that have a census."""
+    return [each for each in measured if len(each.census)]
+
+
+def _has(table: pd.DataFrame, name: str) -> bool:
+    return name in table and table[name].notna().any()
+
+
+# --- efficiency -----------------------------------------------------------------------------------
+
+
+def efficiency_over_time(data: Data, measured: list[Measured]) -> list[Panel]:
+    """What is saved of what could be, at each census: a line for each run of several."""
+    several = [each for each in measured if each.census[EFFICIENCY.name].count() > 1]
+    samples = tuple(Sampled(each.run, each.census, {}) for each in several)
+    return _marked(figures.by_time(replace(data, samples=samples), EFFICIENCY)) if several else []
+
+
+def _marked(panels: list[Panel]) -> list[Panel]:
+    """Mark the points of lines that have few."""
+    for _, figure in panels:
+        for line in figure.data:
+            if line.mode == "lines" and len(line.x) <= FEW and line.line.width:
+                line.mode = "lines+markers"
+    return panels
+
+
+def efficiency_by_guests(data: Data, measured: list[Measured]) -> list[Panel]:
+    """What is saved of what could be, in the last census: a line for each setting."""
+    last = _last(measured)
+    last = last[last["guests"] > 0] if len(last) else last
+    if not _has(last, EFFICIENCY.name):
+        return []
+    return figures.by_guests(replace(data, host=last), EFFICIENCY)
+
+
+def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
+    """What is saved of what could be, in the last census, against the rate that was asked of ksmd.
+
+    A line for whatever else was varied.
+    """
+    last = _last(measured)
+    if not _has(last, EFFICIENCY.name):
+        return []
+    last = last.assign(rate=list(map(_rate, measured)), others=_other_knobs(measured))
+    last = last[last["rate"].notna() & last[EFFICIENCY.name].notna()]
+    if last["rate"].nunique() < 2:
+        return []
+    figure, counts = drawing.figure(EFFICIENCY), sorted(last["guests"].unique())
+    varied = [name for name in ("host", "workload", "others") if last[name].nunique() > 1]
+    series = last.groupby(varied, sort=False) if varied else [((), last)]
+    for index, (names, together) in enumerate(series):
+        for count, part in together.groupby("guests"):
+            line = drawing.mean_line(part, "rate", EFFICIENCY, join(guest_word(count), *names))
+            knobs = part.groupby("rate")["knobs"].first().to_list()
+            meta = {key: meta_of(part, "guests")[key] for key in ("host", "workload", "guests")}
+            look = drawing.style(counts.index(count), index)
+            figure["data"].append(line | look | {"meta": meta | {"by": {"knobs": knobs}}})
+    figure["layout"]["xaxis"] |= {
+        "type": "log",
+        "title": "pages_to_scan / sleep_millisecs, in pages a second",
+        "tickvals": sorted(last["rate"].unique()),
+        "tickformat": ",.0f",
+    }
+    return drawing.finished([("", figure)])
+
+
+def _rate(measured: Measured) -> float:
+    """Pages a second by the knobs, as they were in the last census; NaN if ksmd does not sleep."""
+    row = measured.run.census.rows.iloc[-1]
+    pages, sleep = (row.get(f"ksm.{name}", float("nan")) for name in RATE)
+    return 1000 * pages / sleep if sleep else float("nan")
+
+
+def _other_knobs(measured: list[Measured]) -> list[str]:
+    """Label the knobs that differ between runs besides those of the rate."""
+    knobs = [cells.knobs(each.run) for each in measured]
+    names = [name for name in dict.fromkeys(chain(*knobs)) if name not in RATE]
+    differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
+    return [", ".join(f"{name}={each.get(name)}" for name in differ) for each in knobs]
+
+
+def _last(measured: list[Measured]) -> pd.DataFrame:
+    """One row a run: its factors, and its last census."""
+    rows = [each.census.tail(1).assign(last=True, page=_page(each)) for each in measured]
+    return stack([each.run for each in measured], rows) if rows else pd.DataFrame()
+
+
+def _page(measured: Measured) -> int:
+    return measured.run.header["page_size"]
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+def by_kind(measured: list[Measured]) -> list[Panel]:
+    """What could be saved and what is, side by side, each a stack of zeros, within and between."""
+    last = _last(measured)
+    if not _has(last, "limit_zero_pages"):
+        return []
+    panels = []
+    for name, part in series_of(last):
+        figure = drawing.figure(GUEST["attributed_bytes"])
+        known = [side for side in SIDES if _has(part, f"{side}_zero_pages")]
+        for side in known:
+            figure["data"] += _stacked(part, side, in_legend=side == known[-1])
+        figure["layout"]["xaxis"] |= {"type": "category"}
+        figure["layout"]["barmode"] = "overlay"  # each lies on the one before by its base
+        add_meta(figure, meta_of(part))
+        panels.append((name, figure))
+    most = last[["limit_pages", "saved_pages"]].max(axis=1) * last["page"] / MIB
+    return drawing.finished(panels, most)
+
+
+def _pattern(shape: str) -> dict:
+    """Draw lines over a bar, for whoever does not tell its colour."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
+
+
+def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict]:
+    """One bar for each number of guests and kind; those of a number stand on one another."""
+    names = [f"{side}_{kind}_pages" for kind in KINDS]
+    means = part.groupby("guests")[[*names, "page"]].mean().dropna()
+    bars, base = [], 0 * means["page"]
+    for index, (kind, name) in enumerate(zip(KINDS, names, strict=True)):
+        mib = means[name] * means["page"] / MIB
+        words = f"{SIDES[side]}: {WORDS[kind]}"
+        bars.append(
+            {
+                "type": "bar",
+                "x": [guest_word(count) or "no guests" for count in means.index],
+                "y": mib.to_list(),
+                "base": base.to_list(),
+                "width": 0.38,
+                "offset": -0.4 if side == "limit" else 0.02,
+                "name": WORDS[kind],
+                "customdata": [f"{pages:,.0f} pages" for pages in means[name]],
+                "marker": {"color": COLOURS[index], "pattern": _pattern(PATTERNS[kind])},
+                "opacity": 0.4 if side == "limit" else 1,
+                "legendgroup": kind,
+                "showlegend": in_legend,
+                "hovertemplate": f"%{{x}}: %{{customdata}}<extra>{words}</extra>",
+                "meta": {"by": {"guests": means.index.to_list()}, "line": words},
+            }
+        )
+        base = base + mib
+    return bars
+
+
+# --- who shares with whom -------------------------------------------------------------------------
+
+
+def who_shares(measured: list[Measured]) -> list[Panel]:
+    """Pages that guests share, two by two: a heat map for each cell, of its first run."""
+    shared = [each for each in measured if len(each.run.census.matrix) > 1]
+    panels = []
+    most = max((each.run.census.matrix.max(axis=None) for each in shared), default=0)
+    for name, part in series_of(_cells(shared)) if shared else ():
+        for index, row in part.iterrows():
+            matrix = shared[index].run.census.matrix
+            figure = drawing.figure(CENSUS["saved_pages"])
+            figure["data"].append(_heat(matrix, most))
+            add_meta(figure, meta_of(part.loc[[index]], "guests"))
+            sides = {"type": "category", "showgrid": False}
+            figure["layout"]["xaxis"] |= sides | {"title": "shared with"}
+            figure["layout"]["yaxis"] |= sides | {
+                "title": {"text": "pages of", "standoff": 14},
+                "autorange": "reversed",
+            }
+            figure["layout"]["meta"] = {"height": min(700, max(310, 110 + 26 * len(matrix)))}
+            panels.append((join(guest_word(row["guests"]), name), figure))
+    return drawing.finished(panels)
+
+
+def _heat(matrix: pd.DataFrame, most: float) -> dict:
+    pairs = matrix.stack()
+    return {
+        "type": "heatmap",
+        "y": [text(guest) for guest, _ in pairs.index],
+        "x": [text(other) for _, other in pairs.index],
+        "z": pairs.to_list(),
+        "name": "pages shared",
+        "colorscale": "Cividis",
+        "colorbar": {
+            "title": {"text": "pages"},
+            "thickness": 12,
+            "separatethousands": True,
+            "exponentformat": "none",
+        },
+        "zmin": 0,
+        "zmax": most or 1,  # one scale for all, to be compared by eye
+        "xgap": 1,
+        "ygap": 1,
+        "showlegend": False,
+        "texttemplate": "%{z:,}" if len(matrix) <= NAMED else "",
+        "hovertemplate": "%{y} shares %{z:,} pages with %{x}<extra></extra>",
+    }
+
+
+def _cells(measured: list[Measured]) -> pd.DataFrame:
+    """The factors of the first run of each cell, indexed by its place."""
+    rows = [{"host": each.run.host, "run": each.run.id, **each.run.factors} for each in measured]
+    return pd.DataFrame(rows).drop_duplicates(["guests", *figures.FACTORS])
+
+
+# --- guests ---------------------------------------------------------------------------------------
+
+
+def attribution(measured: list[Measured]) -> list[Panel]:
+    """What is saved through each guest, beside what the kernel calls its profit; in each cell."""
+    last = _last_of_guests(measured)
+    if not _has(last, "attributed_bytes"):
+        return []
+    panels = []
+    bars = {"attributed_bytes": "attributed savings", "ksm_process_profit": "ksm_process_profit"}
+    bars = {name: words for name, words in bars.items() if _has(last, name)}
+    for name, part in series_of(last):
+        for count, cell in part.groupby("guests"):
+            means = cell.groupby("guest")[list(bars)].mean() / MIB
+            figure = drawing.figure(GUEST["attributed_bytes"])
+            figure["data"] = [
+                {
+                    "type": "bar",
+                    "x": [text(guest) for guest in means.index],
+                    "y": means[column].to_list(),
+                    "name": words,
+                    "marker": {
+                        "color": COLOURS[index],
+                        "pattern": _pattern("/" if index else ""),
+                    },
+                    "hovertemplate": "%{x}: %{y:,.4~g} MiB<extra>%{fullData.name}</extra>",
+                }
+                for index, (column, words) in enumerate(bars.items())
+            ]
+            figure["layout"]["xaxis"] |= {"type": "category"}
+            figure["layout"]["barmode"] = "group"
+            add_meta(figure, meta_of(cell, "guests"))
+            panels.append((join(guest_word(count), name), figure))
+    return drawing.finished(panels, last[list(bars)].stack() / MIB)
+
+
+def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
+    """One row a run and guest: factors, and its values in the last census."""
+    tables = []
+    for each in measured:
+        profit = each.run.census.guests.get("ksm_stat.ksm_process_profit")
+        table = each.census_guest.assign(ksm_process_profit=profit)
+        tables.append(table[table["n"] == each.census.index[-1]])
+    return stack([each.run for each in measured], tables) if tables else pd.DataFrame()
+
+
+def changed_over_time(data: Data, measured: list[Measured]) -> list[Panel]:
+    """Pages of each guest that changed since the census before: a panel for each cell."""
+    samples = []
+    for each in measured:
+        changed = each.census_guest.dropna(subset=[CHANGED.name])
+        if len(changed):
+            wide = changed.pivot_table(CHANGED.name, "seconds", "guest")
+            samples.append(Sampled(each.run, each.census, {CHANGED.name: wide}))
+    if not samples:
+        return []
+    return _marked(figures.by_time_of_guests(replace(data, samples=tuple(samples)), CHANGED))

@@ -1,0 +1,186 @@
+"""What all figures share: colours and their second cues, axes, names, lines.
+
+A figure is put together as a plain dictionary in Plotly's words, which Plotly checks once, when it
+is finished: to let it check every line and axis by itself takes ten times as long.
+"""
+
+import textwrap
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ksm_analysis.metrics.metrics import MIB, Metric
+from ksm_analysis.page.downsample import envelope, packed, thin
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which
+# is faint on white, are left out since pages are light or dark.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+GREY = "#8a8a8a"
+Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
+LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
+
+
+def text(value: object) -> str:
+    """Make text of a name: Plotly would read `<b>` in it as markup, and cut off what is long."""
+    lines = textwrap.wrap(str(value), LINE_LENGTH) or [""]
+    return "<br>".join(escape(line, quote=False) for line in lines)
+
+
+def join(*names: str) -> str:
+    """Put names side by side; empty ones take no room."""
+    return " · ".join(filter(None, names))
+
+
+def guest_word(count: int) -> str:
+    """Write `1 guest`, `2 guests`; nothing without guests."""
+    return {0: "", 1: "1 guest"}.get(count, f"{count} guests")
+
+
+def figure(metric: Metric) -> dict:
+    """Begin a figure: axes for a metric and a legend below, and no line yet."""
+    unit = "MiB" if metric.unit == "bytes" else metric.unit
+    return {
+        "data": [],
+        "layout": {
+            "template": {},
+            "margin": {"l": 12, "r": 12, "t": 28, "b": 12},
+            "hovermode": "closest",
+            "showlegend": True,
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "x": 0,
+                "itemwidth": 44,
+                "maxheight": 0.9,  # else a long legend scrolls within itself
+            },
+            "xaxis": {"automargin": True, "zeroline": False, "ticks": "outside"},
+            "yaxis": {
+                "title": unit,
+                "automargin": True,
+                "rangemode": "tozero",
+                "separatethousands": True,
+                "exponentformat": "none",
+            },
+            "shapes": [],
+            "annotations": [],
+        },
+    }
+
+
+def shown(metric: Metric, values: pd.Series) -> pd.Series:
+    """Turn bytes into MiB, as figures show them."""
+    return values / MIB if metric.unit == "bytes" else values
+
+
+def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
+    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay.
+
+    Against time, there is a gap as well where not all runs have a value: where one ends before the
+    others, the mean of the rest would jump although no run does.
+    """
+    groups = shown(metric, rows[metric.name]).groupby(rows[x])
+    mean, count = groups.mean(), groups.count()
+    if x in ("interval", "seconds"):
+        mean = mean.where(count == count.max())
+    of = ", mean of %{customdata} runs" if rows["repetition"].nunique() > 1 else ""
+    hover = f"{x} %{{x}}: %{{y:,.6~g}}{of}<extra>%{{fullData.name}}</extra>"
+    return {
+        "x": mean.index.to_list(),
+        "y": mean.to_list(),
+        "customdata": count.to_list(),
+        "name": text(label),
+        "mode": "lines+markers" if len(mean) <= 40 else "lines",
+        "hovertemplate": hover,
+    }
+
+
+def style(index: int, series: int) -> dict:
+    """Make the look of a line: colour and marker tell `index`, the dash tells `series`."""
+    colour = COLOURS[index % len(COLOURS)]
+    # Where colours begin again, the dash tells the second of a colour from the first
+    dash = DASHES[(series + index // len(COLOURS)) % len(DASHES)]
+    return {
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"color": colour, "symbol": MARKERS[index % len(MARKERS)], "size": 7},
+    }
+
+
+def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) -> dict:
+    """Every sample of one run as a line of at most `points` points, with its peaks."""
+    kept = thin(values, points)
+    return {
+        "x": packed(seconds[kept]),
+        "y": packed(values[kept]),
+        "name": text(label),
+        "mode": "lines",
+        "hovertemplate": "%{x:,.1f} s: %{y:,.6~g}<extra>%{fullData.name}</extra>",
+    }
+
+
+def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: int) -> list[dict]:
+    """Make two lines with the room between them filled: from the lowest to the highest."""
+    start, low, high = envelope(low, high, points // 2)
+    edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "hoverinfo": "skip"}
+    lower, upper = (
+        {
+            "x": packed(x[start]),
+            "y": packed(values),
+            "name": text(label),
+            "meta": {"line": f"{which} of {label}"},
+            **edge,
+        }
+        for which, values in (("lowest", low), ("highest", high))
+    )
+    fill = {"fill": "tonexty", "fillcolor": "rgba(138, 138, 138, 0.3)"}
+    return [lower | {"showlegend": False}, upper | fill]
+
+
+def shade(figure: dict, name: str, start: float, stop: float, words: str) -> None:
+    """Shade from start to stop, with words above; the page leaves it out with lines of `name`."""
+    room = {
+        "name": name,
+        "type": "rect",
+        "x1": stop,
+        "fillcolor": GREY,
+        "opacity": 0.18,
+        "line": {"width": 0},
+        "layer": "below",
+    }
+    _upright(figure, start, room, {"name": name, "text": words, "xanchor": "left"})
+
+
+def mark(figure: dict, at: float, words: str, to_the: str) -> None:
+    """Draw a dotted line upright, with words above it `to_the` left or right."""
+    line = {"type": "line", "x1": at, "line": {"color": GREY, "width": 1, "dash": "dot"}}
+    anchor = {"left": "right", "right": "left"}[to_the]
+    _upright(figure, at, line, {"text": words, "xanchor": anchor})
+
+
+def _upright(figure: dict, x: float, shape: dict, words: dict) -> None:
+    """Add a shape as high as the figure, and words where it begins."""
+    axes = {"xref": "x", "yref": "y domain"}
+    figure["layout"]["shapes"].append({**axes, "x0": x, "y0": 0, "y1": 1, **shape})
+    figure["layout"]["annotations"].append(
+        {**axes, "x": x, "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+        | words
+    )
+
+
+def finished(panels: list[tuple[str, dict]], values: pd.Series | None = None) -> list[Panel]:
+    """Have Plotly check the figures.
+
+    With `values`, which are all that they show, several have one scale, to be compared by eye; zero
+    is always on it.
+    """
+    if values is not None and len(panels) > 1:
+        low, high = min(0.0, values.min()), max(0.0, values.max())
+        margin = 0.05 * (high - low) or 1.0
+        for _, each in panels:
+            each["layout"]["yaxis"]["range"] = [low - margin if low < 0 else 0, high + margin]
+    return [(title, go.Figure(each)) for title, each in panels]

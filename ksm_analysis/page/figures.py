@@ -1,0 +1,557 @@
+"""Frames to Plotly figures, one function a figure, each of one or more panels.
+
+Colour and marker tell the first thing apart (the number of guests, or a guest), the dash tells the
+rest (workload, knobs, host). Nothing is told by colour alone. Titles and definitions belong to the
+page; colours of text and axes belong to its theme.
+
+What the page filters by is in each trace's `meta`: the factors that all of its points have in
+common, `by` the values of a factor at each point, where they differ in it, and `line` what the line
+is called in a table, if its name in the legend does not tell it from others. `points` of the
+layout's `meta` is how many points there were before they were thinned, and `x` the factor that the
+x axis shows, if it does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+
+import pandas as pd
+
+from ksm_analysis.analysis.answer import Setting
+from ksm_analysis.analysis.statistics import Estimate
+from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.page import drawing
+from ksm_analysis.page.drawing import COLOURS, Panel, guest_word, join, shown, style, text
+from ksm_analysis.page.published import PUBLISHED, Published
+from ksm_analysis.results.runs import Run
+
+LINES = 9  # more than these in one panel cannot be told apart
+GUESTS = 8  # more guests than these in one panel are a band
+POINTS = 1000  # of a line of samples, at most
+ALL_POINTS = 16_000  # of all lines of samples of one figure, about
+FACTORS = ("workload", "knobs", "host")  # what varies besides guests and repetitions
+MEMORY = (
+    "guest_memory_configured_mib",
+    "guest_memory_resident_mib",
+    "shared_mib",
+    "reclaimed_mib",
+)
+HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A run with the values of every sample.
+
+    `host`: the frame of metrics.every_sample. `guest`: for each metric that has a figure, one row a
+    sample, indexed by `seconds`, and a column for each guest; empty without guests.
+    """
+
+    run: Run
+    host: pd.DataFrame
+    guest: dict[str, pd.DataFrame]
+
+    def has(self, metric: Metric) -> bool:
+        """Whether any guest has any value of a metric."""
+        return metric.name in self.guest and self.guest[metric.name].notna().any(axis=None)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What figures are made of.
+
+    `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
+    factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics; that of
+    the host also `last`, which is true where the values stand for the run.
+    `samples`: the values of every sample, run by run.
+    `windows`: when each workload ran, and `marks`: what happened in it, and when; both by the unit
+    of time, `interval` or `seconds`.
+    `interval`: the length of one in seconds, None if runs differ: values are shown by `seconds`,
+    when each interval ended, then.
+    """
+
+    host: pd.DataFrame
+    guest: pd.DataFrame
+    samples: tuple[Sampled, ...]
+    windows: dict[str, dict[str, tuple[float, float]]]
+    marks: dict[str, dict[str, tuple[tuple[float, str], ...]]]
+    interval: float | None
+
+    @property
+    def along(self) -> str:
+        """The column that values of intervals are shown against."""
+        return "interval" if self.interval else "seconds"
+
+
+def load(measured: list[Measured]) -> Data:
+    """Put the values of all runs together."""
+    runs = [each.run for each in measured]
+    lengths = {_length(run) for run in runs}
+    whole = {_cell(run) for run in runs if not _cut_short(run)}
+    hosts = []
+    for each in measured:
+        # The last value of a log that is cut short is not that of a repetition which is whole
+        stands = not _cut_short(each.run) or _cell(each.run) not in whole
+        last = (each.host.index == each.last) & stands
+        hosts.append(_timed(each.run, each.host.reset_index().assign(last=last)))
+    units = {"interval": _length, "seconds": lambda run: 1.0}
+    return Data(
+        stack(runs, hosts),
+        stack(runs, [_timed(each.run, each.guest) for each in measured]),
+        tuple(map(_sampled, runs)),
+        {unit: _windows(runs, length) for unit, length in units.items()},
+        {
+            unit: {run.factors["workload"]: tuple(_marks(run, length(run))) for run in runs}
+            for unit, length in units.items()
+        },
+        lengths.pop() if len(lengths) == 1 else None,
+    )
+
+
+def _sampled(run: Run) -> Sampled:
+    host, guest = metrics.every_sample(run)
+    rows = guest.set_index("seconds").groupby("guest", observed=True)
+    of_guests = dict(sorted(rows, key=itemgetter(0)))
+    names = [metric.name for metric in metrics.GUEST if metric.figure and of_guests]
+    # Side by side as they are, which takes a third of the time of a pivot
+    wide = {
+        name: pd.concat({guest: rows[name] for guest, rows in of_guests.items()}, axis=1, sort=True)
+        for name in names
+    }
+    return Sampled(run, host, wide)
+
+
+def _timed(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(seconds=table["interval"] * _length(run))
+
+
+def _length(run: Run) -> float:
+    return run.record["run"]["sampling"]["interval"]
+
+
+def _cut_short(run: Run) -> bool:
+    return bool(run.record.get("imported", {}).get("cut_short"))
+
+
+def _cell(run: Run) -> tuple:
+    return (run.host, *(run.factors[name] for name in ("guests", "knobs", "workload")))
+
+
+def stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put a table of each run under one another, with their factors."""
+    tables = [
+        table.assign(run=run.id, host=run.host, **run.factors)
+        for run, table in zip(runs, tables, strict=True)
+    ]
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def _windows(runs: list[Run], length) -> dict[str, tuple[float, float]]:
+    windows = {}
+    for run in runs:
+        if window := run.window():
+            start, stop = (seconds / length(run) for seconds in window)
+            name = run.factors["workload"]
+            first, last = windows.get(name, (start, stop))
+            windows[name] = min(first, start), max(last, stop)
+    return windows
+
+
+def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
+    """Yield what was done to the arrays, with its time in units of `length` seconds."""
+    for event in run.events:
+        words = {
+            "array written": f"array {event.get('array')}",
+            "array changed": "array 1 changed",
+        }.get(event["event"])
+        if words:
+            # Runs differ by milliseconds, which nobody can see
+            yield round((event["monotonic"] - run.header["monotonic"]) / length, 1), words
+
+
+# --- what varies ----------------------------------------------------------------------------------
+
+
+def series_of(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split by what varies besides guests and repetitions, each part with its name."""
+    factors = [f for f in FACTORS if data[f].nunique() > 1]
+    if not factors:
+        return [("", data)]
+    groups = data.groupby(factors, sort=False)
+    return [(" · ".join(map(str, key)), part) for key, part in groups]
+
+
+def meta_of(part: pd.DataFrame, *more: str) -> dict:
+    """Name the factors that all rows have in common, for the page's filters."""
+    return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
+
+
+def add_meta(figure: dict, meta: dict) -> None:
+    """Give all lines of a figure what they have in common."""
+    for line in figure["data"]:
+        line["meta"] = line.get("meta", {}) | meta
+
+
+def _plain(value: object) -> object:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _panels(series: list, lines: int) -> list[tuple[str, list]]:
+    """Put all series into one panel, or each into its own if that would be too many lines."""
+    if len(series) * lines <= LINES:
+        return [("", series)]
+    return [(name, [("", part)]) for name, part in series]
+
+
+def _points(figure: dict, points: int) -> None:
+    figure["layout"]["meta"] = {"points": int(points)}
+
+
+# --- values by interval ---------------------------------------------------------------------------
+
+
+def by_interval(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of the host against the interval: a line for each cell, mean of repetitions."""
+    panels = []
+    counts = sorted(data.host["guests"].unique())
+    for title, together in _panels(series_of(data.host), len(counts)):
+        figure = drawing.figure(metric)
+        for series, (name, part) in enumerate(together):
+            for count, cell in _cells(part, metric):
+                label = join(guest_word(count), name) or "measured"
+                line = drawing.mean_line(cell, data.along, metric, label)
+                # Colours tell numbers of guests; if there is but one, they are free to tell more
+                colour = counts.index(count) if len(counts) > 1 else series
+                look = style(colour, series)
+                figure["data"].append(line | look | {"meta": meta_of(cell, "guests")})
+        _interval_axis(figure, data, {w for _, part in together for w in part["workload"]})
+        if figure["data"]:
+            panels.append((title, figure))
+    return drawing.finished(panels, shown(metric, data.host[metric.name]))
+
+
+def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of each guest against the interval: a panel for each cell."""
+    panels = []
+    guests = sorted(data.guest["guest"].unique())
+    for name, part in series_of(data.guest):
+        for count, cell in _cells(part, metric):
+            figure = drawing.figure(metric)
+            if cell["guest"].nunique() > GUESTS:
+                wide = cell.pivot_table(metric.name, data.along, "guest", observed=True)
+                _band_of_guests(figure, shown(metric, wide), guests, POINTS)
+            else:
+                for guest, rows in cell.groupby("guest", observed=True):
+                    line = drawing.mean_line(rows, data.along, metric, guest)
+                    figure["data"].append(line | style(guests.index(guest), 0))
+            add_meta(figure, meta_of(cell, "guests"))
+            _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
+            _interval_axis(figure, data, set(cell["workload"]))
+            panels.append((join(guest_word(count), name), figure))
+    return drawing.finished(panels, shown(metric, data.guest[metric.name]))
+
+
+def _band_of_guests(figure: dict, wide: pd.DataFrame, guests: list, points: int) -> None:
+    """Show from the lowest to the highest of many guests, and three of them by themselves.
+
+    `wide` has a row for each point of time and a column for each guest. The three are those that
+    end lowest, in the middle and highest.
+    """
+    x, values = wide.index.to_numpy(), wide.to_numpy()
+    label = f"all {len(wide.columns)} guests"
+    low, high = wide.min(axis=1).to_numpy(), wide.max(axis=1).to_numpy()
+    figure["data"] += drawing.band(x, low, high, label, points)
+    order = wide.ffill().iloc[-1].to_numpy().argsort()
+    names = ("ends lowest", "ends in the middle", "ends highest")
+    for name, column in zip(names, order[[0, len(order) // 2, -1]], strict=True):
+        guest = wide.columns[column]
+        line = drawing.time_line(x, values[:, column], f"{guest}, {name}", points)
+        figure["data"].append(line | style(guests.index(guest), 0))
+
+
+def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Split by number of guests; a cell without any value of the metric is left out."""
+    for count, cell in part.groupby("guests"):
+        if cell[metric.name].notna().any():
+            yield count, cell
+
+
+def _interval_axis(figure: dict, data: Data, workloads: set[str]) -> None:
+    """Count the intervals, or tell their ends, and show when the workloads were active."""
+    last = float(data.host[data.along].max())
+    counted = {
+        "title": f"interval ({data.interval:g} s each)" if data.interval else "seconds",
+        "range": [0, last + 0.4 if data.interval else 1.02 * last],
+        "dtick": 1 if data.interval and last <= 6 else None,
+        "tickformat": "d" if data.interval else "",
+    }
+    figure["layout"]["xaxis"] |= counted
+    _events(figure, data, data.along, workloads, last)
+
+
+def _events(figure: dict, data: Data, unit: str, workloads: set[str], last: float) -> None:
+    """Shade the time that the workloads were active, and mark what happened."""
+    for workload, (start, stop) in data.windows[unit].items():
+        if workload in workloads:
+            drawing.shade(figure, workload, start, stop, f"{text(workload)} active")
+    for at, words in _once(data.marks[unit], workloads, last):
+        drawing.mark(figure, at, text(words), "left" if at > 0.8 * last else "right")
+
+
+def _once(marks: dict, workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
+    """Yield what happened, in order; what runs did at about the same time is one mark."""
+    seen: dict[str, float] = {}
+    for at, words in sorted({mark for w in workloads for mark in marks.get(w, ())}):
+        if at - seen.get(words, -last) > 0.02 * last:
+            yield at, words
+            seen[words] = at
+
+
+# --- values of every sample -----------------------------------------------------------------------
+
+
+def by_time(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of the host at every sample: a line for each run."""
+    runs = [each for each in data.samples if each.host[metric.name].notna().any()]
+    counts = sorted({each.run.factors["guests"] for each in runs})
+    points = _points_of_a_line(len(runs))
+    panels = []
+    for title, together in _panels(series_of(factors_of(runs)), len(counts)):
+        figure = _per_sample(metric)
+        for series, (name, part) in enumerate(together):
+            for index, row in part.iterrows():
+                count = row["guests"]
+                label = join(guest_word(count), name) or "measured"
+                values = shown(metric, runs[index].host[metric.name]).to_numpy()
+                seconds = runs[index].host["seconds"].to_numpy()
+                line = drawing.time_line(seconds, values, label, points)
+                colour = counts.index(count) if len(counts) > 1 else series
+                first = part[part["guests"] == count].index[0] == index
+                more = {"legendgroup": label, "showlegend": bool(first)}
+                meta = meta_of(part.loc[[index]], "guests") | {"line": f"{label}, {row['run']}"}
+                figure["data"].append(line | style(colour, series) | more | {"meta": meta})
+        _points(figure, sum(len(runs[i].host) for _, part in together for i in part.index))
+        _time_axis(figure, data, {w for _, part in together for w in part["workload"]})
+        panels.append((title, figure))
+    values = pd.concat([each.host[metric.name] for each in runs])
+    return drawing.finished(panels, shown(metric, values))
+
+
+def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
+    """One metric of each guest at every sample: a panel for each cell, of its first run."""
+    runs = [each for each in data.samples if each.has(metric)]
+    factors = factors_of(runs).drop_duplicates(["guests", *FACTORS])
+    guests = sorted({name for i in factors.index for name in runs[i].guest[metric.name].columns})
+    points = _points_of_a_line(len(factors) * min(len(guests), 4))
+    panels, scale = [], []
+    for name, part in series_of(factors):
+        for index, row in part.iterrows():
+            figure, wide = _per_sample(metric), shown(metric, runs[index].guest[metric.name])
+            if len(wide.columns) > GUESTS:
+                _band_of_guests(figure, wide, guests, points)
+            else:
+                for column in wide:
+                    x, y = wide.index.to_numpy(), wide[column].to_numpy()
+                    line = drawing.time_line(x, y, column, points)
+                    figure["data"].append(line | style(guests.index(column), 0))
+            add_meta(figure, meta_of(part.loc[[index]], "guests"))
+            _points(figure, wide.count().sum())
+            _time_axis(figure, data, {row["workload"]})
+            scale += [wide.min(axis=None), wide.max(axis=None)]
+            panels.append((join(guest_word(row["guests"]), name), figure))
+    return drawing.finished(panels, pd.Series(scale))
+
+
+def factors_of(runs: list[Sampled]) -> pd.DataFrame:
+    """One row a run with what was varied, indexed by its place."""
+    return pd.DataFrame([{"host": e.run.host, "run": e.run.id, **e.run.factors} for e in runs])
+
+
+def _points_of_a_line(lines: int) -> int:
+    """Let many lines share what a page can hold."""
+    return max(POINTS // 5, min(POINTS, ALL_POINTS // max(1, lines)))
+
+
+def _per_sample(metric: Metric) -> dict:
+    figure = drawing.figure(metric)
+    if metric.kind == "counter":
+        figure["layout"]["yaxis"]["title"] = f"{metric.unit} from sample to sample"
+    return figure
+
+
+def _time_axis(figure: dict, data: Data, workloads: set[str]) -> None:
+    last = max(each.host["seconds"].iloc[-1] for each in data.samples if len(each.host))
+    axis = {"title": "seconds", "range": [0, 1.01 * last], "separatethousands": True}
+    figure["layout"]["xaxis"] |= axis
+    _events(figure, data, "seconds", workloads, last)
+
+
+# --- values by number of guests -------------------------------------------------------------------
+
+
+def by_guests(data: Data, metric: Metric) -> list[Panel]:
+    """One metric in the last interval against the number of guests."""
+    figure = drawing.figure(metric)
+    last = _last(data.host)
+    for series, (name, part) in enumerate(series_of(last)):
+        _runs_as_points(figure, part, metric, series)
+        line = drawing.mean_line(part, "guests", metric, name or "measured")
+        figure["data"].append(line | style(series, series) | {"meta": meta_of(part)})
+    _guests_axis(figure, last["guests"])
+    return drawing.finished([("", figure)])
+
+
+def memory_by_guests(data: Data) -> list[Panel]:
+    """Memory in MiB against the number of guests: configured, resident, shared, reclaimed."""
+    panels = _several_by_guests(data, MEMORY)
+    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+        if published.memory_mib:
+            mib = [n * published.memory_mib / 100 for n in published.guests]
+            for index, part in ((2, "shared"), (3, "reclaimed")):
+                values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
+                _overlay(panels, published, part, values, index, marker)
+    return drawing.finished(panels)
+
+
+def percent_by_guests(data: Data, whole: str) -> list[Panel]:
+    """Shared, reclaimed and their difference, in percent of `configured` or `resident` memory.
+
+    Published values are percent of configured memory, and laid over that alone.
+    """
+    parts = ("shared", "reclaimed", "difference")
+    names = [f"{part}_percent_{whole}" for part in parts]
+    panels = _several_by_guests(data, names)
+    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+        if whole == "configured":
+            pairs = zip(published.shared, published.reclaimed, strict=True)
+            kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
+            for index, part in enumerate((published.shared, published.reclaimed, kept)):
+                _overlay(panels, published, parts[index], list(part), index, marker)
+    return drawing.finished(panels, _last(data.host)[names].stack())
+
+
+def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, dict]]:
+    """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
+
+    A metric without any value is left out; the others keep their colours.
+    """
+    panels = []
+    table = [m for name in names for m in metrics.HOST if m.name == name]
+    last = _last(data.host)
+    table = {i: metric for i, metric in enumerate(table) if data.host[metric.name].notna().any()}
+    for title, together in _panels(series_of(last), len(table)):
+        figure = drawing.figure(next(iter(table.values())))
+        for series, (name, part) in enumerate(together):
+            for index, metric in table.items():
+                _runs_as_points(figure, part, metric, index)
+                label = join(metric.label.split(", of ")[0], name)
+                line = drawing.mean_line(part, "guests", metric, label)
+                figure["data"].append(line | style(index, series) | {"meta": meta_of(part)})
+        _guests_axis(figure, last["guests"])
+        panels.append((title, figure))
+    return panels
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["last"]]
+
+
+def _runs_as_points(figure: dict, part: pd.DataFrame, metric: Metric, index: int) -> None:
+    """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
+    if part["repetition"].nunique() > 1:
+        colour = COLOURS[index % len(COLOURS)]
+        figure["data"].append(
+            {
+                "x": part["guests"].to_list(),
+                "y": shown(metric, part[metric.name]).to_list(),
+                "customdata": part["run"].map(text).to_list(),
+                "name": "single runs",
+                "mode": "markers",
+                "showlegend": False,
+                "marker": {"color": colour, "symbol": "line-ew-open", "size": 9},
+                "hovertemplate": "%{customdata}: %{y:,.6~g}<extra></extra>",
+                "meta": meta_of(part),
+            }
+        )
+
+
+def _overlay(panels: list, published: Published, part: str, values, index, marker) -> None:
+    """Lay published points over a figure; the page shows them when asked for."""
+    look = {"color": COLOURS[index], "symbol": marker, "size": 10, "line": {"width": 1.5}}
+    points = {
+        "x": list(published.guests),
+        "y": values,
+        "name": f"{part.capitalize()} · {published.name}",
+        "mode": "markers",
+        "marker": look,
+        "hovertemplate": "%{y:,.4~g}<extra>%{fullData.name}</extra>",
+        "visible": False,
+        "meta": {"published": True},
+    }
+    for _, figure in panels:
+        figure["data"].append(points)
+
+
+def _guests_axis(figure: dict, counts: pd.Series) -> None:
+    """Make the number of guests the x axis, which the page's filters know as such."""
+    figure["layout"]["meta"] = {"x": "guests"}
+    figure["layout"]["xaxis"] |= {
+        "title": "guests",
+        "rangemode": "tozero",
+        "tickformat": "d",
+        "dtick": 1 if counts.max() <= 12 else None,
+    }
+
+
+# --- savings against cost -------------------------------------------------------------------------
+
+
+def savings_against_cost(settings: list[Setting]) -> list[Panel]:
+    """MiB saved against CPU seconds of ksmd: a point for each setting, with its intervals.
+
+    A line leads through the points of a series in the order of their guests.
+
+    No panel if no cost is known, as of imported runs.
+    """
+    known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
+    if not known:
+        return []
+    figure = drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib"))
+    table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
+    for index, (name, part) in enumerate(series_of(table)):
+        part = part.sort_values("guests")
+        look = style(index, index)
+        figure["data"].append(
+            {
+                "x": [known[row].ksmd_cpu_seconds.mean for row in part.index],
+                "y": [known[row].saved_mib.mean for row in part.index],
+                "error_x": _bars([known[row].ksmd_cpu_seconds for row in part.index], look),
+                "error_y": _bars([known[row].saved_mib for row in part.index], look),
+                "customdata": [guest_word(count) for count in part["guests"]],
+                "mode": "lines+markers",
+                "name": text(name or "measured"),
+                "line": {**look["line"], "width": 1},
+                "marker": look["marker"] | {"size": 9},
+                "hovertemplate": "%{y:,.4~g} MiB for %{x:,.3~g} CPU seconds, %{customdata}"
+                "<extra>%{fullData.name}</extra>",
+                "meta": meta_of(part) | {"by": {"guests": part["guests"].to_list()}},
+            }
+        )
+    cost = {"title": "CPU seconds of ksmd in the whole run", "rangemode": "tozero"}
+    figure["layout"]["xaxis"] |= cost
+    figure["layout"]["yaxis"]["title"] = "MiB saved at the end"
+    return drawing.finished([("", figure)])
+
+
+def _bars(estimates: list[Estimate], look: dict) -> dict | None:
+    """Make strokes from the low to the high end of each interval; none where there are none."""
+    if all(estimate.low is None for estimate in estimates):
+        return None
+    return {
+        "type": "data",
+        "array": [0 if e.high is None else e.high - e.mean for e in estimates],
+        "arrayminus": [0 if e.low is None else e.mean - e.low for e in estimates],
+        "thickness": 1.2,
+        "color": look["line"]["color"],
+    }

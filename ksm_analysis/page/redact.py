@@ -1,0 +1,78 @@
+"""Results without the names of machines and the command lines that were run on them."""
+
+import re
+from dataclasses import replace
+
+from ksm_analysis.results.runs import Results, Run
+
+LEFT_OUT = "(left out)"
+NO_NAMES = ("localhost", "imported")  # they name no machine
+
+
+def redact(results: Results) -> Results:
+    """Put numbers in the place of host names and command lines, wherever the page shows them.
+
+    Hosts become `host 1`, …; workloads that are command lines `command 1`, …. Left out are the
+    kernel's command line, what commands printed when they failed, and the names of imported files.
+    """
+    hosts = dict.fromkeys(run.host for run in results.runs if run.host not in NO_NAMES)
+    commands = dict.fromkeys(command for run in results.runs for command in _commands(run))
+    names = {
+        name: f"{word} {number}"
+        for word, found in (("command", commands), ("host", hosts))
+        for number, name in enumerate(found, start=1)
+    }
+    return replace(
+        results,
+        runs=tuple(_run(run, names) for run in results.runs),
+        warnings=tuple(_words(warning, names) for warning in results.warnings),
+    )
+
+
+def _commands(run: Run) -> list[str]:
+    """List the commands of a run. The workload of an imported run is named by its command."""
+    if run.imported:
+        return [run.factors["workload"]] * (run.factors["workload"] != "idle")
+    parts = run.record["run"].get("workload", {}).get("parts", ())
+    return [" ".join(map(str, part["command"])) for part in parts if part.get("command")]
+
+
+def _words(text: str, names: dict[str, str]) -> str:
+    """Rewrite a warning. What failed is told, but not in whose words: they may name anything."""
+    text = re.sub(r"(since the run failed: [^:]*):.*", r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"( ended with (?:code )?-?\d+): .*", r"\1", text, flags=re.DOTALL)
+    # Longer names first, for one may be within another; and only whole ones, with their domain
+    for name in sorted(names, key=len, reverse=True):
+        whole = rf"(?<![\w.-]){re.escape(name)}(?:\.\w[\w-]*)*(?![\w-])"
+        text = re.sub(whole, names[name], text)
+    return text
+
+
+def _reason(text: str, names: dict[str, str]) -> str:
+    """Keep of a reason what failed, which is the part before the first colon."""
+    return _words(text.partition(":")[0], names)
+
+
+def _run(run: Run, names: dict[str, str]) -> Run:
+    record = dict(run.record)
+    record["host"] = names.get(run.host, run.host)
+    record["reason"] = _reason(record.get("reason") or "", names)
+    record["run"] = _plan(record["run"], names)
+    record["provenance"] = dict(record.get("provenance", {}))
+    if kernel := record["provenance"].get("kernel"):
+        record["provenance"]["kernel"] = kernel | {"cmdline": LEFT_OUT}
+    if run.imported:
+        record["imported"] = record["imported"] | {"file": LEFT_OUT, "header": [], "other": []}
+    warnings = tuple(_words(warning, names) for warning in run.warnings)
+    return replace(run, record=record, warnings=warnings)
+
+
+def _plan(plan: dict, names: dict[str, str]) -> dict:
+    """Rewrite what was asked for."""
+    workload = plan["factors"]["workload"]
+    name = names.get(workload, "")
+    return plan | {
+        # A host may be called as a workload is
+        "factors": plan["factors"] | ({"workload": name} if name.startswith("command ") else {}),
+        "note": _words(plan.get("note") or "", names),
+    }

@@ -1,0 +1,219 @@
+"""Tables of the page: rows of text, ready to be shown."""
+
+# ruff: noqa: RUF001
+
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from ksm_analysis.analysis import answer, recommendation
+from ksm_analysis.metrics import metrics
+from ksm_analysis.page import drawing
+from ksm_analysis.results.runs import Run
+
+FACTORS = ("guests", "host", "workload", "knobs")  # what the page filters by
+ANSWER = (  # of Setting: heading, unit
+    ("guests", "guests", ""),
+    ("host", "host", ""),
+    ("workload", "workload", ""),
+    ("knobs", "knobs", ""),
+    ("runs", "runs", ""),
+    ("saved_mib", "saved", "MiB"),
+    ("percent_configured", "saved, of configured", "%"),
+    ("percent_resident", "saved, of resident", "%"),
+    ("efficiency_percent", "saved, of what could be", "%"),
+    ("ksmd_cpu_seconds", "CPU time of ksmd", "s"),
+    ("ksmd_cpu_percent", "CPU use of ksmd", "% of one CPU"),
+    ("throughput", "throughput per guest", "bogo ops/s"),
+    ("throughput_vs_off_percent", "throughput against KSM off", "%"),
+    ("saved_per_cpu_second", "saved per CPU second", "MiB/s"),
+    ("seconds_to_50", "50 % after", "s"),
+    ("seconds_to_90", "90 % after", "s"),
+    ("seconds_to_95", "95 % after", "s"),
+)
+
+
+def of_settings(settings: list[answer.Setting]) -> dict:
+    """Make headings and rows of text, without what is nowhere known, or does not vary."""
+    columns = [column for column in ANSWER if _tells(settings, column[0])]
+    rising = [s for s in settings if not s.off and not s.plateaued]
+    return {
+        "headings": [
+            {"title": title, "unit": unit, "text": name in FACTORS} for name, title, unit in columns
+        ],
+        "rows": [
+            {
+                "factors": _attributes({factor: getattr(s, factor) for factor in FACTORS}),
+                "off": s.off,
+                "cells": [_answer_cell(s, name) for name, _, _ in columns],
+            }
+            for s in settings
+        ],
+        "rising": "* pages_sharing was still changing when the run ended: there is no plateau, and "
+        "the times are those to shares of what it had reached."
+        if rising
+        else "",
+    }
+
+
+def _tells(settings: list[answer.Setting], name: str) -> bool:
+    values = [getattr(s, name) for s in settings]
+    if name in ("host", "knobs"):
+        return len(set(values)) > 1
+    return name in ("workload", "runs") or any(value is not None and value != 0 for value in values)
+
+
+def _answer_cell(setting: answer.Setting, name: str) -> str:
+    value = getattr(setting, name)
+    if name == "runs":
+        return str(len(value))
+    if name in FACTORS:
+        return str(value)
+    if name.startswith("seconds_to") and value:
+        within = f"≤ {answer.number(setting.period)}" if setting.within(value) else ""
+        return (within or answer.short(value)) + ("" if setting.plateaued else "*")
+    return answer.short(value)
+
+
+def _attributes(factors: dict) -> dict:
+    """Make HTML attributes that the page's filters look at."""
+    return {f"data-{name}": str(value) for name, value in factors.items()}
+
+
+def of_runs(measured: list[metrics.Measured]) -> dict:
+    """Make headings and rows of text, without what has no value in any run, or never varies."""
+    table = metrics.summary(measured)
+    known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
+    headings, rows = [], [[] for _ in measured]
+    for name in table:
+        constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
+        none = table[name].isna().all() or (table[name] == "").all()
+        if constant or none or (name == "guests" and not table[name].any()):
+            continue
+        metric = known.get(name)
+        headings.append(
+            {
+                "title": metric.label if metric else name.replace("_", " "),
+                "text": table[name].dtype == "str",
+                "unit": metric.unit if metric else "",
+                "help": metric.help if metric else "",
+            }
+        )
+        for row, value in zip(rows, table[name], strict=True):
+            row.append(_cell(value))
+    factors = [_attributes({**e.run.factors, "host": e.run.host}) for e in measured]
+    return {
+        "headings": headings,
+        "rows": [{"factors": f, "cells": row} for f, row in zip(factors, rows, strict=True)],
+    }
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    if pd.isna(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:,.4g}"
+
+
+GUESTS = (  # of a guest of recommendation: heading, unit
+    ("name", "guest", ""),
+    ("present", "present", "MiB"),
+    ("attributed", "attributed savings", "MiB"),
+    ("potential", "could be merged, at most", "MiB"),
+    ("rmap_items", "rmap_items", "MiB"),
+    ("net_percent", "net savings", "% of present"),
+    ("profit", "ksm_process_profit", "MiB"),
+    ("unmerged_percent", "not merged", "%"),
+    ("changed_percent", "changed since the census before", "%"),
+    ("verdict", "advice", ""),
+)
+UNKNOWN = "–"
+ADDED = ("present", "attributed", "profit", "rmap_items")  # what has a sum over guests
+
+
+def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
+    """Make a table for each cell: a row a guest with the advice on it, and their sum.
+
+    Columns of what is nowhere known are left out.
+    """
+    named = [f for f in FACTORS if len({cell.factors[f] for cell in cells}) > 1]
+    guests = [guest for cell in cells for guest in cell.guests]
+    columns = [c for c in GUESTS if any(_guest_cell(g, c[0]) != UNKNOWN for g in guests)]
+    names = [name for name, _, _ in columns]
+    return [
+        {
+            "factors": _attributes({factor: cell.factors[factor] for factor in FACTORS}),
+            "title": ", ".join(_named(cell.factors, named)),
+            "headings": [
+                {"title": title, "unit": unit, "text": name in ("name", "verdict")}
+                for name, title, unit in columns
+            ],
+            "rows": [
+                *([_guest_cell(guest, name) for name in names] for guest in cell.guests),
+                *([_sums(cell.guests, names)] if len(cell.guests) > 1 else []),
+            ],
+            "advice": cell.advice,
+            "test": cell.test,
+        }
+        for cell in cells
+    ]
+
+
+def _named(factors: dict, names: list[str]) -> list[str]:
+    guests = drawing.guest_word(factors["guests"])
+    return [guests, *(factors[name] for name in ("workload", "knobs", "host") if name in names)]
+
+
+def _sums(guests: tuple[recommendation.Guest, ...], names: list[str]) -> list[str]:
+    counted = [guest for guest in guests if guest.verdict != recommendation.EXCLUDED]
+    sums = {name: sum(getattr(guest, name) for guest in counted) for name in ADDED}
+    return ["all", *(_number(sums[name]) if name in sums else "" for name in names[1:])]
+
+
+def _guest_cell(guest: recommendation.Guest, name: str) -> str:
+    value = getattr(guest, name)
+    if name == "verdict" and guest.why:
+        return f"{value}: {guest.why}"
+    return value if isinstance(value, str) else _number(value)
+
+
+def _number(value: float) -> str:
+    return UNKNOWN if pd.isna(value) else answer.number(value)
+
+
+def how_it_went(run: Run) -> dict:
+    """Make a line of the table of runs: how each went."""
+    sampling, end = run.record["run"]["sampling"], run.end
+    took = end.get("cpu_seconds")
+    started = run.record.get("started")
+    return {
+        "factors": _attributes({**run.factors, "host": run.host}),
+        "id": run.id,
+        "host": run.host,
+        "status": run.record["status"],
+        "reason": run.record.get("reason") or "",
+        "origin": f", from {run.record['imported'].get('file')}" if run.imported else "",
+        "started": _time(started) if started else "",
+        "samples": f"{len(run.samples)} of {sampling['samples']}"
+        + (", steady" if run.end.get("reason") == "steady" else ""),
+        "sampler": f"{100 * took / (run.intervals * sampling['interval']):.2f} %"
+        if took is not None
+        else "",
+        "census": _census_cost(run),
+    }
+
+
+def _census_cost(run: Run) -> str:
+    """Say how many censuses there were, and what they took; empty if none was asked for."""
+    if run.census is None:
+        return "none" if run.record["run"].get("census") else ""
+    rows = run.census.rows
+    took = rows.reindex(columns=["cpu_seconds", "paused_seconds"]).sum()
+    paused = f", guests paused {took['paused_seconds']:.2f} s" if took["paused_seconds"] else ""
+    many = "1 census" if len(rows) == 1 else f"{len(rows)} censuses"
+    return f"{many}, {took['cpu_seconds']:.2f} s of a CPU{paused}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

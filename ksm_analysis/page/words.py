@@ -1,0 +1,77 @@
+"""What was run, in words."""
+
+from ksm_analysis.results.runs import Run
+
+
+def in_words(runs: tuple[Run, ...]) -> str:
+    """Say what was run, in one sentence."""
+    if not runs:
+        return "No run can be used: there is nothing to show but why."
+    values = {
+        factor: sorted({run.factors[factor] for run in runs})
+        for factor in ("guests", "workload", "knobs", "repetition")
+    }
+    repetitions = len(values["repetition"])
+    return (
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {_guests(runs)}; "
+        f"workload: {_list(values['workload'])}; knobs: {_list(values['knobs'], '; ')}. "
+        f"Sampled {_sampling(runs)}{_ending(runs)}. "
+        + (
+            "Each cell was run once, so nothing is known of how much repetitions would differ."
+            if repetitions == 1
+            else f"Each cell was run up to {repetitions} times; lines are means of runs, "
+            "and the short strokes beside them are single runs."
+        )
+        + _origin(runs)
+    )
+
+
+def _guests(runs: tuple[Run, ...]) -> str:
+    """Say how many guests there were, and their memory."""
+    asked = [run.record["run"]["guests"] for run in runs if run.factors["guests"]]
+    words = ["without guests"] if len(asked) < len(runs) else []
+    if asked:
+        counts = sorted({run.factors["guests"] for run in runs} - {0})
+        noun = "guest" if counts == [1] else "guests"
+        sizes = sorted({guests["memory_mib"] for guests in asked})
+        words.append(f"with {_list(counts)} {noun} of {_list(sizes, ' or ')} MiB")
+    return " and ".join(words)
+
+
+def _sampling(runs: tuple[Run, ...]) -> str:
+    """Say how often and how long; of many ways, from what to what."""
+    every = [run.record["run"]["sampling"] for run in runs]
+    ways = list(
+        dict.fromkeys(
+            f"every {s['period']:g} s for {s['intervals']} intervals of {s['interval']:g} s"
+            for s in every
+        )
+    )
+    if len(ways) <= 3:
+        return _list(ways, ", or ")
+    counts, lengths = ([s[key] for s in every] for key in ("intervals", "interval"))
+    return f"for {min(counts)} to {max(counts)} intervals of {min(lengths):g} to {max(lengths):g} s"
+
+
+def _origin(runs: tuple[Run, ...]) -> str:
+    """Say of imported runs that they are, and what their logs do not tell."""
+    assumed = [run.record["imported"].get("assumed", {}) for run in runs if run.imported]
+    if not assumed:
+        return ""
+    values = sorted({f"{name} {value}" for each in assumed for name, value in each.items()})
+    many = "1 run was" if len(assumed) == 1 else f"{len(assumed)} runs were"
+    return f" {many} imported from logs; assumed: {', '.join(values)}."
+
+
+def _ending(runs: tuple[Run, ...]) -> str:
+    """Say of runs that may end early how they did."""
+    judged = [run for run in runs if run.converged is not None]
+    steady = sum(run.converged for run in judged)
+    if not judged:
+        return ""
+    return f", or until pages_sharing was steady, which it was in {steady} of {len(judged)} runs"
+
+
+def _list(values: list, last: str = " and ") -> str:
+    *most, end = map(str, values)
+    return f"{', '.join(most)}{last}{end}" if most else end

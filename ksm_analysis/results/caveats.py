@@ -1,0 +1,249 @@
+"""What is amiss with runs: what a reader has to know before trusting their numbers.
+
+Each caveat is a sentence with its numbers. Nothing is repaired, and nothing is left out for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ksm_analysis.results.runs import Run
+
+EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
+NAMED = 3  # missing runs that are named
+FEW = 0.05  # of the host's memory: with less available it is short of it
+STALLED = 0.01  # of the time, waiting for memory
+STOLEN = 0.01  # of CPU time, by the hypervisor below the host
+PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
+
+
+def of_experiment(runs: list[Run], planned: dict[str, dict] | None = None) -> Iterator[str]:
+    """Yield which runs of an experiment are missing, and how its hosts are unlike.
+
+    `planned` has the factors of all runs of the plan by their ids. Without a plan, which older
+    results have not, the cells that the factors of the runs make out are looked for. Hosts are no
+    such factor, since runs are dealt out over them.
+    """
+    yield from _host_warnings(runs)
+    if planned is not None:
+        there = {run.id for run in runs}
+        names = _varied([*planned.values()])
+        cells = {run: tuple(map(factors.get, names)) for run, factors in planned.items()}
+        yield from _missing(names, cells, there, "of the plan")
+        return
+    experiments = defaultdict(list)
+    for run in runs:
+        if not run.imported:
+            experiments[run.record.get("experiment", "")].append(run.factors)
+    for every in experiments.values():
+        names = _varied(every)
+        cells = product(*(dict.fromkeys(each.get(name) for each in every) for name in names))
+        there = {tuple(map(each.get, names)) for each in every}
+        whence = "that the factors make out"
+        yield from _missing(names, {cell: cell for cell in cells}, there, whence)
+
+
+def _varied(every: list[dict]) -> list[str]:
+    """Name the factors that have more than one value."""
+    names = every[0] if every else ()
+    return [name for name in names if len({each.get(name) for each in every}) > 1]
+
+
+def _missing(names: list[str], cells: dict, there: set, whence: str) -> Iterator[str]:
+    """Say which of the cells are not there; their values are those of the factors named."""
+    missing = [values for cell, values in cells.items() if cell not in there]
+    if missing:
+        words = [
+            ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+            or "the only one"
+            for values in missing[:NAMED]
+        ]
+        more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        yield f"{len(missing)} of {len(cells)} runs {whence} are missing: {'; '.join(words)}{more}"
+
+
+# What of a host its measurements depend on: where its provenance has it, and how it is said.
+MACHINE = {
+    "kernel": lambda known: known.get("kernel", {}).get("release"),
+    "CPU": lambda known: known.get("cpu", {}).get("model"),
+    "number of CPUs": lambda known: known.get("cpu", {}).get("count"),
+    "memory": lambda known: (
+        f"{known['memory_bytes'] / 2**20:,.0f} MiB" if "memory_bytes" in known else None
+    ),
+    "acceleration": lambda known: known.get("acceleration"),
+}
+
+
+def _host_warnings(runs: list[Run]) -> Iterator[str]:
+    """Look for hosts that are unlike, and for settings that only some of them have measured."""
+    hosts = list(dict.fromkeys(run.host for run in runs))
+    if len(hosts) < 2:
+        return
+    known = {run.host: run.record.get("provenance", {}) for run in runs}
+    for name, read in MACHINE.items():
+        values = {host: read(known[host]) for host in hosts}
+        if len(set(values.values())) > 1:
+            said = "; ".join(f"{host} {value}" for host, value in values.items())
+            yield f"hosts differ in {name}: {said}. Each is shown for itself, none is averaged"
+    done = defaultdict(set)
+    for run in runs:
+        done[tuple((k, str(v)) for k, v in run.factors.items() if k != "repetition")].add(run.host)
+    partly = sum(len(each) < len(hosts) for each in done.values())
+    if partly:
+        yield (
+            f"{partly} of {len(done)} settings were not measured on every host: compare settings "
+            "within a host, or give as many repetitions as there are hosts"
+        )
+
+
+def of_run(run: Run) -> Iterator[str]:
+    """Yield what is amiss with a run that says that it is complete."""
+    yield from _guest_warnings(run)
+    yield from _workload_warnings(run)
+    yield from _knob_warnings(run.record)
+    yield from _drift_warnings(run)
+    if not run.samples.empty:
+        yield from _memory_warnings(run)
+        yield from _cpu_warnings(run)
+
+
+def of_sampling(run: Run) -> Iterator[str]:
+    """Yield what is amiss with the samples of a run, complete or not."""
+    sampling = run.record["run"]["sampling"]
+    planned, first = sampling["samples"], int(run.imported)
+    due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0
+    missed, reason = due - len(run.samples), run.end.get("reason")
+    if cut_short := run.record.get("imported", {}).get("cut_short"):
+        yield f"the log {cut_short}"
+        return
+    if missed > 0:
+        yield f"{missed} of {planned} samples were missed: the host was too busy"
+    if not run.end:
+        yield "the sampler was killed: its end line is missing"
+    elif reason not in ("finished", "steady"):
+        yield f"sampling was ended early by {reason}"
+    if due < planned and reason != "steady":
+        yield f"sampling stopped after {due} of {planned} samples"
+    if run.converged is False and reason == "finished":
+        yield f"not converged: pages_sharing was not steady within {sampling['seconds']:g} s"
+
+
+def _guest_warnings(run: Run) -> Iterator[str]:
+    gone = run.end.get("gone") or {}
+    there = len(run.guests) > 0
+    last = run.guests.groupby("guest", observed=True)["n"].last() if there else {}
+    for name in run.header.get("guests", {}):
+        last_seen = last.get(name, -1)
+        if name in gone:
+            seconds = gone[name] - run.header["monotonic"]
+            yield f"guest {name} was gone after {seconds:.1f} s"
+        elif len(run.samples) and last_seen < run.samples.index[-1]:
+            when = f"after sample {last_seen}" if last_seen >= 0 else "from the beginning"
+            yield f"guest {name} was gone {when}"
+
+
+def _workload_warnings(run: Run) -> Iterator[str]:
+    started = {e.get("guest") for e in run.events if e["event"] == "workload started"}
+    stopped = {e.get("guest"): e for e in run.events if e["event"] == "workload stopped"}
+    for guest in _busy_guests(run):
+        if guest not in started:
+            yield f"the workload of guest {guest} was never started"
+    for guest in sorted(map(str, started - stopped.keys())):
+        yield f"the workload of guest {guest} is not known to have stopped"
+    for guest, event in stopped.items():
+        if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
+            words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
+            yield f"the workload of guest {guest} ended with code {event['exitcode']}: {words[0]}"
+
+
+def _busy_guests(run: Run) -> Iterator[str]:
+    """Yield the guests that were to have a workload before the run ended."""
+    names, samples = list(run.header.get("guests", {})), run.samples
+    ended = samples["seconds"].iloc[-1] if run.end.get("reason") == "steady" else math.inf
+    for part in run.record["run"].get("workload", {}).get("parts", ()):
+        if part["start"] < ended:
+            yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
+
+
+def _knob_warnings(record: dict) -> Iterator[str]:
+    knobs = record.get("knobs") or {}
+    before, during, after = (knobs.get(key) or {} for key in ("before", "during", "after"))
+    for name, asked in _asked_knobs(record).items():
+        if name in during and not _reads_as(during[name], asked):
+            yield f"knob {name} was {during[name]} during the run, though {asked} was asked for"
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
+
+
+def _asked_knobs(record: dict) -> dict:
+    """All that was asked for; what a kernel may have not is looked at where it has."""
+    return {**record["run"].get("knobs_if_present", {}), **record["run"].get("knobs", {})}
+
+
+def _drift_warnings(run: Run) -> Iterator[str]:
+    """Somebody else, such as ksmtuned, may turn knobs while a run goes on."""
+    set_at = [event["monotonic"] for event in run.events if event["event"] == "knobs set"]
+    if not set_at or run.samples.empty:
+        return
+    later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
+    for name, asked in _asked_knobs(run.record).items():
+        reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
+        for other in (read for read in reads if not _reads_as(read, asked)):
+            yield f"knob {name} was {other} at times in the run, though {asked} was asked for"
+
+
+def _reads_as(read: int | str, asked: int | str) -> bool:
+    """Compare what the kernel prints (`[none] scan-time`) with what it was told (`none`)."""
+    return str(read) == str(asked) or f"[{asked}]" in str(read)
+
+
+def _memory_warnings(run: Run) -> Iterator[str]:
+    """Look for a host that is short of memory: what it swaps is not merged, and slows all down."""
+    for name, words in (("pswpin", "read back from"), ("pswpout", "written to")):
+        pages = _risen(run, f"vmstat.{name}")
+        if pages:
+            yield f"{pages:,.0f} pages were {words} swap during the run"
+    if {"meminfo.MemAvailable", "meminfo.MemTotal"} <= set(run.samples):
+        share = (run.samples["meminfo.MemAvailable"] / run.samples["meminfo.MemTotal"]).min()
+        if share < FEW:
+            yield f"the host was short of memory: only {share:.1%} of it were available at one time"
+    seconds = _strained_seconds(run)
+    for key, words in PSI:
+        stalled = _strain(run, key) / 1e6
+        if seconds and stalled > STALLED * seconds:
+            yield f"{words} waited for memory for {stalled / seconds:.1%} of the time (PSI)"
+
+
+def _cpu_warnings(run: Run) -> Iterator[str]:
+    """Look for CPU time that the host did not have."""
+    if throttled := _strain(run, "throttled"):
+        yield f"the CPUs were throttled, being too hot: {throttled:,.0f} times"
+    states = [c for c in run.samples if c.startswith("cpu.") and "guest" not in c]
+    total = sum(_risen(run, state) for state in states)
+    stolen = _risen(run, "cpu.steal")
+    if total and stolen > STOLEN * total:
+        yield f"{stolen / total:.1%} of the CPU time was stolen: the host is a guest itself"
+
+
+def _risen(run: Run, column: str) -> float:
+    """How much a counter has risen from the first sample to the last; 0 if there is none."""
+    if column not in run.samples:
+        return 0
+    values = run.samples[column].dropna()
+    return values.iloc[-1] - values.iloc[0] if len(values) else 0
+
+
+def _strain(run: Run, key: str) -> float:
+    """How much a counter has risen from the header to the end line; 0 if they have it not."""
+    before, after = (line.get("strain", {}).get(key) for line in (run.header, run.end))
+    return 0 if before is None or after is None else after - before
+
+
+def _strained_seconds(run: Run) -> float:
+    return float(run.samples["seconds"].iloc[-1])

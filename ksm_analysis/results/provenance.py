@@ -1,0 +1,57 @@
+"""What the numbers of runs depend on, and in what runs differ."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ksm_analysis.results.runs import Run
+
+DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of provenance: its values, and which runs have which if they differ."""
+
+    name: str
+    values: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether runs differ in it."""
+        return len(self.values) > 1
+
+    @property
+    def detail(self) -> bool:
+        """Whether it is one of many that are worth a look only when something is amiss."""
+        return not self.differs and self.name.startswith(DETAILS)
+
+
+def facts(runs: Sequence[Run]) -> list[Fact]:
+    """List everything that runs depend on, with the values that runs differ in told apart."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        record = run.record
+        parts = {
+            **record.get("provenance", {}),
+            "knobs": record.get("knobs", {}).get("during", {}),
+            "knobs before": record.get("knobs", {}).get("before", {}),
+            "guests": {k: v for k, v in record["run"]["guests"].items() if k != "count"},
+            "sampling": record["run"]["sampling"],
+            "census": record["run"].get("census") or {},
+            "host": run.host,
+        }
+        for name, value in _flat("", parts):
+            found.setdefault(name, {}).setdefault(value, []).append(run.id)
+    return [
+        Fact(name, tuple((value, tuple(ids)) for value, ids in values.items()))
+        for name, values in found.items()
+    ]
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}" if name else str(key), inner)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)

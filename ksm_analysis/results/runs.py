@@ -1,0 +1,395 @@
+"""A run directory, read: what was asked, what was sampled, what happened, and what is amiss.
+
+The format is docs/data.md. Nothing is written but samples that are converted, once, to Parquet;
+nothing is computed but what is needed to judge whether the files are whole.
+"""
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import json as arrow_json
+
+from ksm_analysis.errors import InputError
+from ksm_analysis.parts import census as censuses
+from ksm_analysis.results import caveats, parquet
+
+FORMAT = 1
+PARTIAL = ".partial"
+BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
+NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    `samples` has one row a sample, indexed by `n`; columns are `seconds` (since the header's
+    monotonic time), `wall`, `monotonic`, and one for each counter: `ksm.full_scans`, `cpu.idle`,
+    `meminfo.MemFree`, `vmstat.cow_ksm`, `ksmd.cpu_ns`; units as the kernel prints them.
+
+    `guests` has one row a sample and guest that was there: `n`, `seconds`, `guest`, and the
+    counters of its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical: a name
+    in so many rows takes a byte in each.
+
+    Counters that the kernel has not are no columns. A run without readable samples has empty
+    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed. `census`
+    is None where none was asked for, or none is left.
+    """
+
+    path: Path
+    record: dict
+    header: dict = field(default_factory=dict)
+    end: dict = field(default_factory=dict)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    guests: pd.DataFrame = field(default_factory=pd.DataFrame)
+    events: tuple[dict, ...] = ()
+    warnings: tuple[str, ...] = ()
+    census: censuses.Census | None = None
+
+    @property
+    def id(self) -> str:
+        """What the run is called within its experiment."""
+        return self.record["run"]["id"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run says of itself that nothing failed."""
+        return self.record["status"] == "complete"
+
+    @property
+    def usable(self) -> bool:
+        """Whether figures and tables may count on it: complete, with a sample after the baseline.
+
+        An imported run has no baseline.
+        """
+        return self.complete and len(self.samples) > (0 if self.imported else 1)
+
+    @property
+    def host(self) -> str:
+        """The Ansible name of the machine that ran it."""
+        return self.record["host"]
+
+    @property
+    def factors(self) -> dict:
+        """What was varied: guests, knobs, workload, repetition."""
+        return self.record["run"]["factors"]
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was read from a log of the original framework, which has no sample 0."""
+        return "imported" in self.record
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
+        return self.record.get("converged")
+
+    @property
+    def intervals(self) -> int:
+        """Intervals that were sampled: less than planned if it was steady, or the log cut short."""
+        sampling = self.record["run"]["sampling"]
+        ended_early = self.imported or self.end.get("reason") == "steady"
+        if self.samples.empty or not ended_early:
+            return sampling["intervals"]
+        return math.ceil(self.samples.index[-1] / round(sampling["interval"] / sampling["period"]))
+
+    def window(self) -> tuple[float, float] | None:
+        """Return when the workload ran, first start to last stop, in seconds of `samples`.
+
+        None without a workload. One that is not known to have stopped lasts until the last sample.
+        """
+        at = {"workload started": [], "workload stopped": []}
+        for event in self.events:
+            if event["event"] in at:
+                at[event["event"]].append(event["monotonic"] - self.header["monotonic"])
+        if not at["workload started"] or self.samples.empty:
+            return None
+        end = max(at["workload stopped"], default=self.samples["seconds"].iloc[-1])
+        return min(at["workload started"]), end
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of a directory, in the order of the plan, and what is amiss with them."""
+
+    path: Path
+    runs: tuple[Run, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[Run, ...]:
+        """The runs that figures and tables are made of."""
+        return tuple(run for run in self.runs if run.usable)
+
+
+def read_results(directory: Path) -> Results:
+    """Read every run of an experiment's results.
+
+    Failed runs are among `runs`, with a warning that says so; `usable` is without them.
+    Raises InputError if there is no such directory, no run in it, or a format that is not known.
+    """
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.is_dir())
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
+    runs, warnings = [], []
+    # Two at a time: what reads JSON and writes Parquet does not keep Python from the next
+    with ThreadPoolExecutor(2) as pool:
+        for run, warning in pool.map(_read, paths):
+            runs += [run] if run else []
+            warnings += [warning] if warning else []
+    if not runs and not warnings:
+        raise InputError(
+            f"{directory}: no runs here. Give the directory of an experiment's results, such as "
+            "results/quick: it holds one directory a run, each with a run.json"
+        )
+    runs.sort(key=lambda run: (run.record["run"]["index"], run.host))
+    try:
+        planned = _planned(directory / "plan.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.append(f"plan.json cannot be read, so runs of it may be missing: {_why(error)}")
+        planned = None
+    warnings += caveats.of_experiment(runs, planned)
+    warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
+    return Results(directory, tuple(runs), tuple(warnings))
+
+
+def _planned(path: Path) -> dict[str, dict] | None:
+    """Read the factors of all runs of the plan by their ids; None where no plan is kept."""
+    if not path.exists():
+        return None
+    return {run["id"]: run["factors"] for run in json.loads(path.read_text())["runs"]}
+
+
+def _read(path: Path) -> tuple[Run | None, str]:
+    """Read a directory of results: a run, or a warning, or neither if it is something else."""
+    if path.name.endswith(PARTIAL):
+        return None, f"{path.name}: left out, since the run was cut off before it ended"
+    if not (path / "run.json").exists():
+        return None, ""
+    try:
+        return read_run(path), ""
+    except _UnreadableError as error:
+        return None, f"{path.name}: left out, since {error}"
+
+
+class _UnreadableError(Exception):
+    """A run that cannot be made sense of, and why."""
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> Run:
+    """Read one run directory, whatever is left of it."""
+    record = _record(path / "run.json")
+    failed = record["status"] != "complete"
+    warnings = []
+    if failed:
+        warnings.append(
+            f"left out, since the run failed: {record.get('reason') or 'no reason given'}"
+        )
+    events = tuple(_lenient_lines(path / "events.jsonl", warnings))
+    try:
+        sampled = _sampled(path / "samples.jsonl", warnings)
+    except (OSError, ValueError, KeyError, _UnreadableError) as error:
+        if not failed:
+            warnings.append(f"left out, since its samples cannot be read: {_why(error)}")
+        return Run(path, record, events=events, warnings=tuple(warnings))
+    header, end = sampled.header, sampled.end
+    run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
+    run = replace(run, census=_census(run, warnings))
+    warnings += caveats.of_sampling(run)
+    if not failed:
+        warnings += caveats.of_run(run)
+    return replace(run, warnings=tuple(warnings))
+
+
+def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
+    """Read the censuses, if there were to be any."""
+    path = run.path / "census.jsonl"
+    if not path.exists():
+        if run.complete and run.record["run"].get("census"):
+            warnings.append("a census was asked for, and there is none")
+        return None
+    lines = list(_lenient_lines(path, warnings))
+    _check_format(lines[0].get("format") if lines else FORMAT, path)
+    numbers = run.record["run"]["guests"].get("nosharepages") or ()
+    excluded = [name for n, name in enumerate(run.header["guests"], start=1) if n in numbers]
+    found = censuses.of_lines(lines, run.header["monotonic"], excluded)
+    warnings += found.warnings if found else ["there is no whole census in census.jsonl"]
+    return found
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"key {error} is missing"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _record(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _UnreadableError(f"run.json cannot be read ({_why(error)})") from None
+    found = record.get("format") if isinstance(record, dict) else None
+    _check_format(found, path)
+    run = record.get("run")
+    whole = isinstance(run, dict) and {"host", "status"} <= record.keys()
+    if not whole or not {"id", "index", "factors", "guests", "sampling"} <= run.keys():
+        raise _UnreadableError("run.json is not whole")
+    return record
+
+
+def _check_format(found: object, path: Path) -> None:
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: format {found!r} is not known: this version of the project reads format "
+            f"{FORMAT}. Read it with the version that wrote it"
+        )
+
+
+def _whole_lines(path: Path, warnings: list[str]) -> bytes:
+    """Read a file. Only lines that end in a newline count."""
+    text = path.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        warnings.append(
+            f"the last line of {path.name} is torn ({len(text) - whole} bytes without a newline) "
+            "and is not counted"
+        )
+    return text[:whole]
+
+
+def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
+    """Yield the JSON objects of a file, with a warning for what is none."""
+    try:
+        lines = _whole_lines(path, warnings).split(b"\n")[:-1]
+    except OSError as error:
+        warnings.append(f"{path.name} cannot be read ({error.strerror})")
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            yield value
+        else:
+            warnings.append(f"line {number} of {path.name} is not a JSON object; it is passed over")
+
+
+def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
+    """Read the samples: what was converted before, or the raw file, which then is."""
+    source = parquet.source(path)
+    if known := parquet.load(path, source):
+        warnings += known.warnings
+        return known
+    before = len(warnings)
+    header, samples, end = _raw(path, warnings)
+    sampled = parquet.Sampled(header, end, *frames(samples, header), tuple(warnings[before:]))
+    if path.parent.suffix != PARTIAL:
+        parquet.save(path, source, sampled)
+    return sampled
+
+
+def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
+    """Read header, one row a sample, and end line (empty: the sampler was killed)."""
+    text = _whole_lines(path, warnings)
+    if not text:
+        raise _UnreadableError("samples.jsonl has no header line")
+    first, last = text.index(b"\n") + 1, text.rfind(b"\n", 0, -1) + 1
+    header = json.loads(text[: first - 1])
+    _check_format(header.get("format") if isinstance(header, dict) else None, path)
+    end = json.loads(text[last:-1]) if b'"end"' in text[last : last + 40] else {}
+    end = end if isinstance(end, dict) else {}
+    lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
+    if not lines:
+        raise _UnreadableError("samples.jsonl has no sample")
+    return header, _table(lines, path.name, warnings), end
+
+
+def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
+    """Parse lines as they are; if not all of them are samples, those alone that are."""
+    if lines[:1] == b"{" and not NO_OBJECT.search(lines):
+        with contextlib.suppress(pa.ArrowInvalid):
+            table = _parsed(lines, BLOCK)
+            if _all_samples(table):
+                return table
+    every = [line for line in bytes(lines).split(b"\n") if line]
+    good = [line for line in every if _is_sample(line)]
+    try:
+        table = _parsed(b"\n".join(good), max(BLOCK, 2 * max(map(len, good), default=0)))
+    except pa.ArrowInvalid:
+        raise _UnreadableError(f"{name} does not hold samples") from None
+    if bad := len(every) - len(good):
+        warnings.append(f"{bad} of the lines of {name} are no samples; they are passed over")
+    return table
+
+
+def _parsed(lines: bytes | memoryview, block: int) -> pa.Table:
+    return arrow_json.read_json(pa.BufferReader(lines), arrow_json.ReadOptions(block_size=block))
+
+
+def _all_samples(table: pa.Table) -> bool:
+    """Tell whether each row has what a sample line has at least; see `_is_sample`."""
+    if not {"kind", "n"} <= set(table.column_names):
+        return False
+    return table["kind"].unique().to_pylist() == ["sample"] and not table["n"].null_count
+
+
+def _is_sample(line: bytes) -> bool:
+    try:
+        value = json.loads(line)
+        return value.get("kind") == "sample" and isinstance(value.get("n"), int)
+    except (ValueError, AttributeError):
+        return False
+
+
+# --- frames -------------------------------------------------------------------------------------
+
+
+def frames(table: pa.Table, header: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Turn sample lines into the two frames of a Run."""
+    table = table.append_column(
+        "seconds", pa.compute.subtract(table["monotonic"], float(header["monotonic"]))
+    )
+    guests = dict(_guest_frames(table)) if "guests" in table.column_names else {}
+    host = table.drop_columns([c for c in ("kind", "guests") if c in table.column_names])
+    while any(pa.types.is_struct(column.type) for column in host.schema):
+        host = host.flatten()
+    return host.to_pandas().set_index("n"), _joined(guests)
+
+
+def _guest_frames(table: pa.Table) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the name of each guest and a frame of the samples that it was there for."""
+    guests = table["guests"].combine_chunks()
+    for index in range(guests.type.num_fields):
+        counters = guests.field(index)
+        if not pa.types.is_struct(counters.type):
+            continue  # null in every sample: never there
+        there = counters.is_valid()
+        frame = pa.Table.from_arrays(counters.flatten(), counters.type.names).filter(there)
+        frame = frame.to_pandas()
+        for column in ("seconds", "n"):
+            frame.insert(0, column, table[column].filter(there).to_pandas())
+        yield guests.type.field(index).name, frame
+
+
+def _joined(guests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One frame of those of all guests, with their names after `n` and `seconds`."""
+    if not guests:
+        return pd.DataFrame()
+    joined = pd.concat(guests.values(), ignore_index=True)
+    rows = np.repeat(np.arange(len(guests)), [len(frame) for frame in guests.values()])
+    joined.insert(2, "guest", pd.Categorical.from_codes(rows, list(guests)))
+    return joined

@@ -1,0 +1,102 @@
+"""Results of several experiments as one: what is unlike gets names that tell it apart.
+
+Within an experiment, labels name what differs there. Side by side they may say too little: the
+workload `stress` of one need not be that of another, and knobs are named in full.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from ksm_analysis.results import cells
+from ksm_analysis.results.runs import Results, Run
+
+
+def together(several: list[Results]) -> Results:
+    """Put results into one, in the order given. Those of a single experiment stay as they are.
+
+    Knobs are labelled by those that differ between any of the runs. Workloads of one name that are
+    not the same, or not sampled the same, get the name of the experiment that ran them first, and
+    ids that are taken that of their own.
+    Equal cells of several experiments become repetitions of one.
+    """
+    runs = [run for results in several for run in results.runs]
+    names = list(dict.fromkeys(map(_experiment, runs)))
+    warnings = [warning for results in several for warning in results.warnings]
+    if len(names) > 1:
+        runs = _numbered(_identified(_labelled(runs)))
+        warnings = [
+            f"{_place(results)}: {warning}" for results in several for warning in results.warnings
+        ]
+    return Results(several[0].path, tuple(runs), tuple(warnings))
+
+
+def _experiment(run: Run) -> str:
+    return run.record.get("experiment", "")
+
+
+def _place(results: Results) -> str:
+    return Path(results.path).name
+
+
+def _with(run: Run, number: int | None = None, **factors: object) -> Run:
+    """Copy a run with other factors."""
+    plan = run.record["run"] | {"factors": run.factors | factors}
+    if number is not None:
+        plan["index"] = number
+    return replace(run, record=run.record | {"run": plan})
+
+
+def _labelled(runs: list[Run]) -> list[Run]:
+    knobs = [cells.knobs(run) for run in runs]
+    names = list(dict.fromkeys(name for each in knobs for name in each))
+    differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
+    workloads = _workload_names(runs)
+    labelled = []
+    for run, each in zip(runs, knobs, strict=True):
+        label = ", ".join(f"{name}={each[name]}" for name in differ if name in each)
+        workload = workloads[run.factors["workload"], _content(run)]
+        labelled.append(_with(run, knobs=label or run.factors["knobs"], workload=workload))
+    return labelled
+
+
+def _content(run: Run) -> tuple:
+    return cells.workload(run), cells.sampling(run)
+
+
+def _workload_names(runs: list[Run]) -> dict[tuple, str]:
+    """Name each workload that was run: by its label, and the first to run it if that is not one."""
+    first = {}
+    for run in runs:
+        first.setdefault((run.factors["workload"], _content(run)), _experiment(run))
+    labels = [label for label, _ in first]
+    return {
+        (label, content): label if labels.count(label) == 1 else f"{label} of {experiment}"
+        for (label, content), experiment in first.items()
+    }
+
+
+def _identified(runs: list[Run]) -> list[Run]:
+    taken = Counter(run.id for run in runs)
+    return [
+        replace(
+            run,
+            record=run.record | {"run": run.record["run"] | {"id": f"{_experiment(run)}/{run.id}"}},
+        )
+        if taken[run.id] > 1
+        else run
+        for run in runs
+    ]
+
+
+def _numbered(runs: list[Run]) -> list[Run]:
+    """Number repetitions of equal cells anew, and all runs in their order."""
+    seen = defaultdict(int)
+    numbered = []
+    for index, run in enumerate(runs, start=1):
+        factors = {key: value for key, value in run.factors.items() if key != "repetition"}
+        cell = (run.host, *map(str, factors.values()))
+        if run.usable:
+            seen[cell] += 1
+        numbered.append(_with(run, index, repetition=max(1, seen[cell])))
+    return numbered
