@@ -1,0 +1,84 @@
+"""Copy a directory from a host to the controller."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """See plugins/modules/fetch_directory.py for arguments and result."""
+
+    _requires_connection = True
+    _supports_check_mode = False
+    _VALID_ARGS = frozenset(("src", "dest"))
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Pack, copy, check, unpack."""
+        super().run(tmp, task_vars)
+        source, dest = self._task.args["src"], Path(self._task.args["dest"])
+        # Of the user who logs in: the connection copies files as that user, without become.
+        place = self._do("mktemp -d -t ksm-fetch.XXXXXXXX", "make a directory", become=False)
+        remote = f"{place}/archive.tar.gz"
+        try:
+            wanted = self._do(_pack(source, remote, place), f"pack {source}").split()[0]
+            with tempfile.TemporaryDirectory(prefix="ksm-fetch-") as private:
+                local = Path(private) / "archive.tar.gz"
+                self._connection.fetch_file(remote, str(local))
+                check(local, wanted)
+                files = unpack(local, dest)
+                return {"changed": True, "files": files, "bytes": local.stat().st_size}
+        except (OSError, tarfile.TarError) as error:
+            raise AnsibleActionFail(f"cannot fetch {source}: {error}") from error
+        finally:
+            self._do(f"rm -rf {shlex.quote(place)}", "remove the archive")
+
+    def _do(self, command: str, what: str, become: bool = True) -> str:
+        """Run a command on the host; return what it prints."""
+        done = self._low_level_execute_command(command, sudoable=become)
+        if done["rc"] != 0:
+            said = (done["stderr"] or done["stdout"]).strip().splitlines()
+            why = said[0] if said else f"exit status {done['rc']}"
+            raise AnsibleActionFail(f"cannot {what} on the host: {why}")
+        return str(done["stdout"]).strip()
+
+
+def _pack(source: str, archive: str, place: str) -> str:
+    """Return the command that packs for the owner of `place`, and prints the checksum."""
+    source, archive, place = (shlex.quote(each) for each in (source, archive, place))
+    return (
+        f"umask 077 && tar -c --use-compress-program='gzip -1' --file={archive} -C {source} . "
+        f"&& chown --reference={place} {archive} && sha256sum {archive}"
+    )
+
+
+def check(archive: Path, wanted: str) -> None:
+    """Require that the archive has arrived as it was."""
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wanted:
+        raise AnsibleError(f"the archive was damaged on its way: {found} is not {wanted}")
+
+
+def unpack(archive: Path, dest: Path) -> list[str]:
+    """Unpack regular files and directories; return the names of the files."""
+    dest.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "r:gz") as packed:
+        packed.extractall(dest, filter=_plain)
+        return sorted(member.name.removeprefix("./") for member in packed if member.isfile())
+
+
+def _plain(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """Refuse what leads out of the directory; owners and modes are those of whoever unpacks."""
+    if not (member.isfile() or member.isdir()):
+        return None  # sockets, links and devices are no results
+    return tarfile.data_filter(member, path).replace(mode=None, deep=False)
