@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-SAMPLER = Path(__file__).resolve().parents[1] / "roles/monitor/files/ksm_sampler.py"
+SAMPLER = Path(__file__).resolve().parents[1] / "roles/part_sampler/files/ksm_sampler.py"
 
 _spec = importlib.util.spec_from_file_location("ksm_sampler", SAMPLER)
 ksm_sampler = importlib.util.module_from_spec(_spec)

@@ -3,7 +3,7 @@
 
 Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
 
-  census   roles/census/files/ksm_census.py on a process whose mergeable pages are all unlike and
+  census   roles/part_census/files/ksm_census.py on a process whose mergeable pages are all unlike and
            its own, so that each is read and hashed. From when the program is started until it ends
   reading  of that, reading and hashing alone: for so long, guests are stopped where that is asked
   memcpy   memcpy.c, compiled here: as many bytes, once, into memory that is there already
@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-CENSUS = BENCH.parent / "roles/census/files/ksm_census.py"
+CENSUS = BENCH.parent / "roles/part_census/files/ksm_census.py"
 PYTHON = "/usr/bin/python3"  # what runs the census on a Debian host
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PART, BYTES_A_PAGE, PAUSE_MS = 1 / 6, 64, 50

@@ -6,7 +6,7 @@
   by hand  the command lines that libvirt makes of the same domains, reduced to what a person would
            type, all started at once, and their agents polled over their sockets
 
-Needs root and a provisioned host with an image (playbooks/host.yml, playbooks/base_image.yml). The
+Needs root and a provisioned host with an image (playbooks/host.yml, playbooks/guest_image.yml). The
 host should be idle: booting is bound by its processors.
 """
 
@@ -119,7 +119,7 @@ def main():
     parser.add_argument("--count", type=int, default=3, help="guests (default: 3)")
     arguments = parser.parse_args()
     if not PROBED.exists():
-        parser.error("no image yet: ansible-playbook playbooks/host.yml playbooks/base_image.yml")
+        parser.error("no image yet: ansible-playbook playbooks/host.yml playbooks/guest_image.yml")
     role, hand = [], []
     for _ in range(arguments.rounds):
         role.append(by_role(arguments.count))

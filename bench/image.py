@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the golden image and its clones cost, beside the usual ways to the same.
 
-  image   playbooks/base_image.yml, in a directory of its own, beside plain mmdebstrap of the same
+  image   playbooks/guest_image.yml, in a directory of its own, beside plain mmdebstrap of the same
           packages into a directory
   clone   a qcow2 overlay, as the guests role makes it, beside virt-clone of a domain on the image
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULTS = yaml.safe_load((ROOT / "roles/base_image/defaults/main.yml").read_text())
+DEFAULTS = yaml.safe_load((ROOT / "roles/guest_image/defaults/main.yml").read_text())
 DOMAIN = """\
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>512</memory><os><type>hvm</type></os>
 <devices><disk type='file'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
@@ -39,14 +39,14 @@ def seconds(*command, **options):
 
 def build_image(directory):
     """Build the image anew, with all that the role does."""
-    variables = json.dumps({"base_image_directory": str(directory), "host_acceleration": "tcg"})
-    return seconds("ansible-playbook", "playbooks/base_image.yml", "-e", variables)
+    variables = json.dumps({"guest_image_directory": str(directory), "host_acceleration": "tcg"})
+    return seconds("ansible-playbook", "playbooks/guest_image.yml", "-e", variables)
 
 
 def plain_mmdebstrap(directory):
     """Install the same packages, and nothing more."""
-    packages = ",".join(DEFAULTS["base_image_packages"])
-    suite = DEFAULTS["base_image_suite"]
+    packages = ",".join(DEFAULTS["guest_image_packages"])
+    suite = DEFAULTS["guest_image_suite"]
     options = ["--quiet", "--variant=minbase", '--aptopt=Apt::Install-Recommends "false"']
     return seconds("mmdebstrap", *options, f"--include={packages}", suite, directory)
 

@@ -3,7 +3,7 @@
 
 Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
 
-  sampler         roles/monitor/files/ksm_sampler.py, as its end line tells: from the first
+  sampler         roles/part_sampler/files/ksm_sampler.py, as its end line tells: from the first
                   deadline on, sleeping, reading, writing and all
   C loop          pread_loop.c, compiled here: sleeps to the same deadlines and preads the same
                   files into a buffer of the same size, and does nothing else; its priority is that

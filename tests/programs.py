@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROLES = Path(__file__).parents[1] / "roles"
+PLUGINS = ROLES.with_name("plugins")
 
 
 def load(path: Path) -> ModuleType:

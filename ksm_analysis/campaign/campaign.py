@@ -56,7 +56,7 @@ class Asked:
             "experiment": str(self.file),
             "results": str(self.results),
             "resume": self.resume,
-            "monitor_report_seconds": self.report_seconds,
+            "part_sampler_report_seconds": self.report_seconds,
             **limit,
         }
 

@@ -13,32 +13,33 @@ SAMPLING = "sampling"
 
 # Where a task is written says what is going on: role/file, else role. Others change nothing.
 PHASES = {
-    "run/free": "checking the host",
+    "lock/check": "checking the host",
     "host": "provisioning the host",
     "host/acceleration": "finding out how guests are accelerated",
     "host/services": "starting libvirt",
     "host/remove": "removing the testbed",
-    "base_image": "checking the image",
-    "base_image/build": "building the image",
+    "guest_image": "checking the image",
+    "guest_image/build": "building the image",
     "guests/preflight": "checking the host",
     "ksm/preflight": "checking the host",
-    "monitor/main": "installing the sampler",
-    "census/main": "installing the census",
-    "arrays/main": "installing the arrays",
     "run/prepare": "preparing",
     "guests": "booting guests",
     "ksm": "setting knobs",
-    "monitor/wait": SAMPLING,
-    "census/wait": "waiting for the census",
-    "stress_ng/stop": "waiting for the workload to end",
-    "stress_ng/wait": "waiting for the workload to end",
+    "part_sampler/wait": SAMPLING,
     "run/recover": GIVING_BACK,
-    "run/restore": GIVING_BACK,
+    "run/attempt": GIVING_BACK,
     "run/remove_guests": GIVING_BACK,
     "guests/remove": GIVING_BACK,
     "ksm/restore": GIVING_BACK,
     "run/collect": "collecting",
     "playbooks/report": "making the page",
+}
+# The entry points of every part, with the name of the part
+PART_PHASES = {
+    "install": "installing the {}",
+    "start": "starting the {}",
+    "wait": "waiting for the {}",
+    "stop": GIVING_BACK,
 }
 # The verdict on the runs, which the end of this program gives too.
 VERDICT = "Require that all runs succeeded"
@@ -106,9 +107,9 @@ class Progress:
     def _runner_on_ok(self, event: dict, data: dict, now: float) -> Iterator[dict]:
         host = self._host(data["host"])
         place = _place(data.get("task_path", ""))
-        if place == "run/lock":
+        if place == "lock/main":
             self.held.add(host.name)
-        elif place == "run/unlock":
+        elif place == "lock/release":
             self.held.discard(host.name)
         facts = (data.get("res") or {}).get("ansible_facts") or {}
         if "run_current" in facts:
@@ -253,7 +254,10 @@ def _place(task_path: str) -> str:
 
 def _phase(task_path: str) -> str | None:
     place = _place(task_path)
-    return PHASES.get(place) or PHASES.get(place.partition("/")[0])
+    role, _, file = place.partition("/")
+    if place not in PHASES and role.startswith("part_") and file in PART_PHASES:
+        return PART_PHASES[file].format(role.removeprefix("part_"))
+    return PHASES.get(place) or PHASES.get(role)
 
 
 def _id(host: Host) -> str | None:

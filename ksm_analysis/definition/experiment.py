@@ -184,20 +184,40 @@ def _run(
         "guests": _guests(experiment, count, workload),
         "knobs": knobs,
         "knobs_if_present": experiment.knobs_if_present,
-        "workload": _workload(workload, count, experiment.sampling.seconds),
+        "workload": {"name": workload.name},
         "sampling": _sampling(experiment, knobs, workload),
         # each run says for itself what it is part of
         "note": experiment.note.strip(),
         "seconds": RUN_SECONDS + GUEST_SECONDS * count + experiment.sampling.seconds,
     }
-    return planned | ({"census": _census(experiment.census)} if experiment.census else {})
+    return planned | {"parts": _run_parts(experiment, planned["sampling"], workload, count)}
+
+
+def _run_parts(experiment, sampling, workload, count) -> list[dict]:
+    """The parts of a run, in the order of their start."""
+    parts = []
+    if workload.arrays:
+        parts.append({**_part("arrays", workload.arrays.model_dump()), "processes": ["arrays"]})
+    steady = sampling.get("steady", {})
+    every = {"every": round(sampling["interval"] / sampling["period"])} if steady else {}
+    options = {"period": sampling["period"], "samples": sampling["samples"]}
+    parts.append(_part("sampler", {**options, "steady": {**steady, **every}}))
+    if experiment.census:
+        parts.append(_part("census", _census(experiment.census)))
+    if tasks := _parts(workload, count, experiment.sampling.seconds):
+        parts.append(_part("workload", {"tasks": tasks}))
+    return parts
+
+
+def _part(name: str, options: dict) -> dict:
+    return {"name": name, "role": f"ksm.testbed.part_{name}", "options": options}
 
 
 def _census(census: Census) -> dict:
     return {
         "end": "end" in census.moments,
         "at_scan_boundary": "at-scan-boundary" in census.moments,
-        "every": census.every,
+        "every": census.every or 0,
         "pause": census.pause,
     }
 
@@ -218,13 +238,6 @@ def _network(network: Network | str) -> str | None:
     if isinstance(network, Network):
         return network.network
     return None if network == "none" else network
-
-
-def _workload(workload: Workload, count: int, seconds: float) -> dict:
-    planned = {"name": workload.name, "parts": _parts(workload, count, seconds)}
-    if workload.arrays:
-        planned["arrays"] = workload.arrays.model_dump()
-    return planned
 
 
 def _parts(workload: Workload, count: int, seconds: float) -> list[dict]:

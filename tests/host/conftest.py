@@ -15,7 +15,7 @@ def host(tmp_path_factory):
     """Make this machine a host with an image, and give it back afterwards."""
     logs = tmp_path_factory.mktemp("host")
     keep = "true" if (STATE / "images/current").exists() else "false"
-    setup = Playbook("playbooks/host.yml", "playbooks/base_image.yml", log=logs / "setup")
+    setup = Playbook("playbooks/host.yml", "playbooks/guest_image.yml", log=logs / "setup")
     assert setup.wait() == 0, setup.log.read_text()
     yield
     teardown(logs / "teardown", "-e", f"keep_image={keep}")

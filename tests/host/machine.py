@@ -52,7 +52,7 @@ def processes(pattern: str) -> list[str]:
 
 def samplers() -> list[str]:
     """Process ids of samplers that run."""
-    return processes(f"{STATE}/monitor/ksm_sampler.py --output")
+    return processes(f"{STATE}/sampler/ksm_sampler.py --output")
 
 
 def censuses() -> list[str]:

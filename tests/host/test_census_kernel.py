@@ -19,7 +19,7 @@ from programs import ROLES
 
 pytestmark = pytest.mark.host
 
-CENSUS = ROLES / "census/files/ksm_census.py"
+CENSUS = ROLES / "part_census/files/ksm_census.py"
 PROGRAM = Path(__file__).with_name("mergeable.py")
 PAGE = mmap.PAGESIZE
 HUGE = Path("/proc/sys/vm/nr_hugepages")

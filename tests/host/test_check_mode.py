@@ -40,7 +40,7 @@ def test_an_experiment(tmp_path):
 
 
 def test_a_host_that_is_ready_needs_nothing(host, tmp_path):
-    assert changed(rehearse(tmp_path, "playbooks/host.yml", "playbooks/base_image.yml")) == 0
+    assert changed(rehearse(tmp_path, "playbooks/host.yml", "playbooks/guest_image.yml")) == 0
 
 
 def test_teardown_says_what_it_would_remove(host, tmp_path):

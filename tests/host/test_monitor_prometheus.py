@@ -24,7 +24,7 @@ import yaml
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).parents[2]
-FILES = ROOT / "roles/monitor/files"
+FILES = ROOT / "roles/monitor_service/files"
 DASHBOARD = json.loads((FILES / "grafana_dashboard.json").read_text())
 QUESTIONS = [
     pytest.param(target["expr"], id=f"{panel['id']}-{target['refId']}")

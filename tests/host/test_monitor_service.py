@@ -332,7 +332,7 @@ def test_when_it_is_stopped_it_ends_its_file(service):
 def test_the_testbed_leaves_it_alone(service):
     pid, directory = service.pid(), "/var/lib/ksm-testbed/monitor"
     service.run("mkdir", "-p", directory)
-    service.run("cp", ROOT / "roles/monitor/files/ksm_sampler.py", directory)
+    service.run("cp", ROOT / "roles/part_sampler/files/ksm_sampler.py", directory)
     sampler = f"{directory}/ksm_sampler.py --output {directory}/samples.jsonl --samples 100000"
     service.run("systemd-run", "--unit=sampler", "--service-type=exec", "python3", *sampler.split())
     text, _, failed = service.play("-e", "force=true", playbook="teardown")

@@ -35,13 +35,13 @@ def events(results: Path, run: str) -> list[dict]:
 
 
 def test_provisioning_again_changes_nothing(play):
-    again = play("playbooks/host.yml", "playbooks/base_image.yml")
+    again = play("playbooks/host.yml", "playbooks/guest_image.yml")
     assert again.wait() == 0
     assert "changed=0" in again.output
 
 
 def test_a_rehearsal_changes_nothing(play, given_back):
-    rehearsal = play("playbooks/host.yml", "playbooks/base_image.yml", "--check", "--diff")
+    rehearsal = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
     assert rehearsal.wait() == 0, rehearsal.output
     assert "changed=0" in rehearsal.output
 
@@ -219,21 +219,23 @@ def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
 def test_a_mirror_that_does_not_answer(play, given_back):
     image = (STATE / "images/current").resolve()
     build = play(
-        "playbooks/base_image.yml",
+        "playbooks/guest_image.yml",
         "-e",
-        json.dumps({"base_image_mirrors": ["http://127.0.0.1:9/debian"], "base_image_disk_gib": 5}),
+        json.dumps(
+            {"guest_image_mirrors": ["http://127.0.0.1:9/debian"], "guest_image_disk_gib": 5}
+        ),
     )
     assert build.wait() != 0
     assert "127.0.0.1:9" in build.output
     assert (STATE / "images/current").resolve() == image, "the image that was there is still there"
-    again = play("playbooks/base_image.yml")
+    again = play("playbooks/guest_image.yml")
     assert again.wait() == 0
     assert [path for path in (STATE / "images").iterdir() if not path.is_symlink()] == [image]
 
 
 def test_an_image_build_that_is_killed(play, tmp_path):
     images = tmp_path / "images"
-    arguments = ("playbooks/base_image.yml", "-e", f"base_image_directory={images}")
+    arguments = ("playbooks/guest_image.yml", "-e", f"guest_image_directory={images}")
     build = play(*arguments)
     build.until(lambda: any(images.glob("*.partial/rootfs/usr/bin")))
     build.kill()
@@ -243,7 +245,7 @@ def test_an_image_build_that_is_killed(play, tmp_path):
     assert again.wait() == 0, again.log.read_text()
     (image,) = (path for path in images.iterdir() if not path.is_symlink())
     assert (images / "current").resolve() == image
-    rootfs = ROOT / "roles/base_image/files/rootfs"
+    rootfs = ROOT / "roles/guest_image/files/rootfs"
     laid_out = {str(path.relative_to(rootfs)) for path in rootfs.rglob("*") if path.is_file()}
     manifest = json.loads((image / "manifest.json").read_text())
     assert set(manifest["inputs"]["files"]) == laid_out, "a change to any file makes a new image"

@@ -15,7 +15,7 @@ from programs import ROLES, load
 
 pytestmark = pytest.mark.host
 
-SAMPLER = ROLES / "monitor/files/ksm_sampler.py"
+SAMPLER = ROLES / "part_sampler/files/ksm_sampler.py"
 HOLD_MERGEABLE = """
 import mmap, sys, time
 memory = mmap.mmap(-1, 400 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

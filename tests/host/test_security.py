@@ -18,7 +18,7 @@ ACCESS = "import json, os, sys; print(json.dumps([os.access(p, os.{}_OK) for p i
 IMAGE = {
     f"images/current/{name}" for name in ("initrd.img", "manifest.json", "root.qcow2", "vmlinuz")
 }
-PROGRAMS = {"arrays/ksm_arrays.py", "census/ksm_census.py", "monitor/ksm_sampler.py"}
+PROGRAMS = {"arrays/ksm_arrays.py", "census/ksm_census.py", "sampler/ksm_sampler.py"}
 # Others may read these: nothing of it comes out of a guest, or tells who measures what.
 PUBLIC = {"acceleration.json", "host.json", "knobs.json"} | PROGRAMS | IMAGE
 PRIVATE = {f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "run/samples.jsonl", "lock.json"}

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from programs import ROLES, load
 
-PROGRAM = ROLES / "arrays/files/ksm_arrays.py"
+PROGRAM = ROLES / "part_arrays/files/ksm_arrays.py"
 INTS = 4000  # 3.9 pages of 4 KiB: the last one is not full
 PAGES = -(-INTS * 4 // mmap.PAGESIZE)
 SIZE = PAGES * mmap.PAGESIZE

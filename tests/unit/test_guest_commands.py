@@ -1,8 +1,8 @@
 """Workloads of guests, as command lines."""
 
-from programs import ROLES, load
+from programs import PLUGINS, load
 
-filters = load(ROLES / "stress_ng/filter_plugins/guest_commands.py")
+filters = load(PLUGINS / "filter/guest_commands.py")
 
 STRESS = {"guests": [1, 3], "stress_ng": {"vm": 2, "vm_keep": True}, "start": 1.5, "stop": 24.0}
 OWN = {"guests": [12], "command": ["/bin/echo", "a b"], "start": 0.0, "stop": 30.5}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from programs import ROLES, load
 
-ksm_census = load(ROLES / "census/files/ksm_census.py")
+ksm_census = load(ROLES / "part_census/files/ksm_census.py")
 ZERO = ksm_census.ZERO
 SEEDS = range(20)
 

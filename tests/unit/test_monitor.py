@@ -18,7 +18,7 @@ from test_sampler import KSM, KSM_STAT, STAT, TREE, put
 
 from ksm_analysis.results.runs import read_run
 
-FILES = ROLES / "monitor/files"
+FILES = ROLES / "monitor_service/files"
 sys.path.insert(0, str(FILES))  # where it finds what lies beside it
 ksm_monitor = load(FILES / "ksm_monitor.py")
 ksm_sampler = sys.modules["ksm_sampler"]

@@ -45,7 +45,7 @@ def sampling(seconds, host="h1", run="r1", counters=""):
     return {"event": "verbose", "stdout": f"{line}\r\n"}
 
 
-SAMPLING = event("runner_on_start", "roles/monitor/tasks/wait.yml")
+SAMPLING = event("runner_on_start", "roles/part_sampler/tasks/wait.yml")
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_a_run_from_its_beginning_to_its_end(progress):
     ("where", "phase"),
     [
         ("roles/host/tasks/main.yml", "provisioning the host"),
-        ("roles/base_image/tasks/build.yml", "building the image"),
-        ("roles/base_image/tasks/main.yml", "checking the image"),
+        ("roles/guest_image/tasks/build.yml", "building the image"),
+        ("roles/guest_image/tasks/main.yml", "checking the image"),
         ("roles/guests/tasks/main.yml", "booting guests"),
         ("roles/guests/tasks/remove.yml", "giving the host back"),
         ("roles/ksm/tasks/main.yml", "setting knobs"),

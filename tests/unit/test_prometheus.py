@@ -9,7 +9,7 @@ from programs import ROLES, load
 
 from ksm_analysis.metrics import metrics
 
-FILES = ROLES / "monitor/files"
+FILES = ROLES / "monitor_service/files"
 ROOT = ROLES.parent
 ksm_prometheus = load(FILES / "ksm_prometheus.py")
 METRICS = {metric.name: metric for metric in ksm_prometheus.METRICS}

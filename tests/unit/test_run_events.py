@@ -2,9 +2,9 @@
 
 import json
 
-from programs import ROLES, load
+from programs import PLUGINS, load
 
-filters = load(ROLES / "run/filter_plugins/run_events.py")
+filters = load(PLUGINS / "filter/run_events.py")
 
 NOTHING = {"set": {}, "restored": {}, "ready": [], "work": [], "arrays": []}
 

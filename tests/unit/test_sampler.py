@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from programs import ROLES, load
 
-SAMPLER = ROLES / "monitor/files/ksm_sampler.py"
+SAMPLER = ROLES / "part_sampler/files/ksm_sampler.py"
 KSM = "sys/kernel/mm/ksm"
 STAT = "4242 (qemu) (x86 Z) S 1 1 1 0 -1 4 9 0 0 0 57 21 0 0 20 0 4 0 100 999 888\n"
 KSM_STAT = """\

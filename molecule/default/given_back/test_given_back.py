@@ -34,7 +34,7 @@ def test_no_guest_and_no_process_is_left(host):
         assert not host.file(f"{STATE}/{name}").exists
     running = host.check_output("ps -eo args")
     assert "guest=ksm-guest-" not in running
-    assert f"{STATE}/monitor/ksm_sampler.py" not in running
+    assert f"{STATE}/sampler/ksm_sampler.py" not in running
     assert f"{STATE}/arrays/ksm_arrays.py" not in running
     assert f"{STATE}/census/ksm_census.py" not in running
 

@@ -7,7 +7,7 @@ AFTERWARDS = {"ksm_rmap_items": 2 * 977, "ksm_merging_pages": 2 * 977 - 1}
 
 
 def process(host) -> str:
-    return host.file("/var/lib/ksm-testbed/arrays/pid").content_string.strip()
+    return host.file("/var/lib/ksm-testbed/run/arrays.pid").content_string.strip()
 
 
 def of_process(host) -> dict[str, int]:

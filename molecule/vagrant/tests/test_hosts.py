@@ -13,14 +13,14 @@ def test_nothing_was_installed_for_guests_that_there_are_not(host):
 
 
 def test_programs_that_root_runs_are_root_s(host):
-    for program in ("monitor/ksm_sampler.py", "arrays/ksm_arrays.py"):
+    for program in ("sampler/ksm_sampler.py", "arrays/ksm_arrays.py"):
         file = host.file(f"{STATE}/{program}")
         assert (file.user, file.group, file.mode) == ("root", "root", 0o755)
 
 
 def test_the_sampler_advances(host):
     options = "--period 0.5 --samples 3 --output -"
-    done = host.check_output(f"sudo python3 {STATE}/monitor/ksm_sampler.py {options}")
+    done = host.check_output(f"sudo python3 {STATE}/sampler/ksm_sampler.py {options}")
     samples = [line for line in map(json.loads, done.splitlines()) if line["kind"] == "sample"]
     times = [sample["monotonic"] for sample in samples]
     assert len(times) == 3

@@ -1,0 +1,25 @@
+"""The role guest_image: a disk that is what its manifest says, with kernel and initrd beside it."""
+
+import json
+
+CURRENT = "/var/lib/ksm-testbed/images/current"
+
+
+def test_the_link_names_the_hash_of_what_it_was_made_from(host):
+    manifest = json.loads(host.file(f"{CURRENT}/manifest.json").content)
+    assert host.file(CURRENT).linked_to.endswith(manifest["hash"])
+    assert {"stress-ng", "qemu-guest-agent"} <= set(manifest["packages"])
+
+
+def test_the_disk_is_what_was_built(host):
+    manifest = json.loads(host.file(f"{CURRENT}/manifest.json").content)
+    assert host.file(f"{CURRENT}/root.qcow2").sha256sum == manifest["sha256"]
+
+
+def test_kernel_and_initrd(host):
+    for name in ("vmlinuz", "initrd.img"):
+        assert host.file(f"{CURRENT}/{name}").size > 1_000_000
+
+
+def test_nothing_half_built_is_left(host):
+    assert "partial" not in host.check_output("ls /var/lib/ksm-testbed/images")

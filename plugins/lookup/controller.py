@@ -1,0 +1,41 @@
+"""Who runs this playbook."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: controller
+short_description: Identity of the process that runs the playbook
+description:
+  - Returns the boot id of the controller's machine (C(machine)), the process id of the running
+    C(ansible-playbook) (C(pid)) and its command line (C(what)).
+author: [The KSM testbed authors]
+"""
+
+EXAMPLES = r"""
+- ansible.builtin.debug:
+    msg: "{{ lookup('ksm.testbed.controller') }}"
+"""
+
+RETURN = r"""
+_raw: {description: One dict with machine, pid and what, type: list, elements: dict}
+"""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+from ansible.plugins.lookup import LookupBase
+
+
+class LookupModule(LookupBase):
+    """Tasks are worker processes of ansible-playbook, which is what lives as long as the play."""
+
+    def run(self, terms, variables=None, **kwargs):
+        """Return the identity."""
+        parent = multiprocessing.parent_process()
+        pid = parent.pid if parent else os.getpid()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        # The first word is the Python that runs it.
+        what = " ".join([Path(words[1]).name, *words[2:]]).strip()
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [{"machine": machine, "pid": pid, "what": what}]

@@ -1,0 +1,91 @@
+#!/usr/bin/python
+"""Disks of guests: overlays on one image."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: guest_disks
+short_description: Make a disk for each guest, as an overlay on one image
+description:
+  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone. Nobody but root
+    can read them; libvirt hands them over to QEMU's own user as long as the guest runs.
+options:
+  directory:
+    description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
+    type: path
+    required: true
+  guests:
+    description: Names of guests; their disks are C(NAME.qcow2).
+    type: list
+    elements: str
+    required: true
+  image:
+    description: The qcow2 image below them all.
+    type: path
+    required: true
+  gib:
+    description: Size of each disk.
+    type: int
+    required: true
+attributes:
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes.
+    support: full
+    details: Paths of the disks that exist.
+author: [The KSM testbed authors]
+"""
+
+EXAMPLES = r"""
+- name: Make two
+  ksm.testbed.guest_disks:
+    directory: /var/lib/ksm-testbed/guests
+    guests: [ksm-guest-01, ksm-guest-02]
+    image: /var/lib/ksm-testbed/images/current/root.qcow2
+    gib: 4
+"""
+
+RETURN = r"""
+disks: {description: Paths that were made, type: list, elements: str, returned: always}
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def lines(texts):
+    """One text a line."""
+    return "".join(f"{text}\n" for text in texts)
+
+
+def main():
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "guests": {"type": "list", "elements": "str", "required": True},
+            "image": {"type": "path", "required": True},
+            "gib": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    directory, image = Path(module.params["directory"]), module.params["image"]
+    disks = [directory / f"{guest}.qcow2" for guest in module.params["guests"]]
+    existing = [str(disk) for disk in disks if disk.exists()]
+    missing = [str(disk) for disk in disks if not disk.exists()]
+    new = not directory.is_dir()
+    if not module.check_mode:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for disk in missing:
+            create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image]
+            size = f"{module.params['gib']}G"
+            module.run_command([*create, disk, size], check_rc=True, umask=0o077)
+    diff = {"before": lines(existing), "after": lines(sorted(existing + missing))}
+    module.exit_json(changed=new or bool(missing), disks=missing, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+#!/usr/bin/python
+"""Start or remove many libvirt domains at once."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: guest_domains
+short_description: Start or remove many libvirt domains at once
+description:
+  - Defines and starts all domains of O(xml), or stops and removes all whose names match O(pattern),
+    side by side. A loop of M(community.libvirt.virt) does the same one after the other, and takes
+    about a second for each guest while those before it already keep the processors busy.
+options:
+  state:
+    description:
+      - V(running) defines and starts the domains of O(xml). One that runs already is left alone.
+      - V(absent) stops at once, and undefines, every domain whose whole name matches O(pattern).
+    type: str
+    choices: [running, absent]
+    default: running
+  xml:
+    description: An element with one C(<domain>) for each guest.
+    type: str
+  pattern:
+    description: Regular expression for whole names.
+    type: str
+  uri:
+    description: Address of libvirt.
+    type: str
+    default: qemu:///system
+requirements: [python3-libvirt]
+attributes:
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes.
+    support: full
+    details: Names of the domains that run, or exist.
+author: [The KSM testbed authors]
+"""
+
+EXAMPLES = r"""
+- name: Start two
+  ksm.testbed.guest_domains:
+    xml: <domains><domain><name>a</name>…</domain><domain><name>b</name>…</domain></domains>
+
+- name: Remove them
+  ksm.testbed.guest_domains:
+    state: absent
+    pattern: "[ab]"
+"""
+
+RETURN = r"""
+domains:
+  description: Names of the domains that were started or removed.
+  type: list
+  elements: str
+  returned: always
+monotonic:
+  description: When this began, on the host's CLOCK_MONOTONIC. Guests boot while the others start.
+  type: float
+  returned: always
+"""
+
+import re
+import time
+import traceback
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    import libvirt
+except ImportError:
+    LIBVIRT_ERROR = traceback.format_exc()
+else:
+    LIBVIRT_ERROR = None
+
+
+def side_by_side(function, items):
+    """Call a function for all items at once; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(max(1, len(items))) as pool:
+        calls = [pool.submit(function, item) for item in items]
+    for call in calls:
+        call.result()
+
+
+def wanted_domains(text):
+    """Return {name: xml} of the domains in a document."""
+    domains = ElementTree.fromstring(text).iter("domain")
+    return {domain.findtext("name"): ElementTree.tostring(domain, "unicode") for domain in domains}
+
+
+def start(module, connection):
+    """Define and start what does not run; return (names before, names after, changed ones)."""
+    wanted = wanted_domains(module.params["xml"])
+    active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+    running = {domain.name() for domain in connection.listAllDomains(active)} & set(wanted)
+    missing = sorted(set(wanted) - running)
+    if not module.check_mode:
+        defined = [connection.defineXML(wanted[name]) for name in missing]
+        side_by_side(lambda domain: domain.create(), defined)
+    return running, set(wanted), missing
+
+
+def end(domain):
+    """Stop a domain, unless it has just stopped by itself, and undefine it."""
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+    domain.undefine()
+
+
+def remove(module, connection):
+    """Stop and undefine what matches; return (names before, names after, changed ones)."""
+    pattern = re.compile(module.params["pattern"])
+    matching = [d for d in connection.listAllDomains() if pattern.fullmatch(d.name())]
+    names = sorted(domain.name() for domain in matching)
+    if not module.check_mode:
+        side_by_side(end, matching)
+    return set(names), set(), names
+
+
+def main():
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["running", "absent"], "default": "running"},
+            "xml": {"type": "str"},
+            "pattern": {"type": "str"},
+            "uri": {"type": "str", "default": "qemu:///system"},
+        },
+        required_if=[("state", "running", ["xml"]), ("state", "absent", ["pattern"])],
+        supports_check_mode=True,
+    )
+    if LIBVIRT_ERROR:
+        module.fail_json(msg=missing_required_lib("python3-libvirt"), exception=LIBVIRT_ERROR)
+    # libvirt prints every error on stderr by itself; they are all in the result.
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    began = time.monotonic()
+    act = start if module.params["state"] == "running" else remove
+    try:
+        before, after, changed = act(module, libvirt.open(module.params["uri"]))
+    except (libvirt.libvirtError, ElementTree.ParseError, re.error) as error:
+        module.fail_json(msg=str(error))
+    diff = {
+        key: "".join(f"{name}\n" for name in sorted(names))
+        for key, names in (("before", before), ("after", after))
+    }
+    module.exit_json(changed=bool(changed), domains=changed, monotonic=began, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-../../monitor/action_plugins/job_wait.py

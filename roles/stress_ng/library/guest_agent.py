@@ -1,1 +1,0 @@
-../../guests/library/guest_agent.py
