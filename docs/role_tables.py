@@ -13,6 +13,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 ROOT = Path(__file__).parents[1]
+PREFIX = "ksm.testbed."
 BEGIN, END = "<!-- from meta/argument_specs.yml, by `make role-docs` -->", "<!-- to here -->"
 TABLES = """\
 ## Entry points
@@ -36,11 +37,13 @@ TABLES = """\
 
 def documented(*roles: str) -> dict[str, dict]:
     """Entry points of roles, as `ansible-doc` reads their argument specs: all roles, or some."""
-    command = ["ansible-doc", "--type", "role", "--roles-path", "roles", "--json"]
     names = roles or sorted(path.parent.parent.name for path in ROOT.glob("roles/*/meta/arg*"))
-    done = subprocess.run([*command, *names], cwd=ROOT, check=True, capture_output=True, text=True)
+    command = ["ansible-doc", "--type", "role", "--json", *(f"{PREFIX}{name}" for name in names)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
-    return {name: main_first(role["entry_points"]) for name, role in found.items()}
+    return {
+        name.removeprefix(PREFIX): main_first(role["entry_points"]) for name, role in found.items()
+    }
 
 
 def main_first(entry_points: dict) -> dict:

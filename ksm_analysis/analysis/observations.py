@@ -329,7 +329,7 @@ def _late_in_both(measured: Measured) -> tuple[float, float] | None:
 def _option(measured: Measured, name: str) -> str | None:
     """Find an option of stress-ng in the plan of a run, or in the command of an imported one."""
     run = measured.run
-    for part in run.record["run"].get("workload", {}).get("parts", ()):
+    for part in run.tasks:
         if name in (part.get("stress_ng") or {}):
             return str(part["stress_ng"][name])
     found = re.search(rf"--{name.replace('_', '-')}[ =](\S+)", run.factors["workload"])
@@ -341,7 +341,7 @@ def _but_option(measured: Measured, name: str) -> tuple:
     run = measured.run
     parts = [
         {**part, "stress_ng": {k: v for k, v in (part.get("stress_ng") or {}).items() if k != name}}
-        for part in run.record["run"].get("workload", {}).get("parts", ())
+        for part in run.tasks
     ]
     words = re.sub(rf"--{name.replace('_', '-')}[ =]\S+\s*", "", run.factors["workload"]).strip()
     what = str(parts) if parts else words
@@ -400,8 +400,7 @@ def _hanging(measured: list[Measured]) -> tuple[str, str]:
 
 
 def _busy(measured: Measured) -> bool:
-    parts = measured.run.record["run"].get("workload", {}).get("parts")
-    return bool(parts) or "stress-ng" in measured.run.factors["workload"]
+    return bool(measured.run.tasks) or "stress-ng" in measured.run.factors["workload"]
 
 
 def _early_profit(measured: Measured) -> float | None:

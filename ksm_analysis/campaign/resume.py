@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ksm_analysis.errors import InputError
+from ksm_analysis.results.record import UnreadableError, upgraded
 
 # What of a run may change without making it another run.
 _MAY_DIFFER = {"index", "note", "seconds"}
@@ -49,7 +50,12 @@ def _record(path: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("run"), dict)
-    return record if whole else {}
+    if not whole or record.get("format") != 1:
+        return record if whole else {}
+    try:
+        return upgraded(record)
+    except UnreadableError:
+        return {}
 
 
 def pending(planned: dict, finished: dict[str, dict]) -> dict:

@@ -107,8 +107,9 @@ def _show(planned: dict, of: int | None) -> None:
         console.print(Text(planned["note"]), "")
     if planned["runs"]:
         console.print(table)
-        if census := planned["runs"][0].get("census"):
-            console.print(_census(census))
+        for part in planned["runs"][0]["parts"]:
+            if part["name"] == "census":
+                console.print(_census(part["options"]))
     minutes = math.ceil(planned["seconds"] / 60)
     console.print(f"{_count(len(planned['runs']), of)}, about {minutes} min in all")
 

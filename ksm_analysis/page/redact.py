@@ -33,8 +33,7 @@ def _commands(run: Run) -> list[str]:
     """List the commands of a run. The workload of an imported run is named by its command."""
     if run.imported:
         return [run.factors["workload"]] * (run.factors["workload"] != "idle")
-    parts = run.record["run"].get("workload", {}).get("parts", ())
-    return [" ".join(map(str, part["command"])) for part in parts if part.get("command")]
+    return [" ".join(map(str, task["command"])) for task in run.tasks if task.get("command")]
 
 
 def _words(text: str, names: dict[str, str]) -> str:

@@ -207,7 +207,7 @@ def how_it_went(run: Run) -> dict:
 def _census_cost(run: Run) -> str:
     """Say how many censuses there were, and what they took; empty if none was asked for."""
     if run.census is None:
-        return "none" if run.record["run"].get("census") else ""
+        return "none" if run.options("census") else ""
     rows = run.census.rows
     took = rows.reindex(columns=["cpu_seconds", "paused_seconds"]).sum()
     paused = f", guests paused {took['paused_seconds']:.2f} s" if took["paused_seconds"] else ""

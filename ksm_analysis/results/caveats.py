@@ -165,7 +165,7 @@ def _busy_guests(run: Run) -> Iterator[str]:
     """Yield the guests that were to have a workload before the run ended."""
     names, samples = list(run.header.get("guests", {})), run.samples
     ended = samples["seconds"].iloc[-1] if run.end.get("reason") == "steady" else math.inf
-    for part in run.record["run"].get("workload", {}).get("parts", ()):
+    for part in run.tasks:
         if part["start"] < ended:
             yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
 

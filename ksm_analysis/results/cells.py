@@ -30,9 +30,9 @@ def workload(run: Run) -> str:
     parts = [
         {key: value for key, value in part.items() if key not in ("guests", "start", "stop")}
         | {key: round(part[key] / seconds, 3) for key in ("start", "stop")}
-        for part in plan.get("workload", {}).get("parts", ())
+        for part in run.tasks
     ]
-    arrays = plan.get("workload", {}).get("arrays")
+    arrays = run.options("arrays")
     hidden = plan["guests"].get("nosharepages") or []
     name = "" if parts or arrays else run.factors["workload"]
     return json.dumps([name, parts, arrays, hidden], sort_keys=True)

@@ -38,7 +38,7 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
             "knobs before": record.get("knobs", {}).get("before", {}),
             "guests": {k: v for k, v in record["run"]["guests"].items() if k != "count"},
             "sampling": record["run"]["sampling"],
-            "census": record["run"].get("census") or {},
+            "census": run.options("census") or {},
             "host": run.host,
         }
         for name, value in _flat("", parts):

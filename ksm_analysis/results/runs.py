@@ -21,8 +21,11 @@ from pyarrow import json as arrow_json
 from ksm_analysis.errors import InputError
 from ksm_analysis.parts import census as censuses
 from ksm_analysis.results import caveats, parquet
+from ksm_analysis.results.record import Header, UnreadableError, check, check_format, read, why
 
-FORMAT = 1
+SAMPLES_FORMAT = CENSUS_FORMAT = 1
+# Their files are read elsewhere; those of all other parts may hold events.
+NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
 BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
@@ -91,16 +94,32 @@ class Run:
     @property
     def converged(self) -> bool | None:
         """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
-        return self.record.get("converged")
+        found = self.end.get("converged", self.record.get("converged"))
+        return found if isinstance(found, bool) else None
+
+    def options(self, part: str) -> dict | None:
+        """Return what a part of the run was told; None if the run has no such part."""
+        for each in self.record["run"]["parts"]:
+            if each["name"] == part:
+                return each["options"]
+        return None
+
+    @property
+    def tasks(self) -> tuple[dict, ...]:
+        """What the guests did: tasks with `guests`, `start`, `stop`, `stress_ng` or `command`."""
+        return tuple((self.options("workload") or {}).get("tasks", ()))
 
     @property
     def intervals(self) -> int:
-        """Intervals that were sampled: less than planned if it was steady, or the log cut short."""
+        """Intervals that were sampled: fewer than planned if the run ended early or was cut short.
+
+        Without samples there are none.
+        """
+        if self.samples.empty:
+            return 0
         sampling = self.record["run"]["sampling"]
-        ended_early = self.imported or self.end.get("reason") == "steady"
-        if self.samples.empty or not ended_early:
-            return sampling["intervals"]
-        return math.ceil(self.samples.index[-1] / round(sampling["interval"] / sampling["period"]))
+        each = max(1, round(sampling["interval"] / sampling["period"]))
+        return min(sampling["intervals"], math.ceil(self.samples.index[-1] / each))
 
     def window(self) -> tuple[float, float] | None:
         """Return when the workload ran, first start to last stop, in seconds of `samples`.
@@ -156,7 +175,7 @@ def read_results(directory: Path) -> Results:
     try:
         planned = _planned(directory / "plan.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.append(f"plan.json cannot be read, so runs of it may be missing: {_why(error)}")
+        warnings.append(f"plan.json cannot be read, so runs of it may be missing: {why(error)}")
         planned = None
     warnings += caveats.of_experiment(runs, planned)
     warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
@@ -178,32 +197,31 @@ def _read(path: Path) -> tuple[Run | None, str]:
         return None, ""
     try:
         return read_run(path), ""
-    except _UnreadableError as error:
+    except UnreadableError as error:
         return None, f"{path.name}: left out, since {error}"
-
-
-class _UnreadableError(Exception):
-    """A run that cannot be made sense of, and why."""
 
 
 # --- one run ------------------------------------------------------------------------------------
 
 
 def read_run(path: Path) -> Run:
-    """Read one run directory, whatever is left of it."""
-    record = _record(path / "run.json")
+    """Read one run directory, whatever is left of it.
+
+    Raises UnreadableError if its run.json cannot be read.
+    """
+    record = read(path / "run.json")
     failed = record["status"] != "complete"
-    warnings = []
+    warnings: list[str] = []
     if failed:
         warnings.append(
             f"left out, since the run failed: {record.get('reason') or 'no reason given'}"
         )
-    events = tuple(_lenient_lines(path / "events.jsonl", warnings))
+    events = _events(path, record, warnings)
     try:
         sampled = _sampled(path / "samples.jsonl", warnings)
-    except (OSError, ValueError, KeyError, _UnreadableError) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, UnreadableError) as error:
         if not failed:
-            warnings.append(f"left out, since its samples cannot be read: {_why(error)}")
+            warnings.append(f"left out, since its samples cannot be read: {why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
     header, end = sampled.header, sampled.end
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
@@ -214,48 +232,48 @@ def read_run(path: Path) -> Run:
     return replace(run, warnings=tuple(warnings))
 
 
+def _events(path: Path, record: dict, warnings: list[str]) -> tuple[dict, ...]:
+    """Read what happened, in the order of its times: events of the run, and those of its parts."""
+    parts = [each["name"] for each in record["run"]["parts"] if each["name"] not in NO_EVENTS]
+    files = [path / "events.jsonl", *(path / f"{name}.jsonl" for name in parts)]
+    events = []
+    for file in files:
+        if file.name != "events.jsonl" and not file.exists():
+            continue  # an earlier format keeps them all in one, and some parts have none
+        lines = list(_lenient_lines(file, warnings))
+        good = [line for line in lines if _is_event(line)]
+        if bad := sum("event" in line for line in lines) - len(good):
+            warnings.append(f"{bad} of the events in {file.name} have no name or time; skipped")
+        events += good
+    return tuple(sorted(events, key=lambda event: event["monotonic"]))
+
+
+def _is_event(line: dict) -> bool:
+    at = line.get("monotonic")
+    timed = isinstance(at, int | float) and math.isfinite(at)
+    return timed and isinstance(line.get("event"), str)
+
+
 def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
     """Read the censuses, if there were to be any."""
     path = run.path / "census.jsonl"
     if not path.exists():
-        if run.complete and run.record["run"].get("census"):
+        if run.complete and run.options("census"):
             warnings.append("a census was asked for, and there is none")
         return None
     lines = list(_lenient_lines(path, warnings))
-    _check_format(lines[0].get("format") if lines else FORMAT, path)
+    headers = [line for line in lines if line.get("kind") == "header"]
     numbers = run.record["run"]["guests"].get("nosharepages") or ()
     excluded = [name for n, name in enumerate(run.header["guests"], start=1) if n in numbers]
-    found = censuses.of_lines(lines, run.header["monotonic"], excluded)
+    try:
+        if headers:
+            check_format(headers[0].get("format"), "census.jsonl", CENSUS_FORMAT)
+        found = censuses.of_lines(lines, run.header["monotonic"], excluded)
+    except (UnreadableError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.append(f"its censuses are left out, since they cannot be read: {why(error)}")
+        return None
     warnings += found.warnings if found else ["there is no whole census in census.jsonl"]
     return found
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"key {error} is missing"
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _record(path: Path) -> dict:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _UnreadableError(f"run.json cannot be read ({_why(error)})") from None
-    found = record.get("format") if isinstance(record, dict) else None
-    _check_format(found, path)
-    run = record.get("run")
-    whole = isinstance(run, dict) and {"host", "status"} <= record.keys()
-    if not whole or not {"id", "index", "factors", "guests", "sampling"} <= run.keys():
-        raise _UnreadableError("run.json is not whole")
-    return record
-
-
-def _check_format(found: object, path: Path) -> None:
-    if found != FORMAT:
-        raise InputError(
-            f"{path}: format {found!r} is not known: this version of the project reads format "
-            f"{FORMAT}. Read it with the version that wrote it"
-        )
 
 
 def _whole_lines(path: Path, warnings: list[str]) -> bytes:
@@ -285,7 +303,7 @@ def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
         if isinstance(value, dict):
             yield value
         else:
-            warnings.append(f"line {number} of {path.name} is not a JSON object; it is passed over")
+            warnings.append(f"line {number} of {path.name} is not a JSON object; it is skipped")
 
 
 def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
@@ -295,26 +313,42 @@ def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
         warnings += known.warnings
         return known
     before = len(warnings)
-    header, samples, end = _raw(path, warnings)
-    sampled = parquet.Sampled(header, end, *frames(samples, header), tuple(warnings[before:]))
+    header, table, end = _raw(path, warnings)
+    samples, guests = frames(table, header)
+    _require_numbers(samples)
+    sampled = parquet.Sampled(header, end, samples, guests, tuple(warnings[before:]))
     if path.parent.suffix != PARTIAL:
         parquet.save(path, source, sampled)
     return sampled
+
+
+def _require_numbers(samples: pd.DataFrame) -> None:
+    """Require samples in order, and numbers where there must be some."""
+    if not samples.index.is_monotonic_increasing or not samples.index.is_unique:
+        raise UnreadableError("samples.jsonl is not in order: n does not rise from line to line")
+    for name in samples.columns:
+        column = samples[name]
+        # Text is what the kernel says in words, such as advisor_mode.
+        if column.map(lambda value: isinstance(value, list | dict | bool)).any():
+            raise UnreadableError(f"{name} of samples.jsonl is not a number")
 
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
     """Read header, one row a sample, and end line (empty: the sampler was killed)."""
     text = _whole_lines(path, warnings)
     if not text:
-        raise _UnreadableError("samples.jsonl has no header line")
+        raise UnreadableError("samples.jsonl has no header line")
     first, last = text.index(b"\n") + 1, text.rfind(b"\n", 0, -1) + 1
     header = json.loads(text[: first - 1])
-    _check_format(header.get("format") if isinstance(header, dict) else None, path)
+    if not isinstance(header, dict):
+        raise UnreadableError("samples.jsonl has no header line")
+    check_format(header.get("format"), "samples.jsonl", SAMPLES_FORMAT)
+    check(Header, header, "the header of samples.jsonl")
     end = json.loads(text[last:-1]) if b'"end"' in text[last : last + 40] else {}
     end = end if isinstance(end, dict) else {}
     lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
     if not lines:
-        raise _UnreadableError("samples.jsonl has no sample")
+        raise UnreadableError("samples.jsonl has no sample")
     return header, _table(lines, path.name, warnings), end
 
 
@@ -330,9 +364,9 @@ def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
     try:
         table = _parsed(b"\n".join(good), max(BLOCK, 2 * max(map(len, good), default=0)))
     except pa.ArrowInvalid:
-        raise _UnreadableError(f"{name} does not hold samples") from None
+        raise UnreadableError(f"{name} does not hold samples") from None
     if bad := len(every) - len(good):
-        warnings.append(f"{bad} of the lines of {name} are no samples; they are passed over")
+        warnings.append(f"{bad} of the lines of {name} are not samples; they are skipped")
     return table
 
 

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# What the environment of these tests has installed comes first, however they were started.
-os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 KSM = Path("/sys/kernel/mm/ksm")
 STATE = Path("/var/lib/ksm-testbed")
 SHORT = """\

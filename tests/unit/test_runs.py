@@ -156,7 +156,7 @@ def test_a_line_that_is_no_sample_is_passed_over(write_run):
     run = read_run(path)
 
     assert len(run.samples) == 16
-    assert run.warnings[0] == "1 of the lines of samples.jsonl are no samples; they are passed over"
+    assert run.warnings[0] == "1 of the lines of samples.jsonl are not samples; they are skipped"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_line_of_anything_else_is_passed_over(write_run, line, at):
 
     pd.testing.assert_frame_equal(run.samples, whole.samples)
     pd.testing.assert_frame_equal(run.guests, whole.guests)
-    told = ("1 of the lines of samples.jsonl are no samples; they are passed over",)
+    told = ("1 of the lines of samples.jsonl are not samples; they are skipped",)
     assert run.warnings == (told if line else ())  # a line without anything is none
 
 
@@ -186,7 +186,7 @@ def test_a_line_after_the_end_line_hides_it(write_run, line, passed_over):
 
     assert list(run.samples.index) == list(range(17))
     assert run.warnings == (
-        f"{passed_over} of the lines of samples.jsonl are no samples; they are passed over",
+        f"{passed_over} of the lines of samples.jsonl are not samples; they are skipped",
         "the sampler was killed: its end line is missing",
     )
 

@@ -1,0 +1,194 @@
+"""run.json, read and checked once: what was asked of a run, and how it went.
+
+Earlier formats are brought into the shape of the newest (docs/data.md).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FORMAT = 2
+
+
+class UnreadableError(Exception):
+    """A run that cannot be read, and why, in words for the user."""
+
+
+class _Lenient(BaseModel):
+    """What a later version adds is kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Sampling(_Lenient):
+    """How a run is sampled. Seconds, but for the two counts."""
+
+    interval: float = Field(gt=0)
+    intervals: int = Field(ge=0)
+    period: float = Field(gt=0)
+    samples: int = Field(ge=0)
+    seconds: float = Field(gt=0)
+    steady: dict[str, Any] = {}
+
+
+class Part(_Lenient):
+    """One part of a run: its name, its role, and what it was told."""
+
+    name: str
+    role: str = ""
+    options: dict[str, Any] = {}
+    processes: list[str] = []
+
+
+class Factors(_Lenient):
+    """What was varied. A factor that is not known here is kept, and tells cells apart."""
+
+    guests: int
+    knobs: str
+    workload: str
+    repetition: int
+
+
+class Guests(_Lenient):
+    """The guests of a run."""
+
+    count: int
+    memory_mib: int | None = None
+    nosharepages: list[int] = []
+
+
+class Named(_Lenient):
+    """A workload."""
+
+    name: str
+
+
+class Planned(_Lenient):
+    """One run as a plan lists it."""
+
+    id: str
+    index: int
+    factors: Factors
+    guests: Guests
+    knobs: dict[str, int | str] = {}
+    knobs_if_present: dict[str, int | str] = {}
+    workload: Named
+    sampling: Sampling
+    parts: list[Part]
+    note: str | None = None
+
+
+class Knobs(_Lenient):
+    """Knobs at three times, by name."""
+
+    before: dict[str, int | str] = {}
+    during: dict[str, int | str] = {}
+    after: dict[str, int | str] = {}
+
+
+class Record(_Lenient):
+    """A whole run.json."""
+
+    format: Literal[2]
+    experiment: str = ""
+    run: Planned
+    host: str
+    status: Literal["complete", "failed"]
+    reason: str | None = ""
+    started: float | None = None
+    ended: float | None = None
+    converged: bool | None = None
+    knobs: Knobs = Knobs()
+    provenance: dict[str, Any] = {}
+    imported: dict[str, Any] = {}
+
+
+class Header(_Lenient):
+    """The first line of samples.jsonl."""
+
+    format: int
+    monotonic: float
+    period: float = Field(gt=0)
+    samples: int
+    page_size: int = Field(gt=0)
+    guests: dict[str, int] = {}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check a run.json; return it in the shape of the newest format.
+
+    Raises UnreadableError, which says what is wrong.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnreadableError(f"run.json cannot be read ({why(error)})") from None
+    if not isinstance(found, dict):
+        raise UnreadableError("run.json is not a JSON object")
+    check_format(found.get("format"), "run.json", FORMAT)
+    current = upgraded(found) if found["format"] == 1 else found
+    check(Record, current, "run.json")
+    return current
+
+
+def check(model: type[BaseModel], value: object, name: str) -> None:
+    """Require that a value fits a model. Raises UnreadableError with the first thing wrong."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UnreadableError(f"{name} is not whole: {key}: {first['msg']}") from None
+
+
+def check_format(found: object, name: str, newest: int) -> None:
+    """Require a format that is known. Raises UnreadableError."""
+    if not isinstance(found, int) or not 1 <= found <= newest:
+        raise UnreadableError(
+            f"format {found!r} of {name} is not known: this version of the project reads formats "
+            f"up to {newest}. Read it with the version that wrote it"
+        )
+
+
+def why(error: Exception) -> str:
+    """Say in words what an error means."""
+    if isinstance(error, KeyError):
+        return f"key {error} is missing"
+    return getattr(error, "strerror", None) or str(error)
+
+
+# --- format 1 -------------------------------------------------------------------------------------
+
+
+def upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """Bring a record of format 1 into the shape of format 2: what was asked became parts."""
+    run = record.get("run")
+    if not isinstance(run, dict) or not isinstance(run.get("workload", {}), dict):
+        raise UnreadableError("run.json is not whole: run: Input should be an object")
+    workload, sampling = run.get("workload", {}), run.get("sampling")
+    if not isinstance(sampling, dict):
+        raise UnreadableError("run.json is not whole: run.sampling: Input should be an object")
+    name = workload.get("name", (run.get("factors") or {}).get("workload"))
+    now = {key: value for key, value in run.items() if key != "census"}
+    now |= {"workload": {"name": name}, "parts": _parts(workload, sampling, run.get("census"))}
+    if isinstance(guests := run.get("guests"), dict) and guests.get("nosharepages") is None:
+        now["guests"] = {**guests, "nosharepages": []}
+    return {**record, "format": FORMAT, "run": now}
+
+
+def _parts(workload: dict[str, Any], sampling: dict[str, Any], census: object) -> list[dict]:
+    keys = ("period", "samples", "steady")
+    parts = [_part("sampler", {key: sampling[key] for key in keys if key in sampling})]
+    if arrays := workload.get("arrays"):
+        parts.insert(0, _part("arrays", arrays))
+    if census:
+        parts.append(_part("census", census))
+    if tasks := workload.get("parts"):
+        parts.append(_part("workload", {"tasks": tasks}))
+    return parts
+
+
+def _part(name: str, options: object) -> dict[str, Any]:
+    return {"name": name, "role": f"ksm.testbed.part_{name}", "options": options}
