@@ -3,8 +3,8 @@
 
 Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
 
-  census   roles/part_census/files/ksm_census.py on a process whose mergeable pages are all unlike and
-           its own, so that each is read and hashed. From when the program is started until it ends
+  census   roles/part_census/files/ksm_census.py on a process whose mergeable pages are all unlike
+           and its own, so that each is read and hashed. From the start of the program to its end
   reading  of that, reading and hashing alone: for so long, guests are stopped where that is asked
   memcpy   memcpy.c, compiled here: as many bytes, once, into memory that is there already
   xxhash   XXH3 with 64 bits of each page of as many bytes, by the package xxhash, which is C; they

@@ -110,8 +110,8 @@ class Header(_Lenient):
 
     format: int
     monotonic: float
-    period: float = Field(gt=0)
-    samples: int
+    period: float | None = None
+    samples: int | None = None
     page_size: int = Field(gt=0)
     guests: dict[str, int] = {}
 

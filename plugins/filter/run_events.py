@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Events with C(event), C(wall) and C(monotonic) (seconds), in the order of their times.
+  description: Events in the order of their times. Each has C(event), C(wall) and C(monotonic).
   type: list
   elements: dict
 """

@@ -90,8 +90,8 @@ RETURN = r"""
 guests:
   description: >-
     One entry a guest or command: name, error (empty if all went well), started and stopped
-    ({wall, monotonic}, seconds), seconds, and of a command that was started argv, exitcode, stdout and
-    stderr.
+    ({wall, monotonic}, seconds), seconds, and of a command that was started argv, exitcode,
+    stdout and stderr.
   type: list
   elements: dict
   returned: always

@@ -4,7 +4,6 @@ import pytest
 from made_up_runs import PAGE, census_lines, run_record
 
 from ksm_analysis.analysis import comparison
-from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import metrics
 from ksm_analysis.results.runs import read_run
 
@@ -141,9 +140,19 @@ def test_missed_censuses_are_told(read):
     assert warning == "3 censuses were missed, as one took longer than until the next"
 
 
-def test_a_format_of_the_future_is_refused(read):
-    with pytest.raises(InputError, match="format 2 is not known"):
-        read(change=lambda lines: lines[0].update(format=2))
+def test_censuses_of_an_unknown_format_are_left_out(read):
+    run = read(change=lambda lines: lines[0].update(format=2))
+
+    assert run.census is None
+    assert run.usable
+    assert "format 2 of census.jsonl is not known" in run.warnings[0]
+
+
+def test_a_damaged_first_line_loses_itself_alone(read):
+    run = read(change=lambda lines: lines.__setitem__(0, None))
+
+    assert run.census is not None
+    assert "line 1 of census.jsonl is not a JSON object; it is skipped" in run.warnings
 
 
 def test_nothing_whole_in_the_file(read):

@@ -62,6 +62,16 @@ def test_every_cell_is_run_once_a_repetition():
     assert [run["factors"]["repetition"] for run in runs] == [1] * 8 + [2] * 8
 
 
+def options(run, part):
+    """Return what a part of a planned run is told; None if the run has no such part."""
+    return next((each["options"] for each in run["parts"] if each["name"] == part), None)
+
+
+def tasks(run):
+    """Return what the guests of a planned run do."""
+    return (options(run, "workload") or {"tasks": []})["tasks"]
+
+
 def test_a_run_is_as_the_contract_has_it():
     run = plan(DEFINITION)["runs"][3]
 
@@ -84,17 +94,7 @@ def test_a_run_is_as_the_contract_has_it():
         },
         "knobs": {"run": 1, "pages_to_scan": 1000, "smart_scan": 0},
         "knobs_if_present": {"use_zero_pages": 0},
-        "workload": {
-            "name": "stress",
-            "parts": [
-                {
-                    "guests": [1],
-                    "stress_ng": {"vm": 2, "vm_bytes": "64M", "vm_keep": True},
-                    "start": 0.0,
-                    "stop": 22.5,
-                }
-            ],
-        },
+        "workload": {"name": "stress"},
         "sampling": {
             "interval": 3.0,
             "intervals": 15,
@@ -102,6 +102,27 @@ def test_a_run_is_as_the_contract_has_it():
             "samples": 181,
             "seconds": 45.0,
         },
+        "parts": [
+            {
+                "name": "sampler",
+                "role": "ksm.testbed.part_sampler",
+                "options": {"period": 0.25, "samples": 181, "steady": {}},
+            },
+            {
+                "name": "workload",
+                "role": "ksm.testbed.part_workload",
+                "options": {
+                    "tasks": [
+                        {
+                            "guests": [1],
+                            "stress_ng": {"vm": 2, "vm_bytes": "64M", "vm_keep": True},
+                            "start": 0.0,
+                            "stop": 22.5,
+                        }
+                    ]
+                },
+            },
+        ],
         "note": "Two of everything.",
         "seconds": experiment.RUN_SECONDS + experiment.GUEST_SECONDS + 45.0,
     }
@@ -125,7 +146,8 @@ def test_the_only_setting_is_named_in_full():
 def test_defaults_are_one_idle_run_with_ksmd_on():
     (run,) = plan(SHORT)["runs"]
 
-    assert run["workload"] == {"name": "idle", "parts": []}
+    assert run["workload"] == {"name": "idle"}
+    assert [part["name"] for part in run["parts"]] == ["sampler"]
     assert run["knobs"] == {"run": 1}
     assert run["knobs_if_present"] == {}
     assert "steady" not in run["sampling"]
@@ -150,9 +172,7 @@ def work(workload, count=5, more=""):
 def test_a_window_in_seconds():
     run = work("{name: s, stress_ng: {vm: 1}, active: {from: 1.5, to: 4}}", count=2)
 
-    assert run["workload"]["parts"] == [
-        {"guests": [1, 2], "stress_ng": {"vm": 1}, "start": 1.5, "stop": 4.0}
-    ]
+    assert tasks(run) == [{"guests": [1, 2], "stress_ng": {"vm": 1}, "start": 1.5, "stop": 4.0}]
 
 
 def test_the_end_of_a_run_is_within_it_however_it_is_rounded():
@@ -172,29 +192,24 @@ def test_the_end_of_a_run_is_within_it_however_it_is_rounded():
 def test_commands(command, argv):
     run = work(f"{{name: s, command: {command}, active: first-half}}", count=1)
 
-    assert run["workload"]["parts"] == [
-        {"guests": [1], "command": argv, "start": 0.0, "stop": 20.0}
-    ]
+    assert tasks(run) == [{"guests": [1], "command": argv, "start": 0.0, "stop": 20.0}]
 
 
 MIXED = "{name: m, mixed: [{command: [/bin/a]}, idle, {stress_ng: {vm: 1}, active: first-half}]}"
 
 
 def test_mixed_parts_go_around_the_guests():
-    assert work(MIXED)["workload"] == {
-        "name": "m",
-        "parts": [
-            {"guests": [1, 4], "command": ["/bin/a"], "start": 0.0, "stop": 40.0},
-            {"guests": [3], "stress_ng": {"vm": 1}, "start": 0.0, "stop": 20.0},
-        ],
-    }
-    assert [part["guests"] for part in work(MIXED, count=2)["workload"]["parts"]] == [[1]]
+    assert tasks(work(MIXED)) == [
+        {"guests": [1, 4], "command": ["/bin/a"], "start": 0.0, "stop": 40.0},
+        {"guests": [3], "stress_ng": {"vm": 1}, "start": 0.0, "stop": 20.0},
+    ]
+    assert [part["guests"] for part in tasks(work(MIXED, count=2))] == [[1]]
 
 
 def test_equal_parts_are_one():
     run = work("{name: m, mixed: [{command: /x}, {command: /y}, {command: /x}]}")
 
-    assert [part["guests"] for part in run["workload"]["parts"]] == [[1, 3, 4], [2, 5]]
+    assert [part["guests"] for part in tasks(run)] == [[1, 3, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(
@@ -205,9 +220,9 @@ def test_guests_whose_memory_is_not_merged(given, planned):
     mixed = work(MIXED[:-1] + f", nosharepages: {given}}}")
 
     assert idle["guests"]["nosharepages"] == planned
-    assert idle["workload"] == {"name": "s", "parts": []}
+    assert tasks(idle) == []
     assert mixed["guests"]["nosharepages"] == planned
-    assert len(mixed["workload"]["parts"]) == 2
+    assert len(tasks(mixed)) == 2
 
 
 def test_arrays_take_no_guests():
@@ -223,11 +238,12 @@ def test_arrays_take_no_guests():
         "network": None,
         "nosharepages": [],
     }
-    assert run["workload"] == {
-        "name": "s",
-        "parts": [],
-        "arrays": {"change": "single", "ints": 1_000_000, "second": 10.0, "changed": 20.0},
-    }
+    assert [part["name"] for part in run["parts"]] == ["arrays", "sampler"], (
+        "what is sampled is first"
+    )
+    told = {"change": "single", "ints": 1_000_000, "second": 10.0, "changed": 20.0}
+    assert options(run, "arrays") == told
+    assert run["parts"][0]["processes"] == ["arrays"]
     assert run["seconds"] == experiment.RUN_SECONDS + 40
 
 
@@ -235,7 +251,7 @@ def test_arrays_in_full():
     mapping = "{change: half-distinct, ints: 5000, second: 1, changed: 2.5}"
     (run,) = plan(ARRAYS.replace("single", mapping))["runs"]
 
-    assert run["workload"]["arrays"] == {
+    assert options(run, "arrays") == {
         "change": "half-distinct",
         "ints": 5000,
         "second": 1.0,
@@ -330,7 +346,7 @@ def test_without_scans_there_is_nothing_to_wait_for():
 
 
 def test_no_census_unless_it_is_asked_for():
-    assert all("census" not in run for run in plan(DEFINITION)["runs"])
+    assert all(options(run, "census") is None for run in plan(DEFINITION)["runs"])
 
 
 @pytest.mark.parametrize(
@@ -344,9 +360,9 @@ def test_no_census_unless_it_is_asked_for():
 )
 def test_moments_of_a_census(given, planned):
     (run,) = plan(SHORT.replace("4", "60") + f"census: {given}")["runs"]
-    nothing = {"end": False, "at_scan_boundary": False, "every": None, "pause": False}
+    nothing = {"end": False, "at_scan_boundary": False, "every": 0, "pause": False}
 
-    assert run["census"] == nothing | planned
+    assert options(run, "census") == nothing | planned
 
 
 # --- options of the command line ------------------------------------------------------------------
@@ -356,7 +372,7 @@ def test_options_take_the_place_of_the_file():
     sampling = plan(DEFINITION, interval=2, intervals=30)["runs"][1]["sampling"]
 
     assert (sampling["interval"], sampling["intervals"], sampling["samples"]) == (2, 30, 241)
-    assert plan(DEFINITION, intervals=2)["runs"][1]["workload"]["parts"][0]["stop"] == 3.0
+    assert tasks(plan(DEFINITION, intervals=2)["runs"][1])[0]["stop"] == 3.0
     assert plan("guests: {count: 1}\nsampling: {interval: x, intervals: 2}", interval=3)["runs"]
 
 
@@ -436,10 +452,8 @@ def test_experiments_of_the_original(number, counts, rate, stress_ng):
         }
         assert run["knobs"] == {"run": 1, "pages_to_scan": rate, "sleep_millisecs": 20}
         assert run["knobs_if_present"] == {"smart_scan": 0}
-        assert run["workload"] == {
-            "name": "stress" if stress_ng else "idle",
-            "parts": [part] if stress_ng else [],
-        }
+        assert run["workload"] == {"name": "stress" if stress_ng else "idle"}
+        assert tasks(run) == ([part] if stress_ng else [])
         sampling = run["sampling"]
         assert (sampling["interval"], sampling["intervals"], sampling["period"]) == (60, 30, 1)
         assert "steady" not in sampling

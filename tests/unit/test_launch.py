@@ -76,7 +76,7 @@ REFUSE = """
 """
 WAIT = """
     - name: Take the host
-      ansible.builtin.include_role: {name: run, tasks_from: lock}
+      ansible.builtin.include_role: {name: lock}
     - name: Say that it has begun
       ansible.builtin.copy: {dest: "{{ results }}/begun", content: "", mode: "0644"}
     - name: Wait
@@ -106,8 +106,8 @@ def site(tmp_path):
     """A repository of its own, with playbooks that a test may replace."""
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "action_plugins").mkdir()
-    (tmp_path / "roles/run/tasks").mkdir(parents=True)
-    (tmp_path / "roles/run/tasks/lock.yml").write_text("- ansible.builtin.debug:\n")
+    (tmp_path / "roles/lock/tasks").mkdir(parents=True)
+    (tmp_path / "roles/lock/tasks/main.yml").write_text("- ansible.builtin.debug:\n")
     (tmp_path / "action_plugins/say.py").write_text(SAY)
     (tmp_path / "results/quick/r1").mkdir(parents=True)
     (tmp_path / "ansible.cfg").write_text(CONFIGURATION)

@@ -101,7 +101,7 @@ def test_phases_are_told_by_where_a_task_is_written(progress, where, phase):
 def test_tasks_between_phases_do_not_end_one(progress):
     take(progress, SAMPLING)
 
-    assert take(progress, event("runner_on_start", "roles/run/tasks/lock.yml")) == []
+    assert take(progress, event("runner_on_start", "roles/lock/tasks/main.yml")) == []
     assert progress.hosts["h1"].phase == "sampling"
 
 
@@ -174,10 +174,10 @@ def test_a_failure_is_shown_in_bounds():
 
 
 def test_the_lock_is_held_from_taking_to_releasing(progress):
-    take(progress, event("runner_on_ok", "roles/run/tasks/lock.yml"))
+    take(progress, event("runner_on_ok", "roles/lock/tasks/main.yml"))
     assert progress.held == {"h1"}
 
-    take(progress, event("runner_on_ok", "roles/run/tasks/unlock.yml"))
+    take(progress, event("runner_on_ok", "roles/lock/tasks/release.yml"))
     assert progress.held == set()
 
 

@@ -57,10 +57,15 @@ def test_where_a_run_stands_and_what_it_is_called_for_people_may_differ(planned)
     assert len(resume.pending(planned, done)["runs"]) == 3
 
 
+def tasks(run):
+    """Return what the guests of a run do."""
+    return run["parts"][-1]["options"]["tasks"]
+
+
 def test_what_is_empty_is_as_good_as_absent(planned):
     done = finished(planned, 0)
     run = done["g01-k1-idle-r1"]["run"]
-    del run["guests"]["nosharepages"], run["workload"]["parts"]
+    del run["guests"]["nosharepages"], run["parts"][0]["options"]["steady"]
     run["sampling"]["steady"] = None
 
     assert len(resume.pending(planned, done)["runs"]) == 3
@@ -82,16 +87,16 @@ def test_what_is_empty_is_as_good_as_absent(planned):
             "sampling.steady.scans: recorded 3, asked nothing",
         ),
         (
-            lambda run: run["workload"]["parts"][0].update(stop=2.0),
-            "workload.parts[0].stop: recorded 2.0, asked 4.0",
+            lambda run: tasks(run)[0].update(stop=2.0),
+            "parts[1].options.tasks[0].stop: recorded 2.0, asked 4.0",
         ),
         (
-            lambda run: run["workload"]["parts"][0].update(command=["/x", "2"]),
-            'workload.parts[0].command: recorded ["/x", "2"], asked ["/x", "1"]',
+            lambda run: tasks(run)[0].update(command=["/x", "2"]),
+            'parts[1].options.tasks[0].command: recorded ["/x", "2"], asked ["/x", "1"]',
         ),
         (
-            lambda run: run["workload"]["parts"].append({"guests": [2]}),
-            "workload.parts[1].guests: recorded [2], asked nothing",
+            lambda run: tasks(run).append({"guests": [2]}),
+            "parts[1].options.tasks[1].guests: recorded [2], asked nothing",
         ),
     ],
 )

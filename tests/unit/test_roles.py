@@ -29,9 +29,7 @@ OF_PARTS = {
     *("part_processes", "part_label", "part_early"),
 }
 # Those without a main() are the documentation of action plugins.
-MODULES = sorted(
-    path for path in PLUGINS.glob("modules/*.py") if "def main(" in path.read_text()
-)
+MODULES = sorted(path for path in PLUGINS.glob("modules/*.py") if "def main(" in path.read_text())
 CONDITIONS = ("when", "that", "changed_when", "failed_when", "until")
 SPEC_KEYS = ("type", "elements", "choices", "default", "required", "aliases")
 each_role = pytest.mark.parametrize("role", ROLE_NAMES)

@@ -1,6 +1,7 @@
 """What is read of a run directory, whole or not."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -218,10 +219,6 @@ def test_what_is_torn_is_told_though_nothing_can_be_read(write_run):
 def test_samples_that_cannot_be_read(write_run, content):
     path = write_run()
     (path / "samples.jsonl").write_bytes(content)
-    if content in (b"{}\n", b"5\n"):
-        with pytest.raises(InputError, match="format None is not known"):
-            read_run(path)
-        return
     run = read_run(path)
 
     assert not run.usable
@@ -294,21 +291,20 @@ def test_a_record_that_is_not_whole(write_run, text):
     write_run(guests=1)
     path = write_run(guests=2)
     (path / "run.json").write_text(text)
-    if text == "[]":
-        with pytest.raises(InputError, match="format None"):
-            read_results(path.parent)
-        return
     results = read_results(path.parent)
 
     assert len(results.runs) == 1
-    assert results.warnings[0].startswith("g02-k1-idle-r1: left out, since run.json")
+    assert results.warnings[0].startswith("g02-k1-idle-r1: left out, since ")
+    assert "run.json" in results.warnings[0]
 
 
-def test_a_format_that_is_not_known_is_refused(write_run):
-    path = write_run(run_record(format=2))
+def test_a_run_of_an_unknown_format_loses_itself_alone(write_run):
+    write_run(guests=1)
+    path = write_run(run_record(guests=2, format=7))
+    results = read_results(path.parent)
 
-    with pytest.raises(InputError, match=r"run\.json: format 2 is not known: .* reads format 1"):
-        read_results(path.parent)
+    assert [run.id for run in results.runs] == ["g01-k1-idle-r1"]
+    assert re.search("format 7 of run.json is not known: .* up to 2", results.warnings[0])
 
 
 def test_a_directory_without_runs(tmp_path):
