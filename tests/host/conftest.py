@@ -79,7 +79,7 @@ def module():
 
     def run(name: str, arguments: dict, check: bool = False) -> dict:
         done = subprocess.run(
-            ["ansible", "localhost", "-m", name, "-a", json.dumps(arguments)]
+            ["ansible", "localhost", "-m", f"ksm.testbed.{name}", "-a", json.dumps(arguments)]
             + (["--check"] if check else []),
             cwd=ROOT,
             capture_output=True,

@@ -37,7 +37,7 @@ def test_the_counters_are_exact(change, tmp_path):
     samples = [line for line in lines if line["kind"] == "sample"]
     events = {
         (event["event"], event.get("array")): event["monotonic"]
-        for event in map(json.loads, (directory / "events.jsonl").open())
+        for event in map(json.loads, (directory / "arrays.jsonl").open())
     }
     changed = events["array changed", None]
     begun = lines[0]["monotonic"]

@@ -142,7 +142,7 @@ def test_a_sampler_that_is_killed(campaign):
     run = campaign.cut()
     (sampler,) = (pid for pid in samplers() if is_python(pid))
     os.kill(int(sampler), signal.SIGKILL)
-    assert_failed(campaign, run, "the sampler was killed by signal 9")
+    assert_failed(campaign, run, "the sampler was killed by signal KILL")
     assert (campaign.results / SECOND / "samples.jsonl").stat().st_size > 0
 
 

@@ -113,7 +113,7 @@ def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(exper
     assert play.wait() != 0
     record = json.loads((experiment.results / "g01-k1-idle-r1/run.json").read_text())
     assert record["status"] == "failed"
-    assert "the census was killed by signal 9" in record["reason"]
+    assert "the census was killed by signal KILL" in record["reason"]
     assert (experiment.results / "g01-k1-idle-r1/census.jsonl").exists()
 
 

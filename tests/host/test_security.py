@@ -20,8 +20,11 @@ IMAGE = {
 }
 PROGRAMS = {"arrays/ksm_arrays.py", "census/ksm_census.py", "sampler/ksm_sampler.py"}
 # Others may read these: nothing of it comes out of a guest, or tells who measures what.
-PUBLIC = {"acceleration.json", "host.json", "knobs.json"} | PROGRAMS | IMAGE
-PRIVATE = {f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "run/samples.jsonl", "lock.json"}
+PUBLIC = {"acceleration.json", "host.json", "knobs.json", "kvm.json"} | PROGRAMS | IMAGE
+PRIVATE = {
+    *(f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "lock.json"),
+    *("run/samples.jsonl", "run/sampler.json", "run/run.json"),
+}
 # All that a guest has. The mouse and the keyboard are q35's own, and nothing is connected to them.
 DEVICES = {"emulator", "disk", "controller", "serial", "console", "channel", "input"}
 ABSENT = {"audio": {"type": "none"}, "memballoon": {"model": "none"}}

@@ -36,7 +36,7 @@ def test_the_counters_are_exact(run):
     directory = RESULTS / run["run"]["id"]
     lines = [json.loads(line) for line in (directory / "samples.jsonl").open()]
     samples = [line for line in lines if line["kind"] == "sample"]
-    events = [json.loads(line) for line in (directory / "events.jsonl").open()]
+    events = [json.loads(line) for line in (directory / "arrays.jsonl").open()]
     (changed,) = [event["monotonic"] for event in events if event["event"] == "array changed"]
     merged = [sample for sample in samples if sample["monotonic"] < changed - 0.5][-1]
     assert counters(merged) == MERGED
