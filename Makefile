@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Both processors, a file at a time; those of the browser, which take longest, come first.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 EXPERIMENT ?= experiments/quick.yml
 # The tests that follow each other build it once.
 IMAGE := /var/lib/ksm-testbed/images/current
@@ -61,7 +63,7 @@ role-docs: setup ## write the tables in the roles' READMEs anew, from their argu
 
 .PHONY: test-unit
 test-unit: setup ## the fast tests, in seconds
-	$(PYTHON) -m pytest -m 'not host and not browser' --numprocesses 2
+	$(PYTHON) -m pytest -m 'not host and not browser' $(PARALLEL)
 
 .PHONY: browser
 browser: # Debian's Chromium, for the tests of the page
@@ -69,7 +71,7 @@ browser: # Debian's Chromium, for the tests of the page
 
 .PHONY: test
 test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
-	$(PYTHON) -m pytest -m 'not host' --numprocesses 2 --dist worksteal
+	$(PYTHON) -m pytest -m 'not host' $(PARALLEL)
 	found=$$(test -e $(IMAGE) && echo true || echo false); \
 	KSM_KEEP_IMAGE=true $(MAKE) test-roles; \
 	KSM_KEEP_IMAGE=$$found $(MAKE) test-host
