@@ -39,11 +39,18 @@ demo: setup ## the main job: provision, build, run, report (changes this machine
 teardown: setup ## give the host back: knobs, guests, image, services
 	ansible-playbook playbooks/teardown.yml
 
-.PHONY: lint
-lint: setup ## ruff, yamllint and ansible-lint
+.PHONY: lint lint-python lint-ansible
+lint: setup ## style, types, imports and roles: ruff, mypy, import-linter, yamllint, ansible-lint
+	$(MAKE) --jobs 2 --output-sync=target lint-ansible lint-python
+
+lint-python:
 	ruff check
 	ruff format --check
+	lint-imports --no-logo
+	mypy
 	yamllint --strict .
+
+lint-ansible:
 	ansible-lint --offline
 
 .PHONY: role-docs
@@ -52,15 +59,20 @@ role-docs: setup ## write the tables in the roles' READMEs anew, from their argu
 
 .PHONY: test-unit
 test-unit: setup ## the fast tests, in seconds
-	$(PYTHON) -m pytest -m 'not host and not browser'
+	$(PYTHON) -m pytest -m 'not host and not browser' --numprocesses 2
 
 .PHONY: browser
 browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
 .PHONY: test
-test: setup lint browser test-roles ## every test: lint, roles, unit, page, and the host with real guests (needs root)
-	$(PYTHON) -m pytest
+test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
+	$(PYTHON) -m pytest -m 'not host' --numprocesses 2 --dist worksteal
+	$(MAKE) test-roles test-host
+
+.PHONY: test-host
+test-host: setup ## the whole job on this machine with real guests; it is restored after crashes of every part (needs root)
+	$(PYTHON) -m pytest -m host
 
 .PHONY: test-roles
 test-roles: setup ## the roles on this machine, by Molecule and testinfra (needs root)

@@ -78,11 +78,11 @@ def timed(way, directory, output):
 
 def peaks_kept(directory, page):
     """Whether each run's greatest pages_sharing is a point of the page."""
-    from ksm_analysis.results import runs
+    from ksm_analysis.results import reader
 
     greatest = {
         int(run.samples["ksm.pages_sharing"].iloc[1:].max())
-        for run in runs.read_results(directory).usable
+        for run in reader.read_results(directory).usable
     }
     return greatest <= drawn_values(page, "pages_sharing-by-time")
 

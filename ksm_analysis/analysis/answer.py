@@ -5,6 +5,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
@@ -71,7 +72,7 @@ class Best:
 
 def settings(measured: list[Measured]) -> list[Setting]:
     """Make one setting of each cell, in the order of the plan."""
-    found: dict[tuple, list[Measured]] = {}
+    found: dict[tuple[Any, ...], list[Measured]] = {}
     for each in measured:
         factors = each.run.factors
         key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
@@ -85,7 +86,9 @@ def is_off(measured: Measured) -> bool:
     return str(cells.knobs(measured.run).get("run", 1)) == "0"
 
 
-def _setting(key: tuple, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
+def _setting(
+    key: tuple[Any, ...], runs: list[Measured], baseline: list[Measured] | None
+) -> Setting:
     host, guests, workload, knobs = key
     off = is_off(runs[0])
     return Setting(
@@ -216,7 +219,7 @@ def best(every: list[Setting]) -> list[Best]:
     The largest mean savings win; of those within 1 % of it, the least CPU time of ksmd. Whether
     runs can tell the winner from the next is said with it (Welch's t-test). Most guests first.
     """
-    scenarios: dict[tuple, list[Setting]] = {}
+    scenarios: dict[tuple[Any, ...], list[Setting]] = {}
     for each in every:
         if not each.off and each.saved_mib:
             scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)

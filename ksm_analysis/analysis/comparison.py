@@ -4,6 +4,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ksm_analysis.metrics import metrics
 from ksm_analysis.metrics.metrics import Measured
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 # What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
@@ -94,7 +95,7 @@ def group(*sides: list[Measured]) -> list[list[Cell]]:
     return [_group(side, named) for side in sides]
 
 
-def _differ(settings: list[dict]) -> list[str]:
+def _differ(settings: list[dict[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each)
     return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
 
@@ -118,7 +119,7 @@ def _key(run: Run) -> dict[str, object]:
     }
 
 
-def _guests(run: Run) -> dict:
+def _guests(run: Run) -> dict[str, Any]:
     """How many, and how they are made. What the host may merge of them belongs to the workload."""
     guests = run.record["run"]["guests"]
     made = {k: v for k, v in guests.items() if v and k not in ("count", "nosharepages")}
@@ -292,7 +293,7 @@ def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[st
 
     What follows from `by` is left out. A different kernel may explain more than any knob.
     """
-    found: dict[str, tuple[dict, dict]] = {}
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     known = {id(cell): _facts(cell) for both in pairs for cell in both}
     for a, b in pairs:
         ours, theirs = known[id(a)], known[id(b)]

@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import scipy
 
 from ksm_analysis.analysis import answer
 from ksm_analysis.analysis.statistics import Estimate, difference, estimate
+from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics.metrics import MIB, Measured
-from ksm_analysis.page.drawing import guest_word, join
 from ksm_analysis.results import cells
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
@@ -105,20 +106,22 @@ def _verdict(told: list[bool | None]) -> str:
     return HOLDS if True in told else UNTESTED
 
 
-def _cells(measured: list[Measured], key: Callable) -> dict[tuple, list[Measured]]:
+def _cells(
+    measured: list[Measured], key: Callable[..., Any]
+) -> dict[tuple[Any, ...], list[Measured]]:
     """Group runs by what `key` makes of them; those of which it makes None are left out."""
-    groups: dict[tuple, list[Measured]] = {}
+    groups: dict[tuple[Any, ...], list[Measured]] = {}
     for each in measured:
         if (found := key(each)) is not None:
             groups.setdefault(found, []).append(each)
     return groups
 
 
-def _frozen(values: dict) -> tuple:
+def _frozen(values: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(sorted((str(key), str(value)) for key, value in values.items()))
 
 
-def _series(measured: Measured) -> tuple:
+def _series(measured: Measured) -> tuple[Any, ...]:
     """Everything that was varied but the number of guests."""
     run = measured.run
     return (
@@ -129,7 +132,7 @@ def _series(measured: Measured) -> tuple:
     )
 
 
-def _cell(measured: Measured) -> tuple:
+def _cell(measured: Measured) -> tuple[Any, ...]:
     return _series(measured), measured.run.factors["guests"]
 
 
@@ -203,7 +206,9 @@ def _rank(points: list[tuple[int, float]]) -> float:
     return round(float(scipy.stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
 
 
-def _by_guests(measured: list[Measured], least: int = 2) -> Iterator[tuple[tuple, list]]:
+def _by_guests(
+    measured: list[Measured], least: int = 2
+) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
     """Yield each series with its runs by number of guests, where there are enough numbers."""
     guests = [each for each in measured if each.run.factors["guests"]]
     for series, runs in _cells(guests, _series).items():
@@ -263,7 +268,7 @@ def _untold(told: bool | None) -> str:
     return " (tells nothing yet: it takes more runs)" if told is None else ""
 
 
-def _but_rate(measured: Measured) -> tuple:
+def _but_rate(measured: Measured) -> tuple[Any, ...]:
     rate = ("pages_to_scan", "sleep_millisecs")
     others = {key: value for key, value in cells.knobs(measured.run).items() if key not in rate}
     factors = measured.run.factors
@@ -336,7 +341,7 @@ def _option(measured: Measured, name: str) -> str | None:
     return found.group(1).strip("'\"") if found else None
 
 
-def _but_option(measured: Measured, name: str) -> tuple:
+def _but_option(measured: Measured, name: str) -> tuple[Any, ...]:
     """Everything that was varied, but one option of stress-ng."""
     run = measured.run
     parts = [

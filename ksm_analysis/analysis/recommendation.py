@@ -1,6 +1,7 @@
 """Which guests are worth merging: what each saves and could save, against what its records take."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ class Guest:
 class Cell:
     """All guests of one host, number, workload and setting. `hidden`: those excluded already."""
 
-    factors: dict
+    factors: dict[str, Any]
     guests: tuple[Guest, ...]
     hidden: tuple[int, ...]
 
@@ -97,7 +98,7 @@ class Cell:
 
 def cells(measured: list[Measured]) -> list[Cell]:
     """Look at each cell that has guests and a census, save those with KSM off."""
-    found: dict[tuple, list[Measured]] = {}
+    found: dict[tuple[Any, ...], list[Measured]] = {}
     for each in measured:
         if each.run.factors["guests"] and len(each.census) and not answer.is_off(each):
             factors = {"host": each.run.host, **each.run.factors}
@@ -106,7 +107,7 @@ def cells(measured: list[Measured]) -> list[Cell]:
     return [_cell(dict(key), runs) for key, runs in found.items()]
 
 
-def _cell(factors: dict, runs: list[Measured]) -> Cell:
+def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
     run = runs[0].run
     hidden = tuple(run.record["run"]["guests"].get("nosharepages") or ())
     table = pd.concat([_last(each) for each in runs])

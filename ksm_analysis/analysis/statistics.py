@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
@@ -172,7 +173,7 @@ def _doubts_of_equal_values() -> Iterator[None]:
         yield
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"absolute_low": float(low), "absolute_high": float(high)}
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ksm_analysis.campaign import launch
 from ksm_analysis.campaign.progress import Progress
@@ -28,8 +29,8 @@ class Asked:
     between reports of the sampling; `again` is the command that does what is left.
     """
 
-    plan: dict
-    whole: dict
+    plan: dict[str, Any]
+    whole: dict[str, Any]
     file: Path
     root: Path
     inventory: Path
@@ -46,7 +47,7 @@ class Asked:
         """The results of this experiment."""
         return self.results / self.plan["experiment"]
 
-    def variables(self) -> dict:
+    def variables(self) -> dict[str, Any]:
         """Return the playbook's variables."""
         limit = {"ksm_limit": launch.pattern(self.hosts)} if self.limited else {}
         return {
@@ -84,18 +85,18 @@ class Campaign:
             _no_reader_or_raise(self._launcher.error)
         return code
 
-    def _plan(self) -> dict:
+    def _plan(self) -> dict[str, Any]:
         asked = self._asked
         place = {"hosts": asked.hosts, "results": str(asked.directory)}
         return {"event": "plan", "plan": asked.plan, **place}
 
-    def _take(self, event: dict) -> None:
+    def _take(self, event: dict[str, Any]) -> None:
         if problem := self._log.write(event.get("stdout", "")):
             self._view.show(_message(f"{problem}; going on without it"))
         for notice in self._progress.take(event, time.monotonic()):
             self._view.show(notice)
 
-    def _tell(self, notice: dict) -> None:
+    def _tell(self, notice: dict[str, Any]) -> None:
         self._launcher.attempt(lambda: self._view.show(notice))
 
     # --- the end ----------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Campaign:
         self._tell(_message(f"this goes on: {self._asked.again}"))
         return self._end(INTERRUPTED, runs)
 
-    def _end(self, code: int, runs: dict) -> int:
+    def _end(self, code: int, runs: dict[str, Any]) -> int:
         log = str(self._log.path) if self._log.path else None
         self._tell({"event": "end", "exit": code, **runs, "log": log})
         return code
@@ -241,7 +242,7 @@ class Log:
             return
 
 
-def _message(text: str, failed: bool = False) -> dict:
+def _message(text: str, failed: bool = False) -> dict[str, Any]:
     return {"event": "message", "host": None, "failed": failed, "text": text}
 
 

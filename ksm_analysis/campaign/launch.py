@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -104,7 +105,7 @@ class Launcher:
         root: Path,
         inventory: Path,
         name: str,
-        take: Callable[[dict], None],
+        take: Callable[[dict[str, Any]], None],
         tick: Callable[[], None],
     ):
         self.asked = 0
@@ -134,7 +135,7 @@ class Launcher:
                 signal.signal(each, before[each])
 
     def play(
-        self, playbook: str, variables: dict, more: tuple[str, ...] = (), ignored: int = 0
+        self, playbook: str, variables: dict[str, Any], more: tuple[str, ...] = (), ignored: int = 0
     ) -> int | None:
         """Run a playbook and return its exit status.
 
@@ -164,7 +165,9 @@ class Launcher:
         _signal({pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL)
         return runner.rc
 
-    def _runner(self, playbook: str, private: Path, variables: dict, more: tuple[str, ...]):
+    def _runner(
+        self, playbook: str, private: Path, variables: dict[str, Any], more: tuple[str, ...]
+    ):
         from ansible_runner.interface import init_runner
 
         runner = init_runner(
@@ -188,7 +191,7 @@ class Launcher:
 
     # --- what comes from outside ------------------------------------------------------------------
 
-    def _on_event(self, event: dict) -> bool:
+    def _on_event(self, event: dict[str, Any]) -> bool:
         self.attempt(lambda: self._take(event))
         return False  # nothing needs to be kept on disk
 
@@ -237,7 +240,7 @@ class Launcher:
             _signal(playbook, signal.SIGTERM)
 
 
-def _arguments(file: Path, variables: dict, more: tuple[str, ...]) -> str:
+def _arguments(file: Path, variables: dict[str, Any], more: tuple[str, ...]) -> str:
     """Return arguments for ansible-playbook. Variables go by file: plans can be long."""
     flow = yaml.safe_dump(variables, default_flow_style=True, width=float("inf"))
     file.write_text(f"!unsafe {flow}", encoding="utf-8")

@@ -7,6 +7,7 @@ what `run --json` prints; ksm_analysis/commands/run.py lists their shapes.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 GIVING_BACK = "giving the host back"
 SAMPLING = "sampling"
@@ -61,11 +62,11 @@ class Host:
     """
 
     name: str
-    share: list[dict]
+    share: list[dict[str, Any]]
     phase: str = "starting"
-    run: dict | None = None
+    run: dict[str, Any] | None = None
     began: float = 0.0
-    sample: dict = field(default_factory=dict)
+    sample: dict[str, Any] = field(default_factory=dict)
     done: int = 0
     failure: str = ""
 
@@ -77,7 +78,7 @@ class Progress:
     whose lock it holds; `told` says whether a failure was told.
     """
 
-    def __init__(self, plan: dict, hosts: list[str], now: float):
+    def __init__(self, plan: dict[str, Any], hosts: list[str], now: float):
         self.plan = plan
         self.began = now
         self.hosts = {
@@ -87,24 +88,38 @@ class Progress:
         self.held: set[str] = set()
         self.told = False
         self._last_words = ""
+        self._handlers = {
+            "runner_on_start": self._runner_on_start,
+            "runner_on_ok": self._runner_on_ok,
+            "runner_on_failed": self._runner_on_failed,
+            "runner_on_unreachable": self._runner_on_unreachable,
+            "playbook_on_play_start": self._playbook_on_play_start,
+            "playbook_on_stats": self._playbook_on_play_start,
+            "verbose": self._verbose,
+            "error": self._error,
+        }
         # Of all runs that have ended: how long they took, and how long they were expected to take.
         self._took = self._expected = 0.0
 
     # --- events -----------------------------------------------------------------------------------
 
-    def take(self, event: dict, now: float) -> list[dict]:
+    def take(self, event: dict[str, Any], now: float) -> list[dict[str, Any]]:
         """Take in one event of ansible-runner and return what it says, in notices."""
-        handler = getattr(self, f"_{event.get('event')}", None)
+        handler = self._handlers.get(event.get("event", ""))
         return list(handler(event, event.get("event_data") or {}, now)) if handler else []
 
-    def _runner_on_start(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _runner_on_start(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         phase = _phase(data.get("task_path", ""))
         host = self._host(data["host"])
         if phase and phase != host.phase:
             host.phase = phase
             yield {"event": "phase", "host": host.name, "run": _id(host), "phase": phase}
 
-    def _runner_on_ok(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _runner_on_ok(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         host = self._host(data["host"])
         place = _place(data.get("task_path", ""))
         if place == "lock/main":
@@ -117,7 +132,9 @@ class Progress:
         if "run_ended" in facts:
             yield self._end(host, facts["run_ended"], now)
 
-    def _runner_on_failed(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _runner_on_failed(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         if data.get("ignore_errors") or data.get("task") == VERDICT:
             return
         host, words = (
@@ -129,31 +146,37 @@ class Progress:
         else:
             yield self._failed(host.name, words)
 
-    def _runner_on_unreachable(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _runner_on_unreachable(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         host, words = self._host(data["host"]), failure(data.get("res") or {})
         yield from self._cut_off(host, now, words)
         yield self._failed(host.name, f"unreachable: {words}")
 
-    def _playbook_on_play_start(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _playbook_on_play_start(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         for host in list(self.hosts.values()):
             yield from self._cut_off(host, now, host.failure)
 
-    _playbook_on_stats = _playbook_on_play_start
-
-    def _verbose(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _verbose(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         for line in event.get("stdout", "").splitlines():
             if match := _SAMPLE.match(line.strip()):
                 yield self._sampled(*match.groups())
             elif line.strip() and not self._last_words.startswith(ERROR):
                 self._last_words = line.strip()
 
-    def _error(self, event: dict, data: dict, now: float) -> Iterator[dict]:
+    def _error(
+        self, event: dict[str, Any], data: dict[str, Any], now: float
+    ) -> Iterator[dict[str, Any]]:
         self._last_words = event.get("stdout", "").replace("\r", "").split("\n\n")[0].strip()
         yield from ()
 
     # --- runs -------------------------------------------------------------------------------------
 
-    def _begin(self, host: Host, run: dict, now: float) -> dict:
+    def _begin(self, host: Host, run: dict[str, Any], now: float) -> dict[str, Any]:
         host.run = {**run, "index": int(run["index"]), "of": int(run["of"])}
         host.began, host.sample, host.failure = now, {}, ""
         host.done = host.run["index"] - 1
@@ -165,7 +188,7 @@ class Progress:
         values["left"] = self.left(now)
         return {"event": "run started", "host": host.name, "run": run["id"], **values}
 
-    def _end(self, host: Host, ended: dict, now: float) -> dict:
+    def _end(self, host: Host, ended: dict[str, Any], now: float) -> dict[str, Any]:
         if host.run:
             self._took += now - host.began
             self._expected += float(host.run["seconds"])
@@ -176,18 +199,18 @@ class Progress:
         values = {key: ended[key] for key in keys}
         return {"event": "run ended", "host": host.name, "run": ended["id"], **values}
 
-    def _cut_off(self, host: Host, now: float, words: str) -> Iterator[dict]:
+    def _cut_off(self, host: Host, now: float, words: str) -> Iterator[dict[str, Any]]:
         """End a run that the host has left without a word."""
         if host.run:
             reason = words or "it was cut off"
             yield self._end(host, {"id": host.run["id"], "status": "failed", "reason": reason}, now)
 
-    def _sampled(self, host: str, run: str, words: str) -> dict:
+    def _sampled(self, host: str, run: str, words: str) -> dict[str, Any]:
         numbers = {name: float(n) if "." in n else int(n) for name, n in _NUMBER.findall(words)}
         self._host(host).sample = numbers
         return {"event": SAMPLING, "host": host, "run": run, **numbers}
 
-    def _failed(self, host: str | None, words: str) -> dict:
+    def _failed(self, host: str | None, words: str) -> dict[str, Any]:
         self.told = True
         return {"event": "message", "host": host, "failed": True, "text": words}
 
@@ -197,14 +220,14 @@ class Progress:
 
     # --- what follows -----------------------------------------------------------------------------
 
-    def unexplained(self) -> dict | None:
+    def unexplained(self) -> dict[str, Any] | None:
         """Return a failure that no task has told of: Ansible's last words. None if told already."""
         if self.told:
             return None
         words = self._last_words.removeprefix(ERROR) or "Ansible has ended without a word"
         return self._failed(None, words)
 
-    def interrupted(self) -> list[dict]:
+    def interrupted(self) -> list[dict[str, Any]]:
         """Forget all runs, and what was told: from now on, the hosts are given back."""
         self.told = False
         for host in self.hosts.values():
@@ -233,7 +256,7 @@ class Progress:
         return running + sum(run["seconds"] for run in rest) * self.pace()
 
 
-def failure(result: dict) -> str:
+def failure(result: dict[str, Any]) -> str:
     """What a failed task says, in words: its message, its items' messages, its last error line."""
     failed = [item for item in result.get("results") or () if item.get("failed")]
     words = [result.get("msg"), *(item.get("msg") for item in failed)]

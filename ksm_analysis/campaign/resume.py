@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import UnreadableError, upgraded
@@ -11,7 +12,7 @@ from ksm_analysis.results.record import UnreadableError, upgraded
 _MAY_DIFFER = {"index", "note", "seconds"}
 
 
-def records(directory: Path) -> dict[str, dict]:
+def records(directory: Path) -> dict[str, dict[str, Any]]:
     """Read the run.json of each run in an experiment's results, by the run's id.
 
     What is not whole is left out. No directory, no run. Raises InputError if the directory, or a
@@ -26,12 +27,14 @@ def records(directory: Path) -> dict[str, dict]:
     return {name: record for name, record in read.items() if record}
 
 
-def finished(records: dict[str, dict]) -> dict[str, dict]:
+def finished(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Pick those of complete runs: all others are to be run again."""
     return {name: record for name, record in records.items() if record.get("status") == "complete"}
 
 
-def earlier(planned: dict, records: dict[str, dict]) -> dict[str, dict]:
+def earlier(
+    planned: dict[str, Any], records: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Say which host has done which planned run, and how it ended: what dealing them out heeds."""
     return {
         run["id"]: {
@@ -44,7 +47,7 @@ def earlier(planned: dict, records: dict[str, dict]) -> dict[str, dict]:
     }
 
 
-def _record(path: Path) -> dict:
+def _record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -58,7 +61,7 @@ def _record(path: Path) -> dict:
         return {}
 
 
-def pending(planned: dict, finished: dict[str, dict]) -> dict:
+def pending(planned: dict[str, Any], finished: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Make the plan of the runs that have not finished; each keeps its index.
 
     `finished` has the run.json of complete runs, by id. Raises InputError if one of them is not
@@ -71,7 +74,7 @@ def pending(planned: dict, finished: dict[str, dict]) -> dict:
     return {**planned, "seconds": sum(run["seconds"] for run in left), "runs": left}
 
 
-def _require_same(recorded: dict, asked: dict, experiment: str) -> None:
+def _require_same(recorded: dict[str, Any], asked: dict[str, Any], experiment: str) -> None:
     before, now = (
         dict(_values({key: value for key, value in run.items() if key not in _MAY_DIFFER}))
         for run in (recorded, asked)
@@ -85,7 +88,7 @@ def _require_same(recorded: dict, asked: dict, experiment: str) -> None:
             )
 
 
-def _values(tree: dict | list, path: str = "") -> Iterator[tuple[str, object]]:
+def _values(tree: dict[str, Any] | list[Any], path: str = "") -> Iterator[tuple[str, object]]:
     """Every value under its dotted key. What is empty is as good as absent."""
     if isinstance(tree, dict):
         items = [(f"{path}.{key}".lstrip("."), value) for key, value in tree.items()]
@@ -104,5 +107,5 @@ def _is_tree(value: object) -> bool:
     )
 
 
-def _shown(values: dict, key: str) -> str:
+def _shown(values: dict[str, Any], key: str) -> str:
     return json.dumps(values[key], ensure_ascii=False) if key in values else "nothing"

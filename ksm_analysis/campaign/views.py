@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import time
+from typing import Any
 
 from ksm_analysis.campaign.progress import SAMPLING, Host, Progress
 
@@ -29,7 +30,7 @@ class JsonView:
     def __exit__(self, *_):
         return None
 
-    def show(self, notice: dict) -> None:
+    def show(self, notice: dict[str, Any]) -> None:
         """Print it."""
         print(json.dumps({**notice, "time": round(time.time(), 3)}), flush=True)
 
@@ -52,7 +53,7 @@ class PlainView:
     def __exit__(self, *_):
         return None
 
-    def show(self, notice: dict) -> None:
+    def show(self, notice: dict[str, Any]) -> None:
         """Print it, if it is more than another second of sampling."""
         text = self._sampling(notice) if notice["event"] == SAMPLING else sentence(notice)
         if text:
@@ -62,7 +63,7 @@ class PlainView:
     def tick(self) -> None:
         """A line that is printed stays as it is."""
 
-    def _sampling(self, notice: dict) -> str | None:
+    def _sampling(self, notice: dict[str, Any]) -> str | None:
         of, seconds = notice.get("of") or 0, notice.get("seconds") or 0
         tenth = int(10 * seconds / of + 1e-9) if of else 0
         key = notice["host"], notice["run"]
@@ -94,7 +95,7 @@ class LiveView:
         with contextlib.suppress(OSError):  # the terminal may have been closed
             self._live.__exit__(*error)
 
-    def show(self, notice: dict) -> None:
+    def show(self, notice: dict[str, Any]) -> None:
         """Print what is to stay, and draw."""
         from rich.text import Text
 
@@ -135,7 +136,7 @@ def status(host: Host, named: bool) -> str:
     return f"{name}{run} · {host.phase}{counters}"
 
 
-def sentence(notice: dict) -> str:
+def sentence(notice: dict[str, Any]) -> str:
     """One line on what has happened; empty if it is only for programs."""
     event = notice["event"]
     if event == "plan":
@@ -155,7 +156,7 @@ def sentence(notice: dict) -> str:
     return notice["phase"] if event == "phase" else notice.get("text", "")
 
 
-def factors(values: dict) -> str:
+def factors(values: dict[str, Any]) -> str:
     """Say in words what is varied in a run."""
     words = dict(values)
     guests, repetition = words.pop("guests", None), words.pop("repetition", 1)
@@ -166,7 +167,7 @@ def factors(values: dict) -> str:
     return ", ".join(filter(None, parts))
 
 
-def sampled(values: dict) -> str:
+def sampled(values: dict[str, Any]) -> str:
     """Say how far the sampling is, and what the counters show."""
     parts = [f"{values.get('seconds', 0):.0f} of {values.get('of', 0):.0f} s"]
     if "full_scans" in values:
@@ -203,13 +204,13 @@ def _guests(number: int) -> str:
     return {0: "no guests", 1: "1 guest"}.get(number, f"{number} guests")
 
 
-def _prefix(notice: dict, progress: Progress) -> str:
+def _prefix(notice: dict[str, Any], progress: Progress) -> str:
     """Name the host where there are several to tell apart."""
     host = notice.get("host")
     return f"{host}: " if host and len(progress.hosts) > 1 else ""
 
 
-def _style(notice: dict) -> str:
+def _style(notice: dict[str, Any]) -> str:
     if notice["event"] == "run ended":
         return "green" if notice["status"] == "complete" else "red"
     return "red" if notice.get("failed") else ""

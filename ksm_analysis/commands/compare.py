@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 HELP = "tell whether two sets of runs differ, by how much, and how sure that is"
 DETAILS = """\
@@ -73,14 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ksm_analysis.analysis import comparison, statistics
     from ksm_analysis.metrics import metrics
-    from ksm_analysis.results import runs
+    from ksm_analysis.results import reader
 
     names = arguments.metric or list(comparison.DEFAULT)
     comparison.check_metrics(names)
     same = arguments.a.resolve() == arguments.b.resolve()
     sides = []
     for directory in (arguments.a,) if same else (arguments.a, arguments.b):
-        results = runs.read_results(directory)
+        results = reader.read_results(directory)
         for warning in dict.fromkeys(results.warnings):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
         sides.append([metrics.measure(run) for run in results.usable])
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 3 if arguments.fail_on_difference and differs else 0
 
 
-def _tell_unpaired(arguments, sides: list, pairs: list) -> None:
+def _tell_unpaired(arguments, sides: list[Any], pairs: list[Any]) -> None:
     """Name on standard error the cells that have nothing to be compared with."""
     import sys
 
@@ -111,7 +112,7 @@ def _tell_unpaired(arguments, sides: list, pairs: list) -> None:
                 print(f"{why}: {words}", file=sys.stderr)
 
 
-def _warn_of_lengths(pairs: list) -> None:
+def _warn_of_lengths(pairs: list[Any]) -> None:
     import sys
 
     if any(a.labels["sampling"] != b.labels["sampling"] for a, b in pairs):
@@ -125,7 +126,7 @@ def _warn_of_lengths(pairs: list) -> None:
 # --- output ---------------------------------------------------------------------------------------
 
 
-def _print_json(arguments, made: list, left_out: list, unlike: dict) -> None:
+def _print_json(arguments, made: list[Any], left_out: list[Any], unlike: dict[str, Any]) -> None:
     import dataclasses
     import json
 
@@ -143,7 +144,7 @@ def _print_json(arguments, made: list, left_out: list, unlike: dict) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _plain(one) -> dict:
+def _plain(one) -> dict[str, Any]:
     found = one.found
     return {
         "metric": one.metric,
@@ -162,7 +163,7 @@ def _plain(one) -> dict:
     }
 
 
-def _side(cell, metric: str, estimate) -> dict:
+def _side(cell, metric: str, estimate) -> dict[str, Any]:
     return {
         **cell.labels,
         "runs": [each.run.id for each in cell.runs],
@@ -196,7 +197,7 @@ def reason(one) -> str:
     return ""
 
 
-def _show(arguments, made: list, left_out: list, unlike: dict) -> None:
+def _show(arguments, made: list[Any], left_out: list[Any], unlike: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -228,7 +229,7 @@ def _show(arguments, made: list, left_out: list, unlike: dict) -> None:
         console.print(Text(line))
 
 
-def _unlike_lines(unlike: dict) -> Iterator[str]:
+def _unlike_lines(unlike: dict[str, Any]) -> Iterator[str]:
     """Two images can differ in a hundred packages: --json has all of it."""
     for name, values in list(unlike.items())[:MOST_LINES]:
         ours, theirs = (v if len(v) <= LONGEST else f"{v[:LONGEST]}…" for v in values)
@@ -237,7 +238,7 @@ def _unlike_lines(unlike: dict) -> Iterator[str]:
         yield f"and in {len(unlike) - MOST_LINES} more things, which --json lists"
 
 
-def _varies(made: list, factor: str) -> bool:
+def _varies(made: list[Any], factor: str) -> bool:
     return len({one.a.labels[factor] for one in made}) > 1
 
 
@@ -264,7 +265,7 @@ def _numbers(one) -> list[str]:
     return [*sides, change, p, one.verdict + (f"\n{words}" if words else "")]
 
 
-def _footer(arguments, made: list) -> str:
+def _footer(arguments, made: list[Any]) -> str:
     tested = sum(one.p_holm is not None for one in made)
     if not tested:
         return "No verdict: it takes 3 runs on each side (`repetitions: 3` in the experiment)."

@@ -10,6 +10,7 @@ error     why the host could not be read, or null
 """
 
 import argparse
+from typing import Any
 
 from ksm_analysis.errors import InputError
 
@@ -111,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[dict, dict | None]:
+def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Facts of each host, or None; and why there are none. No errors at all: interrupted."""
     from pathlib import Path
 
@@ -142,11 +143,11 @@ class Listener:
     """Takes the events of the playbook: `facts` of each host, or None."""
 
     def __init__(self, names: list[str]):
-        self.facts: dict[str, dict | None] = dict.fromkeys(names)
+        self.facts: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
         self._said: dict[str, str] = {}
         self._last = ""
 
-    def take(self, event: dict) -> None:
+    def take(self, event: dict[str, Any]) -> None:
         """Take one event of ansible-runner."""
         data = event.get("event_data") or {}
         host, result = data.get("host"), data.get("res") or {}
@@ -169,7 +170,7 @@ class Listener:
 # --- telling --------------------------------------------------------------------------------------
 
 
-def _print_json(hosts: dict, errors: dict) -> None:
+def _print_json(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
     import json
 
     from ksm_analysis.doctor import diagnosis
@@ -186,7 +187,7 @@ def _print_json(hosts: dict, errors: dict) -> None:
     print(json.dumps({"hosts": document}, indent=2, allow_nan=False))
 
 
-def _show(hosts: dict, errors: dict) -> None:
+def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
     import sys
 
     from rich.console import Console
@@ -210,12 +211,12 @@ def _show(hosts: dict, errors: dict) -> None:
         console.print()
 
 
-def _show_severity(console, severity: str, found: list) -> None:
+def _show_severity(console, severity: str, found: list[Any]) -> None:
     """Print findings of a severity. Those that many domains share have one reason, and one fix."""
     from rich.text import Text
 
     style = STYLES.get(severity, "")
-    alike: dict[tuple, list] = {}
+    alike: dict[tuple[Any, ...], list[Any]] = {}
     for each in found:
         alike.setdefault((each.finding, each.why), []).append(each)
     for same in alike.values():
@@ -241,7 +242,7 @@ def _row(heading: str, text: str):
     return row
 
 
-def looked_at(facts: dict) -> str:
+def looked_at(facts: dict[str, Any]) -> str:
     """Say what was looked at, and by which way."""
     from ksm_analysis.doctor import diagnosis
 
@@ -255,7 +256,7 @@ def looked_at(facts: dict) -> str:
     )
 
 
-def healthy(facts: dict) -> str:
+def healthy(facts: dict[str, Any]) -> str:
     """Say what that rests on."""
     from ksm_analysis.doctor import diagnosis
 
@@ -274,14 +275,14 @@ def count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def place(where: dict) -> str:
+def place(where: dict[str, Any]) -> str:
     """Name where a finding is."""
     return (
         "host" if where["kind"] == "host" else f"{where['kind']} {where['name']} ({where['pid']})"
     )
 
 
-def evidence(values: dict) -> str:
+def evidence(values: dict[str, Any]) -> str:
     """Show names and values as the kernel writes them."""
     import json
 

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 from ksm_analysis.errors import InputError
 
@@ -113,7 +114,7 @@ def _free(name: str, taken: set[str]) -> str:
 # --- what is there --------------------------------------------------------------------------------
 
 
-def _read(paths: list[Path], directory: Path, ids: list[str]) -> list:
+def _read(paths: list[Path], directory: Path, ids: list[str]) -> list[Any]:
     """Parse all logs. Raises one InputError for all that is wrong with any of them."""
     from ksm_analysis.results import original_logs
 
@@ -146,7 +147,7 @@ def _partial(place: Path) -> Path:
     return place.with_name(f"{place.name}.partial")
 
 
-def _records(directory: Path) -> list[dict]:
+def _records(directory: Path) -> list[dict[str, Any]]:
     """Read the run.json of each run that is there; what cannot be read counts for nothing."""
     import json
 
@@ -164,7 +165,9 @@ def _records(directory: Path) -> list[dict]:
     return records
 
 
-def _recorded(arguments: argparse.Namespace, ids: list[str], logs: list, earlier: list) -> list:
+def _recorded(
+    arguments: argparse.Namespace, ids: list[str], logs: list[Any], earlier: list[Any]
+) -> list[Any]:
     """Make the run.json of each log, numbered on from the runs that are there."""
     from collections import Counter
 
@@ -183,14 +186,14 @@ def _recorded(arguments: argparse.Namespace, ids: list[str], logs: list, earlier
     return records
 
 
-def _cell(factors: dict) -> tuple:
+def _cell(factors: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(str(factors.get(name)) for name in ("guests", "knobs", "workload"))
 
 
 # --- what is written, and said --------------------------------------------------------------------
 
 
-def _write(directory: Path, ids: list[str], records: list[dict], logs: list) -> None:
+def _write(directory: Path, ids: list[str], records: list[dict[str, Any]], logs: list[Any]) -> None:
     """Write all run directories, then give them their names. What is not whole is removed."""
     import shutil
 
@@ -210,7 +213,7 @@ def _write(directory: Path, ids: list[str], records: list[dict], logs: list) -> 
             shutil.rmtree(_partial(place), ignore_errors=True)
 
 
-def _write_run(place: Path, record: dict, log) -> None:
+def _write_run(place: Path, record: dict[str, Any], log) -> None:
     import json
 
     from ksm_analysis.results import original_logs
@@ -222,7 +225,9 @@ def _write_run(place: Path, record: dict, log) -> None:
     (place / "events.jsonl").touch()
 
 
-def _tell(paths: list[Path], logs: list, records: list[dict], earlier: list[dict]) -> None:
+def _tell(
+    paths: list[Path], logs: list[Any], records: list[dict[str, Any]], earlier: list[dict[str, Any]]
+) -> None:
     """Say on standard error what of a log is not as it should be."""
     import sys
 
@@ -233,7 +238,7 @@ def _tell(paths: list[Path], logs: list, records: list[dict], earlier: list[dict
             print(f"warning: {path}: {note}", file=sys.stderr)
 
 
-def _repeated(record: dict):
+def _repeated(record: dict[str, Any]):
     """Say that a log counts as a repetition, for nothing in it says whether it is one."""
     number = record["run"]["factors"]["repetition"]
     if number > 1:

@@ -1,6 +1,7 @@
 """`plan FILE`: the runs of an experiment, their count and their time."""
 
 import argparse
+from typing import Any
 
 from ksm_analysis.errors import InputError
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plans(arguments: argparse.Namespace) -> tuple[dict, dict]:
+def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Plan everything, and what is to be done now: with --resume, what is left of it."""
     from pathlib import Path
 
@@ -84,7 +85,7 @@ def _read(path) -> str:
         raise InputError(f"{path}: cannot be read: not UTF-8 text") from None
 
 
-def _show(planned: dict, of: int | None) -> None:
+def _show(planned: dict[str, Any], of: int | None) -> None:
     """Print a table. `of` is the number of all runs, if these are what is left of them."""
     import math
 
@@ -114,7 +115,7 @@ def _show(planned: dict, of: int | None) -> None:
     console.print(f"{_count(len(planned['runs']), of)}, about {minutes} min in all")
 
 
-def _census(asked: dict) -> str:
+def _census(asked: dict[str, Any]) -> str:
     """Say when mergeable memory is read; all runs of an experiment have the same moments."""
     every = f"every {asked['every']:g} s" if asked["every"] else ""
     boundary = "whenever a scan has ended" if asked["at_scan_boundary"] else ""

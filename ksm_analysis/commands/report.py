@@ -52,12 +52,12 @@ def add_to(commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, or the pictures."""
     from ksm_analysis.page import redact
-    from ksm_analysis.results import runs
+    from ksm_analysis.results import reader
     from ksm_analysis.results.together import together
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories belongs to none of them: say where, -o")
-    results = together([runs.read_results(directory) for directory in arguments.directories])
+    results = together([reader.read_results(directory) for directory in arguments.directories])
     if arguments.redact:
         results = redact.redact(results)
     paths = (_pictures if arguments.export else _page)(results, arguments)

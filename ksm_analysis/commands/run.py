@@ -19,6 +19,7 @@ end          `exit` (the exit status); ids of planned runs: `complete`, `failed`
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 from ksm_analysis.errors import InputError
 
@@ -120,7 +121,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return Campaign(asked, view).run()
 
 
-def _asked(arguments: argparse.Namespace, whole: dict, planned: dict, report_seconds: int):
+def _asked(
+    arguments: argparse.Namespace,
+    whole: dict[str, Any],
+    planned: dict[str, Any],
+    report_seconds: int,
+):
     """Check all that is given besides the definition. Raises InputError."""
     from ksm_analysis.campaign import launch
     from ksm_analysis.campaign.campaign import Asked
@@ -201,7 +207,7 @@ def _view(as_json: bool) -> type:
     return views.LiveView if live else views.PlainView
 
 
-def _nothing_left(everything: dict, arguments: argparse.Namespace) -> int:
+def _nothing_left(everything: dict[str, Any], arguments: argparse.Namespace) -> int:
     directory = Path(arguments.results, everything["experiment"])
     runs = [each["id"] for each in everything["runs"]]
     text = f"nothing is left to run: all of {directory} is complete ({len(runs)})"

@@ -58,9 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from ksm_analysis.metrics import metrics
-    from ksm_analysis.results import runs
+    from ksm_analysis.results import reader
 
-    results = runs.read_results(arguments.directory)
+    results = reader.read_results(arguments.directory)
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     table = metrics.summary([metrics.measure(run) for run in results.usable])

@@ -261,7 +261,7 @@ Setting = Annotated[
 ]
 
 
-def _only_if_present(setting: dict, info: ValidationInfo) -> dict:
+def _only_if_present(setting: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     """Refuse a knob that `knobs` has as well: it cannot be told which is meant."""
     named = {"run"}.union(*info.data.get("knobs", []))
     for name in setting:
@@ -348,7 +348,7 @@ class _ForEditors(GenerateJsonSchema):
         return made
 
 
-def json_schema() -> dict:
+def json_schema() -> dict[str, Any]:
     """Make the JSON Schema of definitions, which takes all that is valid and tells most errors."""
     schema = Experiment.model_json_schema(schema_generator=_ForEditors)
     dialect = "https://json-schema.org/draft/2020-12/schema"

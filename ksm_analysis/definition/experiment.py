@@ -62,7 +62,7 @@ def parse(
     return experiment
 
 
-def _rest(data: dict, options: dict) -> Rest:
+def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
     """What the checks of one key need to know of others; of those that are wrong, nothing."""
     workloads = data.get("workloads")
     by = " and ".join(f"--{name}" for name in options)
@@ -79,7 +79,7 @@ def _rest(data: dict, options: dict) -> Rest:
     )
 
 
-def _stop(data: dict) -> Stop | str:
+def _stop(data: dict[str, Any]) -> Stop | str:
     stop = data.get("stop")
     return Stop.model_validate(stop) if isinstance(stop, dict) else stop
 
@@ -91,7 +91,7 @@ def _or_none(value) -> Any:
         return None
 
 
-def _problem(details: dict, root: Any, options: dict) -> tuple[int, str]:
+def _problem(details: dict[str, Any], root: Any, options: dict[str, Any]) -> tuple[int, str]:
     """One error as (line, text); line 0 is the command line."""
     key, *within = details["loc"]
     by_options = within[0] in options if within else options and details["type"] == "wrong"
@@ -108,7 +108,7 @@ def _line(file: str, line: int, text: str) -> str:
 # --- experiment to runs --------------------------------------------------------------------------
 
 
-def plan(experiment: Experiment, file: str) -> dict:
+def plan(experiment: Experiment, file: str) -> dict[str, Any]:
     """List the runs of an experiment, in the order of running, as docs/data.md has them."""
     name = PurePath(file).stem
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -150,7 +150,7 @@ def _in_words(order: Shuffled | str) -> str:
     return f"shuffled({order.shuffled})" if isinstance(order, Shuffled) else order
 
 
-def knob_labels(settings: list[dict]) -> list[str]:
+def knob_labels(settings: list[dict[str, Any]]) -> list[str]:
     """One name for each setting: the knobs that differ between them, or all if there is one."""
     names = list(dict.fromkeys(itertools.chain(*settings)))
     if len(settings) > 1:
@@ -169,7 +169,7 @@ def _run(
     count: int,
     setting: int,
     workload: Workload,
-) -> dict:
+) -> dict[str, Any]:
     # ksmd that does not run measures nothing: run=0 has to be asked for
     knobs = {"run": 1, **experiment.knobs[setting]}
     planned = {
@@ -193,7 +193,7 @@ def _run(
     return planned | {"parts": _run_parts(experiment, planned["sampling"], workload, count)}
 
 
-def _run_parts(experiment, sampling, workload, count) -> list[dict]:
+def _run_parts(experiment, sampling, workload, count) -> list[dict[str, Any]]:
     """The parts of a run, in the order of their start."""
     parts = []
     if workload.arrays:
@@ -209,11 +209,11 @@ def _run_parts(experiment, sampling, workload, count) -> list[dict]:
     return parts
 
 
-def _part(name: str, options: dict) -> dict:
+def _part(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "role": f"ksm.testbed.part_{name}", "options": options}
 
 
-def _census(census: Census) -> dict:
+def _census(census: Census) -> dict[str, Any]:
     return {
         "end": "end" in census.moments,
         "at_scan_boundary": "at-scan-boundary" in census.moments,
@@ -222,7 +222,7 @@ def _census(census: Census) -> dict:
     }
 
 
-def _guests(experiment: Experiment, count: int, workload: Workload) -> dict:
+def _guests(experiment: Experiment, count: int, workload: Workload) -> dict[str, Any]:
     guests, chosen = experiment.guests, workload.nosharepages
     return {
         "count": count,
@@ -240,7 +240,7 @@ def _network(network: Network | str) -> str | None:
     return None if network == "none" else network
 
 
-def _parts(workload: Workload, count: int, seconds: float) -> list[dict]:
+def _parts(workload: Workload, count: int, seconds: float) -> list[dict[str, Any]]:
     """What the guests do; guests that do the same are one part, idle ones are in none."""
     turns = itertools.islice(itertools.cycle(workload.parts), count)
     works = [None if part == "idle" else _work(part, seconds) for part in turns]
@@ -251,7 +251,7 @@ def _parts(workload: Workload, count: int, seconds: float) -> list[dict]:
     ]
 
 
-def _work(part: Part, seconds: float) -> dict:
+def _work(part: Part, seconds: float) -> dict[str, Any]:
     start, stop = part.window(seconds)
     if part.command:
         return {"command": part.command, "start": start, "stop": stop}
@@ -259,7 +259,7 @@ def _work(part: Part, seconds: float) -> dict:
     return {"stress_ng": options, "start": start, "stop": stop}
 
 
-def _sampling(experiment: Experiment, knobs: dict, workload: Workload) -> dict:
+def _sampling(experiment: Experiment, knobs: dict[str, Any], workload: Workload) -> dict[str, Any]:
     sampling, steady = experiment.sampling, steady_of(experiment.stop)
     planned = {
         "interval": sampling.interval,

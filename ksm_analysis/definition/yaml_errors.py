@@ -50,7 +50,7 @@ def repeated_keys(root: yaml.Node) -> typing.Iterator[tuple[int, str]]:
             nodes.append(value)
 
 
-def problem(details: dict, root: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
+def problem(details: dict[str, Any], root: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
     """One of pydantic's errors as (line, text). `model` is what the whole file was read as."""
     location = details["loc"]
     line, path, missing = _place(location, root)
@@ -60,7 +60,7 @@ def problem(details: dict, root: yaml.Node, model: type[BaseModel]) -> tuple[int
     return line, f"{path}: {_message(details, model)}"
 
 
-def _message(details: dict, model: type[BaseModel]) -> str:
+def _message(details: dict[str, Any], model: type[BaseModel]) -> str:
     location, kind = details["loc"], details["type"]
     match kind:
         case "extra_forbidden" | "invalid_key":
@@ -76,7 +76,7 @@ def _message(details: dict, model: type[BaseModel]) -> str:
     return plain.get(kind, details["msg"])
 
 
-def _place(location: tuple, root: yaml.Node) -> tuple[int, str, str | None]:
+def _place(location: tuple[Any, ...], root: yaml.Node) -> tuple[int, str, str | None]:
     """Line and dotted path of the nearest thing in the file that pydantic's location names.
 
     Parts that are in no file (pydantic's names for the branches of a union) are passed over. The
@@ -96,14 +96,14 @@ def _place(location: tuple, root: yaml.Node) -> tuple[int, str, str | None]:
     return line, path, missing
 
 
-def _unknown_key(location: tuple, model: type[BaseModel]) -> str:
+def _unknown_key(location: tuple[Any, ...], model: type[BaseModel]) -> str:
     allowed = keys(_model_at(location[:-1], model))
     near = difflib.get_close_matches(str(location[-1]), allowed, n=2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"unknown key.{hint} Allowed: {', '.join(allowed)}"
 
 
-def _model_at(location: tuple, model: type[BaseModel]) -> type[BaseModel]:
+def _model_at(location: tuple[Any, ...], model: type[BaseModel]) -> type[BaseModel]:
     """Find the model that pydantic's location leads to."""
     for part in location:
         field = model.model_fields.get(part) if isinstance(part, str) else None

@@ -6,6 +6,7 @@ Facts are what roles/doctor/files/ksm_facts.py prints: sizes are bytes, counters
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 KSM = "/sys/kernel/mm/ksm"
 # How bad it is, the worst first. What is only worth knowing is nothing wrong.
@@ -33,12 +34,12 @@ class Finding:
     finding: str  # its name, the same in docs/doctor.md
     severity: str
     what: str
-    where: dict  # kind (host, domain or process), and name and pid of the latter two
-    evidence: dict  # names as in the facts, and their values
+    where: dict[str, Any]  # kind (host, domain or process), and name and pid of the latter two
+    evidence: dict[str, Any]  # names as in the facts, and their values
     why: str
     fix: str
 
-    def plain(self) -> dict:
+    def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
 
@@ -46,7 +47,7 @@ class Finding:
 HOST = {"kind": "host", "name": None, "pid": None}
 
 
-def findings(facts: dict) -> list[Finding]:
+def findings(facts: dict[str, Any]) -> list[Finding]:
     """Everything that is wrong, or worth knowing, the worst first."""
     found = [
         *_host(facts),
@@ -66,42 +67,42 @@ def is_wrong(found: list[Finding]) -> bool:
 # --- what is read off the facts -------------------------------------------------------------------
 
 
-def ksm(facts: dict) -> dict | None:
+def ksm(facts: dict[str, Any]) -> dict[str, Any] | None:
     """Knobs and counters as they were read last; None if this kernel has no KSM."""
     return facts["readings"][-1]["ksm"]
 
 
-def grown(facts: dict, section: str, name: str) -> int:
+def grown(facts: dict[str, Any], section: str, name: str) -> int:
     """How much a counter has grown between the readings; 0 if the kernel has not got it."""
     first, last = (reading[section] or {} for reading in facts["readings"])
     return last.get(name, 0) - first.get(name, 0)
 
 
-def seconds_between(facts: dict) -> float:
+def seconds_between(facts: dict[str, Any]) -> float:
     """Time between the readings."""
     first, last = facts["readings"]
     return last["monotonic"] - first["monotonic"]
 
 
-def mergeable(facts: dict, field: str) -> int:
+def mergeable(facts: dict[str, Any], field: str) -> int:
     """Sum of a field, in bytes, over all memory that is offered to KSM."""
     every = facts["domains"] + facts["processes"]
     return sum(each["memory"]["mergeable"][field] for each in every)
 
 
-def mergeable_pages(facts: dict) -> int:
+def mergeable_pages(facts: dict[str, Any]) -> int:
     """Pages that a full scan looks at: anonymous ones that are present, merged or not."""
     return mergeable(facts, "anonymous") // facts["host"]["page_size"]
 
 
-def nominal_scan_seconds(facts: dict) -> float:
+def nominal_scan_seconds(facts: dict[str, Any]) -> float:
     """Time of a full scan if it took ksmd none to look at pages: what the knobs ask for."""
     knobs = ksm(facts)
     naps = mergeable_pages(facts) / knobs["pages_to_scan"] if knobs["pages_to_scan"] else math.inf
     return naps * knobs["sleep_millisecs"] / 1000
 
 
-def measured_scan_seconds(facts: dict) -> float | None:
+def measured_scan_seconds(facts: dict[str, Any]) -> float | None:
     """Time of a full scan at the pace between the readings; None if ksmd did too little to tell."""
     visited = grown(facts, "ksm", "pages_scanned") + grown(facts, "ksm", "pages_skipped")
     if not _runs(facts) or visited < LEAST_VISITED:
@@ -109,28 +110,28 @@ def measured_scan_seconds(facts: dict) -> float | None:
     return mergeable_pages(facts) / visited * seconds_between(facts)
 
 
-def advised(facts: dict) -> bool:
+def advised(facts: dict[str, Any]) -> bool:
     """Whether the kernel's advisor rules pages_to_scan."""
     mode = str((ksm(facts) or {}).get("advisor_mode", "[none]"))
     return "[none]" not in mode
 
 
-def _runs(facts: dict) -> bool:
+def _runs(facts: dict[str, Any]) -> bool:
     return all((reading["ksm"] or {}).get("run") == 1 for reading in facts["readings"])
 
 
-def _settled(facts: dict) -> bool:
+def _settled(facts: dict[str, Any]) -> bool:
     return ksm(facts)["full_scans"] >= SETTLED_SCANS
 
 
-def _some(values: dict, *names: str) -> dict:
+def _some(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: values[name] for name in names if name in values}
 
 
 # --- the host -------------------------------------------------------------------------------------
 
 
-def _host(facts: dict) -> Iterator[Finding]:
+def _host(facts: dict[str, Any]) -> Iterator[Finding]:
     yield from _unreadable(facts)
     yield from _rulers(facts)
     if ksm(facts) is None:
@@ -141,7 +142,7 @@ def _host(facts: dict) -> Iterator[Finding]:
         yield from check(facts)
 
 
-def _absent(facts: dict) -> Iterator[Finding]:
+def _absent(facts: dict[str, Any]) -> Iterator[Finding]:
     yield Finding(
         "ksm-absent",
         BLOCKS,
@@ -153,7 +154,7 @@ def _absent(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _stopped(facts: dict) -> Iterator[Finding]:
+def _stopped(facts: dict[str, Any]) -> Iterator[Finding]:
     knobs = ksm(facts)
     evidence = _some(knobs, "run", "pages_to_scan", "pages_shared", "pages_sharing")
     evidence |= {"units": [*facts["units"]]} if facts["units"] else {}
@@ -191,12 +192,12 @@ def _stopped(facts: dict) -> Iterator[Finding]:
         )
 
 
-def _stopper(facts: dict) -> dict:
+def _stopper(facts: dict[str, Any]) -> dict[str, Any]:
     names = [service["name"] for service in facts["services"]]
     return {"services": names} if names else {}
 
 
-def _restart(start: str, stopper: dict) -> str:
+def _restart(start: str, stopper: dict[str, Any]) -> str:
     if not stopper:
         return start
     if "ksmtuned" not in stopper["services"]:
@@ -209,7 +210,7 @@ def _restart(start: str, stopper: dict) -> str:
     )
 
 
-def _still(facts: dict) -> Iterator[Finding]:
+def _still(facts: dict[str, Any]) -> Iterator[Finding]:
     """Nothing moves, though ksmd is to run, has something to scan, and had the time to begin."""
     knobs, seconds = ksm(facts), seconds_between(facts)
     visited = grown(facts, "ksm", "pages_scanned") + grown(facts, "ksm", "pages_skipped")
@@ -234,7 +235,7 @@ def _still(facts: dict) -> Iterator[Finding]:
         )
 
 
-def _slow(facts: dict) -> Iterator[Finding]:
+def _slow(facts: dict[str, Any]) -> Iterator[Finding]:
     nominal, measured = nominal_scan_seconds(facts), measured_scan_seconds(facts)
     seconds, pages = nominal if measured is None else measured, mergeable_pages(facts)
     if not SLOW_SECONDS < seconds < math.inf:
@@ -266,7 +267,7 @@ def pages_for_goal(pages: int) -> int:
     return math.ceil(pages * USUAL_SLEEP_MILLISECS / 1000 / GOAL_SECONDS)
 
 
-def _faster(facts: dict, pages: int) -> str:
+def _faster(facts: dict[str, Any], pages: int) -> str:
     if nominal_scan_seconds(facts) <= GOAL_SECONDS:
         return (
             "more pages_to_scan would not help: ksmd does not keep up with it. Give it more CPU:\n"
@@ -286,7 +287,7 @@ def _faster(facts: dict, pages: int) -> str:
     )
 
 
-def _starving(facts: dict) -> Iterator[Finding]:
+def _starving(facts: dict[str, Any]) -> Iterator[Finding]:
     counters = ksm(facts)
     skipped, scanned = (grown(facts, "ksm", f"pages_{word}") for word in ("skipped", "scanned"))
     visited = skipped + scanned
@@ -313,7 +314,7 @@ def _starving(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _chained(facts: dict) -> Iterator[Finding]:
+def _chained(facts: dict[str, Any]) -> Iterator[Finding]:
     counters = ksm(facts)
     chains = counters.get("stable_node_chains", 0)
     lost = counters.get("stable_node_dups", 0) - chains
@@ -340,7 +341,7 @@ def _chained(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _split(facts: dict) -> Iterator[Finding]:
+def _split(facts: dict[str, Any]) -> Iterator[Finding]:
     knobs, nodes = ksm(facts), facts["host"]["numa_nodes"]
     if knobs.get("merge_across_nodes", 1) or nodes < 2:
         return
@@ -357,7 +358,7 @@ def _split(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _costly(facts: dict) -> Iterator[Finding]:
+def _costly(facts: dict[str, Any]) -> Iterator[Finding]:
     counters = ksm(facts)
     profit = counters.get("general_profit", 0)
     if profit >= 0 or not _settled(facts):
@@ -375,7 +376,7 @@ def _costly(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _collapsing(facts: dict) -> Iterator[Finding]:
+def _collapsing(facts: dict[str, Any]) -> Iterator[Finding]:
     """Zero pages are holes to khugepaged, which fills them."""
     counters, thp = ksm(facts), facts["huge_pages"] or {}
     holes = (thp.get("khugepaged") or {}).get("max_ptes_none", 0)
@@ -401,7 +402,7 @@ def _collapsing(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _huge(facts: dict) -> Iterator[Finding]:
+def _huge(facts: dict[str, Any]) -> Iterator[Finding]:
     huge, anonymous = mergeable(facts, "huge"), mergeable(facts, "anonymous")
     if not anonymous or huge < HUGE * anonymous:
         return
@@ -428,7 +429,7 @@ def _huge(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _changing(facts: dict) -> Iterator[Finding]:
+def _changing(facts: dict[str, Any]) -> Iterator[Finding]:
     """What somebody has written to a knob between the readings. The advisor writes one itself."""
     first, last = (reading["ksm"] or {} for reading in facts["readings"])
     ruled = {"pages_to_scan"} if advised(facts) else set()
@@ -456,7 +457,7 @@ KNOBS = (
 )
 
 
-def _rulers(facts: dict) -> Iterator[Finding]:
+def _rulers(facts: dict[str, Any]) -> Iterator[Finding]:
     services, advisor = facts["services"], advised(facts)
     names = ", ".join(sorted({service["name"] for service in services}))
     pids = {service["name"]: service["pid"] for service in services}
@@ -483,7 +484,7 @@ def _rulers(facts: dict) -> Iterator[Finding]:
         )
 
 
-def _unreadable(facts: dict) -> Iterator[Finding]:
+def _unreadable(facts: dict[str, Any]) -> Iterator[Finding]:
     count = facts["unreadable_processes"]
     if not count:
         return
@@ -500,7 +501,7 @@ def _unreadable(facts: dict) -> Iterator[Finding]:
     )
 
 
-def _nothing_offered(facts: dict, found: list[Finding]) -> Iterator[Finding]:
+def _nothing_offered(facts: dict[str, Any], found: list[Finding]) -> Iterator[Finding]:
     told = any(each.where["kind"] == "domain" and each.severity == BLOCKS for each in found)
     if told or mergeable(facts, "size"):
         return
@@ -519,23 +520,23 @@ def _nothing_offered(facts: dict, found: list[Finding]) -> Iterator[Finding]:
 # --- domains --------------------------------------------------------------------------------------
 
 
-def _domain(facts: dict, domain: dict) -> Iterator[Finding]:
+def _domain(facts: dict[str, Any], domain: dict[str, Any]) -> Iterator[Finding]:
     yield from _kept_from_ksm(domain)
     yield from _pinned(domain)
     yield from _unprofitable(facts, domain, "domain")
 
 
-def _where(process: dict, kind: str) -> dict:
+def _where(process: dict[str, Any], kind: str) -> dict[str, Any]:
     return {"kind": kind, "name": process["name"], "pid": process["pid"]}
 
 
-def offered(domain: dict) -> float:
+def offered(domain: dict[str, Any]) -> float:
     """Part of a guest's memory that is mergeable; a little more than 1 where ROMs are, too."""
     configured = domain["qemu"]["memory_bytes"]
     return domain["memory"]["mergeable"]["size"] / configured if configured else 1.0
 
 
-def _kept_from_ksm(domain: dict) -> Iterator[Finding]:
+def _kept_from_ksm(domain: dict[str, Any]) -> Iterator[Finding]:
     """Each reason that is evident; if none is, the bare fact."""
     if offered(domain) >= 1 - MISSING:
         return
@@ -550,7 +551,7 @@ def _kept_from_ksm(domain: dict) -> Iterator[Finding]:
         yield Finding(name, severity, what, where, {**evidence, **more}, why, fix)
 
 
-def _reasons(domain: dict) -> Iterator[tuple]:
+def _reasons(domain: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     settings, memory = domain["qemu"], domain["memory"]
     least = MISSING * settings["memory_bytes"]
     unmerged = [each["type"] for each in settings["backends"] if not each["merge"]]
@@ -564,7 +565,7 @@ def _reasons(domain: dict) -> Iterator[tuple]:
         yield _shared(domain)
 
 
-def _not_merged(domain: dict, unmerged: list[str]) -> tuple:
+def _not_merged(domain: dict[str, Any], unmerged: list[str]) -> tuple[Any, ...]:
     xml = domain["libvirt"]
     more = {"mem_merge": domain["qemu"]["mem_merge"], "backends_with_merge_off": unmerged}
     what = "nosharepages" if xml and xml["nosharepages"] else "mem-merge=off"
@@ -580,7 +581,7 @@ def _not_merged(domain: dict, unmerged: list[str]) -> tuple:
     )
 
 
-def _encrypted() -> tuple:
+def _encrypted() -> tuple[Any, ...]:
     return (
         "encrypted",
         "its memory is encrypted",
@@ -590,7 +591,7 @@ def _encrypted() -> tuple:
     )
 
 
-def _hugetlb(domain: dict) -> tuple:
+def _hugetlb(domain: dict[str, Any]) -> tuple[Any, ...]:
     sums, xml = domain["memory"]["hugetlb"], domain["libvirt"]
     return (
         "hugetlbfs",
@@ -604,7 +605,7 @@ def _hugetlb(domain: dict) -> tuple:
     )
 
 
-def _shared(domain: dict) -> tuple:
+def _shared(domain: dict[str, Any]) -> tuple[Any, ...]:
     sums, xml, user = domain["memory"]["shared"], domain["libvirt"], domain["qemu"]["vhost_user"]
     backends = [each["type"] for each in domain["qemu"]["backends"] if each["share"]]
     needs = (
@@ -631,7 +632,7 @@ def _shared(domain: dict) -> tuple:
     )
 
 
-def _unknown_reason(domain: dict) -> tuple:
+def _unknown_reason(domain: dict[str, Any]) -> tuple[Any, ...]:
     return (
         "not-mergeable",
         f"only {offered(domain):.0%} of its memory is mergeable, and its settings do not say why",
@@ -642,7 +643,7 @@ def _unknown_reason(domain: dict) -> tuple:
     )
 
 
-def _xml_fix(domain: dict, remove: str, add: str) -> str:
+def _xml_fix(domain: dict[str, Any], remove: str, add: str) -> str:
     """The change of a domain's XML. Memory is set up at start, so it takes one."""
     name = domain["libvirt"]["name"]
     change = f"# remove {remove} of <memoryBacking>"
@@ -651,7 +652,7 @@ def _xml_fix(domain: dict, remove: str, add: str) -> str:
     return f"virsh edit {name}\n{change}\nvirsh shutdown {name}; virsh start {name}"
 
 
-def _pinned(domain: dict) -> Iterator[Finding]:
+def _pinned(domain: dict[str, Any]) -> Iterator[Finding]:
     devices, files = domain["qemu"]["vfio"], domain["vfio_files"]
     if not (devices or files):
         return
@@ -672,7 +673,7 @@ def _pinned(domain: dict) -> Iterator[Finding]:
     )
 
 
-def _unprofitable(facts: dict, process: dict, kind: str) -> Iterator[Finding]:
+def _unprofitable(facts: dict[str, Any], process: dict[str, Any], kind: str) -> Iterator[Finding]:
     stat = process["ksm_stat"]
     profit = stat.get("ksm_process_profit", 0)
     if ksm(facts) is None or profit >= 0 or not _settled(facts):
@@ -689,7 +690,7 @@ def _unprofitable(facts: dict, process: dict, kind: str) -> Iterator[Finding]:
     )
 
 
-def _exclude(process: dict, kind: str) -> str:
+def _exclude(process: dict[str, Any], kind: str) -> str:
     if kind == "process":
         return "do not offer it: MemoryKSM=no in its unit, or no MADV_MERGEABLE in the program"
     xml = process["libvirt"]

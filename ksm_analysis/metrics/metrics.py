@@ -13,12 +13,13 @@ kernel does not offer.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 MIB = 2**20
 
@@ -67,15 +68,15 @@ class Metric:
 # --- how values follow ----------------------------------------------------------------------------
 
 
-def _gauge(name: str) -> Callable:
+def _gauge(name: str) -> Callable[..., Any]:
     return lambda ends: ends.column(name)
 
 
-def _counter(name: str) -> Callable:
+def _counter(name: str) -> Callable[..., Any]:
     return lambda ends: ends.column(name).diff()
 
 
-def _total(name: str, scale: float = 1.0) -> Callable:
+def _total(name: str, scale: float = 1.0) -> Callable[..., Any]:
     """Count from the first value that there is: an imported run has none before interval 1."""
     return lambda ends: (ends.column(name) - ends.column(name).bfill().iloc[0]) * scale
 
@@ -135,7 +136,7 @@ def reclaimed_mib(ends: Ends) -> pd.Series:
     return _mib(ends, ends.column("ksm.pages_sharing"))
 
 
-def _percent(part: Callable, whole: Callable) -> Callable:
+def _percent(part: Callable[..., Any], whole: Callable[..., Any]) -> Callable[..., Any]:
     return lambda ends: 100 * part(ends) / whole(ends).replace(0, np.nan)
 
 
@@ -143,7 +144,7 @@ def _kept_mib(ends: Ends) -> pd.Series:
     return shared_mib(ends) - reclaimed_mib(ends)
 
 
-def _sum_of_guests(name: str) -> Callable:
+def _sum_of_guests(name: str) -> Callable[..., Any]:
     return lambda ends: ends.column(f"guests.{name}")
 
 

@@ -6,13 +6,15 @@ stands for a run, as its last interval does.
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pandas as pd
 
+from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics import metrics
 from ksm_analysis.metrics.metrics import MIB, Measured
 from ksm_analysis.page import drawing, figures
-from ksm_analysis.page.drawing import COLOURS, Panel, guest_word, join, text
+from ksm_analysis.page.drawing import COLOURS, Panel, text
 from ksm_analysis.page.figures import Data, Sampled, add_meta, meta_of, series_of, stack
 from ksm_analysis.results import cells
 
@@ -143,12 +145,12 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
     return drawing.finished(panels, most)
 
 
-def _pattern(shape: str) -> dict:
+def _pattern(shape: str) -> dict[str, Any]:
     """Draw lines over a bar, for whoever does not tell its colour."""
     return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
 
 
-def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict]:
+def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, Any]]:
     """One bar for each number of guests and kind; those of a number stand on one another."""
     names = [f"{side}_{kind}_pages" for kind in KINDS]
     means = part.groupby("guests")[[*names, "page"]].mean().dropna()
@@ -203,7 +205,7 @@ def who_shares(measured: list[Measured]) -> list[Panel]:
     return drawing.finished(panels)
 
 
-def _heat(matrix: pd.DataFrame, most: float) -> dict:
+def _heat(matrix: pd.DataFrame, most: float) -> dict[str, Any]:
     pairs = matrix.stack()
     return {
         "type": "heatmap",

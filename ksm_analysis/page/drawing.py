@@ -6,6 +6,7 @@ is finished: to let it check every line and axis by itself takes ten times as lo
 
 import textwrap
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,17 +31,7 @@ def text(value: object) -> str:
     return "<br>".join(escape(line, quote=False) for line in lines)
 
 
-def join(*names: str) -> str:
-    """Put names side by side; empty ones take no room."""
-    return " · ".join(filter(None, names))
-
-
-def guest_word(count: int) -> str:
-    """Write `1 guest`, `2 guests`; nothing without guests."""
-    return {0: "", 1: "1 guest"}.get(count, f"{count} guests")
-
-
-def figure(metric: Metric) -> dict:
+def figure(metric: Metric) -> dict[str, Any]:
     """Begin a figure: axes for a metric and a legend below, and no line yet."""
     unit = "MiB" if metric.unit == "bytes" else metric.unit
     return {
@@ -78,7 +69,7 @@ def shown(metric: Metric, values: pd.Series) -> pd.Series:
     return values / MIB if metric.unit == "bytes" else values
 
 
-def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
+def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict[str, Any]:
     """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay.
 
     Against time, there is a gap as well where not all runs have a value: where one ends before the
@@ -100,7 +91,7 @@ def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict:
     }
 
 
-def style(index: int, series: int) -> dict:
+def style(index: int, series: int) -> dict[str, Any]:
     """Make the look of a line: colour and marker tell `index`, the dash tells `series`."""
     colour = COLOURS[index % len(COLOURS)]
     # Where colours begin again, the dash tells the second of a colour from the first
@@ -111,7 +102,7 @@ def style(index: int, series: int) -> dict:
     }
 
 
-def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) -> dict:
+def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) -> dict[str, Any]:
     """Every sample of one run as a line of at most `points` points, with its peaks."""
     kept = thin(values, points)
     return {
@@ -123,7 +114,9 @@ def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) 
     }
 
 
-def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: int) -> list[dict]:
+def band(
+    x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: int
+) -> list[dict[str, Any]]:
     """Make two lines with the room between them filled: from the lowest to the highest."""
     start, low, high = envelope(low, high, points // 2)
     edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "hoverinfo": "skip"}
@@ -141,7 +134,7 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: i
     return [lower | {"showlegend": False}, upper | fill]
 
 
-def shade(figure: dict, name: str, start: float, stop: float, words: str) -> None:
+def shade(figure: dict[str, Any], name: str, start: float, stop: float, words: str) -> None:
     """Shade from start to stop, with words above; the page leaves it out with lines of `name`."""
     room = {
         "name": name,
@@ -155,14 +148,16 @@ def shade(figure: dict, name: str, start: float, stop: float, words: str) -> Non
     _upright(figure, start, room, {"name": name, "text": words, "xanchor": "left"})
 
 
-def mark(figure: dict, at: float, words: str, to_the: str) -> None:
+def mark(figure: dict[str, Any], at: float, words: str, to_the: str) -> None:
     """Draw a dotted line upright, with words above it `to_the` left or right."""
     line = {"type": "line", "x1": at, "line": {"color": GREY, "width": 1, "dash": "dot"}}
     anchor = {"left": "right", "right": "left"}[to_the]
     _upright(figure, at, line, {"text": words, "xanchor": anchor})
 
 
-def _upright(figure: dict, x: float, shape: dict, words: dict) -> None:
+def _upright(
+    figure: dict[str, Any], x: float, shape: dict[str, Any], words: dict[str, Any]
+) -> None:
     """Add a shape as high as the figure, and words where it begins."""
     axes = {"xref": "x", "yref": "y domain"}
     figure["layout"]["shapes"].append({**axes, "x0": x, "y0": 0, "y1": 1, **shape})
@@ -172,7 +167,9 @@ def _upright(figure: dict, x: float, shape: dict, words: dict) -> None:
     )
 
 
-def finished(panels: list[tuple[str, dict]], values: pd.Series | None = None) -> list[Panel]:
+def finished(
+    panels: list[tuple[str, dict[str, Any]]], values: pd.Series | None = None
+) -> list[Panel]:
     """Have Plotly check the figures.
 
     With `values`, which are all that they show, several have one scale, to be compared by eye; zero

@@ -14,17 +14,19 @@ x axis shows, if it does.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 import pandas as pd
 
 from ksm_analysis.analysis.answer import Setting
 from ksm_analysis.analysis.statistics import Estimate
+from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics import metrics
 from ksm_analysis.metrics.metrics import Measured, Metric
 from ksm_analysis.page import drawing
-from ksm_analysis.page.drawing import COLOURS, Panel, guest_word, join, shown, style, text
+from ksm_analysis.page.drawing import COLOURS, Panel, shown, style, text
 from ksm_analysis.page.published import PUBLISHED, Published
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 LINES = 9  # more than these in one panel cannot be told apart
 GUESTS = 8  # more guests than these in one panel are a band
@@ -134,7 +136,7 @@ def _cut_short(run: Run) -> bool:
     return bool(run.record.get("imported", {}).get("cut_short"))
 
 
-def _cell(run: Run) -> tuple:
+def _cell(run: Run) -> tuple[Any, ...]:
     return (run.host, *(run.factors[name] for name in ("guests", "knobs", "workload")))
 
 
@@ -182,12 +184,12 @@ def series_of(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" · ".join(map(str, key)), part) for key, part in groups]
 
 
-def meta_of(part: pd.DataFrame, *more: str) -> dict:
+def meta_of(part: pd.DataFrame, *more: str) -> dict[str, Any]:
     """Name the factors that all rows have in common, for the page's filters."""
     return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
 
 
-def add_meta(figure: dict, meta: dict) -> None:
+def add_meta(figure: dict[str, Any], meta: dict[str, Any]) -> None:
     """Give all lines of a figure what they have in common."""
     for line in figure["data"]:
         line["meta"] = line.get("meta", {}) | meta
@@ -197,14 +199,14 @@ def _plain(value: object) -> object:
     return value.item() if hasattr(value, "item") else value
 
 
-def _panels(series: list, lines: int) -> list[tuple[str, list]]:
+def _panels(series: list[Any], lines: int) -> list[tuple[str, list[Any]]]:
     """Put all series into one panel, or each into its own if that would be too many lines."""
     if len(series) * lines <= LINES:
         return [("", series)]
     return [(name, [("", part)]) for name, part in series]
 
 
-def _points(figure: dict, points: int) -> None:
+def _points(figure: dict[str, Any], points: int) -> None:
     figure["layout"]["meta"] = {"points": int(points)}
 
 
@@ -252,7 +254,9 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
     return drawing.finished(panels, shown(metric, data.guest[metric.name]))
 
 
-def _band_of_guests(figure: dict, wide: pd.DataFrame, guests: list, points: int) -> None:
+def _band_of_guests(
+    figure: dict[str, Any], wide: pd.DataFrame, guests: list[Any], points: int
+) -> None:
     """Show from the lowest to the highest of many guests, and three of them by themselves.
 
     `wide` has a row for each point of time and a column for each guest. The three are those that
@@ -277,7 +281,7 @@ def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFra
             yield count, cell
 
 
-def _interval_axis(figure: dict, data: Data, workloads: set[str]) -> None:
+def _interval_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
     """Count the intervals, or tell their ends, and show when the workloads were active."""
     last = float(data.host[data.along].max())
     counted = {
@@ -290,7 +294,9 @@ def _interval_axis(figure: dict, data: Data, workloads: set[str]) -> None:
     _events(figure, data, data.along, workloads, last)
 
 
-def _events(figure: dict, data: Data, unit: str, workloads: set[str], last: float) -> None:
+def _events(
+    figure: dict[str, Any], data: Data, unit: str, workloads: set[str], last: float
+) -> None:
     """Shade the time that the workloads were active, and mark what happened."""
     for workload, (start, stop) in data.windows[unit].items():
         if workload in workloads:
@@ -299,7 +305,7 @@ def _events(figure: dict, data: Data, unit: str, workloads: set[str], last: floa
         drawing.mark(figure, at, text(words), "left" if at > 0.8 * last else "right")
 
 
-def _once(marks: dict, workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
+def _once(marks: dict[str, Any], workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
     """Yield what happened, in order; what runs did at about the same time is one mark."""
     seen: dict[str, float] = {}
     for at, words in sorted({mark for w in workloads for mark in marks.get(w, ())}):
@@ -373,14 +379,14 @@ def _points_of_a_line(lines: int) -> int:
     return max(POINTS // 5, min(POINTS, ALL_POINTS // max(1, lines)))
 
 
-def _per_sample(metric: Metric) -> dict:
+def _per_sample(metric: Metric) -> dict[str, Any]:
     figure = drawing.figure(metric)
     if metric.kind == "counter":
         figure["layout"]["yaxis"]["title"] = f"{metric.unit} from sample to sample"
     return figure
 
 
-def _time_axis(figure: dict, data: Data, workloads: set[str]) -> None:
+def _time_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
     last = max(each.host["seconds"].iloc[-1] for each in data.samples if len(each.host))
     axis = {"title": "seconds", "range": [0, 1.01 * last], "separatethousands": True}
     figure["layout"]["xaxis"] |= axis
@@ -431,7 +437,7 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
     return drawing.finished(panels, _last(data.host)[names].stack())
 
 
-def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, dict]]:
+def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
 
     A metric without any value is left out; the others keep their colours.
@@ -457,7 +463,7 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["last"]]
 
 
-def _runs_as_points(figure: dict, part: pd.DataFrame, metric: Metric, index: int) -> None:
+def _runs_as_points(figure: dict[str, Any], part: pd.DataFrame, metric: Metric, index: int) -> None:
     """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
     if part["repetition"].nunique() > 1:
         colour = COLOURS[index % len(COLOURS)]
@@ -476,7 +482,7 @@ def _runs_as_points(figure: dict, part: pd.DataFrame, metric: Metric, index: int
         )
 
 
-def _overlay(panels: list, published: Published, part: str, values, index, marker) -> None:
+def _overlay(panels: list[Any], published: Published, part: str, values, index, marker) -> None:
     """Lay published points over a figure; the page shows them when asked for."""
     look = {"color": COLOURS[index], "symbol": marker, "size": 10, "line": {"width": 1.5}}
     points = {
@@ -493,7 +499,7 @@ def _overlay(panels: list, published: Published, part: str, values, index, marke
         figure["data"].append(points)
 
 
-def _guests_axis(figure: dict, counts: pd.Series) -> None:
+def _guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
     """Make the number of guests the x axis, which the page's filters know as such."""
     figure["layout"]["meta"] = {"x": "guests"}
     figure["layout"]["xaxis"] |= {
@@ -544,7 +550,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     return drawing.finished([("", figure)])
 
 
-def _bars(estimates: list[Estimate], look: dict) -> dict | None:
+def _bars(estimates: list[Estimate], look: dict[str, Any]) -> dict[str, Any] | None:
     """Make strokes from the low to the high end of each interval; none where there are none."""
     if all(estimate.low is None for estimate in estimates):
         return None

@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
-from ksm_analysis.results.runs import Results, Run
+from ksm_analysis.results.run import Results, Run
 
 LEFT_OUT = "(left out)"
 NO_NAMES = ("localhost", "imported")  # they name no machine
@@ -66,7 +67,7 @@ def _run(run: Run, names: dict[str, str]) -> Run:
     return replace(run, record=record, warnings=warnings)
 
 
-def _plan(plan: dict, names: dict[str, str]) -> dict:
+def _plan(plan: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """Rewrite what was asked for."""
     workload = plan["factors"]["workload"]
     name = names.get(workload, "")

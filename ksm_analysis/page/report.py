@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -16,7 +17,7 @@ from ksm_analysis.metrics import metrics
 from ksm_analysis.page import census_figures, figures, tables, words
 from ksm_analysis.page.published import PUBLISHED
 from ksm_analysis.results import provenance
-from ksm_analysis.results.runs import Results
+from ksm_analysis.results.run import Results
 
 KINDS = (
     "To the left, faint: what perfect merging would save (limit_pages), of which zeros are pages "
@@ -150,7 +151,7 @@ def definitions(measured: list[metrics.Measured]) -> list[metrics.Metric]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def choices(measured: list[metrics.Measured]) -> dict:
+def choices(measured: list[metrics.Measured]) -> dict[str, Any]:
     """Say what there is to choose from, and what is chosen at first.
 
     `filters`: the values of each factor that varies; `choices`: metrics that have a figure and a
@@ -231,7 +232,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
     return [section for section in every if section.figures]
 
 
-def _by_time(data: figures.Data, shown: list, of_guests: list) -> Iterator[Figure]:
+def _by_time(data: figures.Data, shown: list[Any], of_guests: list[Any]) -> Iterator[Figure]:
     if _denser_than_intervals(data):
         yield from (_of(m, "by-time", figures.by_time(data, m)) for m in shown)
         yield from (_of(m, "by-time", figures.by_time_of_guests(data, m)) for m in of_guests)
@@ -297,7 +298,7 @@ def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Fi
     return Figure(name, metric.label, metric.help, tuple(panels), metric.chosen_with)
 
 
-def _savings(data: figures.Data, measured: list, with_guests: bool) -> Iterator[Figure]:
+def _savings(data: figures.Data, measured: list[Any], with_guests: bool) -> Iterator[Figure]:
     by_name = {m.name: m for m in metrics.HOST}
     if panels := figures.savings_against_cost(answer.settings(measured)):
         yield Figure(

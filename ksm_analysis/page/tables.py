@@ -3,13 +3,14 @@
 # ruff: noqa: RUF001
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 
 from ksm_analysis.analysis import answer, recommendation
+from ksm_analysis.analysis.words import guest_word
 from ksm_analysis.metrics import metrics
-from ksm_analysis.page import drawing
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 FACTORS = ("guests", "host", "workload", "knobs")  # what the page filters by
 ANSWER = (  # of Setting: heading, unit
@@ -33,7 +34,7 @@ ANSWER = (  # of Setting: heading, unit
 )
 
 
-def of_settings(settings: list[answer.Setting]) -> dict:
+def of_settings(settings: list[answer.Setting]) -> dict[str, Any]:
     """Make headings and rows of text, without what is nowhere known, or does not vary."""
     columns = [column for column in ANSWER if _tells(settings, column[0])]
     rising = [s for s in settings if not s.off and not s.plateaued]
@@ -75,12 +76,12 @@ def _answer_cell(setting: answer.Setting, name: str) -> str:
     return answer.short(value)
 
 
-def _attributes(factors: dict) -> dict:
+def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
     """Make HTML attributes that the page's filters look at."""
     return {f"data-{name}": str(value) for name, value in factors.items()}
 
 
-def of_runs(measured: list[metrics.Measured]) -> dict:
+def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without what has no value in any run, or never varies."""
     table = metrics.summary(measured)
     known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
@@ -132,7 +133,7 @@ UNKNOWN = "–"
 ADDED = ("present", "attributed", "profit", "rmap_items")  # what has a sum over guests
 
 
-def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
+def of_guests(cells: list[recommendation.Cell]) -> list[dict[str, Any]]:
     """Make a table for each cell: a row a guest with the advice on it, and their sum.
 
     Columns of what is nowhere known are left out.
@@ -160,8 +161,8 @@ def of_guests(cells: list[recommendation.Cell]) -> list[dict]:
     ]
 
 
-def _named(factors: dict, names: list[str]) -> list[str]:
-    guests = drawing.guest_word(factors["guests"])
+def _named(factors: dict[str, Any], names: list[str]) -> list[str]:
+    guests = guest_word(factors["guests"])
     return [guests, *(factors[name] for name in ("workload", "knobs", "host") if name in names)]
 
 
@@ -182,7 +183,7 @@ def _number(value: float) -> str:
     return UNKNOWN if pd.isna(value) else answer.number(value)
 
 
-def how_it_went(run: Run) -> dict:
+def how_it_went(run: Run) -> dict[str, Any]:
     """Make a line of the table of runs: how each went."""
     sampling, end = run.record["run"]["sampling"], run.end
     took = end.get("cpu_seconds")

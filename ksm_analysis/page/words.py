@@ -1,6 +1,8 @@
 """What was run, in words."""
 
-from ksm_analysis.results.runs import Run
+from typing import Any
+
+from ksm_analysis.results.run import Run
 
 
 def in_words(runs: tuple[Run, ...]) -> str:
@@ -72,6 +74,6 @@ def _ending(runs: tuple[Run, ...]) -> str:
     return f", or until pages_sharing was steady, which it was in {steady} of {len(judged)} runs"
 
 
-def _list(values: list, last: str = " and ") -> str:
+def _list(values: list[Any], last: str = " and ") -> str:
     *most, end = map(str, values)
     return f"{', '.join(most)}{last}{end}" if most else end

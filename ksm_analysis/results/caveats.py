@@ -9,10 +9,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ksm_analysis.results.runs import Run
+    from ksm_analysis.results.run import Run
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
 NAMED = 3  # missing runs that are named
@@ -22,7 +22,9 @@ STOLEN = 0.01  # of CPU time, by the hypervisor below the host
 PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
 
 
-def of_experiment(runs: list[Run], planned: dict[str, dict] | None = None) -> Iterator[str]:
+def of_experiment(
+    runs: list[Run], planned: dict[str, dict[str, Any]] | None = None
+) -> Iterator[str]:
     """Yield which runs of an experiment are missing, and how its hosts are unlike.
 
     `planned` has the factors of all runs of the plan by their ids. Without a plan, which older
@@ -48,13 +50,15 @@ def of_experiment(runs: list[Run], planned: dict[str, dict] | None = None) -> It
         yield from _missing(names, {cell: cell for cell in cells}, there, whence)
 
 
-def _varied(every: list[dict]) -> list[str]:
+def _varied(every: list[dict[str, Any]]) -> list[str]:
     """Name the factors that have more than one value."""
     names = every[0] if every else ()
     return [name for name in names if len({each.get(name) for each in every}) > 1]
 
 
-def _missing(names: list[str], cells: dict, there: set, whence: str) -> Iterator[str]:
+def _missing(
+    names: list[str], cells: dict[str, Any], there: set[Any], whence: str
+) -> Iterator[str]:
     """Say which of the cells are not there; their values are those of the factors named."""
     missing = [values for cell, values in cells.items() if cell not in there]
     if missing:
@@ -170,7 +174,7 @@ def _busy_guests(run: Run) -> Iterator[str]:
             yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
 
 
-def _knob_warnings(record: dict) -> Iterator[str]:
+def _knob_warnings(record: dict[str, Any]) -> Iterator[str]:
     knobs = record.get("knobs") or {}
     before, during, after = (knobs.get(key) or {} for key in ("before", "during", "after"))
     for name, asked in _asked_knobs(record).items():
@@ -181,7 +185,7 @@ def _knob_warnings(record: dict) -> Iterator[str]:
             yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
 
 
-def _asked_knobs(record: dict) -> dict:
+def _asked_knobs(record: dict[str, Any]) -> dict[str, Any]:
     """All that was asked for; what a kernel may have not is looked at where it has."""
     return {**record["run"].get("knobs_if_present", {}), **record["run"].get("knobs", {})}
 

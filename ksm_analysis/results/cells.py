@@ -5,11 +5,12 @@ more. Runs of several experiments are compared by what is behind them.
 """
 
 import json
+from typing import Any
 
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 
-def knobs(run: Run) -> dict:
+def knobs(run: Run) -> dict[str, Any]:
     """Return the knobs that were asked for, with those that only some kernels have.
 
     Nobody has planned an imported run: it tells only what its knobs were.

@@ -24,6 +24,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ksm_analysis.errors import InputError
 
@@ -150,7 +151,7 @@ class _Parser:
         self.header: dict[str, str] = {}
         self.intervals: list[Interval] = []
         self.other: list[str] = []
-        self._values: dict = self.header  # what a line key=value belongs to
+        self._values: dict[str, Any] = self.header  # what a line key=value belongs to
 
     def feed(self, number: int, line: str) -> None:
         """Take the next line. Raises InputError for an interval that cannot be the next one."""
@@ -299,7 +300,7 @@ def _chosen(value: Number | str) -> Number | str:
 # --- a run directory ------------------------------------------------------------------------------
 
 
-def cell(log: Log) -> dict:
+def cell(log: Log) -> dict[str, Any]:
     """Return what was varied, as far as a log tells: guests, knobs, workload."""
     shown = {"pages_to_scan", "sleep_millisecs"} | ({"run"} if log.knobs.get("run") != 1 else set())
     knobs = [f"{name}={value}" for name, value in log.knobs.items() if name in shown]
@@ -311,7 +312,9 @@ def cell(log: Log) -> dict:
     }
 
 
-def planned(log: Log, run_id: str, index: int, factors: dict, memory_mib: int) -> dict:
+def planned(
+    log: Log, run_id: str, index: int, factors: dict[str, Any], memory_mib: int
+) -> dict[str, Any]:
     """Return the run as a plan would have it. What no log tells is null or empty."""
     sampling = {"interval": log.seconds, "intervals": log.planned, "period": log.seconds}
     sampling |= {"samples": log.planned, "seconds": log.planned * log.seconds}
@@ -336,7 +339,7 @@ def planned(log: Log, run_id: str, index: int, factors: dict, memory_mib: int) -
     }
 
 
-def record(log: Log, file: str, experiment: str, run: dict) -> dict:
+def record(log: Log, file: str, experiment: str, run: dict[str, Any]) -> dict[str, Any]:
     """Return the run.json of a run that is `planned`."""
     memory = {"memory_mib": run["guests"]["memory_mib"]}
     return {
@@ -381,7 +384,7 @@ def samples(log: Log) -> Iterator[str]:
     yield encode(_end(log))
 
 
-def _header(log: Log, guests: dict[str, int]) -> dict:
+def _header(log: Log, guests: dict[str, int]) -> dict[str, Any]:
     return {
         "kind": "header",
         "format": 1,
@@ -394,7 +397,7 @@ def _header(log: Log, guests: dict[str, int]) -> dict:
     }
 
 
-def _end(log: Log) -> dict:
+def _end(log: Log) -> dict[str, Any]:
     count, last = len(log.intervals), log.intervals[-1].number
     return {
         "kind": "end",

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -27,8 +28,8 @@ class Sampled:
     `warnings` are about its lines.
     """
 
-    header: dict
-    end: dict
+    header: dict[str, Any]
+    end: dict[str, Any]
     samples: pd.DataFrame
     guests: pd.DataFrame
     warnings: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ksm_analysis.results.runs import Run
+from ksm_analysis.results.run import Run
 
 DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
 

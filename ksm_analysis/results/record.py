@@ -178,7 +178,9 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "format": FORMAT, "run": now}
 
 
-def _parts(workload: dict[str, Any], sampling: dict[str, Any], census: object) -> list[dict]:
+def _parts(
+    workload: dict[str, Any], sampling: dict[str, Any], census: object
+) -> list[dict[str, Any]]:
     keys = ("period", "samples", "steady")
     parts = [_part("sampler", {key: sampling[key] for key in keys if key in sampling})]
     if arrays := workload.get("arrays"):

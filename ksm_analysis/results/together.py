@@ -7,9 +7,10 @@ workload `stress` of one need not be that of another, and knobs are named in ful
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ksm_analysis.results import cells
-from ksm_analysis.results.runs import Results, Run
+from ksm_analysis.results.run import Results, Run
 
 
 def together(several: list[Results]) -> Results:
@@ -60,11 +61,11 @@ def _labelled(runs: list[Run]) -> list[Run]:
     return labelled
 
 
-def _content(run: Run) -> tuple:
+def _content(run: Run) -> tuple[Any, ...]:
     return cells.workload(run), cells.sampling(run)
 
 
-def _workload_names(runs: list[Run]) -> dict[tuple, str]:
+def _workload_names(runs: list[Run]) -> dict[tuple[Any, ...], str]:
     """Name each workload that was run: by its label, and the first to run it if that is not one."""
     first = {}
     for run in runs:

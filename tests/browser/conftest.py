@@ -12,7 +12,7 @@ from test_original_logs import head, interval, text
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.page import report
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 
 COMMAND = f"'stress-ng {' '.join(f'--vm-option-{n} 1' for n in range(30))}'"
 CHROMIUM = "/usr/bin/chromium"

@@ -5,7 +5,7 @@ from made_up_runs import Writer, census_lines, run_record
 from test_report_page import Opened
 
 from ksm_analysis.page import report
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.browser
 FIGURES = {

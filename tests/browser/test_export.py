@@ -8,7 +8,7 @@ import pytest
 from ksm_analysis.__main__ import main
 from ksm_analysis.metrics import metrics
 from ksm_analysis.page import export, report
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.browser
 CHROMIUM = Path("/usr/bin/chromium")

@@ -12,7 +12,7 @@ import pytest
 from machine import ROOT, SHORT, STATE, assert_given_back, censuses, is_python, knobs
 
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 ARRAYS = """\

@@ -15,7 +15,7 @@ from scipy import stats
 from ksm_analysis.analysis import answer
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 MIB = 256  # pages
 ON, FAST, OFF = "run=1, pages_to_scan=1000", "run=1, pages_to_scan=4000", "run=0"

@@ -5,7 +5,7 @@ import json
 import pytest
 from made_up_runs import run_record, sample_lines
 
-from ksm_analysis.results.runs import read_results, read_run
+from ksm_analysis.results.reader import read_results, read_run
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from made_up_runs import PAGE, census_lines, run_record
 
 from ksm_analysis.analysis import comparison
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 NAN = pytest.approx(float("nan"), nan_ok=True)
 ASKED = {"end": True, "at_scan_boundary": False, "every": 2.0, "pause": False}

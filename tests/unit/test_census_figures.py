@@ -8,7 +8,7 @@ from made_up_runs import PAGE, census_lines, run_record
 from ksm_analysis.analysis import recommendation
 from ksm_analysis.metrics import metrics
 from ksm_analysis.page import census_figures, figures, redact, report, tables
-from ksm_analysis.results.runs import read_results, read_run
+from ksm_analysis.results.reader import read_results, read_run
 
 MIB = 2**20
 

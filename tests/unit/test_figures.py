@@ -6,7 +6,7 @@ from made_up_runs import MONOTONIC, run_record, sample_lines
 from ksm_analysis.metrics import metrics
 from ksm_analysis.page import drawing, figures
 from ksm_analysis.page.published import PUBLISHED
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 HOST = {metric.name: metric for metric in metrics.HOST}
 GUEST = {metric.name: metric for metric in metrics.GUEST}

@@ -15,7 +15,7 @@ from test_original_logs import HEADER, interval, text
 from ksm_analysis.__main__ import main
 from ksm_analysis.commands.import_ import names
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results import runs
+from ksm_analysis.results import reader
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_a_log_becomes_a_run(capsys, write_log, results):
 
 def test_an_imported_run_is_read_as_any_run_is(write_log, results):
     assert bring(write_log("a.log"), to=results, options=["--memory-mib", "1024"]) == 0
-    (run,) = runs.read_results(results).runs
+    (run,) = reader.read_results(results).runs
     measured = metrics.measure(run)
 
     assert run.usable
@@ -97,7 +97,7 @@ def test_what_old_logs_lack_is_no_obstacle_to_the_reader(tmp_path, results, kind
     path = tmp_path / "a.log"
     path.write_bytes(text([f"{key}={value}" for key, value in header.items()], *lines))
     assert bring(path, to=results) == 0
-    (run,) = runs.read_results(results).runs
+    (run,) = reader.read_results(results).runs
 
     assert run.usable
     assert run.warnings == ()
@@ -105,7 +105,7 @@ def test_what_old_logs_lack_is_no_obstacle_to_the_reader(tmp_path, results, kind
 
 def test_a_single_interval_is_enough(write_log, results):
     assert bring(write_log("a.log", intervals=1, num_intervals=1), to=results) == 0
-    (run,) = runs.read_results(results).usable
+    (run,) = reader.read_results(results).usable
 
     assert metrics.measure(run).host["host_cpu_percent"].tolist() == [7.03]
 
@@ -143,7 +143,7 @@ def test_what_is_amiss_is_told_and_recorded(capsys, write_log, results):
     assert imported["cut_short"] == "ends after interval 2 of 30"
     assert imported["assumed"]["interval_duration"] == 1
     assert imported["other"] == ["cat: no such file"]
-    assert "a: the log ends after interval 2 of 30" in runs.read_results(results).warnings
+    assert "a: the log ends after interval 2 of 30" in reader.read_results(results).warnings
 
 
 # --- names ----------------------------------------------------------------------------------------

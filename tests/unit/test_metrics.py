@@ -9,7 +9,7 @@ import pytest
 from made_up_runs import PAGE, events, run_record, sample_lines
 
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 ROOT = Path(__file__).parents[2]
 

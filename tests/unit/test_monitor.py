@@ -16,7 +16,7 @@ from made_up_runs import Writer, run_record
 from programs import ROLES, load
 from test_sampler import KSM, KSM_STAT, STAT, TREE, put
 
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 FILES = ROLES / "monitor_service/files"
 sys.path.insert(0, str(FILES))  # where it finds what lies beside it

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ksm_analysis.analysis import observations
 from ksm_analysis.metrics import metrics
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 MIB = 2**20

@@ -10,7 +10,7 @@ import pytest
 from made_up_runs import run_record, sample_lines
 
 from ksm_analysis.results import parquet
-from ksm_analysis.results.runs import read_run
+from ksm_analysis.results.reader import read_run
 
 FILES = ("samples.parquet", "guests.parquet")
 

@@ -1,10 +1,11 @@
 """Events of ansible-runner in, notices out; times are made up."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from ksm_analysis.campaign.progress import Progress, failure
+from ksm_analysis.campaign.progress import PART_PHASES, PHASES, Progress, failure
 from ksm_analysis.campaign.views import (
     JsonView,
     LiveView,
@@ -14,6 +15,8 @@ from ksm_analysis.campaign.views import (
     sentence,
     status,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def plan(*seconds):
@@ -288,3 +291,28 @@ def test_the_plan_is_told_in_a_line():
     notice = {"event": "plan", "plan": plan(60.0), "hosts": ["h1"], "results": "/r/quick"}
 
     assert sentence(notice) == "experiment quick: 1 run on h1, about 1 min once all is in place"
+
+
+# --- what is known of the tree --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["host", "left", "interrupted", "end", "_init__"])
+def test_an_event_reaches_no_other_method(progress, name):
+    assert take(progress, {"event": name, "event_data": {}}) == []
+
+
+def test_every_phase_is_of_tasks_that_there_are():
+    for place in PHASES:
+        role, _, file = place.partition("/")
+        if role == "playbooks":
+            assert (ROOT / "playbooks" / f"{file}.yml").exists(), place
+        else:
+            assert (ROOT / "roles" / role / "tasks" / f"{file or 'main'}.yml").exists(), place
+
+
+def test_every_entry_point_of_every_part_has_a_phase():
+    parts = [path.name for path in ROOT.glob("roles/part_*")]
+    assert len(parts) >= 4
+    for part in parts:
+        files = {path.stem for path in (ROOT / "roles" / part / "tasks").iterdir()}
+        assert set(PART_PHASES) == files, part

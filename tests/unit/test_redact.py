@@ -5,7 +5,7 @@ from made_up_runs import run_record
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.page.redact import redact
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 
 SECRET = "fetch --token s3cr3t"
 

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from ksm_analysis.page import report
 from ksm_analysis.page.words import in_words
 from ksm_analysis.results import provenance
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 
 EVIL = "</script><script>alert('\"&1')</script>"
 

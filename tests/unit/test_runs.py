@@ -8,8 +8,8 @@ import pytest
 from made_up_runs import MONOTONIC, WALL, events, run_record, sample_lines
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import runs
-from ksm_analysis.results.runs import read_results, read_run
+from ksm_analysis.results import reader
+from ksm_analysis.results.reader import read_results, read_run
 
 
 def warnings(path):
@@ -196,7 +196,7 @@ def test_a_line_that_is_longer_than_a_block(write_run, monkeypatch):
     path = write_run(guests=2)
     whole = read_run(path)
     (path / "samples.parquet").unlink()
-    monkeypatch.setattr(runs, "BLOCK", 500)
+    monkeypatch.setattr(reader, "BLOCK", 500)
     run = read_run(path)
 
     pd.testing.assert_frame_equal(run.samples, whole.samples)

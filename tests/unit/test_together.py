@@ -4,7 +4,7 @@ import pytest
 from made_up_runs import Writer, run_record
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.results.runs import read_results
+from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.together import together
 
 

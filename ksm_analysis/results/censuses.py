@@ -6,6 +6,7 @@ The format is that of census.jsonl in docs/data.md. What cannot be true is said 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_object_dtype
@@ -35,12 +36,14 @@ class Census:
     rows: pd.DataFrame
     guests: pd.DataFrame
     matrix: pd.DataFrame
-    header: dict = field(default_factory=dict)
-    end: dict = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
-def of_lines(lines: list[dict], start: float, excluded: Sequence[str] = ()) -> Census | None:
+def of_lines(
+    lines: list[dict[str, Any]], start: float, excluded: Sequence[str] = ()
+) -> Census | None:
     """Make frames of the lines of census.jsonl; None if there is no census in it.
 
     `start` is the monotonic time that seconds count from. `excluded` are guests that were kept from
@@ -65,7 +68,7 @@ def of_lines(lines: list[dict], start: float, excluded: Sequence[str] = ()) -> C
 KINDS = ("header", "census", "end")
 
 
-def _is_whole(line: dict) -> bool:
+def _is_whole(line: dict[str, Any]) -> bool:
     timed = all(isinstance(line.get(key), int | float) for key in ("n", "monotonic"))
     guests = line.get("guests")
     counted = isinstance(guests, dict) and all(isinstance(each, dict) for each in guests.values())
@@ -75,7 +78,7 @@ def _is_whole(line: dict) -> bool:
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def _rows(lines: list[dict], start: float) -> pd.DataFrame:
+def _rows(lines: list[dict[str, Any]], start: float) -> pd.DataFrame:
     left_out = ("kind", "guests", "matrix", "complaints")
     rows = [
         _flat({key: value for key, value in line.items() if key not in left_out})
@@ -85,7 +88,7 @@ def _rows(lines: list[dict], start: float) -> pd.DataFrame:
     return _numbers(pd.DataFrame(rows)).set_index("n")
 
 
-def _guests(lines: list[dict], start: float) -> pd.DataFrame:
+def _guests(lines: list[dict[str, Any]], start: float) -> pd.DataFrame:
     rows = [
         {"n": line["n"], "seconds": _since(line, start), "guest": name, **_flat(counts)}
         for line in lines
@@ -94,11 +97,11 @@ def _guests(lines: list[dict], start: float) -> pd.DataFrame:
     return _numbers(pd.DataFrame(rows, columns=None if rows else ["n", "seconds", "guest"]))
 
 
-def _since(line: dict, start: float) -> float:
+def _since(line: dict[str, Any], start: float) -> float:
     return round(line["monotonic"] - start, 3)
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Put what is within a mapping beside it, with both names."""
     flat = {}
     for key, value in tree.items():
@@ -116,14 +119,16 @@ def _numbers(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _matrix(found: dict) -> pd.DataFrame:
+def _matrix(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found["pages"], index=found["guests"], columns=found["guests"], dtype=float)
 
 
 # --- what is amiss --------------------------------------------------------------------------------
 
 
-def _warnings(lines: list[dict], torn: int, end: dict, excluded: Sequence[str]) -> Iterator[str]:
+def _warnings(
+    lines: list[dict[str, Any]], torn: int, end: dict[str, Any], excluded: Sequence[str]
+) -> Iterator[str]:
     if torn:
         yield f"{torn} of its censuses are not whole; they are passed over"
     if not end:
@@ -142,7 +147,7 @@ def _warnings(lines: list[dict], torn: int, end: dict, excluded: Sequence[str]) 
         yield f"census: {words}{times}"
 
 
-def _wrong_sums(line: dict) -> Iterator[str]:
+def _wrong_sums(line: dict[str, Any]) -> Iterator[str]:
     """Look whether parts are the whole, in one census."""
     for whole, parts in SUMS.items():
         values = [line.get(name) for name in (whole, *parts)]

@@ -1,4 +1,4 @@
-"""A run directory, read: what was asked, what was sampled, what happened, and what is amiss.
+"""Read run directories: what was asked, what was sampled, what happened, and warnings.
 
 The format is docs/data.md. Nothing is written but samples that are converted, once, to Parquet;
 nothing is computed but what is needed to judge whether the files are whole.
@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,9 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.parts import census as censuses
-from ksm_analysis.results import caveats, parquet
+from ksm_analysis.results import caveats, censuses, parquet
 from ksm_analysis.results.record import Header, UnreadableError, check, check_format, read, why
+from ksm_analysis.results.run import Results, Run
 
 SAMPLES_FORMAT = CENSUS_FORMAT = 1
 # Their files are read elsewhere; those of all other parts may hold events.
@@ -29,125 +30,6 @@ NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
 BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run.
-
-    `samples` has one row a sample, indexed by `n`; columns are `seconds` (since the header's
-    monotonic time), `wall`, `monotonic`, and one for each counter: `ksm.full_scans`, `cpu.idle`,
-    `meminfo.MemFree`, `vmstat.cow_ksm`, `ksmd.cpu_ns`; units as the kernel prints them.
-
-    `guests` has one row a sample and guest that was there: `n`, `seconds`, `guest`, and the
-    counters of its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical: a name
-    in so many rows takes a byte in each.
-
-    Counters that the kernel has not are no columns. A run without readable samples has empty
-    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed. `census`
-    is None where none was asked for, or none is left.
-    """
-
-    path: Path
-    record: dict
-    header: dict = field(default_factory=dict)
-    end: dict = field(default_factory=dict)
-    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
-    guests: pd.DataFrame = field(default_factory=pd.DataFrame)
-    events: tuple[dict, ...] = ()
-    warnings: tuple[str, ...] = ()
-    census: censuses.Census | None = None
-
-    @property
-    def id(self) -> str:
-        """What the run is called within its experiment."""
-        return self.record["run"]["id"]
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run says of itself that nothing failed."""
-        return self.record["status"] == "complete"
-
-    @property
-    def usable(self) -> bool:
-        """Whether figures and tables may count on it: complete, with a sample after the baseline.
-
-        An imported run has no baseline.
-        """
-        return self.complete and len(self.samples) > (0 if self.imported else 1)
-
-    @property
-    def host(self) -> str:
-        """The Ansible name of the machine that ran it."""
-        return self.record["host"]
-
-    @property
-    def factors(self) -> dict:
-        """What was varied: guests, knobs, workload, repetition."""
-        return self.record["run"]["factors"]
-
-    @property
-    def imported(self) -> bool:
-        """Whether it was read from a log of the original framework, which has no sample 0."""
-        return "imported" in self.record
-
-    @property
-    def converged(self) -> bool | None:
-        """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
-        found = self.end.get("converged", self.record.get("converged"))
-        return found if isinstance(found, bool) else None
-
-    def options(self, part: str) -> dict | None:
-        """Return what a part of the run was told; None if the run has no such part."""
-        for each in self.record["run"]["parts"]:
-            if each["name"] == part:
-                return each["options"]
-        return None
-
-    @property
-    def tasks(self) -> tuple[dict, ...]:
-        """What the guests did: tasks with `guests`, `start`, `stop`, `stress_ng` or `command`."""
-        return tuple((self.options("workload") or {}).get("tasks", ()))
-
-    @property
-    def intervals(self) -> int:
-        """Intervals that were sampled: fewer than planned if the run ended early or was cut short.
-
-        Without samples there are none.
-        """
-        if self.samples.empty:
-            return 0
-        sampling = self.record["run"]["sampling"]
-        each = max(1, round(sampling["interval"] / sampling["period"]))
-        return min(sampling["intervals"], math.ceil(self.samples.index[-1] / each))
-
-    def window(self) -> tuple[float, float] | None:
-        """Return when the workload ran, first start to last stop, in seconds of `samples`.
-
-        None without a workload. One that is not known to have stopped lasts until the last sample.
-        """
-        at = {"workload started": [], "workload stopped": []}
-        for event in self.events:
-            if event["event"] in at:
-                at[event["event"]].append(event["monotonic"] - self.header["monotonic"])
-        if not at["workload started"] or self.samples.empty:
-            return None
-        end = max(at["workload stopped"], default=self.samples["seconds"].iloc[-1])
-        return min(at["workload started"]), end
-
-
-@dataclass(frozen=True)
-class Results:
-    """All runs of a directory, in the order of the plan, and what is amiss with them."""
-
-    path: Path
-    runs: tuple[Run, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def usable(self) -> tuple[Run, ...]:
-        """The runs that figures and tables are made of."""
-        return tuple(run for run in self.runs if run.usable)
 
 
 def read_results(directory: Path) -> Results:
@@ -182,7 +64,7 @@ def read_results(directory: Path) -> Results:
     return Results(directory, tuple(runs), tuple(warnings))
 
 
-def _planned(path: Path) -> dict[str, dict] | None:
+def _planned(path: Path) -> dict[str, dict[str, Any]] | None:
     """Read the factors of all runs of the plan by their ids; None where no plan is kept."""
     if not path.exists():
         return None
@@ -232,7 +114,7 @@ def read_run(path: Path) -> Run:
     return replace(run, warnings=tuple(warnings))
 
 
-def _events(path: Path, record: dict, warnings: list[str]) -> tuple[dict, ...]:
+def _events(path: Path, record: dict[str, Any], warnings: list[str]) -> tuple[dict[str, Any], ...]:
     """Read what happened, in the order of its times: events of the run, and those of its parts."""
     parts = [each["name"] for each in record["run"]["parts"] if each["name"] not in NO_EVENTS]
     files = [path / "events.jsonl", *(path / f"{name}.jsonl" for name in parts)]
@@ -248,7 +130,7 @@ def _events(path: Path, record: dict, warnings: list[str]) -> tuple[dict, ...]:
     return tuple(sorted(events, key=lambda event: event["monotonic"]))
 
 
-def _is_event(line: dict) -> bool:
+def _is_event(line: dict[str, Any]) -> bool:
     at = line.get("monotonic")
     timed = isinstance(at, int | float) and math.isfinite(at)
     return timed and isinstance(line.get("event"), str)
@@ -288,7 +170,7 @@ def _whole_lines(path: Path, warnings: list[str]) -> bytes:
     return text[:whole]
 
 
-def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict]:
+def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a file, with a warning for what is none."""
     try:
         lines = _whole_lines(path, warnings).split(b"\n")[:-1]
@@ -333,7 +215,7 @@ def _require_numbers(samples: pd.DataFrame) -> None:
             raise UnreadableError(f"{name} of samples.jsonl is not a number")
 
 
-def _raw(path: Path, warnings: list[str]) -> tuple[dict, pa.Table, dict]:
+def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dict[str, Any]]:
     """Read header, one row a sample, and end line (empty: the sampler was killed)."""
     text = _whole_lines(path, warnings)
     if not text:
@@ -392,7 +274,7 @@ def _is_sample(line: bytes) -> bool:
 # --- frames -------------------------------------------------------------------------------------
 
 
-def frames(table: pa.Table, header: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+def frames(table: pa.Table, header: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Turn sample lines into the two frames of a Run."""
     table = table.append_column(
         "seconds", pa.compute.subtract(table["monotonic"], float(header["monotonic"]))

@@ -1,0 +1,129 @@
+"""A run that was read, and all runs of a directory of results."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ksm_analysis.results import censuses
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    `samples` has one row a sample, indexed by `n`; columns are `seconds` (since the header's
+    monotonic time), `wall`, `monotonic`, and one for each counter: `ksm.full_scans`, `cpu.idle`,
+    `meminfo.MemFree`, `vmstat.cow_ksm`, `ksmd.cpu_ns`; units as the kernel prints them.
+
+    `guests` has one row a sample and guest that was there: `n`, `seconds`, `guest`, and the
+    counters of its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical: a name
+    in so many rows takes a byte in each.
+
+    Counters that the kernel has not are no columns. A run without readable samples has empty
+    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed. `census`
+    is None where none was asked for, or none is left.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    header: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    guests: pd.DataFrame = field(default_factory=pd.DataFrame)
+    events: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    census: censuses.Census | None = None
+
+    @property
+    def id(self) -> str:
+        """What the run is called within its experiment."""
+        return self.record["run"]["id"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run says of itself that nothing failed."""
+        return self.record["status"] == "complete"
+
+    @property
+    def usable(self) -> bool:
+        """Whether figures and tables may count on it: complete, with a sample after the baseline.
+
+        An imported run has no baseline.
+        """
+        return self.complete and len(self.samples) > (0 if self.imported else 1)
+
+    @property
+    def host(self) -> str:
+        """The Ansible name of the machine that ran it."""
+        return self.record["host"]
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """What was varied: guests, knobs, workload, repetition."""
+        return self.record["run"]["factors"]
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was read from a log of the original framework, which has no sample 0."""
+        return "imported" in self.record
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
+        found = self.end.get("converged", self.record.get("converged"))
+        return found if isinstance(found, bool) else None
+
+    def options(self, part: str) -> dict[str, Any] | None:
+        """Return what a part of the run was told; None if the run has no such part."""
+        for each in self.record["run"]["parts"]:
+            if each["name"] == part:
+                return each["options"]
+        return None
+
+    @property
+    def tasks(self) -> tuple[dict[str, Any], ...]:
+        """What the guests did: tasks with `guests`, `start`, `stop`, `stress_ng` or `command`."""
+        return tuple((self.options("workload") or {}).get("tasks", ()))
+
+    @property
+    def intervals(self) -> int:
+        """Intervals that were sampled: fewer than planned if the run ended early or was cut short.
+
+        Without samples there are none.
+        """
+        if self.samples.empty:
+            return 0
+        sampling = self.record["run"]["sampling"]
+        each = max(1, round(sampling["interval"] / sampling["period"]))
+        return min(sampling["intervals"], math.ceil(self.samples.index[-1] / each))
+
+    def window(self) -> tuple[float, float] | None:
+        """Return when the workload ran, first start to last stop, in seconds of `samples`.
+
+        None without a workload. One that is not known to have stopped lasts until the last sample.
+        """
+        at = {"workload started": [], "workload stopped": []}
+        for event in self.events:
+            if event["event"] in at:
+                at[event["event"]].append(event["monotonic"] - self.header["monotonic"])
+        if not at["workload started"] or self.samples.empty:
+            return None
+        end = max(at["workload stopped"], default=self.samples["seconds"].iloc[-1])
+        return min(at["workload started"]), end
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of a directory, in the order of the plan, and what is amiss with them."""
+
+    path: Path
+    runs: tuple[Run, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[Run, ...]:
+        """The runs that figures and tables are made of."""
+        return tuple(run for run in self.runs if run.usable)
