@@ -10,6 +10,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EXPERIMENT ?= experiments/quick.yml
+# The tests that follow each other build it once.
+IMAGE := /var/lib/ksm-testbed/images/current
 
 .PHONY: help
 help: ## list what can be made
@@ -68,10 +70,12 @@ browser: # Debian's Chromium, for the tests of the page
 .PHONY: test
 test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
 	$(PYTHON) -m pytest -m 'not host' --numprocesses 2 --dist worksteal
-	$(MAKE) test-roles test-host
+	found=$$(test -e $(IMAGE) && echo true || echo false); \
+	KSM_KEEP_IMAGE=true $(MAKE) test-roles; \
+	KSM_KEEP_IMAGE=$$found $(MAKE) test-host
 
 .PHONY: test-host
-test-host: setup ## the whole job on this machine with real guests; it is restored after crashes of every part (needs root)
+test-host: setup ## the whole job on this machine with real guests, which is restored (needs root)
 	$(PYTHON) -m pytest -m host
 
 .PHONY: test-roles

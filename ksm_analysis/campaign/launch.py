@@ -158,11 +158,16 @@ class Launcher:
         from pexpect import TIMEOUT
 
         self._mine = set(_children()[os.getpid()])
+        marker = _marker(runner.config.command)
         # Processes that still hold its terminal keep ansible-runner from seeing its end.
         with contextlib.suppress(TIMEOUT):
             runner.run()
-        # A worker that was just being started when the playbook was told to end can outlive it
-        _signal({pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL)
+        if self._told is not None:
+            _signal(
+                {pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL
+            )
+            # A worker that was forked while the playbook ended is in no list, and has no parent.
+            kill_marked(marker)
         return runner.rc
 
     def _runner(
@@ -251,6 +256,25 @@ def _signal(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _marker(command: list[str]) -> bytes:
+    """Return the argument that no other process has: the file of variables of this playbook."""
+    return next(word for word in command if word.startswith(f"@{tempfile.gettempdir()}")).encode()
+
+
+def kill_marked(marker: bytes) -> None:
+    """Kill every process with this argument, until there is none."""
+    while found := {pid for pid, words in _arguments_of_all() if marker in words}:
+        _signal(found, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _arguments_of_all() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield each process with its arguments. One that has ended, a zombie too, has none."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield int(path.parent.name), path.read_bytes().split(b"\0")
 
 
 def _born(pid: int) -> str | None:

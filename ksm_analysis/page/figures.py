@@ -39,7 +39,6 @@ MEMORY = (
     "shared_mib",
     "reclaimed_mib",
 )
-HOLLOW = ("circle-open", "star-open")  # one for each of PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -411,12 +410,12 @@ def by_guests(data: Data, metric: Metric) -> list[Panel]:
 def memory_by_guests(data: Data) -> list[Panel]:
     """Memory in MiB against the number of guests: configured, resident, shared, reclaimed."""
     panels = _several_by_guests(data, MEMORY)
-    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+    for published in PUBLISHED:
         if published.memory_mib:
             mib = [n * published.memory_mib / 100 for n in published.guests]
             for index, part in ((2, "shared"), (3, "reclaimed")):
                 values = [p * m for p, m in zip(getattr(published, part), mib, strict=True)]
-                _overlay(panels, published, part, values, index, marker)
+                _overlay(panels, published, part, values, index)
     return drawing.finished(panels)
 
 
@@ -428,12 +427,12 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
     parts = ("shared", "reclaimed", "difference")
     names = [f"{part}_percent_{whole}" for part in parts]
     panels = _several_by_guests(data, names)
-    for marker, published in zip(HOLLOW, PUBLISHED, strict=True):
+    for published in PUBLISHED:
         if whole == "configured":
             pairs = zip(published.shared, published.reclaimed, strict=True)
             kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
             for index, part in enumerate((published.shared, published.reclaimed, kept)):
-                _overlay(panels, published, parts[index], list(part), index, marker)
+                _overlay(panels, published, parts[index], list(part), index)
     return drawing.finished(panels, _last(data.host)[names].stack())
 
 
@@ -482,9 +481,9 @@ def _runs_as_points(figure: dict[str, Any], part: pd.DataFrame, metric: Metric, 
         )
 
 
-def _overlay(panels: list[Any], published: Published, part: str, values, index, marker) -> None:
+def _overlay(panels: list[Any], published: Published, part: str, values, index) -> None:
     """Lay published points over a figure; the page shows them when asked for."""
-    look = {"color": COLOURS[index], "symbol": marker, "size": 10, "line": {"width": 1.5}}
+    look = {"color": COLOURS[index], "symbol": published.marker, "size": 10, "line": {"width": 1.5}}
     points = {
         "x": list(published.guests),
         "y": values,

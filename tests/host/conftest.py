@@ -14,7 +14,8 @@ from machine import ROOT, SHORT, STATE, Playbook, assert_given_back, knobs
 def host(tmp_path_factory):
     """Make this machine a host with an image, and give it back afterwards."""
     logs = tmp_path_factory.mktemp("host")
-    keep = "true" if (STATE / "images/current").exists() else "false"
+    found = "true" if (STATE / "images/current").exists() else "false"
+    keep = os.environ.get("KSM_KEEP_IMAGE") or found
     setup = Playbook("playbooks/host.yml", "playbooks/guest_image.yml", log=logs / "setup")
     assert setup.wait() == 0, setup.log.read_text()
     yield

@@ -21,18 +21,32 @@ def counters(sample: dict, before: dict) -> tuple[int, ...]:
     return tuple(sample["ksm"][name] - before["ksm"][name] for name in COUNTERS)
 
 
-@pytest.mark.parametrize("change", AFTERWARDS)
-def test_the_counters_are_exact(change, tmp_path):
-    before = knobs()
-    run = Run(
-        f"experiments/arrays-{change}.yml",
-        *("--results", str(tmp_path / "results")),
-        log=tmp_path / "log",
-    )
+DEFINITION = """\
+knobs: [{run: 1, pages_to_scan: 100, sleep_millisecs: 200, max_page_sharing: 256}]
+knobs_if_present: {smart_scan: 0}
+workloads:
+  - {name: single, arrays: single}
+  - {name: half-same, arrays: half-same}
+  - {name: half-distinct, arrays: half-distinct}
+sampling: {interval: 1, intervals: 35, period: 0.25}
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Run all changes in one experiment; the host is restored."""
+    directory, before = tmp_path_factory.mktemp("arrays"), knobs()
+    definition = directory / "arrays.yml"
+    definition.write_text(DEFINITION)
+    run = Run(str(definition), "--results", str(directory), log=directory / "log")
     assert run.wait() == 0, run.output
     assert_given_back(before)
+    return directory / "arrays"
 
-    (directory,) = (tmp_path / "results" / f"arrays-{change}").glob("g00-*")
+
+@pytest.mark.parametrize("change", AFTERWARDS)
+def test_the_counters_are_exact(change, results):
+    directory = results / f"g00-k1-{change}-r1"
     lines = [json.loads(line) for line in (directory / "samples.jsonl").open()]
     samples = [line for line in lines if line["kind"] == "sample"]
     events = {

@@ -300,7 +300,7 @@ def test_events_that_cannot_be_written():
             command(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
     assert done.returncode == 2
-    assert done.stderr.endswith("cannot write to standard output: No space left on device\n")
+    assert done.stderr.endswith("cannot write an event: No space left on device\n")
 
 
 # What it promises of itself

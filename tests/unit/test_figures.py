@@ -1,5 +1,7 @@
 """What is drawn: traces, names, scales."""
 
+from dataclasses import replace
+
 import pytest
 from made_up_runs import MONOTONIC, run_record, sample_lines
 
@@ -256,6 +258,16 @@ def test_memory_has_the_published_points_when_asked_for(load):
 
     # 19.6 % of one guest of 512 MiB, 54.7 % of two
     assert list(asked[0].y[:2]) == pytest.approx([100.352, 560.128])
+
+
+def test_a_further_source_of_published_values_needs_no_other_change(load, monkeypatch):
+    third = replace(PUBLISHED[1], name="Third", marker="diamond-open")
+    monkeypatch.setattr(figures, "PUBLISHED", (*PUBLISHED, third))
+    ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "configured")
+    markers = {t.name: t.marker.symbol for t in figure.data if "published" in t.meta}
+
+    assert markers["Shared · Third"] == "diamond-open"
+    assert markers["Shared · VMware ESX, 2002"] == "star-open"
 
 
 def test_names_are_text_to_plotly(write_run):

@@ -423,3 +423,32 @@ def test_results_that_cannot_be_written_are_refused(tmp_path):
 
     with pytest.raises(InputError, match="results: cannot be written: File exists"):
         Log(tmp_path / "results/quick.log")
+
+
+def test_a_worker_that_nobody_knows_of_is_killed(tmp_path):
+    """One that was forked while its playbook ended is no child of anybody, and ignores signals."""
+    marker = f"@{tmp_path}/quick.yml"
+    orphan = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "os.fork() and os._exit(0)\n"
+        "os.setsid()\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", orphan, "-e", marker], stdout=subprocess.PIPE, text=True
+    )
+    pid = int(started.stdout.readline())
+    other = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        launch.kill_marked(marker.encode())
+        assert (
+            not Path(f"/proc/{pid}/cmdline").exists()
+            or not Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        started.wait()

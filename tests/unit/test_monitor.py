@@ -19,7 +19,9 @@ from test_sampler import KSM, KSM_STAT, STAT, TREE, put
 from ksm_analysis.results.reader import read_run
 
 FILES = ROLES / "monitor_service/files"
-sys.path.insert(0, str(FILES))  # where it finds what lies beside it
+# Installed, the sampler lies beside it.
+sys.path[:0] = [str(FILES), str(ROLES / "part_sampler/files")]
+os.environ["PYTHONPATH"] = str(ROLES / "part_sampler/files")
 ksm_monitor = load(FILES / "ksm_monitor.py")
 ksm_sampler = sys.modules["ksm_sampler"]
 

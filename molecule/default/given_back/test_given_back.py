@@ -12,7 +12,9 @@ STATE = "/var/lib/ksm-testbed"
 
 @pytest.fixture(scope="module")
 def before():
-    return json.loads(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "before.json").read_text())
+    found = json.loads(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "before.json").read_text())
+    found["image"] |= os.environ.get("KSM_KEEP_IMAGE") == "true"  # other tests are to use it
+    return found
 
 
 def test_every_knob_is_as_it_was(host, before):
