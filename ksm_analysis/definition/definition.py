@@ -280,7 +280,7 @@ class Experiment(Strict):
     guests: Annotated[Guests, WrapValidator(_guests_or_arrays)] = Field(
         None,
         validate_default=True,
-        description="The guests of every run. Required, save where all workloads are `arrays`.",
+        description="The guests of every run. Required, unless all workloads are `arrays`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

@@ -81,7 +81,7 @@ _StressNg = Annotated[
 ]
 _Command = Annotated[
     values.Command,
-    Field(description="A command of one's own, run by root in the guest."),
+    Field(description="A command of your own, run by root in the guest."),
 ]
 _Active = Annotated[
     word_or(Window, "whole", "first-half", allowed="whole, first-half or {from: S, to: S}"),
@@ -205,7 +205,7 @@ class Workload(Strict):
     nosharepages: values.GuestNumbers = Field(
         None,
         description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`);"
-        " numbers that a run has not are passed over. With no other key but `name`, the guests are"
+        " numbers that a run does not have are ignored. With no other key but `name`, the guests are"
         " idle.",
     )
     model_config = ConfigDict(

@@ -323,7 +323,7 @@ HOST = (
         "pages",
         "counter",
         "pages_skipped",
-        "Pages that smart_scan passed over during the interval (Linux 6.7 and newer). "
+        "Pages that smart_scan skipped during the interval (Linux 6.7 and newer). "
         "ksm_pages_skipped in mm/ksm.c.",
         _counter("ksm.pages_skipped"),
     ),

@@ -1,0 +1,66 @@
+"""What the documents name exists: links, their anchors, and paths of the repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "roles").glob("*/README.md")),
+]
+# In backquotes or in a command: begins with a directory of the repository.
+PATH = re.compile(
+    r"(?<![\w./-])((?:docs|experiments|inventory|ksm_analysis|molecule|playbooks|plugins|roles|tests)"
+    r"/[\w./-]*[\w/])(?![\w<{*…]|\.\w*[<{*])"
+)
+TO_CREATE = {"inventory/mine.yml", "playbooks/mine.yml"}
+
+
+def anchors(document):
+    """Names of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def name(document):
+    """The path of a document, below the root of the repository."""
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_lead_to_files_and_headings(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (document.parent / path).resolve() if path else document
+        assert linked.exists(), f"{target} does not exist"
+        assert not anchor or anchor in anchors(linked), f"{target} has no such heading"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_paths_of_the_repository_exist(document):
+    missing = {
+        path
+        for path in PATH.findall(document.read_text())
+        if path not in TO_CREATE and not (ROOT / path).exists()
+    }
+    assert not missing
+
+
+def test_every_document_is_reached_from_the_readme():
+    text = (ROOT / "README.md").read_text()
+    missing = {path.name for path in (ROOT / "docs").glob("*.md")} - set(
+        re.findall(r"docs/(\w+\.md)", text)
+    )
+    assert not missing
+
+
+def test_make_targets_in_the_documents_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"(?:`|^    )make ([\w-]+)", document.read_text(), re.MULTILINE))
+        assert named <= targets, name(document)
