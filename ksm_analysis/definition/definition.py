@@ -3,6 +3,7 @@
 Descriptions are those of docs/experiments.md; editors show them, by the JSON Schema.
 """
 
+import functools
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -13,11 +14,13 @@ from pydantic import (
     Field,
     ValidationInfo,
     WrapValidator,
+    create_model,
     model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.values import (
     Strict,
     duration,
@@ -332,6 +335,16 @@ class Experiment(Strict):
         1, description="How often each cell is run, with fresh guests each time."
     )
     order: Order = Field("interleaved", description="In which order the runs are done.")
+
+
+@functools.cache
+def model() -> type[Experiment]:
+    """Return the model of an experiment, with the keys of parts from outside."""
+    keys = {
+        part.name: (part.key | None, Field(None, description=part.description))
+        for part in outside()
+    }
+    return create_model("Experiment", __base__=Experiment, **keys) if keys else Experiment
 
 
 # --- for editors ---------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ from ksm_analysis.definition.definition import (
     Sampling,
     Shuffled,
     Stop,
+    model,
     steady_of,
 )
+from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.values import Rest, keys
 from ksm_analysis.definition.workload import Part, Workload
 from ksm_analysis.errors import InputError
@@ -46,7 +48,7 @@ def parse(
     """
     data, root = yaml_errors.read(text, file)
     if not isinstance(data, dict):
-        allowed = ", ".join(keys(Experiment))
+        allowed = ", ".join(keys(model()))
         raise InputError(f"{file}:1: an experiment is a mapping with the keys {allowed}")
     options = {"interval": interval, "intervals": intervals}
     options = {name: value for name, value in options.items() if value is not None}
@@ -54,7 +56,7 @@ def parse(
         data["sampling"] = {**data["sampling"], **options}
     problems = list(yaml_errors.repeated_keys(root))
     try:
-        experiment = Experiment.model_validate(data, context=_rest(data, options))
+        experiment = model().model_validate(data, context=_rest(data, options))
     except ValidationError as error:
         problems += [_problem(details, root, options) for details in error.errors()]
     if problems:
@@ -98,7 +100,7 @@ def _problem(details: dict[str, Any], root: Any, options: dict[str, Any]) -> tup
     if key == "sampling" and by_options:
         given = within or options
         return 0, f"{', '.join(f'--{name}' for name in given)}: {details['msg']}"
-    return yaml_errors.problem(details, root, Experiment)
+    return yaml_errors.problem(details, root, model())
 
 
 def _line(file: str, line: int, text: str) -> str:
@@ -206,7 +208,11 @@ def _run_parts(experiment, sampling, workload, count) -> list[dict[str, Any]]:
         parts.append(_part("census", _census(experiment.census)))
     if tasks := _parts(workload, count, experiment.sampling.seconds):
         parts.append(_part("workload", {"tasks": tasks}))
-    return parts
+    return parts + [
+        {**_part(part.name, part.options(value)), "role": part.role}
+        for part in outside()
+        if (value := getattr(experiment, part.name)) is not None
+    ]
 
 
 def _part(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -205,8 +205,8 @@ class Workload(Strict):
     nosharepages: values.GuestNumbers = Field(
         None,
         description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`);"
-        " numbers that a run does not have are ignored. With no other key but `name`, the guests are"
-        " idle.",
+        " numbers that a run does not have are ignored. With no other key but `name`, the guests"
+        " are idle.",
     )
     model_config = ConfigDict(
         json_schema_extra={

@@ -13,6 +13,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from ksm_analysis.analysis import answer, observations, recommendation
+from ksm_analysis.definition.part import outside
 from ksm_analysis.metrics import metrics
 from ksm_analysis.page import census_figures, figures, tables, words
 from ksm_analysis.page.published import PUBLISHED
@@ -125,6 +126,7 @@ def render(results: Results) -> str:
         guests=tables.of_guests(recommendation.cells(measured)),
         rule=recommendation.RULE,
         runs=[tables.how_it_went(run) for run in results.runs],
+        parts=list(_of_parts(results)),
         facts=facts,
         differing=[fact.name for fact in facts if fact.differs],
         definitions=definitions(measured),
@@ -133,6 +135,14 @@ def render(results: Results) -> str:
         javascript=javascript,
         plotly=get_plotlyjs(),
     )
+
+
+def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield name, title and table of each part from outside that has something to show."""
+    for part in outside():
+        table = part.table([run for run in results.usable if run.options(part.name) is not None])
+        if table is not None and len(table):
+            yield part.name, part.title or part.name, table
 
 
 def title(results: Results) -> str:

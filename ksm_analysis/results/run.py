@@ -1,5 +1,7 @@
 """A run that was read, and all runs of a directory of results."""
 
+import contextlib
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +101,19 @@ class Run:
         sampling = self.record["run"]["sampling"]
         each = max(1, round(sampling["interval"] / sampling["period"]))
         return min(sampling["intervals"], math.ceil(self.samples.index[-1] / each))
+
+    def lines(self, part: str) -> list[dict[str, Any]]:
+        """Return the JSON objects of a part's file, in their order. What is none is skipped."""
+        try:
+            text = (self.path / f"{part}.jsonl").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        found = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
+                if isinstance(value := json.loads(line), dict):
+                    found.append(value)
+        return found
 
     def window(self) -> tuple[float, float] | None:
         """Return when the workload ran, first start to last stop, in seconds of `samples`.

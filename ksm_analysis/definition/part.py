@@ -1,0 +1,56 @@
+"""Parts of a run that live outside this repository (docs/extending.md).
+
+A package names them as entry points of the group `ksm_analysis.parts`: each is an instance of Part.
+"""
+
+import functools
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GROUP = "ksm_analysis.parts"
+
+
+class Part:
+    """One part: its key in an experiment, its role, and what the page shows of it.
+
+    `name` is also that of its files, `<name>.jsonl` and `<name>.json`. `role` is one that Ansible
+    finds. `key` is the type of its key, as pydantic takes it; `description` is for editors.
+    """
+
+    name: str
+    role: str
+    key: Any = dict[str, Any]
+    description: str = ""
+    title: str = ""
+
+    def options(self, value: Any) -> dict[str, Any]:
+        """Return what the role is told in `part_options`, from the value of the key."""
+        return dict(value)
+
+    def table(self, runs: Sequence[Any]) -> "pd.DataFrame | None":
+        """Return a table for the page, from runs (results.run.Run); None for none.
+
+        `run.lines(name)` has the lines of the part's file.
+        """
+        return None
+
+
+@functools.cache
+def outside() -> tuple[Part, ...]:
+    """Return the parts that are installed. Raises InputError for one that cannot be loaded."""
+    found = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            part = point.load()
+        except Exception as error:
+            raise InputError(f"the part {point.name} ({point.value}): {error}") from error
+        if not isinstance(part, Part):
+            raise InputError(f"the part {point.name} ({point.value}): it is not a Part")
+        found.append(part)
+    return tuple(found)
