@@ -107,8 +107,8 @@ METRICS = (
     Metric("ksm_monitor_missed_samples_total", "monitor.missed", "",
            "Samples that were not taken, because the next one was already due."),
     Metric("ksm_monitor_lost_samples_total", "monitor.lost", "",
-           "Samples that could not be written to the files of samples, for example because the disk "
-           "is full."),
+           "Samples that could not be written to the files of samples, for example because the "
+           "disk is full."),
     Metric("ksm_monitor_cpu_seconds_total", "monitor.cpu", "seconds",
            "CPU time of this service."),
 )
