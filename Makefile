@@ -40,7 +40,7 @@ demo: setup ## the main job: provision, build, run, report (changes this machine
 	$(PYTHON) -m ksm_analysis run $(EXPERIMENT)
 
 .PHONY: teardown
-teardown: setup ## give the host back: knobs, guests, image, services
+teardown: setup ## restore the host: knobs, guests, image, services
 	ansible-playbook playbooks/teardown.yml
 
 .PHONY: lint lint-python lint-ansible

@@ -141,7 +141,7 @@ class Campaign:
         limit = launch.pattern(held or self._asked.hosts)
         variables = {"keep_image": True, "ksm_limit": limit, **force}
         if asked_before <= 1:
-            text = f"{why}: giving the host back; Ctrl-C now would leave it as it is"
+            text = f"{why}: restoring the host; Ctrl-C now would leave it as it is"
             for notice in (_message(text), *phases):
                 self._tell(notice)
         ignored = min(1, asked_before)
@@ -154,7 +154,7 @@ class Campaign:
         command = ["ansible-playbook", TEARDOWN, "-i", str(self._asked.inventory)]
         for name, value in variables.items():
             command += ["-e", f"{name}={str(value).lower() if value is True else value}"]
-        text = f"the host may not be given back; this does it: {shlex.join(command)}"
+        text = f"the host may not be restored; this restores it: {shlex.join(command)}"
         self._tell(_message(text, failed=True))
 
     # --- what is left -----------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 
 def hosts(root: Path, inventory: Path, limit: str | None, option: str = "--limit") -> list[str]:
-    """Names of the hosts that runs are dealt out over, in the order of the inventory.
+    """Names of the hosts that runs are assigned to, in the order of the inventory.
 
     Raises InputError if there are none; `option` is the one that `limit` was given with.
     """

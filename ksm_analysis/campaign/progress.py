@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-GIVING_BACK = "giving the host back"
+GIVING_BACK = "restoring the host"
 SAMPLING = "sampling"
 
 # Where a task is written says what is going on: role/file, else role. Others change nothing.
@@ -181,7 +181,7 @@ class Progress:
         host.began, host.sample, host.failure = now, {}, ""
         host.done = host.run["index"] - 1
         planned = {each["id"]: each for each in self.plan["runs"]}
-        # Until the playbook has dealt the runs out, each host's share was a guess.
+        # Until the playbook has assigned the runs, each host's share was a guess.
         host.share = [planned[name] for name in run["share"] if name in planned]
         keys = ("index", "of", "factors", "seconds")
         values = {key: host.run[key] for key in keys if key in host.run}
@@ -228,7 +228,7 @@ class Progress:
         return self._failed(None, words)
 
     def interrupted(self) -> list[dict[str, Any]]:
-        """Forget all runs, and what was told: from now on, the hosts are given back."""
+        """Forget all runs, and what was told: from now on, the hosts are restored."""
         self.told = False
         for host in self.hosts.values():
             host.run, host.share, host.sample, host.failure = None, [], {}, ""

@@ -35,7 +35,7 @@ def finished(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def earlier(
     planned: dict[str, Any], records: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Say which host has done which planned run, and how it ended: what dealing them out heeds."""
+    """Say which host has done which planned run, and how it ended: runs are assigned by it."""
     return {
         run["id"]: {
             "host": records[run["id"]].get("host"),

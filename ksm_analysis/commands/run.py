@@ -28,8 +28,8 @@ DETAILS = """\
 Provisions the hosts, builds the image, does the runs of an experiment, and makes its page. On a
 terminal it shows the run that goes on, live; elsewhere, a line for each thing that happens.
 
-Ctrl-C (or SIGTERM) ends the run that goes on and gives the hosts back as they were found; the
-image is kept. A second Ctrl-C leaves them as they are, and says what gives them back. If this
+Ctrl-C (or SIGTERM) ends the run that goes on and restores the hosts as they were found; the
+image is kept. A second Ctrl-C leaves them as they are, and says what restores them. If this
 program is killed, Ansible ends with it, and the next experiment, or playbooks/teardown.yml, gives
 back what is left.
 

@@ -79,7 +79,7 @@ def _message(details: dict[str, Any], model: type[BaseModel]) -> str:
 def _place(location: tuple[Any, ...], root: yaml.Node) -> tuple[int, str, str | None]:
     """Line and dotted path of the nearest thing in the file that pydantic's location names.
 
-    Parts that are in no file (pydantic's names for the branches of a union) are passed over. The
+    Parts that are in no file (pydantic's names for the branches of a union) are skipped. The
     third value is the last part if it is a key that the file has not.
     """
     node, line, path, missing = root, root.start_mark.line + 1, "", None

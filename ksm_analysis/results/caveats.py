@@ -1,4 +1,4 @@
-"""What is amiss with runs: what a reader has to know before trusting their numbers.
+"""What is wrong with runs: what a reader has to know before trusting their numbers.
 
 Each caveat is a sentence with its numbers. Nothing is repaired, and nothing is left out for it.
 """
@@ -29,7 +29,7 @@ def of_experiment(
 
     `planned` has the factors of all runs of the plan by their ids. Without a plan, which older
     results have not, the cells that the factors of the runs make out are looked for. Hosts are no
-    such factor, since runs are dealt out over them.
+    such factor, since runs are assigned to them.
     """
     yield from _host_warnings(runs)
     if planned is not None:
@@ -106,7 +106,7 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
 
 
 def of_run(run: Run) -> Iterator[str]:
-    """Yield what is amiss with a run that says that it is complete."""
+    """Yield what is wrong with a run that says that it is complete."""
     yield from _guest_warnings(run)
     yield from _workload_warnings(run)
     yield from _knob_warnings(run.record)
@@ -117,7 +117,7 @@ def of_run(run: Run) -> Iterator[str]:
 
 
 def of_sampling(run: Run) -> Iterator[str]:
-    """Yield what is amiss with the samples of a run, complete or not."""
+    """Yield what is wrong with the samples of a run, complete or not."""
     sampling = run.record["run"]["sampling"]
     planned, first = sampling["samples"], int(run.imported)
     due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0

@@ -123,14 +123,14 @@ def _matrix(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found["pages"], index=found["guests"], columns=found["guests"], dtype=float)
 
 
-# --- what is amiss --------------------------------------------------------------------------------
+# --- what is wrong --------------------------------------------------------------------------------
 
 
 def _warnings(
     lines: list[dict[str, Any]], torn: int, end: dict[str, Any], excluded: Sequence[str]
 ) -> Iterator[str]:
     if torn:
-        yield f"{torn} of its censuses are not whole; they are passed over"
+        yield f"{torn} of its censuses are not whole; they are skipped"
     if not end:
         yield "the census program was killed: its end line is missing"
     if missed := end.get("missed"):

@@ -23,7 +23,7 @@ class Fact:
 
     @property
     def detail(self) -> bool:
-        """Whether it is one of many that are worth a look only when something is amiss."""
+        """Whether it is one of many that are worth a look only when something is wrong."""
         return not self.differs and self.name.startswith(DETAILS)
 
 

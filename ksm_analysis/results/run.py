@@ -132,7 +132,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a directory, in the order of the plan, and what is amiss with them."""
+    """All runs of a directory, in the order of the plan, and what is wrong with them."""
 
     path: Path
     runs: tuple[Run, ...]

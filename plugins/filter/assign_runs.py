@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = """
 name: assign_runs
-short_description: Deal runs of an experiment out over hosts
+short_description: Assign the runs of an experiment to hosts
 description:
   - Each run goes to the host that has done the fewest repetitions of its cell, and of these to the
     one that has the least to do. So no host is taken for a setting, all hosts end at about the same

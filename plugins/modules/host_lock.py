@@ -128,7 +128,7 @@ def write(path, holder):
 
 
 def take(module, path, held, mine):
-    """Take or renew the lock, or fail naming who holds it."""
+    """Lock the host or renew its lock; fail, naming the holder, if another has it."""
     taken_over = None
     if held and not same(held, mine):
         if not dead(held):

@@ -20,7 +20,7 @@ options:
     type: dict
     default: {}
   knobs_if_present:
-    description: The same, but a knob that this kernel has not is passed over.
+    description: The same, but a knob that this kernel has not is skipped.
     type: dict
     default: {}
   state:

@@ -24,14 +24,14 @@ def host(tmp_path_factory):
 
 
 def teardown(log, *more):
-    """Give this machine back, whatever runs on it."""
+    """Restore this machine, whatever runs on it."""
     playbook = Playbook("playbooks/teardown.yml", "-e", "force=true", *more, log=log)
     assert playbook.wait() == 0, playbook.log.read_text()
 
 
 @pytest.fixture
 def play(tmp_path):
-    """Start playbooks. What a failing test leaves running is ended, and the machine given back."""
+    """Start playbooks. What a failing test leaves running is ended, and the machine restored."""
     started = []
 
     def start(*arguments: str) -> Playbook:

@@ -94,7 +94,7 @@ def campaign(host, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def untouched(campaign):
-    """Whatever happens, the finished run stays as it is, and the host is given back."""
+    """Whatever happens, the finished run stays as it is, and the host is restored."""
     before = campaign.finished()
     yield
     assert campaign.finished() == before
@@ -112,7 +112,7 @@ def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
 
 
 def teardown(directory: Path) -> None:
-    """Give the host back, as a user would, once."""
+    """Restore the host, as a user would, once."""
     playbook = Playbook("playbooks/teardown.yml", "-e", "keep_image=true", log=directory / "down")
     assert playbook.wait() == 0, playbook.output
 

@@ -97,7 +97,7 @@ ALONE = (Pages(300, 500, 40, 200),)
 
 @pytest.fixture
 def ksm():
-    """Write knobs, which are given back; nobody else may use KSM."""
+    """Write knobs, which are restored; nobody else may use KSM."""
     before = knobs()
     if before["run"] != "0\n" or (KSM / "pages_shared").read_text() != "0\n":
         pytest.skip("somebody uses KSM on this machine")

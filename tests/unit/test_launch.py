@@ -71,11 +71,11 @@ class ActionModule(ActionBase):
         return {"changed": False}
 """
 REFUSE = """
-    - name: Take the host
+    - name: Lock the host
       ansible.builtin.fail: {msg: this host is busy with another (process 1)}
 """
 WAIT = """
-    - name: Take the host
+    - name: Lock the host
       ansible.builtin.include_role: {name: lock}
     - name: Say that it has begun
       ansible.builtin.copy: {dest: "{{ results }}/begun", content: "", mode: "0644"}
@@ -279,7 +279,7 @@ def test_a_second_ctrl_c_leaves_the_host(site, waiting):
     assert code == 130
     assert waiting.left() == []
     assert texts(out)[1] == (
-        "the host may not be given back; this does it: ansible-playbook playbooks/teardown.yml "
+        "the host may not be restored; this restores it: ansible-playbook playbooks/teardown.yml "
         f"-i {site}/inventory.yml -e keep_image=true -e ksm_limit=one -e force=true"
     )
 

@@ -89,7 +89,7 @@ def test_a_run_from_its_beginning_to_its_end(progress):
         ("roles/guest_image/tasks/build.yml", "building the image"),
         ("roles/guest_image/tasks/main.yml", "checking the image"),
         ("roles/guests/tasks/main.yml", "booting guests"),
-        ("roles/guests/tasks/remove.yml", "giving the host back"),
+        ("roles/guests/tasks/remove.yml", "restoring the host"),
         ("roles/ksm/tasks/main.yml", "setting knobs"),
         ("roles/run/tasks/collect.yml", "collecting"),
         ("playbooks/report.yml", "making the page"),
