@@ -174,7 +174,7 @@ def test_a_campaign_that_is_refused(site, capsys):
     assert code == 1
     assert end["missing"] == ["r1"]
     assert texts(out) == [
-        "Take the host: this host is busy with another (process 1)",
+        "Lock the host: this host is busy with another (process 1)",
         "0 of 1 run complete; missing: r1",
         "this does what is left: run --resume",
         f"all that Ansible has said: {site / 'results/quick.log'}",
