@@ -233,7 +233,7 @@ def given_back(site):
     return (site / "playbooks/given-back").read_text()
 
 
-def until(condition, seconds=15):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
