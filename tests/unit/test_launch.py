@@ -226,7 +226,7 @@ class Program:
         return found
 
     def has_ended(self):
-        until(lambda: not self.left())
+        until(lambda: not self.left(), seconds=15)
 
 
 def given_back(site):
