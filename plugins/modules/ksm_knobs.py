@@ -60,7 +60,7 @@ attributes:
   diff_mode:
     description: Shows what changes.
     support: full
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
