@@ -20,7 +20,7 @@ options:
     type: dict
     default: {}
   knobs_if_present:
-    description: The same, but a knob that this kernel has not is skipped.
+    description: The same, but a knob that the kernel lacks is ignored.
     type: dict
     default: {}
   state:
