@@ -14,6 +14,8 @@ description:
     C(merge_across_nodes) can only change while nothing is shared, so pages are unmerged first
     where a change to them meets shared pages. C(run) is written last.
   - When O(remember) is given and does not exist, all knobs are saved there before the first change.
+  - Before pages are unmerged, those that are merged (C(pages_sharing) and C(ksm_zero_pages)) must
+    fit into the host's C(MemAvailable) less 5 % of C(MemTotal).
 options:
   knobs:
     description: Knobs and their values. Booleans count as 1 and 0.
@@ -27,19 +29,23 @@ options:
     description:
       - V(set) sets O(knobs). V(restored) sets what O(remember) has saved and removes that file;
         nothing saved, nothing done. If ksmd did not run, all pages are unmerged first.
+      - When the merged pages would not fit into memory, V(set) fails and changes nothing.
+        V(restored) restores the knobs without unmerging, with a warning. Knobs that cannot change
+        while pages are merged stay as they are then, and O(remember) is kept for another try.
     type: str
     choices: [set, restored]
     default: set
   unmerge:
     description: >-
       Unmerge all pages (run=2) and wait until none is shared, before anything is set. ksmd also
-      forgets what it knew and counts C(full_scans) from 0. Always a change.
+      forgets what it knew and counts C(full_scans) from 0. Always a change. Fails when the merged
+      pages would not fit into memory.
     type: bool
     default: false
   at:
     description: >-
-      Do it when the host's CLOCK_MONOTONIC reaches this, at most a minute ahead; a time that has
-      passed means now.
+      Do it when the host's CLOCK_MONOTONIC reaches this, at most 600 s ahead; a time that has
+      passed means now. Check mode does not wait.
     type: float
     default: 0
   timeout:
@@ -47,7 +53,7 @@ options:
     type: int
     default: 120
   remember:
-    description: File that keeps the knobs as they were found.
+    description: File that keeps the knobs as they were found. A damaged one is an error.
     type: path
   directory:
     description: The directory of the knobs.
@@ -88,8 +94,10 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 NEEDS_NOTHING_SHARED = ("max_page_sharing", "merge_across_nodes")
-MAX_WAIT = 60
+MAX_WAIT = 600
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MEMINFO = Path("/proc/meminfo")
+MARGIN = 0.05  # of MemTotal, which stays free when pages are unmerged
 
 
 class KnobError(Exception):
@@ -154,6 +162,42 @@ def unmerge(directory, timeout):
         time.sleep(0.05)
 
 
+def read_meminfo():
+    """Return {name: KiB} of the host's memory."""
+    fields = (line.split() for line in MEMINFO.read_text().splitlines())
+    return {field[0].rstrip(":"): int(field[1]) for field in fields}
+
+
+def shortfall(counters, page_size, meminfo):
+    """Say why the merged pages do not fit into memory once unmerged; None if they do.
+
+    `counters` are KSM's (in pages), `page_size` is in bytes, `meminfo` in KiB.
+    """
+    pages = counters["pages_sharing"] + counters.get("ksm_zero_pages", 0)
+    needed = pages * page_size // 1024
+    margin = int(meminfo["MemTotal"] * MARGIN)
+    free = meminfo["MemAvailable"] - margin
+    if needed <= free:
+        return None
+    return (
+        f"{pages} merged pages need {needed} KiB when unmerged, but only {free} KiB are free "
+        f"({meminfo['MemAvailable']} KiB available less a margin of {margin} KiB)"
+    )
+
+
+def host_shortfall(directory):
+    """Return `shortfall` of this host as it is now."""
+    names = [n for n in ("pages_sharing", "ksm_zero_pages") if (directory / n).exists()]
+    return shortfall(read(directory, names), os.sysconf("SC_PAGE_SIZE"), read_meminfo())
+
+
+def held(directory, before, target):
+    """Names of the knobs that can only change once pages are unmerged."""
+    if not read(directory, ["pages_shared"])["pages_shared"]:
+        return []
+    return [name for name in NEEDS_NOTHING_SHARED if target.get(name) != before.get(name)]
+
+
 def order(name):
     """Sort key of a knob: the advisor rules pages_to_scan, and run comes last."""
     return (name == "run", name == "advisor_mode", name)
@@ -162,8 +206,7 @@ def order(name):
 def apply(directory, before, target, timeout, unmerge_first):
     """Bring the knobs from `before` to `target` (both complete) in an order the kernel accepts."""
     changes = {name: value for name, value in target.items() if before[name] != value}
-    busy = any(name in changes for name in NEEDS_NOTHING_SHARED)
-    if unmerge_first or (busy and read(directory, ["pages_shared"])["pages_shared"]):
+    if unmerge_first or held(directory, before, target):
         unmerge(directory, timeout)
         changes["run"] = target["run"]
     if before.get("advisor_mode", "none") != "none" and changes.keys() & {
@@ -193,8 +236,23 @@ def remembered(path):
     """Knobs saved in `path` by this boot, or None: a reboot has already reset the kernel's."""
     if not path or not path.exists():
         return None
-    saved = json.loads(path.read_text())
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise KnobError(f"{path} is damaged: {error}") from error
+    if not well_formed(saved):
+        raise KnobError(f"{path} is damaged: it does not hold a boot_id and knobs")
     return saved["knobs"] if saved["boot_id"] == BOOT_ID.read_text().strip() else None
+
+
+def well_formed(saved):
+    """Whether this is what `remember` saves."""
+    return (
+        isinstance(saved, dict)
+        and isinstance(saved.get("boot_id"), str)
+        and isinstance(saved.get("knobs"), dict)
+        and all(isinstance(value, int | str) for value in saved["knobs"].values())
+    )
 
 
 def remember(path, knobs):
@@ -209,12 +267,13 @@ def remember(path, knobs):
         partial.replace(path)
 
 
-def wait_until(at):
-    """Sleep until a time of CLOCK_MONOTONIC."""
+def wait_until(at, check_mode):
+    """Sleep until a time of CLOCK_MONOTONIC; in check mode only check that it is near enough."""
     left = at - time.monotonic()
     if left > MAX_WAIT:
         raise KnobError(f"at is {left:.0f} s ahead; at most {MAX_WAIT} s are allowed")
-    time.sleep(max(0, left))
+    if not check_mode:
+        time.sleep(max(0, left))
 
 
 def goal(before, asked, restoring):
@@ -238,7 +297,7 @@ def run(module):
     if not directory.is_dir():
         raise KnobError(f"{directory} does not exist: this kernel was built without CONFIG_KSM")
     names = knob_names(directory)
-    wait_until(p["at"])
+    wait_until(p["at"], module.check_mode)
     before = read(directory, names)
     restoring = p["state"] == "restored"
     present = {name: p["knobs_if_present"][name] for name in p["knobs_if_present"] if name in names}
@@ -252,6 +311,17 @@ def run(module):
     target = goal(before, asked, restoring)
     # A restored host that does not scan shall not keep what ksmd knew of memory that has gone.
     unmerge_first = p["unmerge"] or (restoring and target["run"] != 1)
+    unmerges = unmerge_first or (target["run"] == 2 != before["run"])
+    held_back = held(directory, before, target)
+    too_much = host_shortfall(directory) if unmerges or held_back else None
+    if too_much and not restoring:
+        raise KnobError(f"pages cannot be unmerged: {too_much}")
+    if too_much:
+        kept = {name: before[name] for name in held_back}
+        asked = {**asked, **kept, **({"run": 0} if target["run"] == 2 else {})}
+        target, unmerge_first = {**target, **asked}, False
+        also = f"; not restored either: {', '.join(held_back)}" if held_back else ""
+        module.warn(f"Pages were not unmerged: {too_much}{also}")
     changed = target != before or p["unmerge"] or stale
     if not module.check_mode:
         if changed and not restoring:
@@ -259,7 +329,7 @@ def run(module):
         apply(directory, before, target, p["timeout"], unmerge_first)
         target = read(directory, names)
         check(asked, target)
-        if stale:
+        if stale and not (too_much and held_back):
             path.unlink()
     return result(before, target, changed)
 
