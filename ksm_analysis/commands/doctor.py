@@ -10,17 +10,21 @@ error     why the host could not be read, or null
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 HELP = "tell why nothing merges, and what to do about it; changes nothing on any host"
 DETAILS = """\
 Looks at hosts and at every QEMU that runs there, whoever has started it, and says what keeps KSM
 from merging: ksmd stopped, memory that is not offered or is of the wrong kind, a scan that takes
 hours, and so on. Each finding has its evidence, its reason, and the command or XML that mends it.
-The worst come first: what blocks merging, what limits it, what costs memory or time for nothing, and
-what could not be looked at. Notes are worth knowing, and are nothing wrong.
+The worst come first: what blocks merging, what limits it, what costs memory or time for nothing,
+and what could not be checked. A note is worth knowing, and nothing is wrong.
 
 Nothing is written on the hosts, not even a temporary file, and nothing is started there: libvirt is
 asked where its daemon runs already, else /proc alone. The hosts need not have been provisioned. It
@@ -46,13 +50,13 @@ TITLES = {
     "blocks": "keeps pages from merging",
     "limits": "merges less, or later",
     "costs": "costs memory or time for nothing",
-    "unseen": "could not be looked at",
+    "unseen": "could not be checked",
     "note": "worth knowing",
 }
 STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "doctor",
@@ -150,7 +154,7 @@ class Listener:
     def take(self, event: dict[str, Any]) -> None:
         """Take one event of ansible-runner."""
         data = event.get("event_data") or {}
-        host, result = data.get("host"), data.get("res") or {}
+        host, result = data.get("host") or "", data.get("res") or {}
         if event["event"] == "runner_on_ok" and "facts" in result:
             self.facts[host] = result["facts"]
         elif event["event"] in ("runner_on_failed", "runner_on_unreachable"):
@@ -212,7 +216,7 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
         console.print()
 
 
-def _show_severity(console, severity: str, found: list[Any]) -> None:
+def _show_severity(console: "Console", severity: str, found: list[Any]) -> None:
     """Print findings of a severity. Those that many domains share have one reason, and one fix."""
     from rich.text import Text
 
@@ -231,7 +235,7 @@ def _show_severity(console, severity: str, found: list[Any]) -> None:
             console.print(_row("fix", fix))
 
 
-def _row(heading: str, text: str):
+def _row(heading: str, text: str) -> "Table":
     """One of the lines of a finding, which may wrap below itself."""
     from rich.table import Table
     from rich.text import Text
