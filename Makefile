@@ -44,7 +44,7 @@ teardown: setup ## restore the host: knobs, guests, image, services
 	ansible-playbook playbooks/teardown.yml
 
 .PHONY: lint lint-python lint-ansible
-lint: setup ## style, types, imports and roles: ruff, mypy, import-linter, yamllint, ansible-lint
+lint: setup ## style, types, imports, roles and modules: ruff, mypy, import-linter, yamllint, ansible-lint, ansible-test
 	$(MAKE) --jobs 2 --output-sync=target lint-ansible lint-python
 
 lint-python:
@@ -56,6 +56,7 @@ lint-python:
 
 lint-ansible:
 	ansible-lint --offline
+	tests/sanity/validate-modules
 
 .PHONY: role-docs
 role-docs: setup ## write the tables in the roles' READMEs anew, from their argument specs

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories belongs to none of them: say where, -o")
+    _require_distinct(arguments.directories)
     results = together([reader.read_results(directory) for directory in arguments.directories])
     if arguments.redact:
         results = redact.redact(results)
@@ -68,6 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _require_distinct(directories: list[Path]) -> None:
+    """Require that no directory is given twice: each of its runs would count twice."""
+    seen: dict[Path, Path] = {}
+    for directory in directories:
+        other = seen.setdefault(directory.resolve(), directory)
+        if other is not directory:
+            raise InputError(f"{directory}: given twice, and its runs would count twice")
 
 
 def _page(results: "Results", arguments: argparse.Namespace) -> list[Path]:

@@ -130,7 +130,21 @@ def read(path: Path) -> dict[str, Any]:
     check_format(found.get("format"), "run.json", FORMAT)
     current = upgraded(found) if found["format"] == 1 else found
     check(Record, current, "run.json")
+    current["run"] = {**current["run"], "factors": folded(current["run"]["factors"])}
     return current
+
+
+KNOWN = ("guests", "knobs", "workload", "repetition")
+
+
+def folded(factors: dict[str, Any]) -> dict[str, Any]:
+    """Put factors that are not known here into the label of the knobs.
+
+    All that groups runs heeds that label. So runs that differ in such a factor are never averaged.
+    """
+    more = [f"{name}={factors[name]}" for name in sorted(factors.keys() - set(KNOWN))]
+    label = ", ".join(filter(None, [factors["knobs"], *more]))
+    return {**{name: factors[name] for name in KNOWN}, "knobs": label}
 
 
 def check(model: type[BaseModel], value: object, name: str) -> None:

@@ -21,6 +21,7 @@ def together(several: list[Results]) -> Results:
     ids that are taken that of their own.
     Equal cells of several experiments become repetitions of one.
     """
+    several = _told_apart(several)
     runs = [run for results in several for run in results.runs]
     names = list(dict.fromkeys(map(_experiment, runs)))
     warnings = [warning for results in several for warning in results.warnings]
@@ -30,6 +31,23 @@ def together(several: list[Results]) -> Results:
             f"{_place(results)}: {warning}" for results in several for warning in results.warnings
         ]
     return Results(several[0].path, tuple(runs), tuple(warnings))
+
+
+def _told_apart(several: list[Results]) -> list[Results]:
+    """Name an experiment that was run again by its directories: it is not one experiment."""
+    names = Counter(name for results in several for name in {*map(_experiment, results.runs)})
+    return [
+        replace(
+            results,
+            runs=tuple(
+                replace(run, record=run.record | {"experiment": _place(results)})
+                if names[_experiment(run)] > 1
+                else run
+                for run in results.runs
+            ),
+        )
+        for results in several
+    ]
 
 
 def _experiment(run: Run) -> str:

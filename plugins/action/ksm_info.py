@@ -1,4 +1,4 @@
-"""Read what bears on KSM on a host, without leaving or changing anything on it."""
+"""Read what affects KSM on a host, without leaving or changing anything on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PYTHON = "/usr/bin/python3"  # where the inventory names none
 
 
 class ActionModule(ActionBase):
-    """Arguments. `seconds`: time between two readings of the counters. Returns `facts`."""
+    """See plugins/modules/ksm_info.py for arguments and result."""
 
     _requires_connection = True
     _supports_check_mode = True

@@ -9,12 +9,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    """Arguments.
-
-    `path`: the directory, made if it does not exist. `files`: texts by file name, written anew.
-    `rename`: the name that the directory gets once all that is in it has been written; it must not
-    exist. Nothing is asked of any host.
-    """
+    """See plugins/modules/run_directory.py for arguments."""
 
     _requires_connection = False
     _supports_check_mode = False

@@ -2,43 +2,6 @@
 
 from __future__ import annotations
 
-DOCUMENTATION = """
-name: assign_runs
-short_description: Assign the runs of an experiment to hosts
-description:
-  - Each run goes to the host that has done the fewest repetitions of its cell, and of these to the
-    one that has the least to do. So no host is taken for a setting, all hosts end at about the same
-    time, and with as many repetitions as hosts each host does each cell.
-  - A run that has failed on a host goes to another one, if there is one.
-  - The order of the runs of a host is that of the plan.
-options:
-  _input:
-    description: Runs, as the plan lists them.
-    type: list
-    elements: dict
-    required: true
-  hosts:
-    description: Names of the hosts that can do runs.
-    type: list
-    elements: str
-    required: true
-  earlier:
-    description: Host, status and factors of each run that has ended before, by its id.
-    type: dict
-    default: {}
-"""
-
-EXAMPLES = """
-- ansible.builtin.debug:
-    msg: "{{ ksm_plan.runs | assign_runs(['a', 'b']) }}"
-"""
-
-RETURN = """
-_value:
-  description: The runs of each host, in order; hosts without any have an empty list.
-  type: dict
-"""
-
 
 def cell(factors: dict) -> tuple:
     """What the repetitions of a run have in common."""

@@ -5,38 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-DOCUMENTATION = r"""
-name: run_events
-short_description: What a run did to the host, as events
-description:
-  - Puts together what the steps of a run have returned. A step that was not reached is an empty
-    dict or list.
-options:
-  _input:
-    description: What M(ksm.testbed.ksm_knobs) returned when the knobs were set.
-    type: dict
-  ready:
-    description: Entries of M(ksm.testbed.guest_agent) for guests that became ready.
-    type: list
-    elements: dict
-  restored:
-    description: What M(ksm.testbed.ksm_knobs) returned when the knobs were restored.
-    type: dict
-author: [The KSM testbed authors (@ksm-testbed)]
-"""
-
-EXAMPLES = r"""
-- ansible.builtin.debug:
-    msg: "{{ ksm_set | ksm.testbed.run_events(guests_ready, ksm_restored) }}"
-"""
-
-RETURN = r"""
-_value:
-  description: Events in the order of their times. Each has C(event), C(wall) and C(monotonic).
-  type: list
-  elements: dict
-"""
-
 
 def run_events(
     knobs_set: dict[str, Any], ready: list[dict[str, Any]], restored: dict[str, Any]

@@ -5,10 +5,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: controller
 short_description: Identity of the process that runs the playbook
+version_added: 0.1.0
 description:
   - Returns the boot id of the controller's machine (C(machine)), the process id of the running
     C(ansible-playbook) (C(pid)) and its command line (C(what)).
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
@@ -17,7 +18,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-_raw: {description: One dict with machine, pid and what, type: list, elements: dict}
+_raw:
+  description: One dict with C(machine), C(pid) and C(what).
+  type: list
+  elements: dict
 """
 
 import multiprocessing

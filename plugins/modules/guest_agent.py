@@ -70,7 +70,7 @@ attributes:
     description: Says what would change, and changes nothing.
     support: full
     details: Nothing is run and nothing is waited for.
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""

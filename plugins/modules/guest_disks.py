@@ -35,7 +35,7 @@ attributes:
     description: Shows what changes.
     support: full
     details: Paths of the disks that exist.
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""

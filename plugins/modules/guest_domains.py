@@ -37,7 +37,7 @@ attributes:
     description: Shows what changes.
     support: full
     details: Names of the domains that run, or exist.
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""

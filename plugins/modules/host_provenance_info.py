@@ -21,7 +21,7 @@ attributes:
   check_mode:
     description: Says what would change, and changes nothing.
     support: full
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""

@@ -20,7 +20,7 @@ options:
     type: dict
     default: {}
   knobs_if_present:
-    description: The same, but a knob that this kernel has not is skipped.
+    description: The same, but a knob that the kernel lacks is ignored.
     type: dict
     default: {}
   state:
@@ -60,7 +60,7 @@ attributes:
   diff_mode:
     description: Shows what changes.
     support: full
-author: [The KSM testbed authors]
+author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""

@@ -688,3 +688,15 @@ def test_the_headline_of_a_run_whose_sampler_was_ended_does_not_say_that_ksm_was
 
     assert measured.run.usable
     assert "off" not in answer.headline(answer.settings([measured]))
+
+
+def test_runs_that_differ_in_a_factor_that_is_not_known_are_not_averaged(write_run):
+    measured = []
+    for policy in ("none", "governor"):
+        record = run_record(guests=1)
+        record["run"]["factors"]["policy"] = policy
+        measured.append(metrics.measure(read_run(write_run(record, name=policy))))
+    settings = answer.settings(measured)
+
+    assert len(settings) == 2
+    assert {s.knobs.rpartition(", ")[2] for s in settings} == {"policy=none", "policy=governor"}

@@ -174,7 +174,7 @@ def test_a_campaign_that_is_refused(site, capsys):
     assert code == 1
     assert end["missing"] == ["r1"]
     assert texts(out) == [
-        "Take the host: this host is busy with another (process 1)",
+        "Lock the host: this host is busy with another (process 1)",
         "0 of 1 run complete; missing: r1",
         "this runs what is left: run --resume",
         f"Ansible's whole output: {site / 'results/quick.log'}",
@@ -226,14 +226,14 @@ class Program:
         return found
 
     def has_ended(self):
-        until(lambda: not self.left())
+        until(lambda: not self.left(), seconds=15)
 
 
 def given_back(site):
     return (site / "playbooks/given-back").read_text()
 
 
-def until(condition, seconds=15):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

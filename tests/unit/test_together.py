@@ -124,3 +124,20 @@ def test_several_directories_make_one_page_where_it_is_said(write, capsys):
     assert (
         "pages_to_scan=5000</strong> is the best" in page or "pages_to_scan=1000</strong>" in page
     )
+
+
+def test_a_directory_that_is_given_twice_is_refused(capsys, write_run):
+    path = str(write_run().parent)
+
+    assert main(["report", path, f"{path}/../made-up", "-o", "x.html"]) == 2
+    assert "given twice" in capsys.readouterr().err
+
+
+def test_an_experiment_that_was_run_again_is_another_one(write_run, tmp_path):
+    first = write_run(guests=1).parent
+    again = first.rename(first.with_name("made-up.20260101T000000"))
+    write_run(guests=1)
+    both = together([read_results(again), read_results(first)])
+
+    assert [run.record["experiment"] for run in both.runs] == [again.name, first.name]
+    assert len({run.id for run in both.runs}) == 2
