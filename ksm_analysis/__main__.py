@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from types import ModuleType
 
 from ksm_analysis.errors import InputError
 
@@ -48,7 +49,7 @@ def parser(asked: str | None) -> argparse.ArgumentParser:
     return top
 
 
-def module(command: str):
+def module(command: str) -> ModuleType:
     """Import a command. `import` is a word of Python's, so that its file has another name."""
     return importlib.import_module(f"ksm_analysis.commands.{command.replace('import', 'import_')}")
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = next((word for word in argv if not word.startswith("-")), None)
     arguments = parser(asked).parse_args(argv)
     try:
-        return arguments.run(arguments)
+        return int(arguments.run(arguments))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,11 +8,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 from ksm_analysis.campaign import launch
 from ksm_analysis.campaign.progress import Progress
-from ksm_analysis.campaign.views import count
+from ksm_analysis.campaign.views import View, count
 from ksm_analysis.errors import InputError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -45,7 +45,7 @@ class Asked:
     @property
     def directory(self) -> Path:
         """The results of this experiment."""
-        return self.results / self.plan["experiment"]
+        return self.results / str(self.plan["experiment"])
 
     def variables(self) -> dict[str, Any]:
         """Return the playbook's variables."""
@@ -65,7 +65,7 @@ class Asked:
 class Campaign:
     """One launch. `view` is made from the Progress that it shows."""
 
-    def __init__(self, asked: Asked, view: type):
+    def __init__(self, asked: Asked, view: type[View]):
         self._asked = asked
         self._log = Log(asked.results / f"{asked.plan['experiment']}.log")
         self._progress = Progress(asked.plan, asked.hosts, time.monotonic())
@@ -103,7 +103,7 @@ class Campaign:
 
     def _concluded(self, status: int | None) -> int:
         if self._progress.held:
-            self._give_back("Ansible has ended before its time")
+            self._restore("Ansible ended early")
         runs = self._runs()
         code = DONE if len(runs["complete"]) == len(self._asked.plan["runs"]) else FAILED
         if status != 0 and not self._progress.ended and (notice := self._progress.unexplained()):
@@ -112,18 +112,18 @@ class Campaign:
             self._tell({"event": "report", "path": str(self._report())})
         self._tell(_message(self._verdict(runs), failed=code != DONE))
         if code != DONE:
-            self._tell(_message(f"this does what is left: {self._asked.again}"))
+            self._tell(_message(f"this runs what is left: {self._asked.again}"))
         if (code != DONE or status != 0) and self._log.path:
-            self._tell(_message(f"all that Ansible has said: {self._log.path}"))
+            self._tell(_message(f"Ansible's whole output: {self._log.path}"))
         return self._end(code, runs)
 
     def _interrupted(self) -> int:
         runs = self._runs()
-        self._give_back("interrupted")
+        self._restore("interrupted")
         done = ", ".join(runs["complete"]) or "none"
         of = count(len(self._asked.plan["runs"]))
         self._tell(_message(f"finished: {len(runs['complete'])} of {of}: {done}"))
-        self._tell(_message(f"this goes on: {self._asked.again}"))
+        self._tell(_message(f"this continues: {self._asked.again}"))
         return self._end(INTERRUPTED, runs)
 
     def _end(self, code: int, runs: dict[str, Any]) -> int:
@@ -131,8 +131,8 @@ class Campaign:
         self._tell({"event": "end", "exit": code, **runs, "log": log})
         return code
 
-    def _give_back(self, why: str) -> None:
-        """Give the hosts back, unless another request for the end comes."""
+    def _restore(self, why: str) -> None:
+        """Restore the hosts, unless another request for the end comes."""
         asked_before = self._launcher.asked
         phases = self._progress.interrupted()
         held = [name for name in self._asked.hosts if name in self._progress.held]
@@ -142,8 +142,8 @@ class Campaign:
         variables = {"keep_image": True, "ksm_limit": limit, **force}
         if asked_before <= 1:
             text = f"{why}: restoring the host; Ctrl-C now would leave it as it is"
-            for notice in (_message(text), *phases):
-                self._tell(notice)
+            for each in (_message(text), *phases):
+                self._tell(each)
         ignored = min(1, asked_before)
         status = self._launcher.play(TEARDOWN, variables, self._asked.more, ignored=ignored)
         if status == 0:
@@ -176,7 +176,7 @@ class Campaign:
 
     def _runs(self) -> dict[str, list[str]]:
         """Ids of the runs that are planned, by what has become of them."""
-        found = {"complete": [], "failed": [], "missing": []}
+        found: dict[str, list[str]] = {"complete": [], "failed": [], "missing": []}
         for run in self._asked.plan["runs"]:
             path = self._record(run["id"])
             found[_status(path) if self._is_new(path) else "missing"].append(run["id"])
@@ -202,6 +202,7 @@ class Log:
 
     def __init__(self, path: Path):
         self.path: Path | None = path
+        self._file: TextIO | None = None
         self._problem = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,15 +210,13 @@ class Log:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise InputError(f"{path.parent}: cannot be written: {error.strerror}") from None
-            self._file = None
             self._stop(error)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        if self._file:
-            self._close()
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
     def write(self, text: str) -> str:
         """Add some output. Returns what is wrong with the log, once."""
@@ -232,11 +231,12 @@ class Log:
 
     def _stop(self, error: OSError) -> None:
         self._problem = f"{self.path}: cannot be written: {error.strerror}"
-        self.path = self._file = None
+        self.path, self._file = None, None
 
     def _close(self) -> None:
         try:
-            self._file.close()
+            if self._file:
+                self._file.close()
         except OSError:
             # What is still to be written finds no room; the file is closed all the same.
             return

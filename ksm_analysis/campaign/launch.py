@@ -12,11 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from ansible_runner import Runner
 
 ROOT = Path(__file__).parents[2]
 GROUP = "ksm_hosts"
@@ -57,7 +61,7 @@ def hosts(root: Path, inventory: Path, limit: str | None, option: str = "--limit
     )
 
 
-def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.CompletedProcess:
+def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.CompletedProcess[str]:
     command = ["ansible", GROUP, "--list-hosts", "-i", str(inventory)]
     return subprocess.run(
         [*command, *(["--limit", limit] if limit else [])],
@@ -70,7 +74,7 @@ def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.Complete
     )
 
 
-def _names(listed: subprocess.CompletedProcess) -> list[str]:
+def _names(listed: subprocess.CompletedProcess[str]) -> list[str]:
     """Names of the hosts in the output of --list-hosts, below its heading."""
     return [line.strip() for line in listed.stdout.splitlines()[1:] if line.strip()]
 
@@ -154,7 +158,7 @@ class Launcher:
             where = tempfile.gettempdir()
             raise InputError(f"Ansible cannot be run with {where}: {error.strerror}") from None
 
-    def _run(self, runner) -> int | None:
+    def _run(self, runner: "Runner") -> int | None:
         from pexpect import TIMEOUT
 
         self._mine = set(_children()[os.getpid()])
@@ -168,11 +172,11 @@ class Launcher:
             )
             # A worker that was forked while the playbook ended is in no list, and has no parent.
             kill_marked(marker)
-        return runner.rc
+        return None if runner.rc is None else int(runner.rc)
 
     def _runner(
         self, playbook: str, private: Path, variables: dict[str, Any], more: tuple[str, ...]
-    ):
+    ) -> "Runner":
         from ansible_runner.interface import init_runner
 
         runner = init_runner(
@@ -217,7 +221,7 @@ class Launcher:
             if not self.asked:
                 self._ask()
 
-    def _on_signal(self, number: int, frame) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # A terminal that is closed is both a signal and an error, and asks once.
         if time.monotonic() - self._asked_at >= SAME_GESTURE_SECONDS:
             self._ask()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-GIVING_BACK = "restoring the host"
+RESTORING = "restoring the host"
 SAMPLING = "sampling"
 
 # Where a task is written says what is going on: role/file, else role. Others change nothing.
@@ -27,11 +27,11 @@ PHASES = {
     "guests": "booting guests",
     "ksm": "setting knobs",
     "part_sampler/wait": SAMPLING,
-    "run/recover": GIVING_BACK,
-    "run/attempt": GIVING_BACK,
-    "run/remove_guests": GIVING_BACK,
-    "guests/remove": GIVING_BACK,
-    "ksm/restore": GIVING_BACK,
+    "run/recover": RESTORING,
+    "run/attempt": RESTORING,
+    "run/remove_guests": RESTORING,
+    "guests/remove": RESTORING,
+    "ksm/restore": RESTORING,
     "run/collect": "collecting",
     "playbooks/report": "making the page",
 }
@@ -40,7 +40,7 @@ PART_PHASES = {
     "install": "installing the {}",
     "start": "starting the {}",
     "wait": "waiting for the {}",
-    "stop": GIVING_BACK,
+    "stop": RESTORING,
 }
 # The verdict on the runs, which the end of this program gives too.
 VERDICT = "Require that all runs succeeded"
@@ -232,10 +232,9 @@ class Progress:
         self.told = False
         for host in self.hosts.values():
             host.run, host.share, host.sample, host.failure = None, [], {}, ""
-            host.phase = GIVING_BACK
+            host.phase = RESTORING
         return [
-            {"event": "phase", "host": name, "run": None, "phase": GIVING_BACK}
-            for name in self.hosts
+            {"event": "phase", "host": name, "run": None, "phase": RESTORING} for name in self.hosts
         ]
 
     def pace(self) -> float:
@@ -253,7 +252,7 @@ class Progress:
             sampling = host.sample.get("of", 0.0) - host.sample.get("seconds", 0.0)
             planned = float(host.run["seconds"]) * self.pace() - (now - host.began)
             running = max(planned, sampling if host.phase == SAMPLING else 0.0, 0.0)
-        return running + sum(run["seconds"] for run in rest) * self.pace()
+        return running + sum(float(run["seconds"]) for run in rest) * self.pace()
 
 
 def failure(result: dict[str, Any]) -> str:

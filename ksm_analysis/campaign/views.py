@@ -9,11 +9,39 @@ import contextlib
 import json
 import math
 import time
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ksm_analysis.campaign.progress import SAMPLING, Host, Progress
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
 MIB = 1024 * 1024
+
+
+class View(Protocol):
+    """What shows a campaign."""
+
+    report_seconds: int
+
+    def __init__(self, progress: Progress): ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+        /,
+    ) -> None: ...
+
+    def show(self, notice: dict[str, Any]) -> None:
+        """Show something that has happened."""
+
+    def tick(self) -> None:
+        """Show that time has passed."""
 
 
 class JsonView:
@@ -24,11 +52,11 @@ class JsonView:
     def __init__(self, progress: Progress | None = None):
         """The notices say it all: `progress` is not looked at."""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        return None
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def show(self, notice: dict[str, Any]) -> None:
         """Print it."""
@@ -47,11 +75,11 @@ class PlainView:
         self._progress = progress
         self._tenths: dict[tuple[str, str], int] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        return None
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def show(self, notice: dict[str, Any]) -> None:
         """Print it, if it is more than another second of sampling."""
@@ -87,13 +115,18 @@ class LiveView:
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._live.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
         with contextlib.suppress(OSError):  # the terminal may have been closed
-            self._live.__exit__(*error)
+            self._live.__exit__(kind, error, where)
 
     def show(self, notice: dict[str, Any]) -> None:
         """Print what is to stay, and draw."""
@@ -109,7 +142,7 @@ class LiveView:
         """Draw the state."""
         self._live.update(self._drawn(time.monotonic()), refresh=True)
 
-    def _drawn(self, now: float):
+    def _drawn(self, now: float) -> "Group":
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -153,7 +186,7 @@ def sentence(notice: dict[str, Any]) -> str:
         return f"{notice['run']} {notice['status']}{reason}"
     if event == "report":
         return f"the page: {notice['path']}"
-    return notice["phase"] if event == "phase" else notice.get("text", "")
+    return str(notice["phase"] if event == "phase" else notice.get("text", ""))
 
 
 def factors(values: dict[str, Any]) -> str:

@@ -3,7 +3,11 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ksm_analysis.analysis.comparison import Cell, Comparison
+    from ksm_analysis.analysis.statistics import Estimate
 
 HELP = "tell whether two sets of runs differ, by how much, and how sure that is"
 DETAILS = """\
@@ -26,7 +30,7 @@ MOST_LINES, LONGEST = 20, 80  # of what else differs, on the screen
 FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "compare",
@@ -79,14 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
     names = arguments.metric or list(comparison.DEFAULT)
     comparison.check_metrics(names)
     same = arguments.a.resolve() == arguments.b.resolve()
-    sides = []
+    measured = []
     for directory in (arguments.a,) if same else (arguments.a, arguments.b):
         results = reader.read_results(directory)
         for warning in dict.fromkeys(results.warnings):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
-        sides.append([metrics.measure(run) for run in results.usable])
-    sides = comparison.group(*sides) * (2 if same else 1)
-    pairs = comparison.pair(*sides, arguments.by, same)
+        measured.append([metrics.measure(run) for run in results.usable])
+    sides = comparison.group(*measured) * (2 if same else 1)
+    pairs = comparison.pair(sides[0], sides[1], arguments.by, same)
     _tell_unpaired(arguments, sides, pairs)
     _warn_of_lengths(pairs)
     made, left_out = comparison.compare(pairs, names, arguments.by, arguments.smallest / 100)
@@ -96,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 3 if arguments.fail_on_difference and differs else 0
 
 
-def _tell_unpaired(arguments, sides: list[Any], pairs: list[Any]) -> None:
+def _tell_unpaired(arguments: argparse.Namespace, sides: list[Any], pairs: list[Any]) -> None:
     """Name on standard error the cells that have nothing to be compared with."""
     import sys
 
@@ -126,7 +130,9 @@ def _warn_of_lengths(pairs: list[Any]) -> None:
 # --- output ---------------------------------------------------------------------------------------
 
 
-def _print_json(arguments, made: list[Any], left_out: list[Any], unlike: dict[str, Any]) -> None:
+def _print_json(
+    arguments: argparse.Namespace, made: list[Any], left_out: list[Any], unlike: dict[str, Any]
+) -> None:
     import dataclasses
     import json
 
@@ -144,7 +150,7 @@ def _print_json(arguments, made: list[Any], left_out: list[Any], unlike: dict[st
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _plain(one) -> dict[str, Any]:
+def _plain(one: "Comparison") -> dict[str, Any]:
     found = one.found
     return {
         "metric": one.metric,
@@ -163,7 +169,7 @@ def _plain(one) -> dict[str, Any]:
     }
 
 
-def _side(cell, metric: str, estimate) -> dict[str, Any]:
+def _side(cell: "Cell", metric: str, estimate: "Estimate") -> dict[str, Any]:
     return {
         **cell.labels,
         "runs": [each.run.id for each in cell.runs],
@@ -174,7 +180,7 @@ def _side(cell, metric: str, estimate) -> dict[str, Any]:
     }
 
 
-def reason(one) -> str:
+def reason(one: "Comparison") -> str:
     """Say in words what a verdict lacks, or allows for."""
     from ksm_analysis.analysis import statistics
 
@@ -190,14 +196,17 @@ def reason(one) -> str:
         return "all runs of a side are the same: nothing to test"
     if one.verdict != statistics.NOT_SHOWN:
         return "" if found.ratio else "relative to the larger mean, as not all values are positive"
-    if found.p < 1 - statistics.CONFIDENCE <= one.p_holm:
-        return f"p is {found.p:.3f} by itself: too little among so many comparisons"
+    p, p_holm = found.p, one.p_holm
+    if p is not None and p_holm is not None and p < 1 - statistics.CONFIDENCE <= p_holm:
+        return f"p is {p:.3f} by itself: too little among so many comparisons"
     if one.needed and one.needed > max(found.a.runs, found.b.runs):
         return f"about {one.needed:,} runs a side would tell"
     return ""
 
 
-def _show(arguments, made: list[Any], left_out: list[Any], unlike: dict[str, Any]) -> None:
+def _show(
+    arguments: argparse.Namespace, made: list[Any], left_out: list[Any], unlike: dict[str, Any]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -242,7 +251,7 @@ def _varies(made: list[Any], factor: str) -> bool:
     return len({one.a.labels[factor] for one in made}) > 1
 
 
-def _numbers(one) -> list[str]:
+def _numbers(one: "Comparison") -> list[str]:
     """Means with their intervals, change with its interval, p after Holm, verdict."""
     from ksm_analysis.analysis import answer
 
@@ -265,7 +274,7 @@ def _numbers(one) -> list[str]:
     return [*sides, change, p, one.verdict + (f"\n{words}" if words else "")]
 
 
-def _footer(arguments, made: list[Any]) -> str:
+def _footer(arguments: argparse.Namespace, made: list[Any]) -> str:
     tested = sum(one.p_holm is not None for one in made)
     if not tested:
         return "No verdict: it takes 3 runs on each side (`repetitions: 3` in the experiment)."

@@ -10,17 +10,21 @@ error     why the host could not be read, or null
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 HELP = "tell why nothing merges, and what to do about it; changes nothing on any host"
 DETAILS = """\
 Looks at hosts and at every QEMU that runs there, whoever has started it, and says what keeps KSM
 from merging: ksmd stopped, memory that is not offered or is of the wrong kind, a scan that takes
 hours, and so on. Each finding has its evidence, its reason, and the command or XML that mends it.
-The worst come first: what blocks merging, what limits it, where it costs more than it saves, and
-what could not be looked at. Notes are worth knowing, and are nothing wrong.
+The worst come first: what blocks merging, what limits it, what costs memory or time for nothing,
+and what could not be checked. A note is worth knowing, and nothing is wrong.
 
 Nothing is written on the hosts, not even a temporary file, and nothing is started there: libvirt is
 asked where its daemon runs already, else /proc alone. The hosts need not have been provisioned. It
@@ -45,14 +49,14 @@ MOST_SECONDS = 3600
 TITLES = {
     "blocks": "keeps pages from merging",
     "limits": "merges less, or later",
-    "costs": "costs more than it saves",
-    "unseen": "could not be looked at",
+    "costs": "costs memory or time for nothing",
+    "unseen": "could not be checked",
     "note": "worth knowing",
 }
 STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "doctor",
@@ -150,7 +154,7 @@ class Listener:
     def take(self, event: dict[str, Any]) -> None:
         """Take one event of ansible-runner."""
         data = event.get("event_data") or {}
-        host, result = data.get("host"), data.get("res") or {}
+        host, result = data.get("host") or "", data.get("res") or {}
         if event["event"] == "runner_on_ok" and "facts" in result:
             self.facts[host] = result["facts"]
         elif event["event"] in ("runner_on_failed", "runner_on_unreachable"):
@@ -194,6 +198,7 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
     from rich.text import Text
 
     from ksm_analysis.doctor import diagnosis
+    from ksm_analysis.doctor.finding import SEVERITIES
 
     console = Console(highlight=False)
     for name, (facts, found) in hosts.items():
@@ -206,12 +211,12 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
             console.print(Text(f"{count(wrong, 'finding')}, the worst first.", style="bold"))
         else:
             console.print(Text(f"Nothing is wrong. {healthy(facts)}", style="green"))
-        for severity in diagnosis.SEVERITIES:
+        for severity in SEVERITIES:
             _show_severity(console, severity, [each for each in found if each.severity == severity])
         console.print()
 
 
-def _show_severity(console, severity: str, found: list[Any]) -> None:
+def _show_severity(console: "Console", severity: str, found: list[Any]) -> None:
     """Print findings of a severity. Those that many domains share have one reason, and one fix."""
     from rich.text import Text
 
@@ -230,7 +235,7 @@ def _show_severity(console, severity: str, found: list[Any]) -> None:
             console.print(_row("fix", fix))
 
 
-def _row(heading: str, text: str):
+def _row(heading: str, text: str) -> "Table":
     """One of the lines of a finding, which may wrap below itself."""
     from rich.table import Table
     from rich.text import Text
@@ -244,7 +249,7 @@ def _row(heading: str, text: str):
 
 def looked_at(facts: dict[str, Any]) -> str:
     """Say what was looked at, and by which way."""
-    from ksm_analysis.doctor import diagnosis
+    from ksm_analysis.doctor.facts import seconds_between
 
     domains, others = facts["domains"], facts["processes"]
     way = "libvirt and /proc" if facts["domains_from"] == "libvirt" else "/proc"
@@ -252,18 +257,19 @@ def looked_at(facts: dict[str, Any]) -> str:
     return (
         f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')} (by {way}{why}), "
         f"{count(len(others), 'other process', 'es')} with mergeable memory; "
-        f"looked twice, {diagnosis.seconds_between(facts):.0f} s apart"
+        f"looked twice, {seconds_between(facts):.0f} s apart"
     )
 
 
 def healthy(facts: dict[str, Any]) -> str:
     """Say what that rests on."""
-    from ksm_analysis.doctor import diagnosis
+    from ksm_analysis.doctor import facts as read
+    from ksm_analysis.doctor.finding import mib
 
-    counters = diagnosis.ksm(facts)
-    measured = diagnosis.measured_scan_seconds(facts)
-    seconds = diagnosis.nominal_scan_seconds(facts) if measured is None else measured
-    size = diagnosis.mib(diagnosis.mergeable(facts, "anonymous"))
+    counters = read.ksm(facts)
+    measured = read.measured_scan_seconds(facts)
+    seconds = read.nominal_scan_seconds(facts) if measured is None else measured
+    size = mib(read.mergeable(facts, "anonymous"))
     return (
         f"ksmd runs; {size} are mergeable and present; a full scan of them takes {seconds:,.0f} s; "
         f"pages_sharing={counters['pages_sharing']:,}, full_scans={counters['full_scans']:,}."

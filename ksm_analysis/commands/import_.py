@@ -2,10 +2,14 @@
 
 import argparse
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from ksm_analysis.results.original_logs import Log
 
 HELP = "make runs of the logs of the original bash framework, for report and summary"
 DETAILS = """\
@@ -25,7 +29,7 @@ examples:
 """
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "import",
@@ -213,7 +217,7 @@ def _write(directory: Path, ids: list[str], records: list[dict[str, Any]], logs:
             shutil.rmtree(_partial(place), ignore_errors=True)
 
 
-def _write_run(place: Path, record: dict[str, Any], log) -> None:
+def _write_run(place: Path, record: dict[str, Any], log: "Log") -> None:
     import json
 
     from ksm_analysis.results import original_logs
@@ -238,7 +242,7 @@ def _tell(
             print(f"warning: {path}: {note}", file=sys.stderr)
 
 
-def _repeated(record: dict[str, Any]):
+def _repeated(record: dict[str, Any]) -> Iterator[str]:
     """Say that a log counts as a repetition, for nothing in it says whether it is one."""
     number = record["run"]["factors"]["repetition"]
     if number > 1:
@@ -248,7 +252,7 @@ def _repeated(record: dict[str, Any]):
         )
 
 
-def _notes(log, first: str, path: Path):
+def _notes(log: "Log", first: str, path: Path) -> Iterator[str]:
     if log.cut_short:
         yield f"the log {log.cut_short}; what is whole is imported"
     for key, value in log.assumed.items():

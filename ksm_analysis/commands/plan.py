@@ -1,9 +1,12 @@
 """`plan FILE`: the runs of an experiment, their count and their time."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HELP = "show the runs of an experiment, their count and their time; starts nothing"
 DETAILS = """\
@@ -18,7 +21,7 @@ examples:
 """
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "plan",
@@ -76,7 +79,7 @@ def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
     return everything, left | {"earlier": resume.earlier(everything, records)}
 
 
-def _read(path) -> str:
+def _read(path: "Path") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -97,7 +100,9 @@ def _show(planned: dict[str, Any], of: int | None) -> None:
     # Text, not str, wherever the file's own words are shown: rich would read [these] as markup
     table = Table(box=box.SIMPLE_HEAD, title=Text(planned["experiment"]), title_justify="left")
     for heading in ("", "run", "guests", "workload", "knobs", "seconds"):
-        table.add_column(heading, justify="right" if heading in {"", "guests", "seconds"} else None)
+        table.add_column(
+            heading, justify="right" if heading in {"", "guests", "seconds"} else "left"
+        )
     for each in planned["runs"]:
         factors = each["factors"]
         cells = (each["index"], each["id"], factors["guests"], factors["workload"])

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from ksm_analysis.results.run import Results
 
 HELP = "make one page with all figures and tables, which works without a network"
 DETAILS = """\
@@ -22,7 +26,7 @@ examples:
 """
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "report",
@@ -76,7 +80,7 @@ def _require_distinct(directories: list[Path]) -> None:
             raise InputError(f"{directory}: given twice, and its runs would count twice")
 
 
-def _page(results, arguments: argparse.Namespace) -> list[Path]:
+def _page(results: "Results", arguments: argparse.Namespace) -> list[Path]:
     from ksm_analysis.page import report
 
     path = arguments.output or arguments.directories[0] / "report.html"
@@ -87,7 +91,7 @@ def _page(results, arguments: argparse.Namespace) -> list[Path]:
     return [path]
 
 
-def _pictures(results, arguments: argparse.Namespace) -> list[Path]:
+def _pictures(results: "Results", arguments: argparse.Namespace) -> list[Path]:
     import sys
 
     from ksm_analysis.metrics import metrics

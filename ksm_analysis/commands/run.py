@@ -19,9 +19,13 @@ end          `exit` (the exit status); ids of planned runs: `complete`, `failed`
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from ksm_analysis.campaign.campaign import Asked
+    from ksm_analysis.campaign.views import View
 
 HELP = "do the runs of an experiment; --resume goes on where one has stopped"
 DETAILS = """\
@@ -69,7 +73,7 @@ TAKEN = {
 }
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "run",
@@ -117,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _nothing_left(everything, arguments)
     asked = _asked(arguments, everything, planned, view.report_seconds)
     if arguments.dry_run:
-        return _rehearse(asked, arguments)
+        return _dry_run(asked, arguments)
     return Campaign(asked, view).run()
 
 
@@ -126,7 +130,7 @@ def _asked(
     whole: dict[str, Any],
     planned: dict[str, Any],
     report_seconds: int,
-):
+) -> "Asked":
     """Check all that is given besides the definition. Raises InputError."""
     from ksm_analysis.campaign import launch
     from ksm_analysis.campaign.campaign import Asked
@@ -195,7 +199,7 @@ def _again(arguments: argparse.Namespace) -> str:
     return shlex.join([*words, "--resume"])
 
 
-def _view(as_json: bool) -> type:
+def _view(as_json: bool) -> "type[View]":
     import os
     import sys
 
@@ -218,19 +222,23 @@ def _nothing_left(everything: dict[str, Any], arguments: argparse.Namespace) -> 
         {"event": "message", "host": None, "failed": False, "text": text},
         {"event": "end", "exit": 0, "complete": runs, "failed": [], "missing": [], "log": None},
     )
+    from ksm_analysis.campaign.views import JsonView
+
     for notice in notices:
-        _view(as_json=True)().show(notice)
+        JsonView().show(notice)
     return 0
 
 
-def _rehearse(asked, arguments: argparse.Namespace) -> int:
+def _dry_run(asked: "Asked", arguments: argparse.Namespace) -> int:
     """Show what would be done."""
     from ksm_analysis.commands import plan
 
     if arguments.json:
+        from ksm_analysis.campaign.views import JsonView
+
         results = str(asked.directory)
         notice = {"event": "plan", "plan": asked.plan, "hosts": asked.hosts, "results": results}
-        _view(as_json=True)().show(notice)
+        JsonView().show(notice)
         return 0
     plan.run(arguments)
     print(f"would be run by: {asked.root / 'site.yml'}")

@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELP = "show one row a run: factors, and every metric at the end of the run"
 DETAILS = """\
@@ -38,7 +42,7 @@ SHOWN = (
 LONGEST = 48  # characters of a line of text in the table; commands can be longer
 
 
-def add_to(commands) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "summary",
@@ -73,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _says_something(table, name: str) -> bool:
+def _says_something(table: "pd.DataFrame", name: str) -> bool:
     """What has no value, or does not vary, takes room and says nothing."""
     if name not in table:
         return False  # there was no census
@@ -86,7 +90,7 @@ def _says_something(table, name: str) -> bool:
     return bool((values.notna() & (values != "")).any() and not (once and values.nunique() == 1))
 
 
-def _show(table, title: str) -> None:
+def _show(table: "pd.DataFrame", title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

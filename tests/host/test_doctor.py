@@ -13,6 +13,7 @@ import pytest
 from machine import KSM, ROOT, STATE, knobs, processes
 
 from ksm_analysis.doctor import diagnosis
+from ksm_analysis.doctor import facts as read
 
 pytestmark = pytest.mark.host
 MIB = 1024 * 1024
@@ -239,12 +240,12 @@ def test_a_scan_that_takes_hours(start):
     # One page a second
     assert evidence["nominal_scan_seconds"] == pages
     assert evidence["measured_scan_seconds"] is None
-    wanted = diagnosis.pages_for_goal(pages)
+    wanted = read.pages_for_goal(pages)
     lines = [line.partition("#")[0] for line in found(told)["scan-slow"]["fix"].splitlines()]
     subprocess.run(["bash", "-ec", "\n".join(lines)], check=True)
     assert knobs()["sleep_millisecs"] == "20\n"
     assert knobs()["pages_to_scan"] == f"{wanted}\n"
-    assert diagnosis.nominal_scan_seconds(doctor()[1]["facts"]) <= diagnosis.GOAL_SECONDS
+    assert read.nominal_scan_seconds(doctor()[1]["facts"]) <= read.GOAL_SECONDS
 
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
@@ -254,7 +255,7 @@ def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
     wait_for_scans(10)
     facts = doctor(seconds=5)[1]["facts"]
     first, last = (reading["ksm"]["full_scans"] for reading in facts["readings"])
-    expected = diagnosis.seconds_between(facts) / diagnosis.measured_scan_seconds(facts)
+    expected = read.seconds_between(facts) / read.measured_scan_seconds(facts)
     assert last - first > 5
     assert expected == pytest.approx(last - first, abs=1.5)
 

@@ -11,6 +11,8 @@ from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
 from ksm_analysis.commands import doctor
 from ksm_analysis.doctor import diagnosis
+from ksm_analysis.doctor import facts as read
+from ksm_analysis.doctor.finding import SEVERITIES
 
 MIB = 1024 * 1024
 KSM = {
@@ -94,6 +96,7 @@ def facts(before=None, domains=None, **changes):
             "numa_nodes": 1,
             "root": True,
         },
+        "kvm": None,
         "huge_pages": {"enabled": "madvise", "khugepaged": {"max_ptes_none": 511}},
         "services": [],
         "units": {},
@@ -139,11 +142,12 @@ def test_findings_are_plain_and_tell_everything():
         plain = each.plain()
         assert json.loads(json.dumps(plain)) == plain
         assert all(plain[key] for key in plain)
-        assert plain["severity"] in diagnosis.SEVERITIES
+        assert plain["severity"] in SEVERITIES
 
 
 def test_the_document_has_every_finding_and_no_other():
-    code = Path(diagnosis.__file__).read_text()
+    rules = Path(diagnosis.__file__).parent.glob("*_rules.py")
+    code = "".join(path.read_text() for path in rules)
     names = set(re.findall(r'(?:Finding|return )\(\s*"([a-z0-9-]+)",', code))
     document = (launch.ROOT / "docs/doctor.md").read_text().partition("## Time of")[0]
     rows = re.findall(r"^\| (`[a-z].*?) (?:\([^|]*\) )?\|", document, re.MULTILINE)
@@ -180,6 +184,20 @@ def test_a_kernel_without_ksm():
     found = the("ksm-absent", made)
     assert found.evidence == {"directory": None, "kernel": "6.18.0", "config_ksm": "n"}
     assert names(made) == ["ksm-absent"]
+
+
+def test_kvm_is_closed_to_qemu():
+    closed = {"mode": "0600", "owner": "root", "group": "root"}
+    closed |= {"user": "libvirt-qemu", "groups": ["kvm"], "opens": False}
+    found = the("kvm-closed", facts(kvm=closed))
+    assert diagnosis.is_wrong([found])
+    assert found.evidence["mode"] == "0600"
+    assert found.fix.startswith("chgrp kvm /dev/kvm; chmod 0660 /dev/kvm\n")
+    assert names(facts(kvm=closed | {"mode": "0660", "group": "kvm", "opens": True})) == []
+    assert names(facts(kvm=closed | {"user": None})) == [], "no libvirt"
+    earlier = facts()
+    del earlier["kvm"]
+    assert names(earlier) == []
 
 
 def test_an_old_kernel_has_fewer_counters():
@@ -243,19 +261,19 @@ def test_a_scan_takes_hours():
 
 def test_a_scan_that_is_quick_enough():
     made = facts(domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)])
-    assert diagnosis.nominal_scan_seconds(made) == pytest.approx(335.5, 0.01)
+    assert read.nominal_scan_seconds(made) == pytest.approx(335.5, 0.01)
     assert names(made) == []
 
 
 def test_of_a_stopped_ksmd_the_knobs_tell():
     made = facts(run=0, pages_to_scan=10, before={"run": 0, "pages_scanned": 1_000_000})
-    assert diagnosis.measured_scan_seconds(made) is None
-    assert diagnosis.nominal_scan_seconds(made) == pytest.approx(204.8)
+    assert read.measured_scan_seconds(made) is None
+    assert read.nominal_scan_seconds(made) == pytest.approx(204.8)
 
 
 def test_skipped_pages_are_visited():
     made = facts(before={"pages_scanned": 1_000_000 - 5000, "pages_skipped": -5000})
-    assert diagnosis.measured_scan_seconds(made) == pytest.approx(102_400 / 10_000 * 5)
+    assert read.measured_scan_seconds(made) == pytest.approx(102_400 / 10_000 * 5)
 
 
 def test_a_slow_scan_is_the_advisors():

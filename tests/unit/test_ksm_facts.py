@@ -406,3 +406,62 @@ def test_a_domain_without_settings_of_its_memory():
     found = ksm_facts.domain("<domain><name>a</name><uuid>b</uuid></domain>")
     assert not found["nosharepages"]
     assert (found["source"], found["access"], found["memballoon"]) == (None, None, None)
+
+
+@pytest.fixture
+def device(tmp_path):
+    """Make a root directory with a /dev/kvm of ours, and users that may or may not open it."""
+
+    def make(mode, user="libvirt-qemu", uid=64055, group=None, conf=None):
+        owner = tmp_path.stat()
+        gid = owner.st_gid if group is None else group
+        for name in ("dev", "etc/libvirt"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dev/kvm").touch()
+        (tmp_path / "dev/kvm").chmod(mode)
+        (tmp_path / "etc/passwd").write_text(
+            f"boss:x:{owner.st_uid}:0::/:/bin/sh\n{user}:x:{uid}:77::/:/bin/false\n"
+        )
+        (tmp_path / "etc/group").write_text(f"crowd:x:77:\nkvm:x:{gid}:someone,{user}\n")
+        if conf is not None:
+            (tmp_path / "etc/libvirt/qemu.conf").write_text(conf)
+        return ksm_facts.kvm(tmp_path)
+
+    return make
+
+
+def test_kvm_that_only_its_owner_may_open(device):
+    found = device(0o600)
+    assert found == {
+        "mode": "0600",
+        "owner": "boss",
+        "group": "kvm",
+        "user": "libvirt-qemu",
+        "groups": ["crowd", "kvm"],
+        "opens": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "opens"),
+    [
+        (0o660, {}, True),
+        (0o640, {}, False),
+        (0o660, {"group": 99}, False),
+        (0o606, {}, False),  # the group's bits count for its members, though others may
+        (0o666, {"group": 99}, True),
+        (0o600, {"uid": 0}, True),
+    ],
+)
+def test_who_may_open_kvm(device, mode, more, opens):
+    assert device(mode, **more)["opens"] is opens
+
+
+def test_the_user_of_qemu_is_that_of_its_configuration(device):
+    assert device(0o600, user="qemu")["user"] == "qemu"
+    assert device(0o600, user="mine", conf='#user = "qemu"\nuser = "mine"\n')["user"] == "mine"
+    assert device(0o600, user="mine", conf="")["user"] is None
+
+
+def test_no_kvm(tmp_path):
+    assert ksm_facts.kvm(tmp_path) is None

@@ -176,8 +176,8 @@ def test_a_campaign_that_is_refused(site, capsys):
     assert texts(out) == [
         "Lock the host: this host is busy with another (process 1)",
         "0 of 1 run complete; missing: r1",
-        "this does what is left: run --resume",
-        f"all that Ansible has said: {site / 'results/quick.log'}",
+        "this runs what is left: run --resume",
+        f"Ansible's whole output: {site / 'results/quick.log'}",
     ]
 
 
@@ -253,7 +253,7 @@ def waiting(site):
         program.has_ended()
 
 
-def test_ctrl_c_ends_the_playbook_and_gives_the_host_back(site, waiting):
+def test_ctrl_c_ends_the_playbook_and_restores_the_host(site, waiting):
     code, out = waiting.end(signal.SIGINT)
 
     assert code == 130
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_the_playbook_and_gives_the_host_back(site, waiting):
     assert texts(out)[1:] == [
         "the host is as it was found",
         "finished: 0 of 1 run: none",
-        "this goes on: run --resume",
+        "this continues: run --resume",
     ]
 
 
@@ -305,7 +305,7 @@ def test_a_signal_before_ansible_has_said_anything(site):
     assert given_back(site) == "one keep_image=True force=False"
 
 
-def test_when_nobody_reads_any_more_the_host_is_given_back(site):
+def test_when_nobody_reads_any_more_the_host_is_restored(site):
     (site / "site.yml").write_text(PLAY + RUN + WAIT)
     program = Program(site)
     program.process.stdout.readline()
@@ -348,7 +348,7 @@ def test_variables_that_cannot_be(text, why):
         command._variables(text)
 
 
-def test_the_command_that_goes_on_repeats_what_was_given():
+def test_the_command_that_continues_repeats_what_was_given():
     words = ["run", "a b.yml", "--results", "/r", "--interval", "2", "--limit", "x", "-e", "a=1"]
     again = command._again(parser("run").parse_args(words))
 

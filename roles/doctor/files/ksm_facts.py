@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ VIRSH_SECONDS = 20
 QEMU = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
 # Their daemons write to the knobs: Debian's, Red Hat's and Proxmox's; oVirt's.
 SERVICES = ("ksmtuned", "momd")
+# Users that run QEMU, unless qemu.conf names another: Debian's, Red Hat's and SUSE's.
+QEMU_USERS = ("libvirt-qemu", "qemu")
 UNITS = ("ksm.service", "ksmtuned.service")
 LIBVIRT = ("libvirtd", "virtqemud")
 VMSTAT = ("thp_collapse_alloc", "thp_split_page")
@@ -92,6 +95,70 @@ def config_ksm(root, release):
         return None
     found = re.search(r"^CONFIG_KSM=(.*)$", config, re.MULTILINE)
     return found[1] if found else "n"
+
+
+def kvm(root):
+    """Who may open /dev/kvm, and whether the user of libvirt's QEMU may; None without the device.
+
+    Users and groups are those of /etc. `user` is None if there is no such user, or qemu.conf cannot
+    be read. An ACL is not read: `opens` is then true, since it may well be.
+    """
+    device = root / "dev/kvm"
+    try:
+        state = device.stat()
+    except OSError:
+        return None
+    users, members = accounts(root)
+    user = qemu_user(root, users)
+    names = {gid: name for name, (gid, _) in members.items()}
+    own = {users[user][1]} if user else set()
+    own |= {gid for gid, listed in members.values() if user in listed}
+    return {
+        "mode": f"{stat.S_IMODE(state.st_mode):04o}",
+        "owner": next((name for name, ids in users.items() if ids[0] == state.st_uid), None),
+        "group": names.get(state.st_gid),
+        "user": user,
+        "groups": sorted(names.get(gid, str(gid)) for gid in own),
+        "opens": bool(user) and (has_acl(device) or may_open(state, users[user][0], own)),
+    }
+
+
+def accounts(root):
+    """Users, each with its ids (user, group), and groups, each with its id and its members."""
+    rows = (line.split(":") for line in read(root / "etc/passwd", "").splitlines())
+    users = {row[0]: (int(row[2]), int(row[3])) for row in rows if len(row) == 7}
+    rows = (line.split(":") for line in read(root / "etc/group", "").splitlines())
+    return users, {row[0]: (int(row[2]), row[3].split(",")) for row in rows if len(row) == 4}
+
+
+def qemu_user(root, users):
+    """Name the user that libvirt runs QEMU as; None if there is none."""
+    try:
+        config = (root / "etc/libvirt/qemu.conf").read_text(errors="replace")
+    except FileNotFoundError:
+        config = ""
+    except OSError:
+        return None
+    found = re.search(r'^\s*user\s*=\s*"\+?([^"]+)"', config, re.MULTILINE)
+    names = [found[1]] if found else QEMU_USERS
+    return next((name for name in names if name in users), None)
+
+
+def has_acl(path):
+    """Whether a file has an access list besides its mode."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except OSError:
+        return False
+
+
+def may_open(state, uid, groups):
+    """Whether a user may read and write a file of this state."""
+    if uid in (0, state.st_uid):
+        bits = state.st_mode >> 6 if uid else 6
+    else:
+        bits = state.st_mode >> 3 if state.st_gid in groups else state.st_mode
+    return bits & 6 == 6
 
 
 def huge_pages(root):
@@ -434,6 +501,7 @@ def facts(root, seconds):
     found = {
         "format": FORMAT,
         "host": host(root),
+        "kvm": kvm(root),
         "huge_pages": huge_pages(root),
         "services": services(lines),
         "units": units(root),
