@@ -11,7 +11,7 @@ layout's `meta` is how many points there were before they were thinned, and `x` 
 x axis shows, if it does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -102,10 +102,7 @@ def load(measured: list[Measured]) -> Data:
         stack(runs, [_timed(each.run, each.guest) for each in measured]),
         tuple(map(_sampled, runs)),
         {unit: _windows(runs, length) for unit, length in units.items()},
-        {
-            unit: {run.factors["workload"]: tuple(_marks(run, length(run))) for run in runs}
-            for unit, length in units.items()
-        },
+        {unit: _all_marks(runs, length) for unit, length in units.items()},
         lengths.pop() if len(lengths) == 1 else None,
     )
 
@@ -157,6 +154,16 @@ def _windows(runs: list[Run], length) -> dict[str, tuple[float, float]]:
             first, last = windows.get(name, (start, stop))
             windows[name] = min(first, start), max(last, stop)
     return windows
+
+
+def _all_marks(
+    runs: Sequence[Run], length: Callable[[Run], float]
+) -> dict[str, tuple[tuple[float, str], ...]]:
+    """Return what was done to the arrays, by workload, in any of its runs."""
+    found: dict[str, set[tuple[float, str]]] = {}
+    for run in runs:
+        found.setdefault(run.factors["workload"], set()).update(_marks(run, length(run)))
+    return {workload: tuple(sorted(marks)) for workload, marks in found.items()}
 
 
 def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:

@@ -13,14 +13,17 @@ NO_NAMES = ("localhost", "imported")  # they name no machine
 def redact(results: Results) -> Results:
     """Put numbers in the place of host names and command lines, wherever the page shows them.
 
-    Hosts become `host 1`, …; workloads that are command lines `command 1`, …. Left out are the
-    kernel's command line, what commands printed when they failed, and the names of imported files.
+    Hosts become `host 1`, …; workloads that are command lines `command 1`, …; runs that were
+    imported, which are called by their files, `log 1`, …. Left out are the kernel's command line,
+    and what commands printed when they failed.
     """
     hosts = dict.fromkeys(run.host for run in results.runs if run.host not in NO_NAMES)
     commands = dict.fromkeys(command for run in results.runs for command in _commands(run))
+    # An imported run is called by its file.
+    imported = dict.fromkeys(run.id for run in results.runs if run.imported)
     names = {
         name: f"{word} {number}"
-        for word, found in (("command", commands), ("host", hosts))
+        for word, found in (("command", commands), ("host", hosts), ("log", imported))
         for number, name in enumerate(found, start=1)
     }
     return replace(
@@ -58,6 +61,8 @@ def _run(run: Run, names: dict[str, str]) -> Run:
     record["host"] = names.get(run.host, run.host)
     record["reason"] = _reason(record.get("reason") or "", names)
     record["run"] = _plan(record["run"], names)
+    if run.imported:
+        record["run"]["id"] = names[run.id]
     record["provenance"] = dict(record.get("provenance", {}))
     if kernel := record["provenance"].get("kernel"):
         record["provenance"]["kernel"] = kernel | {"cmdline": LEFT_OUT}

@@ -427,3 +427,15 @@ def test_eight_guests_have_a_line_each(write_run, draw):
     ((_, figure),) = draw(many_guests(write_run, 8), GUEST["ksm_merging_pages"])
 
     assert names(figure) == [f"ksm-guest-{i:02}" for i in range(1, 9)]
+
+
+def test_marks_do_not_depend_on_the_order_of_runs(write_run):
+    runs = []
+    for repetition, at in ((1, 1.0), (2, 3.0)):
+        record = run_record(guests=0, repetition=repetition)
+        changed = {"event": "array changed", "monotonic": MONOTONIC + at}
+        runs.append(metrics.measure(read_run(write_run(record, happened=[changed]))))
+
+    marks = [figures.load(each).marks["seconds"] for each in (runs, runs[::-1])]
+
+    assert marks[0] == marks[1] == {"idle": ((1.0, "array 1 changed"), (3.0, "array 1 changed"))}

@@ -33,6 +33,7 @@ def directory(write_run):
     imported = {"file": "db7.log", "header": ["cmd='secret'"], "other": [], "cut_short": None}
     log = run_record(guests=1, host="imported", imported=imported)
     log["run"]["factors"]["workload"] = SECRET
+    log["run"]["id"] = "db7-log-of-may"
     write_run(log, name="log")
     return write_run(other).parent
 
@@ -40,7 +41,7 @@ def directory(write_run):
 def test_names_and_commands_are_on_no_page(directory):
     assert main(["report", str(directory), "-o", str(directory / "open.html")]) == 0
     assert main(["report", str(directory), "--redact", "-o", str(directory / "page.html")]) == 0
-    names = ("db7.example", "s3cr3t", "vault.example", "secret-disk", "db7.log")
+    names = ("db7.example", "s3cr3t", "vault.example", "secret-disk", "db7.log", "db7-log-of-may")
     pages = [(directory / name).read_text() for name in ("open.html", "page.html")]
 
     assert all(name in pages[0] for name in names)
@@ -55,6 +56,7 @@ def test_numbers_take_their_place(directory):
     assert runs["g02-k1-idle-r1"].record["reason"] == "host 2"  # what failed
     assert runs["log"].factors["workload"] == "command 1"  # it is the same
     assert runs["log"].host == "imported"
+    assert runs["log"].id == "log 1"
     assert "the workload of guest ksm-guest-01 ended with code 3" in runs["g01-k1-busy-r1"].warnings
 
 
@@ -73,7 +75,7 @@ def test_nothing_else_changes(directory):
     )
 
     for one, other in zip(open_runs, redacted, strict=True):
-        assert one.id == other.id
+        assert one.id == other.id or one.imported
         assert one.samples.equals(other.samples)
         assert one.record["knobs"] == other.record["knobs"]
 
