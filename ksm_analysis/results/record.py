@@ -30,7 +30,7 @@ class Sampling(_Lenient):
     """How a run is sampled. Seconds, but for the two counts."""
 
     interval: Seconds
-    intervals: Count
+    intervals: Annotated[Count, Field(ge=1)]
     period: Seconds
     samples: Count
     seconds: Seconds
