@@ -328,7 +328,8 @@ def _late_in_both(measured: Measured) -> tuple[float, float] | None:
     scans = samples.loc[seconds <= end, "ksm.full_scans"]
     if not inside.any() or not behind.any() or scans.iloc[-1] == scans.iloc[0]:
         return None
-    return float(pages[inside].mean()), float(pages[behind].mean())
+    found = float(pages[inside].mean()), float(pages[behind].mean())
+    return None if np.isnan(found).any() else found
 
 
 def _option(measured: Measured, name: str) -> str | None:

@@ -114,7 +114,8 @@ def _pages(ends: Ends, *names: str) -> pd.Series:
 def configured_mib(ends: Ends) -> pd.Series:
     """Memory that the guests were given: their number times their size, in MiB; NaN without any."""
     guests = ends.run.record["run"]["guests"]
-    return pd.Series(guests["count"] * guests["memory_mib"] or np.nan, ends.rows.index, dtype=float)
+    mib = guests["count"] * (guests.get("memory_mib") or 0)
+    return pd.Series(mib or np.nan, ends.rows.index, dtype=float)
 
 
 def resident_mib(ends: Ends) -> pd.Series:

@@ -35,8 +35,9 @@ def _guests(runs: tuple[Run, ...]) -> str:
     if asked:
         counts = sorted({run.factors["guests"] for run in runs} - {0})
         noun = "guest" if counts == [1] else "guests"
-        sizes = sorted({guests["memory_mib"] for guests in asked})
-        words.append(f"with {_list(counts)} {noun} of {_list(sizes, ' or ')} MiB")
+        sizes = sorted({guests["memory_mib"] for guests in asked if guests.get("memory_mib")})
+        of = f" of {_list(sizes, ' or ')} MiB" if sizes else ""
+        words.append(f"with {_list(counts)} {noun}{of}")
     return " and ".join(words)
 
 

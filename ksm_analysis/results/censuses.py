@@ -72,7 +72,26 @@ def _is_whole(line: dict[str, Any]) -> bool:
     timed = all(isinstance(line.get(key), int | float) for key in ("n", "monotonic"))
     guests = line.get("guests")
     counted = isinstance(guests, dict) and all(isinstance(each, dict) for each in guests.values())
-    return timed and counted and isinstance(line.get("moment"), str)
+    if not (timed and counted and isinstance(line.get("moment"), str)):
+        return False
+    return all(map(_has_numbers, [line, *guests.values()]))
+
+
+# How the names of counts end
+COUNTS = ("_pages", "_bytes", "_seconds", "_items", "_profit", "_scans", "page_size", "efficiency")
+LARGEST = 2**63  # no kernel has a greater number
+
+
+def _has_numbers(counts: dict[str, Any]) -> bool:
+    """Tell whether all counts are numbers, or null, which means unknown."""
+    flat = _flat({key: value for key, value in counts.items() if key != "guests"})
+    return all(_is_number(value) for name, value in flat.items() if name.endswith(COUNTS))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    return value is None or (isinstance(value, int | float) and abs(value) < LARGEST)
 
 
 # --- frames ---------------------------------------------------------------------------------------

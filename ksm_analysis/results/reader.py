@@ -21,7 +21,7 @@ from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results import caveats, censuses, parquet
-from ksm_analysis.results.record import Header, UnreadableError, check, check_format, read, why
+from ksm_analysis.results.record import End, Header, UnreadableError, check, check_format, read, why
 from ksm_analysis.results.run import Results, Run
 
 SAMPLES_FORMAT = CENSUS_FORMAT = 1
@@ -29,6 +29,12 @@ SAMPLES_FORMAT = CENSUS_FORMAT = 1
 NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
 BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
+# Other counters may be text, such as advisor_mode.
+COUNTERS = re.compile(
+    r"seconds$|monotonic$|(cpu|meminfo|vmstat|ksmd)[.]"
+    r"|ksm[.](full_scans|general_profit|ksm_zero_pages|pages_|stable_node_)"
+)
+LARGEST = 2**64  # no kernel counts further
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
 
 
@@ -106,6 +112,9 @@ def read_run(path: Path) -> Run:
             warnings.append(f"left out, since its samples cannot be read: {why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
     header, end = sampled.header, sampled.end
+    if len(sampled.samples) and sampled.samples.index[-1] > record["run"]["sampling"]["samples"]:
+        warnings.append("left out, since it has samples beyond those that were planned")
+        return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
     run = replace(run, census=_census(run, warnings))
     warnings += caveats.of_sampling(run)
@@ -125,15 +134,21 @@ def _events(path: Path, record: dict[str, Any], warnings: list[str]) -> tuple[di
         lines = list(_lenient_lines(file, warnings))
         good = [line for line in lines if _is_event(line)]
         if bad := sum("event" in line for line in lines) - len(good):
-            warnings.append(f"{bad} of the events in {file.name} have no name or time; skipped")
+            warnings.append(f"{bad} of the events in {file.name} are damaged; they are skipped")
         events += good
     return tuple(sorted(events, key=lambda event: event["monotonic"]))
 
 
+# What is read of events, if it is there
+TOLD = {"guest": str, "stdout": str, "stderr": str, "exitcode": int}
+
+
 def _is_event(line: dict[str, Any]) -> bool:
+    """Tell whether a line has a name and a time, and what else is read of it is of its type."""
     at = line.get("monotonic")
-    timed = isinstance(at, int | float) and math.isfinite(at)
-    return timed and isinstance(line.get("event"), str)
+    timed = isinstance(at, int | float) and abs(at) < math.inf
+    told = all(isinstance(line.get(key), kind | None) for key, kind in TOLD.items())
+    return timed and told and isinstance(line.get("event"), str)
 
 
 def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
@@ -197,22 +212,34 @@ def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
     before = len(warnings)
     header, table, end = _raw(path, warnings)
     samples, guests = frames(table, header)
-    _require_numbers(samples)
+    _require_numbers(samples, guests)
     sampled = parquet.Sampled(header, end, samples, guests, tuple(warnings[before:]))
     if path.parent.suffix != PARTIAL:
         parquet.save(path, source, sampled)
     return sampled
 
 
-def _require_numbers(samples: pd.DataFrame) -> None:
-    """Require samples in order, and numbers where there must be some."""
+def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:
+    """Require samples in order, and numbers that a kernel can have where there must be some."""
     if not samples.index.is_monotonic_increasing or not samples.index.is_unique:
         raise UnreadableError("samples.jsonl is not in order: n does not rise from line to line")
-    for name in filter(re.compile("(ksm|cpu|meminfo|vmstat|ksmd)[.]").match, samples.columns):
-        column = samples[name]
-        # Text is what the kernel says in words, such as advisor_mode.
-        if column.map(lambda value: isinstance(value, list | dict | bool)).any():
-            raise UnreadableError(f"{name} of samples.jsonl is not a number")
+    if not pd.api.types.is_integer_dtype(samples.index) or samples.index[0] < 0:
+        raise UnreadableError("samples.jsonl is not numbered: n is not a count")
+    for frame in (samples, guests.drop(columns="guest", errors="ignore")):
+        for name, column in frame.items():
+            if not _holds_counts(column, COUNTERS.match(str(name)) is not None):
+                raise UnreadableError(f"{name} of samples.jsonl is not a number")
+
+
+def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
+    """Tell whether a column has numbers, or text unless they are required."""
+    if pd.api.types.is_bool_dtype(column):
+        return False
+    if pd.api.types.is_numeric_dtype(column):
+        return not (column.abs() >= LARGEST).any()
+    if required and column.notna().any():
+        return False
+    return column.dropna().map(lambda value: type(value) in (str, int, float)).all()
 
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dict[str, Any]]:
@@ -226,8 +253,10 @@ def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dic
         raise UnreadableError("samples.jsonl has no header line")
     check_format(header.get("format"), "samples.jsonl", SAMPLES_FORMAT)
     check(Header, header, "the header of samples.jsonl")
+    header = {"guests": {}, **header}
     end = json.loads(text[last:-1]) if b'"end"' in text[last : last + 40] else {}
-    end = end if isinstance(end, dict) else {}
+    if end:
+        check(End, end, "the end line of samples.jsonl")
     lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
     if not lines:
         raise UnreadableError("samples.jsonl has no sample")

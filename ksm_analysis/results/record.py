@@ -5,7 +5,7 @@ Earlier formats are brought into the shape of the newest (docs/data.md).
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,14 +22,18 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+Seconds = Annotated[float, Field(gt=0, lt=1e9)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Sampling(_Lenient):
     """How a run is sampled. Seconds, but for the two counts."""
 
-    interval: float = Field(gt=0)
-    intervals: int = Field(ge=0)
-    period: float = Field(gt=0)
-    samples: int = Field(ge=0)
-    seconds: float = Field(gt=0)
+    interval: Seconds
+    intervals: Count
+    period: Seconds
+    samples: Count
+    seconds: Seconds
     steady: dict[str, Any] = {}
 
 
@@ -42,10 +46,30 @@ class Part(_Lenient):
     processes: list[str] = []
 
 
+class Task(_Lenient):
+    """What some guests did, and when, in seconds since the run began."""
+
+    guests: list[int]
+    start: float
+    stop: float
+    stress_ng: dict[str, Any] | None = None
+    command: list[str | int | float] | None = None
+
+
+class Tasks(_Lenient):
+    """What the part workload was told."""
+
+    tasks: list[Task]
+
+
+# What readers use of the options of a part; all else is for its role alone.
+OPTIONS: dict[str, type[BaseModel]] = {"workload": Tasks}
+
+
 class Factors(_Lenient):
     """What was varied. A factor that is not known here is kept, and tells cells apart."""
 
-    guests: int
+    guests: Count
     knobs: str
     workload: str
     repetition: int
@@ -54,8 +78,8 @@ class Factors(_Lenient):
 class Guests(_Lenient):
     """The guests of a run."""
 
-    count: int
-    memory_mib: int | None = None
+    count: Count
+    memory_mib: Count | None = None
     nosharepages: list[int] = []
 
 
@@ -112,8 +136,19 @@ class Header(_Lenient):
     monotonic: float
     period: float | None = None
     samples: int | None = None
-    page_size: int = Field(gt=0)
+    page_size: int = Field(gt=0, lt=2**40)
     guests: dict[str, int] = {}
+    strain: dict[str, float | None] = {}
+
+
+class End(_Lenient):
+    """The last line of samples.jsonl, unless the sampler was killed."""
+
+    reason: str | None = None
+    gone: dict[str, float] | None = None
+    converged: bool | None = None
+    cpu_seconds: float | None = None
+    strain: dict[str, float | None] = {}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,6 +165,9 @@ def read(path: Path) -> dict[str, Any]:
     check_format(found.get("format"), "run.json", FORMAT)
     current = upgraded(found) if found["format"] == 1 else found
     check(Record, current, "run.json")
+    for part in current["run"]["parts"]:
+        if model := OPTIONS.get(part["name"]):
+            check(model, part.get("options"), f"run.json, part {part['name']},")
     current["run"] = {**current["run"], "factors": folded(current["run"]["factors"])}
     return current
 
@@ -184,7 +222,8 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     workload, sampling = run.get("workload", {}), run.get("sampling")
     if not isinstance(sampling, dict):
         raise UnreadableError("run.json is not whole: run.sampling: Input should be an object")
-    name = workload.get("name", (run.get("factors") or {}).get("workload"))
+    factors = run.get("factors")
+    name = workload.get("name", factors.get("workload") if isinstance(factors, dict) else None)
     now = {key: value for key, value in run.items() if key != "census"}
     now |= {"workload": {"name": name}, "parts": _parts(workload, sampling, run.get("census"))}
     if isinstance(guests := run.get("guests"), dict) and guests.get("nosharepages") is None:
