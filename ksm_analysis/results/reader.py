@@ -255,6 +255,7 @@ def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dic
     check(Header, header, "the header of samples.jsonl")
     header = {"guests": {}, **header}
     end = json.loads(text[last:-1]) if b'"end"' in text[last : last + 40] else {}
+    end = end if isinstance(end, dict) else {}
     if end:
         check(End, end, "the end line of samples.jsonl")
     lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
