@@ -7,8 +7,8 @@ name: controller
 short_description: Identity of the process that runs the playbook
 version_added: 0.1.0
 description:
-  - Returns the boot id of the controller's machine (C(machine)), the process id of the running
-    C(ansible-playbook) (C(pid)) and its command line (C(what)).
+  - Returns the boot id of the controller's machine with its PID namespace (C(machine)), the process
+    id of the running C(ansible-playbook) (C(pid)) and its command line (C(what)).
 author: [The KSM testbed authors (@ksm-testbed)]
 """
 
@@ -41,5 +41,7 @@ class LookupModule(LookupBase):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         # The first word is the Python that runs it.
         what = " ".join([Path(words[1]).name, *words[2:]]).strip()
-        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # A container has the boot id of its host, and process ids of its own.
+        machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
         return [{"machine": machine, "pid": pid, "what": what}]

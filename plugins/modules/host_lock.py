@@ -7,9 +7,10 @@ DOCUMENTATION = r"""
 module: host_lock
 short_description: Take, renew and release the lock of a host
 description:
-  - The lock is a file that names its holder. A holder is dead when its process has ended (if it
-    ran on this machine in this boot), or when the time it asked for has passed without renewal.
-    The lock of a dead holder is taken over.
+  - The lock is a file that names its holder. A holder is dead when its process has ended, if that
+    process can be seen from here (it runs in this boot of this machine, and not in a container).
+    Of any other holder, it is dead when the time it asked for has passed without renewal.
+  - The lock of a dead holder is taken over.
 options:
   path:
     description: The lock file.
@@ -24,7 +25,7 @@ options:
     default: present
   holder:
     description: >-
-      Who asks: C(machine) (its boot id) and C(pid), which are the same at each call of one
+      Who asks: C(machine) (boot id and PID namespace) and C(pid), which are the same at each call of one
       C(ansible-playbook), and C(what), for the message.
     type: dict
     required: true
@@ -47,7 +48,7 @@ EXAMPLES = r"""
 - name: Take the lock for ten minutes
   ksm.testbed.host_lock:
     path: /var/lib/ksm-testbed/lock.json
-    holder: {machine: 3f…, pid: 4242, what: ansible-playbook site.yml}
+    holder: {machine: "3f… pid:[4026531836]", pid: 4242, what: ansible-playbook site.yml}
     seconds: 600
 """
 
@@ -81,8 +82,9 @@ def alone(path):
 
 
 def machine_id():
-    """Identity of this boot of this machine: what makes a process id mean anything."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Identity of this boot of this machine, and of the PID namespace: where a pid has a meaning."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 def process_start(pid):

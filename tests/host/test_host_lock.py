@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.host
-HERE = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+HERE = f"{BOOT} {os.readlink('/proc/self/ns/pid')}"
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ def test_a_controller_elsewhere_holds_until_its_time_has_passed(lock):
     assert "busy with" in lock(HERE, os.getpid())["msg"]
     assert not lock("elsewhere", 1, seconds=0)["changed"], "renewed, for no time"
     assert lock(HERE, os.getpid())["taken_over"]["machine"] == "elsewhere"
+
+
+def test_a_controller_in_a_container_holds_until_its_time_has_passed(lock):
+    """It has the boot id of the host, and its process id means nothing, or another process, here."""
+    container = f"{BOOT} pid:[4026532000]"
+    assert lock(container, 1, seconds=3600)["changed"]
+    assert "busy with" in lock(HERE, os.getpid())["msg"]
+    assert not lock(container, 1, seconds=0)["changed"], "renewed, for no time"
+    assert lock(HERE, os.getpid())["taken_over"]["machine"] == container
 
 
 def test_a_lock_that_was_never_finished_is_no_lock(lock, tmp_path):
