@@ -7,8 +7,9 @@ DOCUMENTATION = r"""
 module: guest_disks
 short_description: Make a disk for each guest, as an overlay on one image
 description:
-  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone. Nobody but root
-    can read them; libvirt hands them over to QEMU's own user as long as the guest runs.
+  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone; if it has
+    another size or another image, the module fails and changes nothing. Only root can read the
+    overlays; libvirt gives them to QEMU's own user while the guest runs.
 options:
   directory:
     description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
@@ -51,14 +52,31 @@ RETURN = r"""
 disks: {description: Paths that were made, type: list, elements: str, returned: always}
 """
 
+import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
+GIB = 2**30
 
 
 def lines(texts):
     """One text a line."""
     return "".join(f"{text}\n" for text in texts)
+
+
+def unlike(module, disk):
+    """Say how an existing disk differs from what is asked for; empty if it does not."""
+    # A disk in use is locked, and only read here
+    command = ["qemu-img", "info", "--force-share", "--output=json", disk]
+    found = json.loads(module.run_command(command, check_rc=True)[1])
+    image, bytes_ = module.params["image"], module.params["gib"] * GIB
+    differs = []
+    if found["virtual-size"] != bytes_:
+        differs.append(f"it has {found['virtual-size'] / GIB:g} GiB, not {bytes_ / GIB:g} GiB")
+    if (below := found.get("full-backing-filename")) != image:
+        differs.append(f"its image is {below}, not {image}")
+    return f"{disk} exists: {', and '.join(differs)}" if differs else ""
 
 
 def main():
@@ -76,6 +94,8 @@ def main():
     disks = [directory / f"{guest}.qcow2" for guest in module.params["guests"]]
     existing = [str(disk) for disk in disks if disk.exists()]
     missing = [str(disk) for disk in disks if not disk.exists()]
+    if differ := [words for disk in existing if (words := unlike(module, disk))]:
+        module.fail_json(msg="; ".join(differ) + ". Remove these guests first")
     new = not directory.is_dir()
     if not module.check_mode:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)

@@ -13,7 +13,9 @@ description:
 options:
   state:
     description:
-      - V(running) defines and starts the domains of O(xml). One that runs already is left alone.
+      - V(running) defines and starts the domains of O(xml). One that runs already is left alone; if
+        its memory, processors, kernel, disks, networks or merging are not those of O(xml), the
+        module fails and changes nothing.
       - V(absent) stops at once, and undefines, every domain whose whole name matches O(pattern).
     type: str
     choices: [running, absent]
@@ -93,11 +95,38 @@ def wanted_domains(text):
     return {domain.findtext("name"): ElementTree.tostring(domain, "unicode") for domain in domains}
 
 
+def definition(domain):
+    """Return what tells guests of one name apart, from the XML of a domain."""
+    unit = {"KiB": 1, "MiB": 1024, "GiB": 1024**2}
+    memory = domain.find("memory")
+    return {
+        "memory": f"{int(memory.text) * unit[memory.get('unit', 'KiB')] // 1024} MiB",
+        "processors": domain.findtext("vcpu"),
+        "kernel": domain.findtext("os/kernel"),
+        "disks": [source.get("file") for source in domain.findall("devices/disk/source")],
+        "networks": [
+            source.get("network") or source.get("bridge")
+            for source in domain.findall("devices/interface/source")
+        ],
+        "merging": domain.find("memoryBacking/nosharepages") is None,
+    }
+
+
+def unlike(domain, wanted):
+    """Say how a running domain differs from the one that is wanted; empty if it does not."""
+    found, asked = (definition(ElementTree.fromstring(xml)) for xml in (domain.XMLDesc(), wanted))
+    differs = [f"{key} {found[key]}, not {asked[key]}" for key in asked if found[key] != asked[key]]
+    return f"{domain.name()} runs with {', '.join(differs)}" if differs else ""
+
+
 def start(module, connection):
     """Define and start what does not run; return (names before, names after, changed ones)."""
     wanted = wanted_domains(module.params["xml"])
     active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-    running = {domain.name() for domain in connection.listAllDomains(active)} & set(wanted)
+    domains = [d for d in connection.listAllDomains(active) if d.name() in wanted]
+    if differ := [words for d in domains if (words := unlike(d, wanted[d.name()]))]:
+        module.fail_json(msg="; ".join(differ) + ". Remove these guests first")
+    running = {domain.name() for domain in domains}
     missing = sorted(set(wanted) - running)
     if not module.check_mode:
         defined = [connection.defineXML(wanted[name]) for name in missing]
