@@ -6,29 +6,32 @@ Descriptions are those of docs/experiments.md; editors show them, by the JSON Sc
 import functools
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WrapValidator,
     create_model,
     model_validator,
 )
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
 
 from ksm_analysis.definition import values
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.values import (
+    OrLeftOut,
     Strict,
+    WordOr,
     duration,
     not_allowed,
     rest_of,
-    text,
+    says,
     whole,
-    word_or,
     wrong,
     wrong_at,
 )
@@ -43,9 +46,11 @@ SEED = 2**63 - 1
 class Network(Strict):
     """A libvirt network that the guests are connected to."""
 
-    network: text(
-        r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", "the name of a libvirt network"
-    ) = Field(description="In the mapping only: the libvirt network.")  # fmt: skip
+    network: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", strict=True),
+        says("the name of a libvirt network"),
+    ] = Field(description="In the mapping only: the libvirt network.")
 
 
 class Guests(Strict):
@@ -54,21 +59,27 @@ class Guests(Strict):
     count: values.Count = Field(
         description="How many guests run at once: one cell for each number."
     )
-    memory_mib: whole(64, 1048576) = Field(512, description="Memory of a guest, in MiB.")
-    disk_gib: whole(1, 1024) = Field(
-        4,
+    memory_mib: Annotated[int, whole(64, 1048576)] = Field(
+        default=512, description="Memory of a guest, in MiB."
+    )
+    disk_gib: Annotated[int, whole(1, 1024)] = Field(
+        default=4,
         description="Disk of a guest, in GiB; at least that of the image it starts from, which has"
         " 4 by default.",
     )
-    vcpus: whole(1, 64) = Field(1, description="Virtual CPUs of a guest.")
-    network: word_or(Network, "none", "user", allowed="none, user or {network: NAME}") = Field(
-        "none",
+    vcpus: Annotated[int, whole(1, 64)] = Field(default=1, description="Virtual CPUs of a guest.")
+    network: WordOr[
+        Annotated[Literal["none", "user"], says("none, user or {network: NAME}")], Network
+    ] = Field(
+        default="none",
         description="A network card: none, QEMU's own user network, or a libvirt network of the"
         " host. Experiments need none.",
     )
 
 
-def _guests_or_arrays(value: Any, handler, info: ValidationInfo) -> Guests | None:
+def _guests_or_arrays(
+    value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> Any:
     """Accept no guests where nothing needs them."""
     rest = rest_of(info)
     if value is None and not rest.guests:
@@ -84,19 +95,19 @@ def _guests_or_arrays(value: Any, handler, info: ValidationInfo) -> Guests | Non
 class Sampling(Strict):
     """How long a run is, and how often all counters are read."""
 
-    interval: duration(0.01, 86400) = Field(
+    interval: Annotated[float, duration(0.01, 86400)] = Field(
         description="Length of an interval, for which figures have a point; a whole multiple of"
         " `period`."
     )
-    intervals: whole(1, 100000) = Field(
+    intervals: Annotated[int, whole(1, 100000)] = Field(
         description="Intervals in a run. Their length together is the length of the run's sampling."
     )
-    period: duration(0.01, 3600) = Field(
-        0.25, description=f"Time between samples. A run has at most {MAX_SAMPLES} samples."
+    period: Annotated[float, duration(0.01, 3600)] = Field(
+        default=0.25, description=f"Time between samples. A run has at most {MAX_SAMPLES} samples."
     )
 
     @model_validator(mode="after")
-    def _whole_multiple(self):
+    def _whole_multiple(self) -> Self:
         periods = self.interval / self.period
         if round(periods) < 1 or not math.isclose(periods, round(periods), rel_tol=1e-9):
             message = "must be a whole multiple of 'period' ({period} s), not {interval} s"
@@ -121,7 +132,7 @@ class Sampling(Strict):
 class Shuffled(Strict):
     """Each repetition in an order of its own, which the seed determines."""
 
-    shuffled: whole(0, SEED) = Field(
+    shuffled: Annotated[int, whole(0, SEED)] = Field(
         description="In the mapping only: the seed, which `shuffled(SEED)` has as well; 0 in plain"
         " `shuffled`."
     )
@@ -135,12 +146,13 @@ def _seeded(value: Any) -> Any:
 
 _ShuffledText = Annotated[str, Field(pattern=r"^shuffled(\([0-9]+\))?$")]
 Order = Annotated[
-    word_or(
+    WordOr[
+        Annotated[
+            Literal["as-written", "interleaved"],
+            says("as-written, interleaved, shuffled, shuffled(SEED) or {shuffled: SEED}"),
+        ],
         Shuffled,
-        "as-written",
-        "interleaved",
-        allowed="as-written, interleaved, shuffled, shuffled(SEED) or {shuffled: SEED}",
-    ),
+    ],
     BeforeValidator(
         _seeded,
         json_schema_input_type=Literal["as-written", "interleaved"] | _ShuffledText | Shuffled,
@@ -151,14 +163,15 @@ Order = Annotated[
 class Steady(Strict):
     """What counts as steady: pages_sharing has kept within a few percent for a while."""
 
-    scans: whole(3, 1000000) = Field(
-        3, description="Full scans that it has to be flat for, at least."
+    scans: Annotated[int, whole(3, 1000000)] = Field(
+        default=3, description="Full scans that it has to be flat for, at least."
     )
-    seconds: duration(0, values.YEAR) = Field(
-        60.0, description="Seconds that it has to be flat for, at least; no more than a run has."
+    seconds: Annotated[float, duration(0, values.YEAR)] = Field(
+        default=60.0,
+        description="Seconds that it has to be flat for, at least; no more than a run has.",
     )
-    percent: values.number(0, 100) = Field(
-        1.0,
+    percent: Annotated[float, values.number(0, 100)] = Field(
+        default=1.0,
         description="How flat: the greatest pages_sharing is above the least by no more than this"
         " part of the greatest, in percent.",
     )
@@ -170,7 +183,7 @@ class Stop(Strict):
     steady: Steady = Field(description="In the mapping only: what counts as steady.")
 
 
-def steady_of(stop: Stop | str) -> Steady | None:
+def steady_of(stop: Stop | str | None) -> Steady | None:
     """What counts as steady; None if runs have a fixed length."""
     if isinstance(stop, Stop):
         return stop.steady
@@ -194,7 +207,7 @@ MOMENTS = "a list of end, at-scan-boundary and every: S"
 class Every(Strict):
     """At regular times of a run."""
 
-    every: duration(1, 86400) = Field(
+    every: Annotated[float, duration(1, 86400)] = Field(
         description="In the list only: each time so many seconds have passed; at most the length of"
         " the run."
     )
@@ -212,8 +225,11 @@ def _one_every(moments: list[Every | str]) -> list[Every | str]:
     return values.distinct(moments)
 
 
+_Moment = WordOr[
+    Annotated[Literal["end", "at-scan-boundary"], says("end, at-scan-boundary or every: S")], Every
+]
 _Moments = Annotated[
-    list[word_or(Every, "end", "at-scan-boundary", allowed="end, at-scan-boundary or every: S")],
+    list[_Moment],
     Field(min_length=1),
     BeforeValidator(_listed),
     AfterValidator(_one_every),
@@ -227,7 +243,7 @@ class Census(Strict):
         description="In the mapping only: the moments, as the plain list has them."
     )
     pause: values.Switch = Field(
-        False,
+        default=False,
         description="In the mapping only: stop the guests while they are read, so that their"
         " contents are those of one instant.",
     )
@@ -279,20 +295,22 @@ def _only_if_present(setting: dict[str, Any], info: ValidationInfo) -> dict[str,
 class Experiment(Strict):
     """An experiment: what to vary (guests x knobs x workloads), how often, and how to sample."""
 
-    note: values.Words = Field("", description="What the experiment is about. The page shows it.")
-    guests: Annotated[Guests, WrapValidator(_guests_or_arrays)] = Field(
-        None,
+    note: values.Words = Field(
+        default="", description="What the experiment is about. The page shows it."
+    )
+    guests: Annotated[OrLeftOut[Guests], WrapValidator(_guests_or_arrays)] = Field(
+        default=None,
         validate_default=True,
         description="The guests of every run. Required, unless all workloads are `arrays`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)
     ] = Field(
-        [{"run": 1}],
+        default=[{"run": 1}],
         description="Settings of `/sys/kernel/mm/ksm`: one cell for each entry.",
     )  # fmt: skip
     knobs_if_present: Annotated[Setting, AfterValidator(_only_if_present)] = Field(
-        {}, description="Knobs for every setting, on hosts whose kernel has them."
+        default={}, description="Knobs for every setting, on hosts whose kernel has them."
     )
     workloads: Annotated[
         list[
@@ -304,44 +322,45 @@ class Experiment(Strict):
         Field(min_length=1),
         AfterValidator(distinct_names),
     ] = Field(
-        ["idle"],
+        default=["idle"],
         validate_default=True,
         description="What goes on: one cell for each entry, either `idle` or a mapping with the"
         " keys that follow.",
     )
     sampling: Sampling = Field(description="How long a run is sampled, and how often.")
     stop: Annotated[
-        word_or(
+        WordOr[
+            Annotated[
+                Literal["fixed", "steady"],
+                says("fixed, steady or {steady: {scans: N, seconds: S, percent: P}}"),
+            ],
             Stop,
-            "fixed",
-            "steady",
-            allowed="fixed, steady or {steady: {scans: N, seconds: S, percent: P}}",
-        ),
+        ],
         AfterValidator(_steady_within_the_run),
     ] = Field(
-        "fixed",
+        default="fixed",
         description="When a run ends: after all its intervals, or as soon as it is steady.",
     )
     census: Annotated[
-        Census,
+        OrLeftOut[Census],
         BeforeValidator(_moments_or_mapping, json_schema_input_type=_Moments | Census),
         AfterValidator(_every_within_the_run),
     ] = Field(
-        None,
+        default=None,
         description="When the contents of all mergeable memory are read: what could be merged, what"
         " is, and who shares with whom.",
     )
-    repetitions: whole(1, 1000) = Field(
-        1, description="How often each cell is run, with fresh guests each time."
+    repetitions: Annotated[int, whole(1, 1000)] = Field(
+        default=1, description="How often each cell is run, with fresh guests each time."
     )
-    order: Order = Field("interleaved", description="In which order the runs are done.")
+    order: Order = Field(default="interleaved", description="In which order the runs are done.")
 
 
 @functools.cache
 def model() -> type[Experiment]:
     """Return the model of an experiment, with the keys of parts from outside."""
-    keys = {
-        part.name: (part.key | None, Field(None, description=part.description))
+    keys: dict[str, Any] = {
+        part.name: (part.key | None, Field(default=None, description=part.description))
         for part in outside()
     }
     return create_model("Experiment", __base__=Experiment, **keys) if keys else Experiment
@@ -351,10 +370,10 @@ def model() -> type[Experiment]:
 
 
 class _ForEditors(GenerateJsonSchema):
-    def field_title_should_be_set(self, schema) -> bool:
+    def field_title_should_be_set(self, schema: object) -> bool:
         return False  # the key says it
 
-    def default_schema(self, schema):
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
         made = super().default_schema(schema)
         if made.get("default", 0) is None:  # absent, which no file can write
             del made["default"]

@@ -10,7 +10,9 @@ import re
 from pathlib import PurePath
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ksm_analysis.definition import yaml_errors
 from ksm_analysis.definition.definition import (
@@ -24,7 +26,7 @@ from ksm_analysis.definition.definition import (
     steady_of,
 )
 from ksm_analysis.definition.part import outside
-from ksm_analysis.definition.values import Rest, keys
+from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import Part, Workload
 from ksm_analysis.errors import InputError
 
@@ -47,7 +49,7 @@ def parse(
     Raises InputError with one line for each thing that is wrong: file, line, key, what is allowed.
     """
     data, root = yaml_errors.read(text, file)
-    if not isinstance(data, dict):
+    if root is None or not isinstance(data, dict):
         allowed = ", ".join(keys(model()))
         raise InputError(f"{file}:1: an experiment is a mapping with the keys {allowed}")
     options = {"interval": interval, "intervals": intervals}
@@ -66,10 +68,11 @@ def parse(
 
 def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
     """What the checks of one key need to know of others; of those that are wrong, nothing."""
-    workloads = data.get("workloads")
+    workloads, stop = data.get("workloads"), data.get("stop")
     by = " and ".join(f"--{name}" for name in options)
-    seconds = _or_none(lambda: Sampling.model_validate(data.get("sampling")).seconds)
-    steady = _or_none(lambda: steady_of(_stop(data)).seconds) or 0.0
+    sampling = _if_right(Sampling, data.get("sampling"))
+    seconds = sampling.seconds if sampling else None
+    steady = steady_of(_if_right(Stop, stop) if isinstance(stop, dict) else stop)
     return Rest(
         seconds=seconds,
         length="the length of a run's sampling" + (f" with {by}" if by else ""),
@@ -77,23 +80,18 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         only_arrays=isinstance(workloads, list)
         and all(isinstance(each, dict) and "arrays" in each for each in workloads),
         # what no run can last is told once, where it stands
-        steady=steady if seconds and steady <= seconds else 0.0,
+        steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
     )
 
 
-def _stop(data: dict[str, Any]) -> Stop | str:
-    stop = data.get("stop")
-    return Stop.model_validate(stop) if isinstance(stop, dict) else stop
-
-
-def _or_none(value) -> Any:
+def _if_right(model: type[Model], value: object) -> Model | None:
     try:
-        return value()
-    except (ValidationError, AttributeError):
+        return model.model_validate(value)
+    except ValidationError:
         return None
 
 
-def _problem(details: dict[str, Any], root: Any, options: dict[str, Any]) -> tuple[int, str]:
+def _problem(details: ErrorDetails, root: yaml.Node, options: dict[str, Any]) -> tuple[int, str]:
     """One error as (line, text); line 0 is the command line."""
     key, *within = details["loc"]
     by_options = within[0] in options if within else options and details["type"] == "wrong"
@@ -174,7 +172,7 @@ def _run(
 ) -> dict[str, Any]:
     # ksmd that does not run measures nothing: run=0 has to be asked for
     knobs = {"run": 1, **experiment.knobs[setting]}
-    planned = {
+    planned: dict[str, Any] = {
         "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
@@ -195,7 +193,9 @@ def _run(
     return planned | {"parts": _run_parts(experiment, planned["sampling"], workload, count)}
 
 
-def _run_parts(experiment, sampling, workload, count) -> list[dict[str, Any]]:
+def _run_parts(
+    experiment: Experiment, sampling: dict[str, Any], workload: Workload, count: int
+) -> list[dict[str, Any]]:
     """The parts of a run, in the order of their start."""
     parts = []
     if workload.arrays:
@@ -259,15 +259,15 @@ def _parts(workload: Workload, count: int, seconds: float) -> list[dict[str, Any
 
 def _work(part: Part, seconds: float) -> dict[str, Any]:
     start, stop = part.window(seconds)
-    if part.command:
-        return {"command": part.command, "start": start, "stop": stop}
-    options = part.stress_ng.model_dump(exclude_defaults=True)
-    return {"stress_ng": options, "start": start, "stop": stop}
+    if part.stress_ng:
+        options = part.stress_ng.model_dump(exclude_defaults=True)
+        return {"stress_ng": options, "start": start, "stop": stop}
+    return {"command": part.command, "start": start, "stop": stop}
 
 
 def _sampling(experiment: Experiment, knobs: dict[str, Any], workload: Workload) -> dict[str, Any]:
     sampling, steady = experiment.sampling, steady_of(experiment.stop)
-    planned = {
+    planned: dict[str, Any] = {
         "interval": sampling.interval,
         "intervals": sampling.intervals,
         "period": sampling.period,

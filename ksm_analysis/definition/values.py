@@ -5,7 +5,7 @@ Every type also makes the JSON Schema of what it takes, for editors.
 
 import json
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -14,28 +14,30 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetPydanticSchema,
     Tag,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 YEAR = 31536000  # seconds: longer than any run
 
 # fmt: off
-MADVISE = (
+Madvise = Literal[
     "dontneed", "hugepage", "mergeable", "nohugepage", "normal", "random", "sequential",
     "unmergeable", "willneed",
-)
+]
 # As `stress-ng --vm 1 --vm-method which` of Debian 12's stress-ng 0.15.06 lists them.
-VM_METHODS = (
+VmMethod = Literal[
     "all", "cache-lines", "cache-stripe", "checkerboard", "flip", "fwdrev", "galpat-0", "galpat-1",
     "gray", "grayflip", "rowhammer", "incdec", "inc-nybble", "lfsr32", "rand-set", "rand-sum",
     "read64", "ror", "swap", "move-inv", "modulo-x", "mscan", "wrrd128nt", "prime-0", "prime-1",
     "prime-gray-0", "prime-gray-1", "prime-incdec", "walk-0d", "walk-1d", "walk-0a", "walk-1a",
     "write64", "write64nt", "write1024v", "zero-one",
-)
+]
 # fmt: on
 
 
@@ -46,7 +48,7 @@ def wrong(message: str, **values: Any) -> PydanticCustomError:
 
 def wrong_at(key: str, message: str, **values: Any) -> ValidationError:
     """Make the error of a mapping's key, for what shows only beside its other keys."""
-    details = {"type": wrong(message, **values), "loc": (key,), "input": None}
+    details = InitErrorDetails(type=wrong(message, **values), loc=(key,), input=None)
     return ValidationError.from_exception_data("definition", [details])
 
 
@@ -63,7 +65,7 @@ def not_allowed(value: Any, allowed: str) -> PydanticCustomError:
 def says(allowed: str) -> WrapValidator:
     """Say what is allowed, whichever way the value is wrong."""
 
-    def check(value, handler):
+    def check(value: object, handler: ValidatorFunctionWrapHandler) -> object:
         try:
             return handler(value)
         except ValidationError:
@@ -76,7 +78,10 @@ def says(allowed: str) -> WrapValidator:
 
 
 class Strict(BaseModel):
-    """A mapping that has the keys of its fields and no other."""
+    """A mapping that has the keys of its fields and no other.
+
+    Defaults of fields are named (`default=`), since type checkers overlook others.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,46 +106,49 @@ def rest_of(info: ValidationInfo) -> Rest:
     return info.context or Rest()
 
 
-# --- makers of types -----------------------------------------------------------------------------
+# --- what types are made of -----------------------------------------------------------------------
+
+T = TypeVar("T")
+Word = TypeVar("Word")
+Model = TypeVar("Model", bound=BaseModel)
+
+# What a file may leave out: then it is None, but a file cannot write `null`.
+OrLeftOut = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(get_args(kind)[0]))]
+
+# A word, or a mapping; what is wrong inside the mapping is told in full.
+WordOr = Annotated[
+    Annotated[Word, Tag("(word)")] | Annotated[Model, Tag("(mapping)")],
+    Discriminator(lambda value: "(mapping)" if isinstance(value, dict | BaseModel) else "(word)"),
+]
 
 
-def whole(low: int, high: int):
+def whole(low: int, high: int) -> GetPydanticSchema:
     """Whole numbers within bounds."""
-    bounds = Field(ge=low, le=high, strict=True)
-    return Annotated[int, bounds, says(f"a whole number from {low} to {high}")]
+    return _within(low, high, f"a whole number from {low} to {high}")
 
 
-def number(low: float, high: float, of: str = ""):
+def number(low: float, high: float, of: str = "") -> GetPydanticSchema:
     """Numbers within bounds. `of` is their unit, in words."""
-    bounds = Field(ge=low, le=high, strict=True, allow_inf_nan=False)
-    return Annotated[float, bounds, says(f"a number{of} from {low} to {high}")]
+    return _within(low, high, f"a number{of} from {low} to {high}")
 
 
-def duration(low: float, high: float):
+def duration(low: float, high: float) -> GetPydanticSchema:
     """Lengths and points of time."""
     return number(low, high, of=" of seconds")
 
 
-def text(pattern: str, allowed: str):
-    """Text of a pattern."""
-    return Annotated[str, Field(pattern=pattern, strict=True), says(allowed)]
+def _within(low: float, high: float, allowed: str) -> GetPydanticSchema:
+    """Make one mark, for `Annotated`, of bounds and of what is said about them."""
+    bounds = Field(ge=low, le=high, strict=True, allow_inf_nan=False)
+    return GetPydanticSchema(lambda kind, handler: handler(Annotated[kind, bounds, says(allowed)]))
 
 
-def one_of(words: tuple[str, ...]):
-    """One word of a list that is too long for a sentence."""
-    return Annotated[Literal[words], says(f"one of {', '.join(words)}")]
+def one_of(words: object) -> WrapValidator:
+    """Say which words are allowed, of a Literal that is too long for a sentence."""
+    return says(f"one of {', '.join(get_args(words))}")
 
 
-def word_or(model: type[BaseModel], *words: str, allowed: str):
-    """One of some words, or a mapping; what is wrong inside the mapping is then told in full."""
-    word = Annotated[Literal[words], says(allowed), Tag("(word)")]
-    return Annotated[
-        word | Annotated[model, Tag("(mapping)")],
-        Discriminator(lambda value: "(mapping)" if isinstance(value, dict | model) else "(word)"),
-    ]
-
-
-def distinct(values: Any) -> Any:
+def distinct(values: T) -> T:
     """Refuse a list that has an entry twice; what is no list passes."""
     if isinstance(values, list):
         repeated = [value for i, value in enumerate(values) if value in values[:i]]
@@ -164,11 +172,11 @@ def _absolute(argv: list[str]) -> list[str]:
     return argv
 
 
-def _size(value: Any) -> Any:
+def _size(value: int | str) -> int | str:
     """Refuse sizes below stress-ng's least, 4 KiB."""
-    number = re.match(r"[\d.]+", str(value))
-    unit = str(value)[-1].lower()
-    if unit != "%" and float(number[0]) * {"k": 2**10, "m": 2**20, "g": 2**30}.get(unit, 1) < 4096:
+    size = str(value).lower()
+    bytes_each = {"k": 2**10, "m": 2**20, "g": 2**30}.get(size[-1], 1)
+    if size[-1] != "%" and float(size.rstrip("bkmg")) * bytes_each < 4096:
         raise wrong("must be at least 4K, the least that stress-ng takes")
     return value
 
@@ -176,7 +184,7 @@ def _size(value: Any) -> Any:
 # --- types ---------------------------------------------------------------------------------------
 
 _ONCE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
-_Guest = whole(1, 99)
+_Guest = Annotated[int, whole(1, 99)]
 Count = Annotated[
     Annotated[list[_Guest], _ONCE],
     BeforeValidator(_listed, json_schema_input_type=_Guest | Annotated[list[_Guest], _ONCE]),
@@ -195,7 +203,11 @@ Size = Annotated[
     says("a size such as 64M, 1G or 50%"),
     AfterValidator(_size),
 ]
-KnobName = text(r"^[a-z][a-z0-9_]*$", "the name of a file in /sys/kernel/mm/ksm")
+KnobName = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]*$", strict=True),
+    says("the name of a file in /sys/kernel/mm/ksm"),
+]
 KnobValue = Annotated[
     Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     | Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", strict=True)],

@@ -1,6 +1,6 @@
 """Workloads of a definition: what goes on in a run, in its guests or in two arrays instead."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -10,62 +10,67 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from ksm_analysis.definition import values
 from ksm_analysis.definition.values import (
+    OrLeftOut,
     Rest,
     Strict,
+    WordOr,
     duration,
     keys,
+    one_of,
     rest_of,
-    text,
+    says,
     whole,
-    word_or,
     wrong,
     wrong_at,
 )
 
-CHANGES = ("single", "half-same", "half-distinct")
+Change = Literal["single", "half-same", "half-distinct"]
 
 
 class StressNg(Strict):
     """The vm options of stress-ng, with underscores for dashes and without the leading ones."""
 
-    vm: whole(1, 1024) = Field(description="Worker processes in each guest.")
-    vm_bytes: values.Size = Field(
-        None, description="Memory of a guest's workers together; at least 4K."
+    vm: Annotated[int, whole(1, 1024)] = Field(description="Worker processes in each guest.")
+    vm_bytes: OrLeftOut[values.Size] = Field(
+        default=None, description="Memory of a guest's workers together; at least 4K."
     )
-    vm_hang: whole(0, 86400) = Field(
-        None, description="Seconds to wait before memory is freed; 0 waits for ever."
+    vm_hang: OrLeftOut[Annotated[int, whole(0, 86400)]] = Field(
+        default=None, description="Seconds to wait before memory is freed; 0 waits for ever."
     )
     vm_keep: values.Switch = Field(
-        False, description="Write to the same memory again instead of taking new."
+        default=False, description="Write to the same memory again instead of taking new."
     )
-    vm_locked: values.Switch = Field(False, description="Lock the memory.")
-    vm_madvise: values.one_of(values.MADVISE) = Field(
-        None, description="Advice to the guest's kernel."
+    vm_locked: values.Switch = Field(default=False, description="Lock the memory.")
+    vm_madvise: OrLeftOut[Annotated[values.Madvise, one_of(values.Madvise)]] = Field(
+        default=None, description="Advice to the guest's kernel."
     )
-    vm_method: values.one_of(values.VM_METHODS) = Field(
-        None, description="What is written to the memory."
+    vm_method: OrLeftOut[Annotated[values.VmMethod, one_of(values.VmMethod)]] = Field(
+        default=None, description="What is written to the memory."
     )
-    vm_ops: whole(1, 2**62) = Field(None, description="Stop after so many operations.")
-    vm_populate: values.Switch = Field(False, description="Fill in page tables at once.")
+    vm_ops: OrLeftOut[Annotated[int, whole(1, 2**62)]] = Field(
+        default=None, description="Stop after so many operations."
+    )
+    vm_populate: values.Switch = Field(default=False, description="Fill in page tables at once.")
 
 
 class Window(Strict):
     """A part of the run, in seconds from its first sample."""
 
-    start: duration(0, values.YEAR) = Field(
+    start: Annotated[float, duration(0, values.YEAR)] = Field(
         alias="from",
         description="In the mapping only: when it starts, in seconds from the first sample.",
     )
-    stop: duration(0, values.YEAR) = Field(
+    stop: Annotated[float, duration(0, values.YEAR)] = Field(
         alias="to",
         description="In the mapping only: when it stops; at most the length of the run.",
     )
 
     @model_validator(mode="after")
-    def _within_the_run(self, info: ValidationInfo):
+    def _within_the_run(self, info: ValidationInfo) -> Self:
         if self.start >= self.stop:
             raise wrong("'from' must be less than 'to'")
         rest = rest_of(info)
@@ -77,14 +82,17 @@ class Window(Strict):
 
 # What a workload and a part of a mixed one have in common.
 _StressNg = Annotated[
-    StressNg, Field(description="Options of stress-ng's virtual memory stressor.")
+    OrLeftOut[StressNg], Field(description="Options of stress-ng's virtual memory stressor.")
 ]
 _Command = Annotated[
-    values.Command,
+    OrLeftOut[values.Command],
     Field(description="A command of your own, run by root in the guest."),
 ]
 _Active = Annotated[
-    word_or(Window, "whole", "first-half", allowed="whole, first-half or {from: S, to: S}"),
+    WordOr[
+        Annotated[Literal["whole", "first-half"], says("whole, first-half or {from: S, to: S}")],
+        Window,
+    ],
     Field(
         description="When it works: the whole run, its first half, or a part of it. stress-ng knows"
         " whole seconds only, so its length is rounded to them."
@@ -103,7 +111,7 @@ class Part(Strict):
     )
 
     @model_validator(mode="after")
-    def _one_of_them(self):
+    def _one_of_them(self) -> Self:
         if (self.stress_ng is None) == (self.command is None):
             raise wrong("needs either 'stress_ng' or 'command'; a part that does nothing is idle")
         return self
@@ -118,25 +126,31 @@ class Part(Strict):
 class Arrays(Strict):
     """The workload without guests: two equal mergeable arrays, one of which is changed."""
 
-    change: Annotated[
-        Literal[CHANGES], values.says("one of single, half-same or half-distinct")
-    ] = Field(
+    change: Annotated[Change, says("one of single, half-same or half-distinct")] = Field(
         description="What becomes of array 1: its first number is -1 (single), its first half is -1"
         " (half-same), or number i of its first half is -i (half-distinct)."
     )
-    ints: whole(2, 10**9) = Field(
-        1_000_000, description="Numbers in each of the two arrays, of 4 bytes each."
+    ints: Annotated[int, whole(2, 10**9)] = Field(
+        default=1_000_000, description="Numbers in each of the two arrays, of 4 bytes each."
     )
-    second: duration(0, values.YEAR) = Field(
-        10.0, description="When array 2 is written, in seconds from the first sample."
+    second: Annotated[float, duration(0, values.YEAR)] = Field(
+        default=10.0, description="When array 2 is written, in seconds from the first sample."
     )
-    changed: duration(0, values.YEAR) = Field(
-        20.0, description="When array 1 is changed; before the run ends."
+    changed: Annotated[float, duration(0, values.YEAR)] = Field(
+        default=20.0, description="When array 1 is changed; before the run ends."
     )
 
 
-def _arrays_within_the_run(arrays: Arrays | str, info: ValidationInfo) -> Arrays:
-    arrays = arrays if isinstance(arrays, Arrays) else Arrays(change=arrays)
+def _change_or_mapping(value: Any) -> Any:
+    """Read a change as the mapping that it is short for."""
+    if value in get_args(Change):
+        return {"change": value}
+    if not isinstance(value, dict | Arrays):
+        raise values.not_allowed(value, "single, half-same, half-distinct or {change: ...}")
+    return value
+
+
+def _arrays_within_the_run(arrays: Arrays, info: ValidationInfo) -> Arrays:
     if arrays.second >= arrays.changed:
         message = "'second' ({second} s) must be less than 'changed' ({changed} s)"
         raise wrong(message, second=f"{arrays.second:g}", changed=f"{arrays.changed:g}")
@@ -159,7 +173,7 @@ def idle_or_mapping(value: Any) -> Any:
 
 
 def _listed(allowed: str) -> BeforeValidator:
-    def check(value):
+    def check(value: object) -> object:
         if not isinstance(value, list) or not value:
             raise values.not_allowed(value, allowed)
         return value
@@ -168,57 +182,53 @@ def _listed(allowed: str) -> BeforeValidator:
 
 
 KINDS = ("stress_ng", "command", "mixed", "arrays")
+_ONE_KIND: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
+_IdleOrPart = WordOr[
+    Annotated[Literal["idle"], says("idle or a mapping with the keys stress_ng, command, active")],
+    Part,
+]
 
 
 class Workload(Strict):
     """What goes on in a run: in all guests, in each guest its part, or in two arrays instead."""
 
-    name: text(
-        r"^[a-z0-9][a-z0-9_-]{0,39}$",
-        "at most 40 small letters, digits, - and _ (it becomes part of a directory's name)",
-    ) = Field(
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", strict=True),
+        says("at most 40 small letters, digits, - and _ (it becomes part of a directory's name)"),
+    ] = Field(
         description="What it is called in tables, figures and directories. `idle` means no"
         " workload."
     )
     stress_ng: _StressNg = None
     command: _Command = None
     mixed: Annotated[
-        list[
-            word_or(
-                Part,
-                "idle",
-                allowed="idle or a mapping with the keys stress_ng, command, active",
-            )
-        ],
+        OrLeftOut[list[_IdleOrPart]],
         Field(min_length=1),
         _listed("a list of parts, each idle or a mapping"),
     ] = Field(
-        None,
+        default=None,
         description="A part for each guest: the first for guest 1, the second for guest 2, and"
         " after the last the first again.",
     )
     arrays: Annotated[
-        word_or(Arrays, *CHANGES, allowed="single, half-same, half-distinct or {change: ...}"),
+        OrLeftOut[Arrays],
+        BeforeValidator(_change_or_mapping, json_schema_input_type=WordOr[Change, Arrays]),
         AfterValidator(_arrays_within_the_run),
-    ] = Field(None, description="Two arrays of a process on the host, without guests.")
+    ] = Field(default=None, description="Two arrays of a process on the host, without guests.")
     active: _Active = "whole"
-    nosharepages: values.GuestNumbers = Field(
-        None,
+    nosharepages: OrLeftOut[values.GuestNumbers] = Field(
+        default=None,
         description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`);"
         " numbers that a run does not have are ignored. With no other key but `name`, the guests"
         " are idle.",
     )
     model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                *({"required": [kind]} for kind in KINDS),
-                {"not": {"anyOf": [{"required": [kind]} for kind in KINDS]}},
-            ]
-        }
+        json_schema_extra={"oneOf": [*_ONE_KIND, {"not": {"anyOf": [*_ONE_KIND]}}]}
     )
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo):
+    def _consistent(self, info: ValidationInfo) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         for refused in (self._wrong_kinds(given), self._wrong_beside(given)):
             if refused:
@@ -226,8 +236,7 @@ class Workload(Strict):
         rest = rest_of(info)
         if self.arrays and rest.guests:
             raise wrong_at("arrays", "needs no guests: only an experiment without 'guests' has it")
-        if rest.seconds is not None:
-            self._leaves_time(rest)
+        self._leaves_time(rest)
         return self
 
     def _wrong_kinds(self, given: list[str]) -> str:
@@ -251,6 +260,8 @@ class Workload(Strict):
         return ""
 
     def _leaves_time(self, rest: Rest) -> None:
+        if rest.seconds is None:
+            return
         after = self.after(rest.seconds)
         if after + rest.steady > rest.seconds:
             message = (
@@ -268,8 +279,11 @@ class Workload(Strict):
         if self.mixed:
             return self.mixed
         if self.stress_ng or self.command:
-            chosen = {"stress_ng": self.stress_ng, "command": self.command, "active": self.active}
-            return [Part.model_construct(**chosen)]
+            return [
+                Part.model_construct(
+                    stress_ng=self.stress_ng, command=self.command, active=self.active
+                )
+            ]
         return ["idle"]
 
     def after(self, length: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from ksm_analysis.definition.values import keys
 from ksm_analysis.errors import InputError
@@ -50,7 +51,7 @@ def repeated_keys(root: yaml.Node) -> typing.Iterator[tuple[int, str]]:
             nodes.append(value)
 
 
-def problem(details: dict[str, Any], root: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
+def problem(details: ErrorDetails, root: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
     """One of pydantic's errors as (line, text). `model` is what the whole file was read as."""
     location = details["loc"]
     line, path, missing = _place(location, root)
@@ -60,7 +61,7 @@ def problem(details: dict[str, Any], root: yaml.Node, model: type[BaseModel]) ->
     return line, f"{path}: {_message(details, model)}"
 
 
-def _message(details: dict[str, Any], model: type[BaseModel]) -> str:
+def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
     location, kind = details["loc"], details["type"]
     match kind:
         case "extra_forbidden" | "invalid_key":
@@ -76,7 +77,7 @@ def _message(details: dict[str, Any], model: type[BaseModel]) -> str:
     return plain.get(kind, details["msg"])
 
 
-def _place(location: tuple[Any, ...], root: yaml.Node) -> tuple[int, str, str | None]:
+def _place(location: tuple[int | str, ...], root: yaml.Node) -> tuple[int, str, str | None]:
     """Line and dotted path of the nearest thing in the file that pydantic's location names.
 
     Parts that are in no file (pydantic's names for the branches of a union) are skipped. The
@@ -96,14 +97,14 @@ def _place(location: tuple[Any, ...], root: yaml.Node) -> tuple[int, str, str | 
     return line, path, missing
 
 
-def _unknown_key(location: tuple[Any, ...], model: type[BaseModel]) -> str:
+def _unknown_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     allowed = keys(_model_at(location[:-1], model))
     near = difflib.get_close_matches(str(location[-1]), allowed, n=2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"unknown key.{hint} Allowed: {', '.join(allowed)}"
 
 
-def _model_at(location: tuple[Any, ...], model: type[BaseModel]) -> type[BaseModel]:
+def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
     """Find the model that pydantic's location leads to."""
     for part in location:
         field = model.model_fields.get(part) if isinstance(part, str) else None

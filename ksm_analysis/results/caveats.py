@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,10 @@ def of_experiment(
     if planned is not None:
         there = {run.id for run in runs}
         names = _varied([*planned.values()])
-        cells = {run: tuple(map(factors.get, names)) for run, factors in planned.items()}
-        yield from _missing(names, cells, there, "of the plan")
+        missing = [
+            tuple(map(factors.get, names)) for run, factors in planned.items() if run not in there
+        ]
+        yield from _missing(names, missing, f"{len(planned)} runs of the plan")
         return
     experiments = defaultdict(list)
     for run in runs:
@@ -44,10 +46,10 @@ def of_experiment(
             experiments[run.record.get("experiment", "")].append(run.factors)
     for every in experiments.values():
         names = _varied(every)
-        cells = product(*(dict.fromkeys(each.get(name) for each in every) for name in names))
-        there = {tuple(map(each.get, names)) for each in every}
-        whence = "that the factors make out"
-        yield from _missing(names, {cell: cell for cell in cells}, there, whence)
+        cells = [*product(*(dict.fromkeys(each.get(name) for each in every) for name in names))]
+        done = {tuple(map(each.get, names)) for each in every}
+        missing = [cell for cell in cells if cell not in done]
+        yield from _missing(names, missing, f"{len(cells)} runs that the factors make out")
 
 
 def _varied(every: list[dict[str, Any]]) -> list[str]:
@@ -56,11 +58,8 @@ def _varied(every: list[dict[str, Any]]) -> list[str]:
     return [name for name in names if len({each.get(name) for each in every}) > 1]
 
 
-def _missing(
-    names: list[str], cells: dict[str, Any], there: set[Any], whence: str
-) -> Iterator[str]:
-    """Say which of the cells are not there; their values are those of the factors named."""
-    missing = [values for cell, values in cells.items() if cell not in there]
+def _missing(names: list[str], missing: list[tuple[Any, ...]], of: str) -> Iterator[str]:
+    """Say which runs are not there, by their values of the factors named."""
     if missing:
         words = [
             ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
@@ -68,11 +67,11 @@ def _missing(
             for values in missing[:NAMED]
         ]
         more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        yield f"{len(missing)} of {len(cells)} runs {whence} are missing: {'; '.join(words)}{more}"
+        yield f"{len(missing)} of {of} are missing: {'; '.join(words)}{more}"
 
 
 # What of a host its measurements depend on: where its provenance has it, and how it is said.
-MACHINE = {
+MACHINE: dict[str, Callable[[dict[str, Any]], object]] = {
     "kernel": lambda known: known.get("kernel", {}).get("release"),
     "CPU": lambda known: known.get("cpu", {}).get("model"),
     "number of CPUs": lambda known: known.get("cpu", {}).get("count"),
@@ -139,8 +138,9 @@ def of_sampling(run: Run) -> Iterator[str]:
 
 def _guest_warnings(run: Run) -> Iterator[str]:
     gone = run.end.get("gone") or {}
-    there = len(run.guests) > 0
-    last = run.guests.groupby("guest", observed=True)["n"].last() if there else {}
+    last: dict[Hashable, int] = {}
+    if len(run.guests):
+        last = run.guests.groupby("guest", observed=True)["n"].last().to_dict()
     for name in run.header.get("guests", {}):
         last_seen = last.get(name, -1)
         if name in gone:
@@ -159,10 +159,10 @@ def _workload_warnings(run: Run) -> Iterator[str]:
             yield f"the workload of guest {guest} was never started"
     for guest in sorted(map(str, started - stopped.keys())):
         yield f"the workload of guest {guest} is not known to have stopped"
-    for guest, event in stopped.items():
+    for name, event in stopped.items():
         if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
             words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
-            yield f"the workload of guest {guest} ended with code {event['exitcode']}: {words[0]}"
+            yield f"the workload of guest {name} ended with code {event['exitcode']}: {words[0]}"
 
 
 def _busy_guests(run: Run) -> Iterator[str]:
@@ -228,7 +228,7 @@ def _cpu_warnings(run: Run) -> Iterator[str]:
     """Look for CPU time that the host did not have."""
     if throttled := _strain(run, "throttled"):
         yield f"the CPUs were throttled, being too hot: {throttled:,.0f} times"
-    states = [c for c in run.samples if c.startswith("cpu.") and "guest" not in c]
+    states = [c for c in map(str, run.samples) if c.startswith("cpu.") and "guest" not in c]
     total = sum(_risen(run, state) for state in states)
     stolen = _risen(run, "cpu.steal")
     if total and stolen > STOLEN * total:

@@ -69,12 +69,12 @@ KINDS = ("header", "census", "end")
 
 
 def _is_whole(line: dict[str, Any]) -> bool:
-    timed = all(isinstance(line.get(key), int | float) for key in ("n", "monotonic"))
     guests = line.get("guests")
-    counted = isinstance(guests, dict) and all(isinstance(each, dict) for each in guests.values())
-    if not (timed and counted and isinstance(line.get("moment"), str)):
+    if not isinstance(guests, dict) or not all(isinstance(each, dict) for each in guests.values()):
         return False
-    return all(map(_has_numbers, [line, *guests.values()]))
+    timed = all(isinstance(line.get(key), int | float) for key in ("n", "monotonic"))
+    named = isinstance(line.get("moment"), str)
+    return timed and named and all(map(_has_numbers, [line, *guests.values()]))
 
 
 # How the names of counts end
@@ -117,12 +117,13 @@ def _guests(lines: list[dict[str, Any]], start: float) -> pd.DataFrame:
 
 
 def _since(line: dict[str, Any], start: float) -> float:
-    return round(line["monotonic"] - start, 3)
+    seconds: float = line["monotonic"] - start
+    return round(seconds, 3)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Put what is within a mapping beside it, with both names."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         within = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{key}.") if within else {prefix + key: value}
@@ -155,26 +156,26 @@ def _warnings(
     if missed := end.get("missed"):
         were = "census was" if missed == 1 else "censuses were"
         yield f"{missed} {were} missed, as one took longer than until the next"
-    said = Counter()
+    said: Counter[str] = Counter()
     for line in lines:
         complaints = line.get("complaints", ())
         expected = tuple(f"{name}: it has no memory that KSM may merge" for name in excluded)
         said.update({each for each in complaints if not each.startswith(expected)})
         said.update({*_wrong_sums(line)})
     for words, times in said.items():
-        times = f" (in {times} of {len(lines)} censuses)" if len(lines) > 1 else ""
-        yield f"census: {words}{times}"
+        where = f" (in {times} of {len(lines)} censuses)" if len(lines) > 1 else ""
+        yield f"census: {words}{where}"
 
 
 def _wrong_sums(line: dict[str, Any]) -> Iterator[str]:
     """Look whether parts are the whole, in one census."""
+    known = {name: value for name, value in line.items() if value is not None}
     for whole, parts in SUMS.items():
-        values = [line.get(name) for name in (whole, *parts)]
-        if None not in values and values[0] != sum(values[1:]):
+        if {whole, *parts} <= known.keys() and known[whole] != sum(known[part] for part in parts):
             yield f"{whole} is not {' + '.join(parts)}: it cannot be trusted"
-    if (line.get("saved_pages") or 0) > (line.get("limit_pages") or 0):
+    if known.get("saved_pages", 0) > known.get("limit_pages", 0):
         yield "saved_pages is more than limit_pages: memory changed while it was read"
-    attributed = sum(guest.get("attributed_bytes") or 0 for guest in line["guests"].values())
-    saved, size = line.get("saved_pages"), line.get("page_size")
-    if None not in (saved, size) and attributed != saved * size:
-        yield "what is attributed to guests is not what is saved: it cannot be trusted"
+    if {"saved_pages", "page_size"} <= known.keys():
+        attributed = sum(each.get("attributed_bytes") or 0 for each in line["guests"].values())
+        if attributed != known["saved_pages"] * known["page_size"]:
+            yield "what is attributed to guests is not what is saved: it cannot be trusted"

@@ -96,7 +96,7 @@ class Log:
     def knobs(self) -> Values:
         """The knobs, as the first interval has them."""
         found = self.intervals[0].ksm
-        return {name: _chosen(found[name]) for name in KNOBS if found.get(name) is not None}
+        return {name: _chosen(value) for name in KNOBS if (value := found.get(name)) is not None}
 
 
 def parse(data: bytes, name: str) -> Log:
@@ -117,7 +117,7 @@ def parse(data: bytes, name: str) -> Log:
             f"`{started[-1].lacks(expected)}`"
         )
     planned, seconds = _planned(header), _seconds(header)
-    assumed = {} if planned else {"num_intervals": whole[-1].number}
+    assumed: dict[str, Number] = {} if planned else {"num_intervals": whole[-1].number}
     return Log(
         sha256=hashlib.sha256(data).hexdigest(),
         header=header,

@@ -51,7 +51,8 @@ def _told_apart(several: list[Results]) -> list[Results]:
 
 
 def _experiment(run: Run) -> str:
-    return run.record.get("experiment", "")
+    name: str = run.record.get("experiment", "")
+    return name
 
 
 def _place(results: Results) -> str:
@@ -85,7 +86,7 @@ def _content(run: Run) -> tuple[Any, ...]:
 
 def _workload_names(runs: list[Run]) -> dict[tuple[Any, ...], str]:
     """Name each workload that was run: by its label, and the first to run it if that is not one."""
-    first = {}
+    first: dict[tuple[Any, ...], str] = {}
     for run in runs:
         first.setdefault((run.factors["workload"], _content(run)), _experiment(run))
     labels = [label for label, _ in first]
@@ -110,7 +111,7 @@ def _identified(runs: list[Run]) -> list[Run]:
 
 def _numbered(runs: list[Run]) -> list[Run]:
     """Number repetitions of equal cells anew, and all runs in their order."""
-    seen = defaultdict(int)
+    seen: defaultdict[tuple[str, ...], int] = defaultdict(int)
     numbered = []
     for index, run in enumerate(runs, start=1):
         factors = {key: value for key, value in run.factors.items() if key != "repetition"}
