@@ -57,6 +57,10 @@ taken_over:
   description: The dead holder whose lock was taken, or null.
   type: dict
   returned: when O(state=present)
+own:
+  description: Whether the lock that was released is that of O(holder).
+  type: bool
+  returned: when O(state=absent)
 """
 
 import fcntl
@@ -155,7 +159,7 @@ def release(module, path, held, mine):
     exists = path.exists()
     if exists and not module.check_mode:
         path.unlink()
-    module.exit_json(changed=exists)
+    module.exit_json(changed=exists, own=bool(held) and same(held, mine))
 
 
 def main():
@@ -177,7 +181,8 @@ def main():
     mine["process_start"] = process_start(mine["pid"]) if mine["machine"] == machine_id() else None
     act = take if module.params["state"] == "present" else release
     if module.check_mode and not path.parent.is_dir():
-        module.exit_json(changed=module.params["state"] == "present")
+        new = module.params["state"] == "present"
+        module.exit_json(changed=new, taken_over=None, own=False)
     with alone(path):
         act(module, path, current(path), mine)
 
