@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis.answer import Setting
+from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics import metrics

@@ -12,7 +12,10 @@ import jinja2
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis.analysis import answer, observations, recommendation
+from ksm_analysis.analysis import observations, recommendation
+from ksm_analysis.analysis.answer import headline
+from ksm_analysis.analysis.best import best_of
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.definition.part import outside
 from ksm_analysis.metrics import metrics
 from ksm_analysis.page import census_figures, figures, tables, words
@@ -97,7 +100,7 @@ def render(results: Results) -> str:
     """Make the page, as text."""
     usable = results.usable
     measured = [metrics.measure(run) for run in usable]
-    settings = answer.settings(measured)
+    settings = settings_of(measured)
     facts = provenance.facts(results.runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ksm_analysis.page"),
@@ -114,8 +117,8 @@ def render(results: Results) -> str:
         notes=list(
             dict.fromkeys(filter(None, (r.record["run"].get("note") for r in results.runs)))
         ),
-        headline=answer.headline(settings),
-        best=answer.best(settings),
+        headline=headline(settings),
+        best=best_of(settings),
         words=words.in_words(usable),
         warnings=results.warnings,
         answer=tables.of_settings(settings),
@@ -310,7 +313,7 @@ def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Fi
 
 def _savings(data: figures.Data, measured: list[Any], with_guests: bool) -> Iterator[Figure]:
     by_name = {m.name: m for m in metrics.HOST}
-    if panels := figures.savings_against_cost(answer.settings(measured)):
+    if panels := figures.savings_against_cost(settings_of(measured)):
         yield Figure(
             "savings-against-cost",
             "Savings against cost",
