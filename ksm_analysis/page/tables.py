@@ -86,8 +86,9 @@ def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without what has no value in any run, or never varies."""
     table = metrics.summary(measured)
     known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
-    headings, rows = [], [[] for _ in measured]
-    for name in table:
+    headings: list[dict[str, Any]] = []
+    rows: list[list[str]] = [[] for _ in measured]
+    for name in table.columns:
         constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
         none = table[name].isna().all() or (table[name] == "").all()
         if constant or none or (name == "guests" and not table[name].any()):
@@ -110,7 +111,7 @@ def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
     }
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, str | int):
         return str(value)
     if pd.isna(value):
