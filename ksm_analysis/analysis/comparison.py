@@ -3,12 +3,14 @@
 # ruff: noqa: RUF001
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksm_analysis.analysis import answer, statistics
+from ksm_analysis.analysis import statistics
+from ksm_analysis.analysis.settings import has_plateau, last, time_to
 from ksm_analysis.analysis.statistics import Difference
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import metrics
@@ -17,13 +19,15 @@ from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
 from ksm_analysis.results.run import Run
 
-FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 # What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
 # further metric makes all of them harder to tell
 DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
 # Not of metrics.HOST: how to read them off a run is said in _value
 TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
-RATES = {"bogo_ops_per_second_mean": np.mean, "bogo_ops_per_second_sum": np.sum}
+RATES: dict[str, Callable[[list[float]], np.floating]] = {
+    "bogo_ops_per_second_mean": np.mean,
+    "bogo_ops_per_second_sum": np.sum,
+}
 UNITS = (
     {metric.name: metric.unit for metric in (*metrics.HOST, *metrics.CENSUS)}
     | dict.fromkeys(("seconds", *TIMES), "s")
@@ -36,12 +40,25 @@ OVER_AN_INTERVAL = {metric.name for metric in metrics.HOST if metric.kind == "co
 }
 
 
+class Key(NamedTuple):
+    """What is behind the label of each factor: repetitions are equal in all of it."""
+
+    host: str
+    guests: tuple[tuple[str, Any], ...]
+    knobs: tuple[tuple[str, str], ...]
+    workload: str
+    sampling: tuple[int, float, str]
+
+
+FACTORS = Key._fields
+
+
 @dataclass(frozen=True)
 class Cell:
     """Repetitions of one thing. `labels` name its factors; `key` is what is behind each of them."""
 
     labels: dict[str, str]
-    key: dict[str, object]
+    key: Key
     runs: tuple[Measured, ...]
 
     def values(self, metric: str) -> list[float]:
@@ -109,14 +126,14 @@ def _group(measured: list[Measured], named: dict[str, list[str]]) -> list[Cell]:
     ]
 
 
-def _key(run: Run) -> dict[str, object]:
-    return {
-        "host": run.host,
-        "guests": tuple(sorted(_guests(run).items())),
-        "knobs": tuple(sorted((name, str(value)) for name, value in cells.knobs(run).items())),
-        "workload": cells.workload(run),
-        "sampling": _sampling(run),
-    }
+def _key(run: Run) -> Key:
+    return Key(
+        host=run.host,
+        guests=tuple(sorted(_guests(run).items())),
+        knobs=tuple(sorted((name, str(value)) for name, value in cells.knobs(run).items())),
+        workload=cells.workload(run),
+        sampling=_sampling(run),
+    )
 
 
 def _guests(run: Run) -> dict[str, Any]:
@@ -131,8 +148,8 @@ def _sampling(run: Run) -> tuple[int, float, str]:
 
     Last values are compared here, so that runs which end at other times are no repetitions.
     """
-    intervals, *others = cells.sampling(run)
-    return run.intervals if run.imported else intervals, *others
+    intervals, interval, rule = cells.sampling(run)
+    return run.intervals if run.imported else intervals, interval, rule
 
 
 def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
@@ -154,15 +171,15 @@ def _value(measured: Measured, metric: str) -> float:
     A time to a plateau is none of a run that has not come to one.
     """
     if metric in TIMES:
-        return answer.time_to(TIMES[metric])(measured) if answer.has_plateau(measured) else np.nan
+        return time_to(TIMES[metric])(measured) if has_plateau(measured) else np.nan
     if metric in RATES:
         rates = metrics.throughput(measured.run)
         return float(RATES[metric](rates)) if rates else np.nan
     if metric == "seconds":
-        return measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
+        return float(measured.run.intervals * measured.run.record["run"]["sampling"]["interval"])
     if metric in COUNTED:
         return float(measured.last_census.get(metric, np.nan))
-    return answer.last(metric)(measured)
+    return last(metric)(measured)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -184,7 +201,8 @@ def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple
 
 
 def _unlike(a: Cell, b: Cell) -> set[str]:
-    return {name for name in FACTORS if a.key[name] != b.key[name]}
+    every = zip(FACTORS, a.key, b.key, strict=True)
+    return {name for name, one, other in every if one != other}
 
 
 def _place(cell: Cell, among: list[Cell]) -> int:
@@ -241,7 +259,8 @@ def compare(
     A metric without a value on a side is left out; so is a total (as CPU seconds) where the two
     were not sampled for equally long, and what is counted over an interval where these differ.
     """
-    made, left_out = [], {}
+    made: list[Comparison] = []
+    left_out: dict[tuple[str, str], int] = {}
     for a, b in pairs:
         for name in names:
             one = _of_pair(a, b, name, by)
@@ -249,8 +268,7 @@ def compare(
                 left_out[name, one] = left_out.get((name, one), 0) + 1
             else:
                 made.append(one)
-    tested = [one for one in made if one.found.p is not None]
-    adjusted = iter(statistics.holm([one.found.p for one in tested]))
+    adjusted = iter(statistics.holm([p for one in made if (p := one.found.p) is not None]))
     return (
         [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made],
         [LeftOut(name, why, count) for (name, why), count in left_out.items()],
@@ -259,7 +277,7 @@ def compare(
 
 def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
     """Compare, or say why not."""
-    (count, interval, rule), (others, other, ending) = a.key["sampling"], b.key["sampling"]
+    (count, interval, rule), (others, other, ending) = a.key.sampling, b.key.sampling
     if name in TOTALS and (count * interval, rule) != (others * other, ending):
         return "A and B were not sampled for equally long"
     if name in OVER_AN_INTERVAL and interval != other:
@@ -275,7 +293,6 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
 def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
     a, b = one.a.values(one.metric), one.b.values(one.metric)
     found = statistics.verdict(one.found, adjusted, smallest)
-    fewest = statistics.FEWEST
     needed = None
     if found == statistics.NOT_SHOWN:
         needed = statistics.runs_needed(a, b, one.found.scale, smallest)
@@ -283,9 +300,14 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
         one,
         p_holm=adjusted,
         verdict=found,
-        missing=tuple(max(0, fewest - sum(not math.isnan(v) for v in side)) for side in (a, b)),
+        missing=(_missing(a), _missing(b)),
         needed=needed,
     )
+
+
+def _missing(values: list[float]) -> int:
+    """Count the runs that a verdict takes on top of those that have a value."""
+    return max(0, statistics.FEWEST - sum(not math.isnan(value) for value in values))
 
 
 def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[str, str]]:
@@ -304,7 +326,7 @@ def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[st
                 both = found.setdefault(name, ({}, {}))
                 for side, more in zip(both, values, strict=True):
                     side.update(dict.fromkeys(more or ("(none)",)))
-    return {name: tuple("; ".join(side) for side in both) for name, both in found.items()}
+    return {name: ("; ".join(ours), "; ".join(theirs)) for name, (ours, theirs) in found.items()}
 
 
 def _facts(cell: Cell) -> dict[str, tuple[str, ...]]:
@@ -316,11 +338,11 @@ def _facts(cell: Cell) -> dict[str, tuple[str, ...]]:
 
 def _follows(a: Cell, b: Cell, by: str | None) -> tuple[str, ...]:
     """Beginnings of the names of what differs because `by` does."""
-    asked = [f"knobs.{name}" for name in dict(a.key["knobs"]) | dict(b.key["knobs"])]
+    asked = [f"knobs.{name}" for name in dict(a.key.knobs) | dict(b.key.knobs)]
     return {
         "host": ("host",),
         "guests": ("guests.",),
         "knobs": tuple(asked),
         "workload": ("guests.nosharepages", "sampling.steady.after"),
         "sampling": ("sampling.",),
-    }.get(by, ())
+    }.get(by or "", ())

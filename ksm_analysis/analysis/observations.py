@@ -5,7 +5,7 @@ can be told. What lacks on one side of a comparison is no evidence for either.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ksm_analysis.analysis import answer
-from ksm_analysis.analysis.statistics import Estimate, difference, estimate
-from ksm_analysis.analysis.words import guest_word, join
+from ksm_analysis.analysis.settings import is_off, last, time_to
+from ksm_analysis.analysis.statistics import difference, estimate
+from ksm_analysis.analysis.words import guest_word, join, number
 from ksm_analysis.metrics.metrics import MIB, Measured
 from ksm_analysis.results import cells
 
@@ -39,7 +39,7 @@ class Check:
 
 def checks(measured: list[Measured]) -> list[Check]:
     """Test each observation on these runs; those with KSM off say nothing of it."""
-    on = [each for each in measured if not answer.is_off(each)]
+    on = [each for each in measured if not is_off(each)]
     return [Check(name, claim, *test(on), note) for name, claim, test, note in OBSERVATIONS]
 
 
@@ -49,26 +49,16 @@ Values = list[float]
 Pair = tuple[Values, Values]  # values of runs on both sides, with all else equal
 
 
-def _changes(pairs: list[Pair]) -> tuple[Estimate, str]:
-    """Relative difference of the second side to the first, over pairs, and the same in words.
-
-    It is relative to the mean of both sides, so that it is signed and never beyond 200 %.
-    """
-    means = [(np.mean(one), np.mean(other)) for one, other in pairs]
-    mean = estimate([2 * (b - a) / (abs(a) + abs(b)) if a != b else 0.0 for a, b in means])
-    if mean.low is None:
-        return mean, f"{mean.mean:+.0%} in 1 pair"
-    return mean, f"{mean.mean:+.0%} ({mean.low:+.0%} to {mean.high:+.0%}) over {mean.runs} pairs"
-
-
 def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
     """Whether the second side is higher on average. None if the interval holds no difference.
 
     It is the interval over pairs; of a single pair that over its runs, of which it takes 3 a side.
     """
-    low, high, words = _interval(pairs)
-    told = None if low is None or low <= 0 <= high else low > 0
-    return told, words
+    bounds, words = _interval(pairs)
+    if bounds is None:
+        return None, words
+    low, high = bounds
+    return (None if low <= 0 <= high else low > 0), words
 
 
 def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
@@ -77,29 +67,37 @@ def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
     True if the interval is within EQUAL, False if it does not hold zero and the difference is
     beyond EQUAL. Else nothing is told: None.
     """
-    low, high, words = _interval(pairs)
-    if low is None:
+    bounds, words = _interval(pairs)
+    if bounds is None:
         return None, words
+    low, high = bounds
     if max(-low, high) <= EQUAL:
         return True, words
     apart = (low > 0 or high < 0) and abs(low + high) / 2 > EQUAL
     return (False if apart else None), words
 
 
-def _interval(pairs: list[Pair]) -> tuple[float | None, float | None, str]:
-    """Bound the relative difference, and say it in words; None where there are too few runs."""
-    mean, words = _changes(pairs)
-    if mean.low is not None:
-        return mean.low, mean.high, words
-    found = difference(*pairs[0])
-    size = (abs(found.a.mean) + abs(found.b.mean)) / 2
-    if found.absolute_low is None or not size:
-        return None, None, words
+def _interval(pairs: list[Pair]) -> tuple[tuple[float, float] | None, str]:
+    """Bound the relative difference of the second side to the first, and say it in words.
+
+    It is relative to the mean of both sides, so that it is signed and never beyond 200 %. There are
+    no bounds where there are too few runs.
+    """
+    means = [(float(np.mean(one)), float(np.mean(other))) for one, other in pairs]
+    changes = [2 * (b - a) / (abs(a) + abs(b)) if a != b else 0.0 for a, b in means]
+    over = estimate(changes)
+    if over and over.low is not None and over.high is not None:
+        words = f"{over.mean:+.0%} ({over.low:+.0%} to {over.high:+.0%}) over {over.runs} pairs"
+        return (over.low, over.high), words
+    words = f"{changes[0]:+.0%} in 1 pair"
+    found, size = difference(*pairs[0]), sum(map(abs, means[0])) / 2
+    if not found or found.absolute_low is None or found.absolute_high is None or not size:
+        return None, words
     low, high = found.absolute_low / size, found.absolute_high / size
-    return low, high, f"{words} ({low:+.0%} to {high:+.0%})"
+    return (low, high), f"{words} ({low:+.0%} to {high:+.0%})"
 
 
-def _verdict(told: list[bool | None]) -> str:
+def _verdict(told: Sequence[bool | None]) -> str:
     """Sum up: one that does not hold is enough; nothing told is not tested."""
     if False in told:
         return FAILS
@@ -137,16 +135,15 @@ def _cell(measured: Measured) -> tuple[Any, ...]:
 
 
 def _at_end(name: str, runs: list[Measured]) -> Values:
-    values = [float(each.host.loc[each.last, name]) for each in runs]
-    return [value for value in values if not np.isnan(value)]
+    return [value for each in runs if not np.isnan(value := last(name)(each))]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _mean(values: Values) -> str:
-    return answer.number(float(np.mean(values)))
+    return number(float(np.mean(values)))
 
 
 # --- the observations -----------------------------------------------------------------------------
@@ -169,7 +166,7 @@ def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
     return (
         _verdict(told),
         f"Negative in {sum(told)} of {_count(len(told), 'run')} that have samples before "
-        f"pages_sharing rises; down to {answer.number(min(least) / MIB)} MiB.",
+        f"pages_sharing rises; down to {number(min(least) / MIB)} MiB.",
     )
 
 
@@ -180,12 +177,12 @@ def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
     told, breaks = [], []
     for (_, workload, _, _), counts in _by_guests(measured):
         for name in GROWING:
-            ends = [(count, np.mean(v)) for count, runs in counts if (v := _at_end(name, runs))]
+            ends = _ends(name, counts)
             if len(ends) < 2:
                 continue
             told.append(_rank(ends) >= IN_STEP)
             if not told[-1]:
-                values = ", ".join(answer.number(float(value)) for _, value in ends)
+                values = ", ".join(number(value) for _, value in ends)
                 breaks.append(f"{name} ({workload}: {values})")
     if not told:
         return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
@@ -198,17 +195,25 @@ def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
     return _verdict(told), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
 
 
+def _ends(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int, float]]:
+    """Return the mean of a metric at the end for each number of guests that has one."""
+    return [
+        (count, float(np.mean(values))) for count, runs in counts if (values := _at_end(name, runs))
+    ]
+
+
 def _rank(points: list[tuple[int, float]]) -> float:
     """Correlate the ranks of x and y; 0 if y does not vary."""
-    if np.ptp([y for _, y in points]) == 0:
+    x, y = zip(*points, strict=True)
+    if np.ptp(y) == 0:
         return 0.0
     # Rounded, as 0.9 comes out a little below it
-    return round(float(scipy.stats.spearmanr(*zip(*points, strict=True)).statistic), 9)
+    return round(float(scipy.stats.spearmanr(x, y).statistic), 9)
 
 
 def _by_guests(
     measured: list[Measured], least: int = 2
-) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
+) -> Iterator[tuple[tuple[Any, ...], list[tuple[int, list[Measured]]]]]:
     """Yield each series with its runs by number of guests, where there are enough numbers."""
     guests = [each for each in measured if each.run.factors["guests"]]
     for series, runs in _cells(guests, _series).items():
@@ -233,9 +238,9 @@ def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
         if len(rates) < 2:
             continue
         sides = rates[0][1], rates[-1][1]
-        soon = _values(answer.time_to(0.95), *sides)
-        cost = _values(answer.last("ksmd_cpu_seconds"), *sides)
-        end = _values(answer.last("pages_sharing"), *sides)
+        soon = _values(time_to(0.95), sides)
+        cost = _values(last("ksmd_cpu_seconds"), sides)
+        end = _values(last("pages_sharing"), sides)
         # A workload that ends later than merging decides when the plateau comes
         if all(soon) and not any(each.run.window() for each in runs):
             sooner.append((soon[1], soon[0]))
@@ -283,31 +288,32 @@ def _but_rate(measured: Measured) -> tuple[Any, ...]:
 
 def _length(measured: Measured) -> float:
     sampling = measured.run.record["run"]["sampling"]
-    return sampling["interval"] * sampling["intervals"]
+    return float(sampling["interval"] * sampling["intervals"])
 
 
-def _values(of: Callable[[Measured], float], *sides: list[Measured]) -> list[Values]:
+def _values(of: Callable[[Measured], float], sides: tuple[list[Measured], list[Measured]]) -> Pair:
     """Take a value of each run, side by side; NaN is none."""
-    return [[value for each in side if not np.isnan(value := of(each))] for side in sides]
+    one, other = ([value for each in side if not np.isnan(value := of(each))] for side in sides)
+    return one, other
 
 
 def _after_workload(measured: list[Measured]) -> tuple[str, str]:
-    during, after = {}, {}
+    pairs: dict[tuple[Any, ...], Pair] = {}
     for each in measured:
         if found := _late_in_both(each):
-            during.setdefault(_cell(each), []).append(found[0])
-            after.setdefault(_cell(each), []).append(found[1])
-    if not during:
+            for side, value in zip(pairs.setdefault(_cell(each), ([], [])), found, strict=True):
+                side.append(value)
+    if not pairs:
         return (
             UNTESTED,
             "Needs a workload that ends before its run does: experiments/original-3.yml.",
         )
-    told, words = _told_higher([(during[cell], after[cell]) for cell in during])
+    told, words = _told_higher([*pairs.values()])
+    during, after = (_mean([*chain(*sides)]) for sides in zip(*pairs.values(), strict=True))
     return _verdict([told]), (
         f"pages_sharing in the last quarter of the time after the workload, against the last "
         f"quarter of the time during it: {words}{_untold(told)}; "
-        f"{_mean([*chain(*during.values())])} pages during and {_mean([*chain(*after.values())])} "
-        "after it, on average."
+        f"{during} pages during and {after} after it, on average."
     )
 
 
@@ -363,12 +369,12 @@ def _but_option(measured: Measured, name: str) -> tuple[Any, ...]:
 def _mergeable(measured: list[Measured]) -> tuple[str, str]:
     pairs = []
     for runs in _cells(measured, lambda each: _but_option(each, "vm_madvise")).values():
-        sides = [
+        unmergeable, mergeable = (
             _at_end("pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice])
             for advice in ("unmergeable", "mergeable")
-        ]
-        if all(sides):
-            pairs.append(tuple(sides))
+        )
+        if unmergeable and mergeable:
+            pairs.append((unmergeable, mergeable))
     if not pairs:
         return UNTESTED, (
             "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: "
@@ -420,11 +426,7 @@ def _flattens(measured: list[Measured]) -> tuple[str, str]:
     for (_, workload, _, knobs), counts in _by_guests(measured, 4):
         for part in ("shared", "reclaimed"):
             name = f"{part}_percent_configured"
-            ends = [
-                (count, float(np.mean(values)))
-                for count, runs in counts
-                if (values := _at_end(name, runs))
-            ]
+            ends = _ends(name, counts)
             if len(ends) < 4:
                 continue
             middle = ends[len(ends) // 2]
@@ -469,7 +471,7 @@ def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
 
 
 def _period(measured: Measured) -> float:
-    return measured.run.record["run"]["sampling"]["period"]
+    return float(measured.run.record["run"]["sampling"]["period"])
 
 
 def _own_cost(measured: list[Measured]) -> str:
@@ -481,7 +483,7 @@ def _own_cost(measured: list[Measured]) -> str:
     ]
     if not costs:
         return ""
-    return f"The sampler itself used {answer.number(max(costs))} % of one CPU at most."
+    return f"The sampler itself used {number(max(costs))} % of one CPU at most."
 
 
 OBSERVATIONS = (

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.analysis import answer
+from ksm_analysis.analysis.settings import has_plateau, is_off
 from ksm_analysis.metrics.metrics import MIB, Measured
+from ksm_analysis.results.censuses import Census
 
 WORTH = 1.0  # percent of its present memory: a guest that saves less is not worth scanning
 LATE = 0.75  # of a run's time: what had come to rest at its end may still have changed before
@@ -100,7 +101,7 @@ def cells(measured: list[Measured]) -> list[Cell]:
     """Look at each cell that has guests and a census, save those with KSM off."""
     found: dict[tuple[Any, ...], list[Measured]] = {}
     for each in measured:
-        if each.run.factors["guests"] and len(each.census) and not answer.is_off(each):
+        if each.run.factors["guests"] and len(each.census) and not is_off(each):
             factors = {"host": each.run.host, **each.run.factors}
             del factors["repetition"]
             found.setdefault(tuple(factors.items()), []).append(each)
@@ -122,9 +123,15 @@ def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
     return Cell(factors, tuple(guests), hidden)
 
 
+def census_of(measured: Measured) -> Census:
+    """Return the censuses of a run that is known to have some."""
+    assert measured.run.census is not None
+    return measured.run.census
+
+
 def _last(measured: Measured) -> pd.DataFrame:
     """One row a guest: its counts in the last census, and the values made of them."""
-    raw, page = measured.run.census.guests, measured.run.header["page_size"]
+    raw, page = census_of(measured).guests, measured.run.header["page_size"]
     values = measured.census_guest
     table = pd.DataFrame(
         {
@@ -139,19 +146,22 @@ def _last(measured: Measured) -> pd.DataFrame:
         }
     )
     table["net_percent"] = 100 * (table["attributed"] - table["rmap_items"]) / table["present"]
-    return table[raw["n"] == measured.census.index[-1]].replace([np.inf, -np.inf], np.nan)
+    return table[raw["n"].eq(measured.census.index[-1])].replace([np.inf, -np.inf], np.nan)
 
 
 def _potential(raw: pd.DataFrame) -> pd.Series:
     """Pages of each guest that could be merged, at most; as far as it is known, that hold still."""
-    equal = raw.get("zero_pages", np.nan) + raw.get("duplicate_pages", np.nan)
-    still = raw.get("compared_pages", np.nan) - raw.get("changed_pages", np.nan)
-    return np.fmin(equal, still)
+    counts = raw.reindex(
+        columns=["zero_pages", "duplicate_pages", "compared_pages", "changed_pages"]
+    )
+    equal = counts["zero_pages"] + counts["duplicate_pages"]
+    still = counts["compared_pages"] - counts["changed_pages"]
+    return pd.concat([equal, still], axis=1).min(axis=1)
 
 
 def _too_early(measured: Measured) -> str:
     """Say why a run tells nothing against a guest, if it does not."""
-    census, samples = measured.run.census.rows.iloc[-1], measured.run.samples
+    census, samples = census_of(measured).rows.iloc[-1], measured.run.samples
     scans = "full_scans"
     if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
         return "The kernel does not tell how often ksmd has been through all memory."
@@ -160,7 +170,7 @@ def _too_early(measured: Measured) -> str:
         return f"ksmd had been through all memory {done:.0f} times, and it takes {SCANS}."
     if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
         return "The last census was taken long before the end."
-    return "" if answer.has_plateau(measured) else "pages_sharing still changed at the end."
+    return "" if has_plateau(measured) else "pages_sharing still changed at the end."
 
 
 def _guest(name: str, number: int, row: pd.Series, early: str, hidden: bool) -> Guest:

@@ -8,12 +8,14 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+Values = Sequence[float] | Floats
 CONFIDENCE = 0.95
 FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
@@ -32,7 +34,7 @@ class Estimate:
     runs: int
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate(values: Values) -> Estimate | None:
     """Estimate the mean of one value a run, by Student's t. NaN counts as no run; None without any.
 
     Source: scipy.stats.t.
@@ -47,8 +49,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean, mean - half, mean + half, len(known))
 
 
-def _known(values: Sequence[float]) -> np.ndarray:
-    known = np.asarray(values, dtype=float)
+def _known(values: Values) -> Floats:
+    known = np.asarray(values, dtype=np.float64)
     return known[~np.isnan(known)]
 
 
@@ -105,7 +107,7 @@ class Difference:
         return None if value is None or self.scale == 0 else value / self.scale
 
 
-def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
+def difference(a: Values, b: Values) -> Difference | None:
     """Compare one value a run of two groups of runs. NaN counts as no run; None if a side has none.
 
     Fewer than 3 runs on a side: no interval, no p. Up to 7 on the smaller side, or values that have
@@ -118,33 +120,33 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     Source: scipy.stats.ttest_ind, bootstrap, PermutationMethod.
     """
     a, b = _known(a), _known(b)
-    if not len(a) or not len(b):
+    ours, theirs = estimate(a), estimate(b)
+    if ours is None or theirs is None:
         return None
-    base = {
-        "a": estimate(a),
-        "b": estimate(b),
-        "absolute": float(b.mean() - a.mean()),
-        "ratio": bool(a.min() > 0 and b.min() >= 0),
-    }
-    if np.ptp(a) == np.ptp(b) == 0:
-        # A mean of equal numbers is off by rounding
-        base |= {"absolute": float(b[0] - a[0]), "ratio": bool(a[0] > 0 and b[0] >= 0)}
+    constant = np.ptp(a) == np.ptp(b) == 0
+    # A mean of equal numbers is off by rounding
+    apart = float(b[0] - a[0] if constant else b.mean() - a.mean())
+    found = Difference(ours, theirs, apart, ratio=bool(a.min() > 0 and b.min() >= 0))
     if min(len(a), len(b)) < FEWEST:
-        return Difference(**base)
-    if np.ptp(a) == np.ptp(b) == 0:
-        apart = base["absolute"]
-        return Difference(**base, **_bounds(apart, apart), p=float(apart == 0), method="constant")
-    base["p"] = float(p_value(a, b))
-    if base["ratio"] and min(len(a), len(b)) >= MANY:
-        interval = _ratio_interval(a, b)
-        if np.isfinite(interval).all():
-            return Difference(**base, **_bounds(*a.mean() * (interval - 1)), method="bootstrap")
+        return found
+    if constant:
+        return _bounded(found, (apart, apart), float(apart == 0), "constant")
+    p = float(p_value(a, b))
+    if found.ratio and min(len(a), len(b)) >= MANY:
+        ratios = _ratio_interval(a, b)
+        if np.isfinite(ratios).all():
+            return _bounded(found, a.mean() * (ratios - 1), p, "bootstrap")
     with _doubts_of_equal_values():
         interval = scipy.stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
-    return Difference(**base, **_bounds(*interval), method="Welch")
+    return _bounded(found, interval, p, "Welch")
 
 
-def p_value(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _bounded(found: Difference, bounds: Values, p: float, method: str) -> Difference:
+    low, high = map(float, bounds)
+    return replace(found, absolute_low=low, absolute_high=high, p=p, method=method)
+
+
+def p_value(a: Floats, b: Floats) -> Floats:
     """Return two-sided p of equal means, one value a run along the last axis.
 
     Up to 7 runs on the smaller side it is that of Welch's t. From 8 on it is the larger of that and
@@ -153,14 +155,14 @@ def p_value(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     unequal spreads of unequal numbers of runs.
     """
     with _doubts_of_equal_values():
-        p = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue
-        if min(a.shape[-1], b.shape[-1]) < MANY:
-            return p
-        dealt = scipy.stats.PermutationMethod(
-            n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
-        )
-        again = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
-        return np.maximum(p, again.pvalue)
+        p: Floats = np.asarray(scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue)
+        if min(a.shape[-1], b.shape[-1]) >= MANY:
+            dealt = scipy.stats.PermutationMethod(
+                n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+            )
+            again = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
+            p = np.maximum(p, again.pvalue)
+    return p
 
 
 @contextlib.contextmanager
@@ -173,11 +175,7 @@ def _doubts_of_equal_values() -> Iterator[None]:
         yield
 
 
-def _bounds(low: float, high: float) -> dict[str, Any]:
-    return {"absolute_low": float(low), "absolute_high": float(high)}
-
-
-def _ratio_interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _ratio_interval(a: Floats, b: Floats) -> Floats:
     """Bound the ratio of B's mean to A's; NaN where BCa cannot, with almost equal values."""
     with _doubts_of_equal_values():
         found = scipy.stats.bootstrap(
@@ -220,21 +218,20 @@ def verdict(found: Difference, adjusted: float | None, smallest: float) -> str:
     `adjusted` is its p after Holm; `smallest` the relative change from which on it matters. A
     difference is one if both its p and its interval say so.
     """
-    if adjusted is None:
+    if adjusted is None or found.absolute_low is None or found.absolute_high is None:
         return NO_VERDICT
     outside = found.absolute_low > 0 or found.absolute_high < 0
     if found.method == "constant" or (adjusted < 1 - CONFIDENCE and outside):
         if abs(found.effect or 0) < smallest:
             return SMALL if found.absolute else SAME
         return HIGHER if found.absolute > 0 else LOWER if found.absolute else SAME
-    if found.low is not None and -smallest <= found.low and found.high <= smallest:
+    low, high = found.low, found.high
+    if low is not None and high is not None and -smallest <= low and high <= smallest:
         return SAME
     return NOT_SHOWN
 
 
-def runs_needed(
-    a: Sequence[float], b: Sequence[float], scale: float, smallest: float
-) -> int | None:
+def runs_needed(a: Values, b: Values, scale: float, smallest: float) -> int | None:
     """Estimate the runs a side that would tell the smallest effect that matters from none.
 
     4 times in 5, by the normal approximation, from the spread of the runs at hand: a guide and no
@@ -244,5 +241,5 @@ def runs_needed(
     if min(len(a), len(b)) < 2 or not scale * smallest:
         return None
     z = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) + scipy.stats.norm.ppf(POWER)
-    variances = a.var(ddof=1) + b.var(ddof=1)
+    variances = float(a.var(ddof=1) + b.var(ddof=1))
     return max(FEWEST, math.ceil(variances * (z / (scale * smallest)) ** 2))

@@ -253,11 +253,11 @@ def _varies(made: list[Any], factor: str) -> bool:
 
 def _numbers(one: "Comparison") -> list[str]:
     """Means with their intervals, change with its interval, p after Holm, verdict."""
-    from ksm_analysis.analysis import answer
+    from ksm_analysis.analysis.words import short
 
     found = one.found
     sides = [
-        f"{answer.short(side)}\nn={side.runs}"
+        f"{short(side)}\nn={side.runs}"
         + (f" of {len(cell.runs)}" if side.runs < len(cell.runs) else "")
         for side, cell in ((found.a, one.a), (found.b, one.b))
     ]

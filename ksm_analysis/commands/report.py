@@ -81,11 +81,11 @@ def _require_distinct(directories: list[Path]) -> None:
 
 
 def _page(results: "Results", arguments: argparse.Namespace) -> list[Path]:
-    from ksm_analysis.page import report
+    from ksm_analysis.page import render
 
     path = arguments.output or arguments.directories[0] / "report.html"
     try:
-        report.write(results, path)
+        render.write(results, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return [path]
@@ -95,13 +95,14 @@ def _pictures(results: "Results", arguments: argparse.Namespace) -> list[Path]:
     import sys
 
     from ksm_analysis.metrics import metrics
-    from ksm_analysis.page import export, report
+    from ksm_analysis.page import export
+    from ksm_analysis.page.sections import sections_of
 
     directory = arguments.output or arguments.directories[0] / "figures"
     measured = [metrics.measure(run) for run in results.usable]
     if not measured:
         raise InputError(f"{arguments.directories[0]}: no run can be used: there are no figures")
-    figures = report.sections(measured)
+    figures = sections_of(measured)
     print(f"drawing {export.count(figures)} pictures, each takes a moment ...", file=sys.stderr)
     try:
         return export.write(figures, directory, arguments.export)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from ksm_analysis.analysis.recommendation import census_of
 from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics import metrics
 from ksm_analysis.metrics.metrics import MIB, Measured
 from ksm_analysis.page import drawing, figures
 from ksm_analysis.page.drawing import COLOURS, Panel, text
-from ksm_analysis.page.figures import Data, Sampled, add_meta, meta_of, series_of, stack
+from ksm_analysis.page.figures import Data, Sampled, add_meta, by_count, meta_of, series_of, stack
 from ksm_analysis.results import cells
 
 CENSUS = {metric.name: metric for metric in metrics.CENSUS}
@@ -36,7 +37,7 @@ def counted(measured: list[Measured]) -> list[Measured]:
 
 
 def _has(table: pd.DataFrame, name: str) -> bool:
-    return name in table and table[name].notna().any()
+    return name in table and bool(table[name].notna().any())
 
 
 # --- efficiency -----------------------------------------------------------------------------------
@@ -83,8 +84,9 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
     varied = [name for name in ("host", "workload", "others") if last[name].nunique() > 1]
     series = last.groupby(varied, sort=False) if varied else [((), last)]
     for index, (names, together) in enumerate(series):
-        for count, part in together.groupby("guests"):
-            line = drawing.mean_line(part, "rate", EFFICIENCY, join(guest_word(count), *names))
+        for count, part in by_count(together):
+            label = join(guest_word(count), *map(str, names))
+            line = drawing.mean_line(part, "rate", EFFICIENCY, label)
             knobs = part.groupby("rate")["knobs"].first().to_list()
             meta = {key: meta_of(part, "guests")[key] for key in ("host", "workload", "guests")}
             look = drawing.style(counts.index(count), index)
@@ -100,7 +102,7 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
 
 def _rate(measured: Measured) -> float:
     """Pages a second by the knobs, as they were in the last census; NaN if ksmd does not sleep."""
-    row = measured.run.census.rows.iloc[-1]
+    row = census_of(measured).rows.iloc[-1]
     pages, sleep = (row.get(f"ksm.{name}", float("nan")) for name in RATE)
     return 1000 * pages / sleep if sleep else float("nan")
 
@@ -120,7 +122,7 @@ def _last(measured: list[Measured]) -> pd.DataFrame:
 
 
 def _page(measured: Measured) -> int:
-    return measured.run.header["page_size"]
+    return int(measured.run.header["page_size"])
 
 
 # --- kinds ----------------------------------------------------------------------------------------
@@ -185,15 +187,15 @@ def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, A
 
 def who_shares(measured: list[Measured]) -> list[Panel]:
     """Pages that guests share, two by two: a heat map for each cell, of its first run."""
-    shared = [each for each in measured if len(each.run.census.matrix) > 1]
+    shared = [each for each in measured if len(census_of(each).matrix) > 1]
     panels = []
-    most = max((each.run.census.matrix.max(axis=None) for each in shared), default=0)
+    most = max((census_of(each).matrix.max().max() for each in shared), default=0)
     for name, part in series_of(_cells(shared)) if shared else ():
-        for index, row in part.iterrows():
-            matrix = shared[index].run.census.matrix
+        for index in part.index:
+            cell, matrix = part.loc[[index]], census_of(shared[index]).matrix
             figure = drawing.figure(CENSUS["saved_pages"])
             figure["data"].append(_heat(matrix, most))
-            add_meta(figure, meta_of(part.loc[[index]], "guests"))
+            add_meta(figure, meta_of(cell, "guests"))
             sides = {"type": "category", "showgrid": False}
             figure["layout"]["xaxis"] |= sides | {"title": "shared with"}
             figure["layout"]["yaxis"] |= sides | {
@@ -201,17 +203,16 @@ def who_shares(measured: list[Measured]) -> list[Panel]:
                 "autorange": "reversed",
             }
             figure["layout"]["meta"] = {"height": min(700, max(310, 110 + 26 * len(matrix)))}
-            panels.append((join(guest_word(row["guests"]), name), figure))
+            panels.append((join(guest_word(cell["guests"].iloc[0]), name), figure))
     return drawing.finished(panels)
 
 
 def _heat(matrix: pd.DataFrame, most: float) -> dict[str, Any]:
-    pairs = matrix.stack()
     return {
         "type": "heatmap",
-        "y": [text(guest) for guest, _ in pairs.index],
-        "x": [text(other) for _, other in pairs.index],
-        "z": pairs.to_list(),
+        "y": [text(guest) for guest in matrix.index for _ in matrix.columns],
+        "x": [text(other) for _ in matrix.index for other in matrix.columns],
+        "z": matrix.to_numpy().ravel().tolist(),
         "name": "pages shared",
         "colorscale": "Cividis",
         "colorbar": {
@@ -248,7 +249,7 @@ def attribution(measured: list[Measured]) -> list[Panel]:
     bars = {"attributed_bytes": "attributed savings", "ksm_process_profit": "ksm_process_profit"}
     bars = {name: words for name, words in bars.items() if _has(last, name)}
     for name, part in series_of(last):
-        for count, cell in part.groupby("guests"):
+        for count, cell in by_count(part):
             means = cell.groupby("guest")[list(bars)].mean() / MIB
             figure = drawing.figure(GUEST["attributed_bytes"])
             figure["data"] = [
@@ -269,14 +270,14 @@ def attribution(measured: list[Measured]) -> list[Panel]:
             figure["layout"]["barmode"] = "group"
             add_meta(figure, meta_of(cell, "guests"))
             panels.append((join(guest_word(count), name), figure))
-    return drawing.finished(panels, last[list(bars)].stack() / MIB)
+    return drawing.finished(panels, last[list(bars)].melt()["value"] / MIB)
 
 
 def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
     """One row a run and guest: factors, and its values in the last census."""
     tables = []
     for each in measured:
-        profit = each.run.census.guests.get("ksm_stat.ksm_process_profit")
+        profit = census_of(each).guests.get("ksm_stat.ksm_process_profit")
         table = each.census_guest.assign(ksm_process_profit=profit)
         tables.append(table[table["n"] == each.census.index[-1]])
     return stack([each.run for each in measured], tables) if tables else pd.DataFrame()

@@ -6,7 +6,7 @@ is finished: to let it check every line and axis by itself takes ten times as lo
 
 import textwrap
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
+Values = TypeVar("Values", pd.Series, pd.DataFrame)
 Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
 LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
 
@@ -64,7 +65,7 @@ def figure(metric: Metric) -> dict[str, Any]:
     }
 
 
-def shown(metric: Metric, values: pd.Series) -> pd.Series:
+def shown(metric: Metric, values: Values) -> Values:
     """Turn bytes into MiB, as figures show them."""
     return values / MIB if metric.unit == "bytes" else values
 

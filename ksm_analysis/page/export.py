@@ -10,7 +10,7 @@ from kaleido.errors import BrowserFailedError, ChromeNotFoundError
 from plotly import graph_objects as go
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.page.report import Section
+from ksm_analysis.page.sections import Section
 
 FORMATS = ("png", "svg", "pdf")
 WIDTH = 900  # pixels

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis.answer import Setting
+from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics import metrics
@@ -55,7 +55,7 @@ class Sampled:
 
     def has(self, metric: Metric) -> bool:
         """Whether any guest has any value of a metric."""
-        return metric.name in self.guest and self.guest[metric.name].notna().any(axis=None)
+        return metric.name in self.guest and bool(self.guest[metric.name].notna().any(axis=None))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def _timed(run: Run, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _length(run: Run) -> float:
-    return run.record["run"]["sampling"]["interval"]
+    interval: float = run.record["run"]["sampling"]["interval"]
+    return interval
 
 
 def _cut_short(run: Run) -> bool:
@@ -145,8 +146,8 @@ def stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _windows(runs: list[Run], length) -> dict[str, tuple[float, float]]:
-    windows = {}
+def _windows(runs: list[Run], length: Callable[[Run], float]) -> dict[str, tuple[float, float]]:
+    windows: dict[str, tuple[float, float]] = {}
     for run in runs:
         if window := run.window():
             start, stop = (seconds / length(run) for seconds in window)
@@ -190,6 +191,12 @@ def series_of(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" · ".join(map(str, key)), part) for key, part in groups]
 
 
+def by_count(part: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """Split by the number of guests."""
+    counts = sorted(part["guests"].unique().tolist())
+    return [(count, part[part["guests"] == count]) for count in counts]
+
+
 def meta_of(part: pd.DataFrame, *more: str) -> dict[str, Any]:
     """Name the factors that all rows have in common, for the page's filters."""
     return {factor: _plain(part[factor].iloc[0]) for factor in (*FACTORS, *more)}
@@ -213,7 +220,7 @@ def _panels(series: list[Any], lines: int) -> list[tuple[str, list[Any]]]:
 
 
 def _points(figure: dict[str, Any], points: int) -> None:
-    figure["layout"]["meta"] = {"points": int(points)}
+    figure["layout"]["meta"] = {"points": points}
 
 
 # --- values by interval ---------------------------------------------------------------------------
@@ -251,7 +258,7 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
                 _band_of_guests(figure, shown(metric, wide), guests, POINTS)
             else:
                 for guest, rows in cell.groupby("guest", observed=True):
-                    line = drawing.mean_line(rows, data.along, metric, guest)
+                    line = drawing.mean_line(rows, data.along, metric, str(guest))
                     figure["data"].append(line | style(guests.index(guest), 0))
             add_meta(figure, meta_of(cell, "guests"))
             _points(figure, cell.groupby(["interval", "guest"], observed=True).ngroups)
@@ -282,7 +289,7 @@ def _band_of_guests(
 
 def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
     """Split by number of guests; a cell without any value of the metric is left out."""
-    for count, cell in part.groupby("guests"):
+    for count, cell in by_count(part):
         if cell[metric.name].notna().any():
             yield count, cell
 
@@ -358,7 +365,9 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
     points = _points_of_a_line(len(factors) * min(len(guests), 4))
     panels, scale = [], []
     for name, part in series_of(factors):
-        for index, row in part.iterrows():
+        for index in part.index:
+            cell = part.loc[[index]]
+            count, workload = cell["guests"].iloc[0], cell["workload"].iloc[0]
             figure, wide = _per_sample(metric), shown(metric, runs[index].guest[metric.name])
             if len(wide.columns) > GUESTS:
                 _band_of_guests(figure, wide, guests, points)
@@ -367,11 +376,11 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
                     x, y = wide.index.to_numpy(), wide[column].to_numpy()
                     line = drawing.time_line(x, y, column, points)
                     figure["data"].append(line | style(guests.index(column), 0))
-            add_meta(figure, meta_of(part.loc[[index]], "guests"))
-            _points(figure, wide.count().sum())
-            _time_axis(figure, data, {row["workload"]})
+            add_meta(figure, meta_of(cell, "guests"))
+            _points(figure, int(wide.count().sum()))
+            _time_axis(figure, data, {workload})
             scale += [wide.min(axis=None), wide.max(axis=None)]
-            panels.append((join(guest_word(row["guests"]), name), figure))
+            panels.append((join(guest_word(count), name), figure))
     return drawing.finished(panels, pd.Series(scale))
 
 
@@ -440,18 +449,18 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
             kept = [round(shared - reclaimed, 1) for shared, reclaimed in pairs]
             for index, part in enumerate((published.shared, published.reclaimed, kept)):
                 _overlay(panels, published, parts[index], list(part), index)
-    return drawing.finished(panels, _last(data.host)[names].stack())
+    return drawing.finished(panels, _last(data.host)[names].melt()["value"])
 
 
-def _several_by_guests(data: Data, names: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+def _several_by_guests(data: Data, names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
 
     A metric without any value is left out; the others keep their colours.
     """
     panels = []
-    table = [m for name in names for m in metrics.HOST if m.name == name]
+    by_name = {metric.name: metric for metric in metrics.HOST}
     last = _last(data.host)
-    table = {i: metric for i, metric in enumerate(table) if data.host[metric.name].notna().any()}
+    table = {i: by_name[n] for i, n in enumerate(names) if data.host[n].notna().any()}
     for title, together in _panels(series_of(last), len(table)):
         figure = drawing.figure(next(iter(table.values())))
         for series, (name, part) in enumerate(together):
@@ -488,7 +497,13 @@ def _runs_as_points(figure: dict[str, Any], part: pd.DataFrame, metric: Metric, 
         )
 
 
-def _overlay(panels: list[Any], published: Published, part: str, values, index) -> None:
+def _overlay(
+    panels: list[tuple[str, dict[str, Any]]],
+    published: Published,
+    part: str,
+    values: list[float],
+    index: int,
+) -> None:
     """Lay published points over a figure; the page shows them when asked for."""
     look = {"color": COLOURS[index], "symbol": published.marker, "size": 10, "line": {"width": 1.5}}
     points = {

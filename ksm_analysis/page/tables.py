@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import answer, recommendation
-from ksm_analysis.analysis.words import guest_word
+from ksm_analysis.analysis import recommendation
+from ksm_analysis.analysis.settings import Setting
+from ksm_analysis.analysis.words import guest_word, number, short
 from ksm_analysis.metrics import metrics
 from ksm_analysis.results.run import Run
 
@@ -34,7 +35,7 @@ ANSWER = (  # of Setting: heading, unit
 )
 
 
-def of_settings(settings: list[answer.Setting]) -> dict[str, Any]:
+def of_settings(settings: list[Setting]) -> dict[str, Any]:
     """Make headings and rows of text, without what is nowhere known, or does not vary."""
     columns = [column for column in ANSWER if _tells(settings, column[0])]
     rising = [s for s in settings if not s.off and not s.plateaued]
@@ -57,23 +58,23 @@ def of_settings(settings: list[answer.Setting]) -> dict[str, Any]:
     }
 
 
-def _tells(settings: list[answer.Setting], name: str) -> bool:
+def _tells(settings: list[Setting], name: str) -> bool:
     values = [getattr(s, name) for s in settings]
     if name in ("host", "knobs"):
         return len(set(values)) > 1
     return name in ("workload", "runs") or any(value is not None and value != 0 for value in values)
 
 
-def _answer_cell(setting: answer.Setting, name: str) -> str:
+def _answer_cell(setting: Setting, name: str) -> str:
     value = getattr(setting, name)
     if name == "runs":
         return str(len(value))
     if name in FACTORS:
         return str(value)
     if name.startswith("seconds_to") and value:
-        within = f"≤ {answer.number(setting.period)}" if setting.within(value) else ""
-        return (within or answer.short(value)) + ("" if setting.plateaued else "*")
-    return answer.short(value)
+        within = f"≤ {number(setting.period)}" if setting.within(value) else ""
+        return (within or short(value)) + ("" if setting.plateaued else "*")
+    return short(value)
 
 
 def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +86,9 @@ def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without what has no value in any run, or never varies."""
     table = metrics.summary(measured)
     known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
-    headings, rows = [], [[] for _ in measured]
-    for name in table:
+    headings: list[dict[str, Any]] = []
+    rows: list[list[str]] = [[] for _ in measured]
+    for name in table.columns:
         constant = name in ("host", "knobs", "repetition") and table[name].nunique() == 1
         none = table[name].isna().all() or (table[name] == "").all()
         if constant or none or (name == "guests" and not table[name].any()):
@@ -109,7 +111,7 @@ def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
     }
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, str | int):
         return str(value)
     if pd.isna(value):
@@ -180,7 +182,7 @@ def _guest_cell(guest: recommendation.Guest, name: str) -> str:
 
 
 def _number(value: float) -> str:
-    return UNKNOWN if pd.isna(value) else answer.number(value)
+    return UNKNOWN if pd.isna(value) else number(value)
 
 
 def how_it_went(run: Run) -> dict[str, Any]:

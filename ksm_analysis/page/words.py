@@ -69,7 +69,7 @@ def _origin(runs: tuple[Run, ...]) -> str:
 def _ending(runs: tuple[Run, ...]) -> str:
     """Say of runs that may end early how they did."""
     judged = [run for run in runs if run.converged is not None]
-    steady = sum(run.converged for run in judged)
+    steady = sum(bool(run.converged) for run in judged)
     if not judged:
         return ""
     return f", or until pages_sharing was steady, which it was in {steady} of {len(judged)} runs"

@@ -11,7 +11,7 @@ from made_up_runs import MONOTONIC, Writer, run_record, sample_lines
 from test_original_logs import head, interval, text
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.page import report
+from ksm_analysis.page import render
 from ksm_analysis.results.reader import read_results
 
 COMMAND = f"'stress-ng {' '.join(f'--vm-option-{n} 1' for n in range(30))}'"
@@ -37,7 +37,7 @@ def page_file(tmp_path_factory):
         line["guests"][EVIL] = line["guests"].pop("ksm-guest-04")
     write(record, lines, name="evil")
     write(run_record(guests=5, status="failed", reason=EVIL))
-    report.write(read_results(directory), directory / "report.html")
+    render.write(read_results(directory), directory / "report.html")
     return directory / "report.html"
 
 
@@ -60,7 +60,7 @@ def other_page_file(tmp_path_factory):
     log = directory.parent / "stress.log"
     log.write_bytes(text(head(command_executed_in_vms=COMMAND), interval(1), interval(2)))
     assert main(["import", str(log), "--results", str(directory)]) == 0
-    report.write(read_results(directory), directory / "report.html")
+    render.write(read_results(directory), directory / "report.html")
     return directory / "report.html"
 
 
@@ -86,7 +86,7 @@ def long_page_file(tmp_path_factory):
     """Write a report of one long run of many guests."""
     directory = tmp_path_factory.mktemp("results") / "long"
     Writer(directory)(run_record(guests=9, intervals=1000))
-    report.write(read_results(directory), directory / "report.html")
+    render.write(read_results(directory), directory / "report.html")
     return directory / "report.html"
 
 

@@ -4,7 +4,7 @@ import pytest
 from made_up_runs import Writer, census_lines, run_record
 from test_report_page import Opened
 
-from ksm_analysis.page import report
+from ksm_analysis.page import render
 from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.browser
@@ -27,7 +27,7 @@ def counted_page_file(tmp_path_factory):
         for workload in ("idle", "stress"):
             record = run_record(guests=guests, workload=workload, intervals=8)
             write(record, census=census_lines(record, progress=(0.2, 0.6, 0.9)))
-    report.write(read_results(directory), directory / "report.html")
+    render.write(read_results(directory), directory / "report.html")
     return directory / "report.html"
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.metrics import metrics
-from ksm_analysis.page import export, report
+from ksm_analysis.page import export
+from ksm_analysis.page.sections import Section, sections_of
 from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.browser
@@ -18,10 +19,10 @@ CHROMIUM = Path("/usr/bin/chromium")
 def sections(page_file):
     """Make a few figures, among them one of several panels with a name out of a fiend."""
     measured = [metrics.measure(run) for run in read_results(page_file.parent).usable]
-    every = report.sections(measured)
+    every = sections_of(measured)
     wanted = ("savings-against-cost", "general_profit-by-interval", "ksm_rmap_items-by-time")
     figures = tuple(f for section in every for f in section.figures if f.id in wanted)
-    return [report.Section("some", "Some", "", figures)]
+    return [Section("some", "Some", "", figures)]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium")
@@ -29,7 +30,7 @@ def sections(page_file):
     ("form", "begin"), [("png", rb"\x89PNG"), ("svg", rb"<svg"), ("pdf", rb"%PDF")]
 )
 def test_each_panel_is_a_file(sections, tmp_path, form, begin):
-    few = [report.Section("few", "", "", (*sections[0].figures[:2],))]
+    few = [Section("few", "", "", (*sections[0].figures[:2],))]
     paths = export.write(few, tmp_path / "new" / form, form)
 
     assert len(paths) == export.count(few) == len(set(paths)) > 2

@@ -12,8 +12,11 @@ import pytest
 from made_up_runs import PAGE, Writer, events, run_record, sample_lines
 from scipy import stats
 
-from ksm_analysis.analysis import answer
+from ksm_analysis.analysis.answer import headline
+from ksm_analysis.analysis.best import best_of
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.analysis.statistics import Estimate
+from ksm_analysis.analysis.words import number, short, spoken
 from ksm_analysis.metrics import metrics
 from ksm_analysis.results.reader import read_run
 
@@ -99,12 +102,12 @@ def repeat(make):
 
 
 def only(measured):
-    (setting,) = answer.settings(measured)
+    (setting,) = settings_of(measured)
     return setting
 
 
 def the_best(measured):
-    (best,) = answer.best(answer.settings(measured))
+    (best,) = best_of(settings_of(measured))
     return best
 
 
@@ -127,7 +130,7 @@ def test_there_is_a_setting_for_each_cell_in_the_order_of_the_plan(make):
         for repetition in (1, 2)
         for guests, knobs in cells
     ]
-    settings = answer.settings(measured)
+    settings = settings_of(measured)
 
     assert [(s.guests, s.knobs) for s in settings] == cells
     ids = [each.run.id for each in measured]
@@ -136,13 +139,13 @@ def test_there_is_a_setting_for_each_cell_in_the_order_of_the_plan(make):
 
 
 def test_workloads_are_settings_of_their_own(make):
-    settings = answer.settings([make(workload="stress"), make(workload="idle")])
+    settings = settings_of([make(workload="stress"), make(workload="idle")])
 
     assert [s.workload for s in settings] == ["stress", "idle"]
 
 
 def test_no_runs_no_settings():
-    assert answer.settings([]) == []
+    assert settings_of([]) == []
 
 
 def test_repetitions_are_pooled_with_the_interval_of_student(repeat):
@@ -167,7 +170,7 @@ def test_one_run_has_values_but_no_interval(make):
 
 def test_hosts_are_not_pooled(repeat):
     measured = repeat(100, 102, host="alpha") + repeat(200, 204, host="beta")
-    settings = answer.settings(measured)
+    settings = settings_of(measured)
 
     assert [(s.host, s.saved_mib.mean) for s in settings] == [("alpha", 101), ("beta", 202)]
 
@@ -223,7 +226,7 @@ def test_arrays_save_mib_and_no_percentages(make):
 
 
 def test_ksm_is_off_with_run_0_alone(make):
-    settings = answer.settings([make(knobs=OFF), make(knobs=ON), make(knobs="run=2")])
+    settings = settings_of([make(knobs=OFF), make(knobs=ON), make(knobs="run=2")])
 
     assert [s.off for s in settings] == [True, False, False]
     assert settings[0].saved_per_cpu_second is None
@@ -251,7 +254,7 @@ def test_throughput_of_single_runs_against_the_baseline(make):
         make(workload="stress", knobs=ON, rate=900),
         make(workload="stress", knobs=FAST, rate=1_050),
     ]
-    off, slow, fast = answer.settings(measured)
+    off, slow, fast = settings_of(measured)
 
     assert off.throughput_vs_off_percent is None
     assert slow.throughput_vs_off_percent == Estimate(pytest.approx(-10), None, None, 1)
@@ -265,7 +268,7 @@ def test_throughput_of_repetitions_against_the_baseline_has_the_interval_of_welc
         for knobs, rates in ((OFF, off), (ON, on))
         for number, rate in enumerate(rates, start=1)
     ]
-    found = answer.settings(measured)[1].throughput_vs_off_percent
+    found = settings_of(measured)[1].throughput_vs_off_percent
 
     # Welch and Satterthwaite, written out
     on_error, off_error = on.var(ddof=1) / 4, off.var(ddof=1) / 3
@@ -286,7 +289,7 @@ def test_repetitions_on_one_side_alone_give_no_interval(make):
         make(workload="stress", knobs=ON, rate=900),
         make(workload="stress", knobs=ON, rate=1_000, repetition=2),
     ]
-    found = answer.settings(measured)[1].throughput_vs_off_percent
+    found = settings_of(measured)[1].throughput_vs_off_percent
 
     assert found == Estimate(pytest.approx(-5), None, None, 1)
 
@@ -300,11 +303,11 @@ def test_a_baseline_of_something_else_is_none(make, other):
         make(workload="stress", knobs=ON),
     ]
 
-    assert answer.settings(measured)[1].throughput_vs_off_percent is None
+    assert settings_of(measured)[1].throughput_vs_off_percent is None
 
 
 def test_without_a_workload_throughput_is_not_compared(make):
-    assert answer.settings([make(knobs=OFF), make()])[1].throughput_vs_off_percent is None
+    assert settings_of([make(knobs=OFF), make()])[1].throughput_vs_off_percent is None
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")
@@ -314,7 +317,7 @@ def test_repetitions_without_any_spread_have_an_interval_without_width(make):
         for knobs, rate in ((OFF, 1_000), (ON, 900))
         for number in (1, 2, 3)
     ]
-    found = answer.settings(measured)[1].throughput_vs_off_percent
+    found = settings_of(measured)[1].throughput_vs_off_percent
 
     assert bounds(found) == pytest.approx((-10, -10, -10))
 
@@ -323,7 +326,7 @@ def test_repetitions_without_any_spread_have_an_interval_without_width(make):
 def test_nothing_is_relative_to_a_baseline_that_did_nothing(make):
     measured = [make(workload="stress", knobs=k, rate=r) for k, r in ((OFF, 0.0), (ON, 900))]
 
-    assert answer.settings(measured)[1].throughput_vs_off_percent is None
+    assert settings_of(measured)[1].throughput_vs_off_percent is None
 
 
 # --- how soon -------------------------------------------------------------------------------------
@@ -509,14 +512,14 @@ def test_where_nothing_is_saved_the_cheapest_is_named(make):
 
 
 def test_a_single_setting_is_not_the_best_of_anything(repeat):
-    assert answer.best(answer.settings(repeat(100, 110))) == []
-    assert answer.best([]) == []
+    assert best_of(settings_of(repeat(100, 110))) == []
+    assert best_of([]) == []
 
 
 def test_ksm_that_is_off_is_no_rival(make):
     measured = [make(sharing=500 * MIB, knobs=OFF), make(sharing=100 * MIB)]
 
-    assert answer.best(answer.settings(measured)) == []
+    assert best_of(settings_of(measured)) == []
 
 
 def test_settings_compete_within_equal_hosts_guests_and_workloads(make):
@@ -526,11 +529,11 @@ def test_settings_compete_within_equal_hosts_guests_and_workloads(make):
         {"guests": 1, "workload": "stress", "host": "alpha"},
         {"guests": 1, "workload": "idle", "host": "beta"},
     ]
-    alone = answer.settings([make(**cell) for cell in cells])
-    both = answer.settings([make(knobs=knobs, **cell) for cell in cells for knobs in (ON, FAST)])
+    alone = settings_of([make(**cell) for cell in cells])
+    both = settings_of([make(knobs=knobs, **cell) for cell in cells for knobs in (ON, FAST)])
 
-    assert answer.best(alone) == []
-    assert [best.scenario for best in answer.best(both)] == [
+    assert best_of(alone) == []
+    assert [best.scenario for best in best_of(both)] == [
         "2 guests, idle, alpha",
         "1 guest, idle, alpha",
         "1 guest, stress, alpha",
@@ -582,36 +585,36 @@ def test_a_cost_that_is_not_known_is_not_the_least(make):
     ],
 )
 def test_numbers_have_three_digits_or_all_before_the_point(value, words):
-    assert answer.number(value) == words
+    assert number(value) == words
 
 
 def test_estimates_in_sentences():
-    assert answer.spoken(Estimate(123.4, 118, 128.2, 3), "MiB") == "123 MiB (118 to 128, 3 runs)"
-    assert answer.spoken(Estimate(1.5, None, None, 1), "s") == "1.5 s (1 run: no interval)"
-    assert answer.spoken(None, "s") == "not known"
+    assert spoken(Estimate(123.4, 118, 128.2, 3), "MiB") == "123 MiB (118 to 128, 3 runs)"
+    assert spoken(Estimate(1.5, None, None, 1), "s") == "1.5 s (1 run: no interval)"
+    assert spoken(None, "s") == "not known"
 
 
 def test_estimates_in_tables():
-    assert answer.short(Estimate(1_234.5, 1_222.5, 1_246.5, 3)) == "1,234 ± 12"
-    assert answer.short(Estimate(123.4, 118.4, 128.4, 3)) == "123.4 ± 5.0"
-    assert answer.short(Estimate(1_234, None, None, 1)) == "1,234"
-    assert answer.short(None) == "–"
+    assert short(Estimate(1_234.5, 1_222.5, 1_246.5, 3)) == "1,234 ± 12"
+    assert short(Estimate(123.4, 118.4, 128.4, 3)) == "123.4 ± 5.0"
+    assert short(Estimate(1_234, None, None, 1)) == "1,234"
+    assert short(None) == "–"
 
 
 def test_an_interval_without_width_takes_no_digits_from_the_mean():
-    assert answer.short(Estimate(0.4, 0.4, 0.4, 2)).startswith("0.4")
+    assert short(Estimate(0.4, 0.4, 0.4, 2)).startswith("0.4")
 
 
 # --- the headline ---------------------------------------------------------------------------------
 
 
 def test_the_headline_is_of_the_most_guests(make):
-    settings = answer.settings(
+    settings = settings_of(
         [make(guests=1), make(guests=2), make(guests=1, knobs=FAST, sharing=300 * MIB)]
     )
 
     # 26,667 pages of two guests of 512 MiB, of which 90,000 pages each are resident
-    assert answer.headline(settings) == (
+    assert headline(settings) == (
         "With 2 guests, idle: KSM saves 104 MiB (1 run: no interval), which is 10.2 % of "
         "configured and 14.8 % of resident guest memory; ksmd takes 0.8 CPU seconds for it, 20 % "
         "of one CPU. 95 % of that is reached after 2.75 s."
@@ -619,53 +622,53 @@ def test_the_headline_is_of_the_most_guests(make):
 
 
 def test_of_settings_with_as_many_guests_the_headline_is_of_the_one_that_saves_most(make):
-    settings = answer.settings(
+    settings = settings_of(
         [make(sharing=100 * MIB), make(sharing=300 * MIB, knobs=FAST), make(knobs=OFF)]
     )
 
-    assert answer.headline(settings).startswith("With 1 guest, idle: KSM saves 300 MiB")
+    assert headline(settings).startswith("With 1 guest, idle: KSM saves 300 MiB")
 
 
 def test_the_headline_has_the_interval_of_repetitions(repeat):
-    words = answer.headline(answer.settings(repeat(90, 100, 110)))
+    words = headline(settings_of(repeat(90, 100, 110)))
 
     assert words.startswith("With 1 guest, idle: KSM saves 100 MiB (75.2 to 125, 3 runs), which")
 
 
 def test_the_headline_names_the_host_where_there_are_several(make):
-    settings = answer.settings([make(host="alpha"), make(host="beta", guests=2)])
+    settings = settings_of([make(host="alpha"), make(host="beta", guests=2)])
 
-    assert answer.headline(settings).startswith("With 2 guests, idle, beta: KSM saves")
+    assert headline(settings).startswith("With 2 guests, idle, beta: KSM saves")
 
 
 def test_the_headline_of_no_runs():
-    assert answer.headline([]) == "No run can be used."
+    assert headline([]) == "No run can be used."
 
 
 def test_the_headline_where_ksm_was_off(make):
-    assert answer.headline(answer.settings([make(knobs=OFF)])) == "KSM was off in every run."
+    assert headline(settings_of([make(knobs=OFF)])) == "KSM was off in every run."
 
 
 def test_the_headline_of_arrays_has_no_percentages(make):
-    settings = answer.settings([make(guests=0, workload="single", sharing=64 * MIB)])
+    settings = settings_of([make(guests=0, workload="single", sharing=64 * MIB)])
 
-    assert answer.headline(settings) == (
+    assert headline(settings) == (
         "With single: KSM saves 64 MiB (1 run: no interval); ksmd takes 0.8 CPU seconds for it, "
         "20 % of one CPU. 95 % of that is reached within 0.25 s."
     )
 
 
 def test_the_headline_of_a_log_has_no_cost(imported):
-    settings = answer.settings([imported(400 * MIB, 500 * MIB, 990 * MIB, 1_000 * MIB)])
+    settings = settings_of([imported(400 * MIB, 500 * MIB, 990 * MIB, 1_000 * MIB)])
 
-    assert answer.headline(settings) == (
+    assert headline(settings) == (
         "With 1 guest, idle: KSM saves 1,000 MiB (1 run: no interval). 95 % of that is reached "
         "after 3 s."
     )
 
 
 def test_the_headline_tells_that_a_run_was_too_short(make):
-    words = answer.headline(answer.settings([make(sharing=RISING)]))
+    words = headline(settings_of([make(sharing=RISING)]))
 
     assert words.endswith(
         "Sharing was still changing when the run ended: more time would tell more."
@@ -674,7 +677,7 @@ def test_the_headline_tells_that_a_run_was_too_short(make):
 
 
 def test_the_headline_tells_that_nothing_is_merged(make):
-    words = answer.headline(answer.settings([make(sharing=0)]))
+    words = headline(settings_of([make(sharing=0)]))
 
     assert "KSM saves 0 MiB" in words
     assert words.endswith(". Nothing is merged.")
@@ -687,7 +690,7 @@ def test_the_headline_of_a_run_whose_sampler_was_ended_does_not_say_that_ksm_was
     measured = make(change=end_early)
 
     assert measured.run.usable
-    assert "off" not in answer.headline(answer.settings([measured]))
+    assert "off" not in headline(settings_of([measured]))
 
 
 def test_runs_that_differ_in_a_factor_that_is_not_known_are_not_averaged(write_run):
@@ -696,7 +699,7 @@ def test_runs_that_differ_in_a_factor_that_is_not_known_are_not_averaged(write_r
         record = run_record(guests=1)
         record["run"]["factors"]["policy"] = policy
         measured.append(metrics.measure(read_run(write_run(record, name=policy))))
-    settings = answer.settings(measured)
+    settings = settings_of(measured)
 
     assert len(settings) == 2
     assert {s.knobs.rpartition(", ")[2] for s in settings} == {"policy=none", "policy=governor"}

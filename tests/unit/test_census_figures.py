@@ -7,7 +7,7 @@ from made_up_runs import PAGE, census_lines, run_record
 
 from ksm_analysis.analysis import recommendation
 from ksm_analysis.metrics import metrics
-from ksm_analysis.page import census_figures, figures, redact, report, tables
+from ksm_analysis.page import census_figures, figures, redact, render, tables
 from ksm_analysis.results.reader import read_results, read_run
 
 MIB = 2**20
@@ -402,7 +402,7 @@ def test_the_page_has_a_section_of_censuses(write_run):
     lines[1]["complaints"] = ["guest <i>x</i> on localhost-7 went away"]
     write_run(record, census=lines)
     results = read_results(write_run(guests=1).parent)
-    page = report.render(results)
+    page = render.page(results)
 
     assert '<section id="census"' in page
     assert '<figure id="who-shares"' in page
@@ -417,14 +417,14 @@ def test_complaints_are_redacted_as_all_warnings_are(write_run):
     lines = copy.deepcopy(census_lines(record))
     lines[1]["complaints"] = ["secret-host hides its frames"]
     path = write_run(record, census=lines)
-    page = report.render(redact.redact(read_results(path.parent)))
+    page = render.page(redact.redact(read_results(path.parent)))
 
     assert "secret-host" not in page
     assert "host 1 hides its frames" in page
 
 
 def test_a_page_without_census_says_nothing_of_it(write_run):
-    page = report.render(read_results(write_run(guests=2).parent))
+    page = render.page(read_results(write_run(guests=2).parent))
 
     assert 'id="census"' not in page
     assert "limit_pages" not in page

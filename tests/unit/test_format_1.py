@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.page import report
+from ksm_analysis.page import render
 from ksm_analysis.results.reader import read_results
 
 DATA = Path(__file__).parents[1] / "data" / "format-1"
@@ -43,7 +43,7 @@ def test_there_is_a_page_of_them(directory):
     results = read_results(directory)
 
     assert len(results.usable) == len(results.runs)
-    assert all(run.id in report.render(results) for run in results.runs)
+    assert all(run.id in render.page(results) for run in results.runs)
 
 
 @pytest.mark.parametrize(

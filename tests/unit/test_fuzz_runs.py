@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_runs import Writer, census_lines, events, run_record, sample_lines
 
-from ksm_analysis.analysis import answer, observations, recommendation
+from ksm_analysis.analysis import observations, recommendation
+from ksm_analysis.analysis.answer import headline
+from ksm_analysis.analysis.best import best_of
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import metrics
 from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.record import upgraded
@@ -147,9 +150,9 @@ def use(results, others=()):
     measured = [*others, *map(metrics.measure, results.usable)]
     for run in results.usable:
         run.window()
-    rows = answer.settings(measured)
-    answer.headline(rows)
-    answer.best(rows)
+    rows = settings_of(measured)
+    headline(rows)
+    best_of(rows)
     observations.checks(measured)
     recommendation.cells(measured)
     return list(metrics.summary(measured).get("run", ()))

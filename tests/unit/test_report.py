@@ -9,7 +9,8 @@ import pytest
 from made_up_runs import run_record, sample_lines
 from plotly.offline import get_plotlyjs
 
-from ksm_analysis.page import report
+from ksm_analysis.page import render
+from ksm_analysis.page.sections import Figure
 from ksm_analysis.page.words import in_words
 from ksm_analysis.results import provenance
 from ksm_analysis.results.reader import read_results
@@ -45,8 +46,8 @@ class Parser(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def render(path):
-    return report.render(read_results(path.parent))
+def page_of(path):
+    return render.page(read_results(path.parent))
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def page(write_run):
     for guests in (1, 2):
         for workload in ("idle", "stress"):
             path = write_run(guests=guests, workload=workload)
-    return render(path)
+    return page_of(path)
 
 
 def test_nothing_is_loaded_from_anywhere(page):
@@ -102,7 +103,7 @@ def test_every_figure_has_a_title_and_a_definition_and_data(page):
 def test_it_says_what_was_run(write_run):
     record = run_record(guests=1)
     record["run"]["note"] = "Is a dog a cat?"
-    text = Parser(render(write_run(record))).text
+    text = Parser(page_of(write_run(record))).text
 
     assert "Is a dog a cat?" in text
     assert "1 run with 1 guest of 512 MiB; workload: idle; knobs: run=1, pages_to_scan=1000" in text
@@ -113,7 +114,7 @@ def test_it_says_what_was_run(write_run):
 def test_warnings_come_first_in_words(write_run):
     write_run(guests=1)
     path = write_run(run_record(guests=2, status="failed", reason="guest 2 never answered"))
-    text = Parser(render(path)).text
+    text = Parser(page_of(path)).text
 
     assert "1 thing to know before trusting this page" in text
     assert "left out, since the run failed: guest 2 never answered" in text
@@ -121,7 +122,7 @@ def test_warnings_come_first_in_words(write_run):
 
 
 def test_a_page_without_a_usable_run_says_why(write_run):
-    page = render(write_run(run_record(guests=2, status="failed", reason="no memory left")))
+    page = page_of(write_run(run_record(guests=2, status="failed", reason="no memory left")))
 
     assert "No run can be used" in page
     assert "no memory left" in page
@@ -136,7 +137,7 @@ def test_metrics_without_values_have_no_figure(write_run):
         del line["ksm"]["general_profit"]
         line["ksmd"]["cpu_ns"] = None
         line["guests"] = {}
-    page = render(write_run(record, lines))
+    page = page_of(write_run(record, lines))
 
     assert "pages_shared-by-interval" in page
     assert "general_profit-by-interval" not in page
@@ -157,7 +158,7 @@ def test_names_are_text_everywhere(write_run):
     lines[-1]["gone"] = {EVIL: 5001.0}
     write_run(record, lines)
     other = run_record(guests=2, status="failed", reason=EVIL, host="other")
-    page = render(write_run(other))
+    page = page_of(write_run(other))
 
     parsed = Parser(page)
     assert "alert('\"&1')" not in "".join(code for kind, code in parsed.scripts if not kind)
@@ -198,17 +199,17 @@ def test_the_page_is_written_whole_or_not_at_all(write_run, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", full)
         with pytest.raises(OSError, match="No space"):
-            report.write(results, path)
+            render.write(results, path)
     assert path.read_text() == "the page before"
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
 
-    report.write(results, path)
+    render.write(results, path)
     assert path.read_text().startswith("<!DOCTYPE html>")
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
 
 
 def test_a_figure_cannot_end_the_script_that_it_stands_in():
-    figure = report.Figure("id", "", "", (("", go.Figure(layout={"title": EVIL})),))
+    figure = Figure("id", "", "", (("", go.Figure(layout={"title": EVIL})),))
     ((_, written),) = figure.scripts()
 
     assert not set("<>") & set(written)
@@ -222,7 +223,7 @@ def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
         {"event": "array written", "array": 2, "pages": 977, "wall": 0.0, "monotonic": 5_001.0},
         {"event": "array changed", "change": "single", "wall": 0.0, "monotonic": 5_002.004},
     ]
-    page = report.render(read_results(write_run(record, happened=happened).parent))
+    page = render.page(read_results(write_run(record, happened=happened).parent))
 
     assert "1 run without guests" in page
     assert "array 1 changed" in page
@@ -238,14 +239,14 @@ def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
 
 def test_the_page_says_how_many_runs_were_steady(write_run):
     record = run_record(converged=False)
-    page = report.render(read_results(write_run(record).parent))
+    page = render.page(read_results(write_run(record).parent))
 
     assert "until pages_sharing was steady, which it was in 0 of 1 runs" in page
 
 
 def test_the_page_says_what_was_imported_and_assumed(write_run):
     record = run_record(imported={"cut_short": None, "assumed": {"memory_mib": 512}})
-    page = report.render(read_results(write_run(record).parent))
+    page = render.page(read_results(write_run(record).parent))
 
     assert "1 run was imported from logs; assumed: memory_mib 512." in page
 

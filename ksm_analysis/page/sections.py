@@ -1,24 +1,16 @@
-"""Figures, tables and words to one page that needs nothing but a browser."""
+"""Which figures are on the page, under which headings, and what is said of them."""
 
 # ruff: noqa: RUF001
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import jinja2
-import pandas as pd
-from plotly.offline import get_plotlyjs
-
-from ksm_analysis.analysis import answer, observations, recommendation
-from ksm_analysis.definition.part import outside
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import metrics
-from ksm_analysis.page import census_figures, figures, tables, words
+from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.page import census_figures, figures
+from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import PUBLISHED
-from ksm_analysis.results import provenance
-from ksm_analysis.results.run import Results
 
 KINDS = (
     "To the left, faint: what perfect merging would save (limit_pages), of which zeros are pages "
@@ -49,7 +41,6 @@ CHANGED = (
     f"Of one guest: {metrics.CENSUS[-1].help} What changes from scan to scan is scanned in vain. A "
     "panel is the first run of its kind."
 )
-FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pages")
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Figure:
     id: str
     title: str
     help: str
-    panels: tuple[figures.Panel, ...]
+    panels: tuple[Panel, ...]
     metric: str = ""
     note: str = ""
     wide: bool = False
@@ -82,117 +73,10 @@ class Section:
     figures: tuple[Figure, ...]
 
 
-def write(results: Results, path: Path) -> None:
-    """Write the page, whole or not at all."""
-    page = render(results)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def render(results: Results) -> str:
-    """Make the page, as text."""
-    usable = results.usable
-    measured = [metrics.measure(run) for run in usable]
-    settings = answer.settings(measured)
-    facts = provenance.facts(results.runs)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ksm_analysis.page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css, javascript = (
-        environment.loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js")
-    )
-    return environment.get_template("report.html.j2").render(
-        title=title(results),
-        notes=list(
-            dict.fromkeys(filter(None, (r.record["run"].get("note") for r in results.runs)))
-        ),
-        headline=answer.headline(settings),
-        best=answer.best(settings),
-        words=words.in_words(usable),
-        warnings=results.warnings,
-        answer=tables.of_settings(settings),
-        checks=observations.checks(measured),
-        summary=tables.of_runs(measured),
-        sections=sections(measured) if measured else [],
-        **choices(measured),
-        guests=tables.of_guests(recommendation.cells(measured)),
-        rule=recommendation.RULE,
-        runs=[tables.how_it_went(run) for run in results.runs],
-        parts=list(_of_parts(results)),
-        facts=facts,
-        differing=[fact.name for fact in facts if fact.differs],
-        definitions=definitions(measured),
-        published=PUBLISHED,
-        css=css,
-        javascript=javascript,
-        plotly=get_plotlyjs(),
-    )
-
-
-def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield name, title and table of each part from outside that has something to show."""
-    for part in outside():
-        table = part.table([run for run in results.usable if run.options(part.name) is not None])
-        if table is not None and len(table):
-            yield part.name, part.title or part.name, table
-
-
-def title(results: Results) -> str:
-    """Name the experiments; the directory, if no run tells."""
-    names = dict.fromkeys(run.record.get("experiment", "") for run in results.runs)
-    return ", ".join(names) if names else results.path.name
-
-
-def definitions(measured: list[metrics.Measured]) -> list[metrics.Metric]:
-    """List what the page explains; censuses only where there are any."""
-    counted = census_figures.counted(measured)
-    of_census = [*metrics.CENSUS, *metrics.CENSUS_GUEST] if counted else []
-    return [*metrics.HOST, *metrics.GUEST, *of_census]
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def choices(measured: list[metrics.Measured]) -> dict[str, Any]:
-    """Say what there is to choose from, and what is chosen at first.
-
-    `filters`: the values of each factor that varies; `choices`: metrics that have a figure and a
-    value; `chosen`: names of those that are shown at first.
-    """
-    cells = [{"host": each.run.host, **each.run.factors} for each in measured]
-    values = {factor: sorted({cell[factor] for cell in cells}) for factor in tables.FACTORS}
-    shown = [
-        metric
-        for table, frames in (
-            (metrics.HOST, [each.host for each in measured]),
-            (metrics.GUEST, [each.guest for each in measured]),
-        )
-        for metric in table
-        if metric.figure and not metric.beside and _has_values(frames, metric.name)
-    ]
-    return {
-        "filters": {factor: each for factor, each in values.items() if len(each) > 1},
-        "choices": shown,
-        "chosen": [metric.name for metric in shown if metric.name in FIRST],
-    }
-
-
-def _has_values(frames: list[pd.DataFrame], name: str) -> bool:
-    return any(frame[name].notna().any() for frame in frames)
-
-
-def sections(measured: list[metrics.Measured]) -> list[Section]:
+def sections_of(measured: list[Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
     data = figures.load(measured)
-    with_guests = (data.host["guests"] > 0).any()
+    with_guests = bool((data.host["guests"] > 0).any())
     shown = [m for m in metrics.HOST if m.figure and data.host[m.name].notna().any()]
     of_guests = [m for m in metrics.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
@@ -242,7 +126,7 @@ def sections(measured: list[metrics.Measured]) -> list[Section]:
     return [section for section in every if section.figures]
 
 
-def _by_time(data: figures.Data, shown: list[Any], of_guests: list[Any]) -> Iterator[Figure]:
+def _by_time(data: figures.Data, shown: list[Metric], of_guests: list[Metric]) -> Iterator[Figure]:
     if _denser_than_intervals(data):
         yield from (_of(m, "by-time", figures.by_time(data, m)) for m in shown)
         yield from (_of(m, "by-time", figures.by_time_of_guests(data, m)) for m in of_guests)
@@ -282,35 +166,39 @@ def _times(data: figures.Data) -> str:
     return band + (lines if any(data.marks["seconds"].values()) else "")
 
 
-def _census(data: figures.Data, counted: list[metrics.Measured]) -> Iterator[Figure]:
+def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
     """Make the figures of censuses; of those without values, none."""
     efficiency = census_figures.EFFICIENCY.help
+    of_kinds = census_figures.by_kind(counted)
+    of_pairs = census_figures.who_shares(counted)
+    of_guests = census_figures.attribution(counted)
     of_settings = census_figures.efficiency_by_guests(data, counted)
     of_rates = census_figures.efficiency_by_rate(counted)
     of_runs = census_figures.efficiency_over_time(data, counted)
     changed = census_figures.changed_over_time(data, counted)
-    every = {
-        ("census-by-kind", "What could be saved, and what is", KINDS): census_figures.by_kind,
-        ("who-shares", "Who shares with whom", WHO): census_figures.who_shares,
-        ("attribution", "Savings of each guest", ATTRIBUTION): census_figures.attribution,
-    }
-    every = {key: function(counted) for key, function in every.items()} | {
-        ("efficiency-by-guests", "Efficiency by number of guests", efficiency): of_settings,
-        ("efficiency-by-rate", "Efficiency by scan rate", f"{efficiency} {RATE}"): of_rates,
-        ("efficiency-by-time", "Efficiency over time", f"{efficiency} A line is a run."): of_runs,
-        ("changed-by-time", "Pages that change", CHANGED): changed,
-    }
-    yield from (Figure(*key, tuple(panels)) for key, panels in every.items() if panels)
+    every = (
+        ("census-by-kind", "What could be saved, and what is", KINDS, of_kinds),
+        ("who-shares", "Who shares with whom", WHO, of_pairs),
+        ("attribution", "Savings of each guest", ATTRIBUTION, of_guests),
+        ("efficiency-by-guests", "Efficiency by number of guests", efficiency, of_settings),
+        ("efficiency-by-rate", "Efficiency by scan rate", f"{efficiency} {RATE}", of_rates),
+        ("efficiency-by-time", "Efficiency over time", f"{efficiency} A line is a run.", of_runs),
+        ("changed-by-time", "Pages that change", CHANGED, changed),
+    )
+    for name, heading, words, panels in every:
+        if panels:
+            yield Figure(name, heading, words, tuple(panels))
 
 
-def _of(metric: metrics.Metric, against: str, panels: list[figures.Panel]) -> Figure:
+def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:
     name = f"{metric.name}-{against}"
     return Figure(name, metric.label, metric.help, tuple(panels), metric.chosen_with)
 
 
-def _savings(data: figures.Data, measured: list[Any], with_guests: bool) -> Iterator[Figure]:
+def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) -> Iterator[Figure]:
     by_name = {m.name: m for m in metrics.HOST}
-    if panels := figures.savings_against_cost(answer.settings(measured)):
+    in_mib = [by_name[name] for name in figures.MEMORY]
+    if panels := figures.savings_against_cost(settings_of(measured)):
         yield Figure(
             "savings-against-cost",
             "Savings against cost",
@@ -337,7 +225,7 @@ def _savings(data: figures.Data, measured: list[Any], with_guests: bool) -> Iter
     yield Figure(
         "memory-by-guests",
         "Guest memory, shared and reclaimed, in MiB",
-        " ".join(f"{m.label}: {m.help}" for m in map(by_name.get, figures.MEMORY)),
+        " ".join(f"{m.label}: {m.help}" for m in in_mib),
         tuple(figures.memory_by_guests(data)),
         note="Published values in MiB are their percentages times the memory of their guests.",
     )

@@ -1,0 +1,192 @@
+"""What a setting is: its runs, what it saves, what that costs, and how soon it is reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ksm_analysis.analysis.statistics import Estimate, Floats, difference, estimate
+from ksm_analysis.analysis.words import guest_word
+from ksm_analysis.metrics.metrics import Measured, throughput
+from ksm_analysis.results import cells
+
+FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the experiment, over its repetitions.
+
+    `off` is the baseline: run=0. Values are None where no run has one (an imported run has no CPU
+    time of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
+    operations a second; `throughput_vs_off_percent` its change against the same guests and workload
+    with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
+    reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
+    `efficiency_percent` is what is saved of what perfect merging would save, in the last census.
+    `period` is the seconds between two samples.
+    """
+
+    host: str
+    guests: int
+    workload: str
+    knobs: str
+    off: bool
+    runs: tuple[str, ...]
+    plateaued: bool
+    saved_mib: Estimate | None
+    percent_configured: Estimate | None
+    percent_resident: Estimate | None
+    ksmd_cpu_seconds: Estimate | None
+    ksmd_cpu_percent: Estimate | None
+    throughput: Estimate | None
+    throughput_vs_off_percent: Estimate | None
+    saved_per_cpu_second: Estimate | None
+    seconds_to_50: Estimate | None
+    seconds_to_90: Estimate | None
+    seconds_to_95: Estimate | None
+    efficiency_percent: Estimate | None = None
+    period: float = 0.0
+
+    def within(self, seconds: Estimate) -> bool:
+        """Whether a time is that of the first sample: what was reached by then was so before."""
+        return seconds.mean <= self.period
+
+    def scenario(self, with_host: bool) -> str:
+        """Name what settings are compared in: guests and workload, and the host if asked."""
+        return ", ".join(
+            filter(None, (guest_word(self.guests), self.workload, self.host if with_host else ""))
+        )
+
+
+def settings_of(measured: list[Measured]) -> list[Setting]:
+    """Make one setting of each cell, in the order of the plan."""
+    found: dict[tuple[Any, ...], list[Measured]] = {}
+    for each in measured:
+        factors = each.run.factors
+        key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
+        found.setdefault(key, []).append(each)
+    baselines = {key[:3]: runs for key, runs in found.items() if is_off(runs[0])}
+    return [_setting(key, runs, baselines.get(key[:3])) for key, runs in found.items()]
+
+
+def is_off(measured: Measured) -> bool:
+    """Whether KSM was off in a run: the baseline."""
+    return str(cells.knobs(measured.run).get("run", 1)) == "0"
+
+
+def _setting(
+    key: tuple[Any, ...], runs: list[Measured], baseline: list[Measured] | None
+) -> Setting:
+    host, guests, workload, knobs = key
+    off = is_off(runs[0])
+    return Setting(
+        host=host,
+        guests=guests,
+        workload=workload,
+        knobs=knobs,
+        off=off,
+        runs=tuple(each.run.id for each in runs),
+        plateaued=all(map(has_plateau, runs)),
+        saved_mib=_over(runs, last("reclaimed_mib")),
+        percent_configured=_over(runs, last("reclaimed_percent_configured")),
+        percent_resident=_over(runs, last("reclaimed_percent_resident")),
+        ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
+        ksmd_cpu_percent=_over(runs, _ksmd_percent),
+        throughput=_over(runs, throughput_of),
+        throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
+        saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
+        seconds_to_50=_over(runs, time_to(0.50)),
+        seconds_to_90=_over(runs, time_to(0.90)),
+        seconds_to_95=_over(runs, time_to(0.95)),
+        efficiency_percent=None if off else _over(runs, efficiency_of),
+        period=max(each.run.record["run"]["sampling"]["period"] for each in runs),
+    )
+
+
+def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate | None:
+    return estimate([value(each) for each in runs])
+
+
+def last(name: str) -> Callable[[Measured], float]:
+    """Make a function that reads the value that stands for a run; NaN if it has none."""
+    return lambda measured: float(measured.host[name].loc[measured.last])
+
+
+def _ksmd_percent(measured: Measured) -> float:
+    seconds = measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
+    return float(100 * last("ksmd_cpu_seconds")(measured) / seconds)
+
+
+def _saved_per_second(measured: Measured) -> float:
+    used = last("ksmd_cpu_seconds")(measured)
+    return last("reclaimed_mib")(measured) / used if used else np.nan
+
+
+def throughput_of(measured: Measured) -> float:
+    """Mean over guests of the workload's bogo operations a second; NaN without any."""
+    rates = throughput(measured.run)
+    return float(np.mean(rates)) if rates else np.nan
+
+
+def efficiency_of(measured: Measured) -> float:
+    """What the last census found saved, in percent of what could be; NaN without a census."""
+    return float(measured.last_census.get("efficiency_percent", np.nan))
+
+
+def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
+    """Change of the mean throughput in percent of the baseline's, with the interval of compare."""
+    ours, theirs = ([throughput_of(each) for each in group] for group in (runs, baseline))
+    found = difference(theirs, ours)
+    if found is None or not found.a.mean:
+        return None
+    scale = 100 / abs(found.a.mean)
+    low, high = (
+        None if bound is None else scale * bound
+        for bound in (found.absolute_low, found.absolute_high)
+    )
+    return Estimate(scale * found.absolute, low, high, min(found.a.runs, found.b.runs))
+
+
+def _sharing(measured: Measured) -> tuple[Floats, Floats]:
+    """Seconds since the first sample, and pages_sharing, up to what stands for the run.
+
+    Seconds are those that samples were due at. Those of an imported run, which has no sample before
+    its first interval, count from the beginning of that.
+    """
+    samples, sampling = measured.run.samples, measured.run.record["run"]["sampling"]
+    upto = samples.index <= measured.last * round(sampling["interval"] / sampling["period"])
+    seconds = samples.index.to_numpy()[upto] * sampling["period"]
+    return seconds, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
+
+
+def time_to(share: float) -> Callable[[Measured], float]:
+    """Make a function of a run: seconds until pages_sharing was at a share of what it ended at.
+
+    They count from the first sample. NaN if nothing is shared at the end.
+    """
+
+    def seconds(measured: Measured) -> float:
+        if "ksm.pages_sharing" not in measured.run.samples:
+            return np.nan
+        at, pages = _sharing(measured)
+        if not pages[-1] > 0:
+            return np.nan
+        return float(at[(pages >= share * pages[-1]).argmax()])
+
+    return seconds
+
+
+def has_plateau(measured: Measured) -> bool:
+    """Whether pages_sharing had come to rest when the run ended.
+
+    A run that was to end when steady knows. Of others, it has to have changed by less than 5 % of
+    what it ended at in the last quarter of its time.
+    """
+    if measured.run.converged is not None:
+        return measured.run.converged
+    if "ksm.pages_sharing" not in measured.run.samples:
+        return False
+    at, pages = _sharing(measured)
+    late = pages[at >= 0.75 * at[-1]]
+    return bool(np.ptp(late) <= FLAT * abs(pages[-1]))

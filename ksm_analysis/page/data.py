@@ -1,0 +1,98 @@
+"""What the page is given: all that its template shows, by name."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from ksm_analysis.analysis import observations, recommendation
+from ksm_analysis.analysis.answer import headline
+from ksm_analysis.analysis.best import best_of
+from ksm_analysis.analysis.settings import settings_of
+from ksm_analysis.definition.part import outside
+from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.page import census_figures, tables, words
+from ksm_analysis.page.sections import sections_of
+from ksm_analysis.results import provenance
+from ksm_analysis.results.run import Results
+
+FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pages")
+
+
+def data_of(results: Results) -> dict[str, Any]:
+    """Gather it from all runs of some results."""
+    usable = results.usable
+    measured = [metrics.measure(run) for run in usable]
+    settings = settings_of(measured)
+    facts = provenance.facts(results.runs)
+    notes = (run.record["run"].get("note") for run in results.runs)
+    return {
+        "title": title(results),
+        "notes": list(dict.fromkeys(filter(None, notes))),
+        "headline": headline(settings),
+        "best": best_of(settings),
+        "words": words.in_words(usable),
+        "warnings": results.warnings,
+        "answer": tables.of_settings(settings),
+        "checks": observations.checks(measured),
+        "summary": tables.of_runs(measured),
+        "sections": sections_of(measured) if measured else [],
+        **choices(measured),
+        "guests": tables.of_guests(recommendation.cells(measured)),
+        "rule": recommendation.RULE,
+        "runs": [tables.how_it_went(run) for run in results.runs],
+        "parts": list(_of_parts(results)),
+        "facts": facts,
+        "differing": [fact.name for fact in facts if fact.differs],
+        "definitions": definitions(measured),
+    }
+
+
+def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield name, title and table of each part from outside that has something to show."""
+    for part in outside():
+        table = part.table([run for run in results.usable if run.options(part.name) is not None])
+        if table is not None and len(table):
+            yield part.name, part.title or part.name, table
+
+
+def title(results: Results) -> str:
+    """Name the experiments; the directory, if no run tells."""
+    names = dict.fromkeys(run.record.get("experiment", "") for run in results.runs)
+    return ", ".join(names) if names else results.path.name
+
+
+def definitions(measured: list[Measured]) -> list[Metric]:
+    """List what the page explains; censuses only where there are any."""
+    counted = census_figures.counted(measured)
+    of_census = [*metrics.CENSUS, *metrics.CENSUS_GUEST] if counted else []
+    return [*metrics.HOST, *metrics.GUEST, *of_census]
+
+
+def choices(measured: list[Measured]) -> dict[str, Any]:
+    """Say what there is to choose from, and what is chosen at first.
+
+    `filters`: the values of each factor that varies; `choices`: metrics that have a figure and a
+    value; `chosen`: names of those that are shown at first.
+    """
+    cells = [{"host": each.run.host, **each.run.factors} for each in measured]
+    values = {factor: sorted({cell[factor] for cell in cells}) for factor in tables.FACTORS}
+    shown = [
+        metric
+        for table, frames in (
+            (metrics.HOST, [each.host for each in measured]),
+            (metrics.GUEST, [each.guest for each in measured]),
+        )
+        for metric in table
+        if metric.figure and not metric.beside and _has_values(frames, metric.name)
+    ]
+    return {
+        "filters": {factor: each for factor, each in values.items() if len(each) > 1},
+        "choices": shown,
+        "chosen": [metric.name for metric in shown if metric.name in FIRST],
+    }
+
+
+def _has_values(frames: list[pd.DataFrame], name: str) -> bool:
+    return any(frame[name].notna().any() for frame in frames)
