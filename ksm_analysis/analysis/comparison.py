@@ -13,8 +13,8 @@ from ksm_analysis.analysis import statistics
 from ksm_analysis.analysis.settings import has_plateau, last, time_to
 from ksm_analysis.analysis.statistics import Difference
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import metrics
-from ksm_analysis.metrics.metrics import Measured
+from ksm_analysis.metrics import catalog, summary
+from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
 from ksm_analysis.results.run import Run
@@ -22,20 +22,20 @@ from ksm_analysis.results.run import Run
 # What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
 # further metric makes all of them harder to tell
 DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
-# Not of metrics.HOST: how to read them off a run is said in _value
+# Not of catalog.HOST: how to read them off a run is said in _value
 TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
 RATES: dict[str, Callable[[list[float]], np.floating]] = {
     "bogo_ops_per_second_mean": np.mean,
     "bogo_ops_per_second_sum": np.sum,
 }
 UNITS = (
-    {metric.name: metric.unit for metric in (*metrics.HOST, *metrics.CENSUS)}
+    {metric.name: metric.unit for metric in (*catalog.HOST, *catalog.CENSUS)}
     | dict.fromkeys(("seconds", *TIMES), "s")
     | dict.fromkeys(RATES, "bogo ops/s")
 )
-COUNTED = {metric.name for metric in metrics.CENSUS}
-TOTALS = {metric.name for metric in metrics.HOST if metric.kind == "total"} | {"seconds"}
-OVER_AN_INTERVAL = {metric.name for metric in metrics.HOST if metric.kind == "counter"} | {
+COUNTED = {metric.name for metric in catalog.CENSUS}
+TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds"}
+OVER_AN_INTERVAL = {metric.name for metric in catalog.HOST if metric.kind == "counter"} | {
     name for name in UNITS if name.endswith("_cpu_percent")
 }
 
@@ -138,9 +138,9 @@ def _key(run: Run) -> Key:
 
 def _guests(run: Run) -> dict[str, Any]:
     """How many, and how they are made. What the host may merge of them belongs to the workload."""
-    guests = run.record["run"]["guests"]
-    made = {k: v for k, v in guests.items() if v and k not in ("count", "nosharepages")}
-    return {"count": guests["count"], **made}
+    guests = run.plan.guests
+    made = {k: v for k, v in guests.asked().items() if v and k not in ("count", "nosharepages")}
+    return {"count": guests.count, **made}
 
 
 def _sampling(run: Run) -> tuple[int, float, str]:
@@ -173,10 +173,10 @@ def _value(measured: Measured, metric: str) -> float:
     if metric in TIMES:
         return time_to(TIMES[metric])(measured) if has_plateau(measured) else np.nan
     if metric in RATES:
-        rates = metrics.throughput(measured.run)
+        rates = summary.throughput(measured.run)
         return float(RATES[metric](rates)) if rates else np.nan
     if metric == "seconds":
-        return float(measured.run.intervals * measured.run.record["run"]["sampling"]["interval"])
+        return measured.run.seconds
     if metric in COUNTED:
         return float(measured.last_census.get(metric, np.nan))
     return last(metric)(measured)

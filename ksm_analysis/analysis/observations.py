@@ -16,7 +16,8 @@ import scipy
 from ksm_analysis.analysis.settings import is_off, last, time_to
 from ksm_analysis.analysis.statistics import difference, estimate
 from ksm_analysis.analysis.words import guest_word, join, number
-from ksm_analysis.metrics.metrics import MIB, Measured
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import cells
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
@@ -121,13 +122,7 @@ def _frozen(values: dict[str, Any]) -> tuple[Any, ...]:
 
 def _series(measured: Measured) -> tuple[Any, ...]:
     """Everything that was varied but the number of guests."""
-    run = measured.run
-    return (
-        run.host,
-        run.factors["workload"],
-        _frozen(cells.knobs(measured.run)),
-        run.factors["knobs"],
-    )
+    return measured.run.cell._replace(guests=0), _frozen(cells.knobs(measured.run))
 
 
 def _cell(measured: Measured) -> tuple[Any, ...]:
@@ -175,7 +170,7 @@ GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
 
 def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
     told, breaks = [], []
-    for (_, workload, _, _), counts in _by_guests(measured):
+    for (cell, _), counts in _by_guests(measured):
         for name in GROWING:
             ends = _ends(name, counts)
             if len(ends) < 2:
@@ -183,7 +178,7 @@ def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
             told.append(_rank(ends) >= IN_STEP)
             if not told[-1]:
                 values = ", ".join(number(value) for _, value in ends)
-                breaks.append(f"{name} ({workload}: {values})")
+                breaks.append(f"{name} ({cell.workload}: {values})")
     if not told:
         return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
     words = (
@@ -276,19 +271,12 @@ def _untold(told: bool | None) -> str:
 def _but_rate(measured: Measured) -> tuple[Any, ...]:
     rate = ("pages_to_scan", "sleep_millisecs")
     others = {key: value for key, value in cells.knobs(measured.run).items() if key not in rate}
-    factors = measured.run.factors
-    return (
-        measured.run.host,
-        factors["guests"],
-        factors["workload"],
-        _frozen(others),
-        _length(measured),
-    )
+    return measured.run.cell._replace(knobs=""), _frozen(others), _length(measured)
 
 
 def _length(measured: Measured) -> float:
-    sampling = measured.run.record["run"]["sampling"]
-    return float(sampling["interval"] * sampling["intervals"])
+    sampling = measured.run.plan.sampling
+    return sampling.interval * sampling.intervals
 
 
 def _values(of: Callable[[Measured], float], sides: tuple[list[Measured], list[Measured]]) -> Pair:
@@ -423,7 +411,7 @@ def _early_profit(measured: Measured) -> float | None:
 
 def _flattens(measured: list[Measured]) -> tuple[str, str]:
     told, words = [], []
-    for (_, workload, _, knobs), counts in _by_guests(measured, 4):
+    for (cell, _), counts in _by_guests(measured, 4):
         for part in ("shared", "reclaimed"):
             name = f"{part}_percent_configured"
             ends = _ends(name, counts)
@@ -432,7 +420,9 @@ def _flattens(measured: list[Measured]) -> tuple[str, str]:
             middle = ends[len(ends) // 2]
             early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
             told.append(early > 0 and abs(late) <= early / 2)
-            words.append(f"{part} {early:+.2f}, then {late:+.2f} ({join(workload, knobs)})")
+            words.append(
+                f"{part} {early:+.2f}, then {late:+.2f} ({join(cell.workload, cell.knobs)})"
+            )
     if not told:
         return UNTESTED, "Needs four numbers of guests at least: experiments/original-8.yml."
     return _verdict(told), (
@@ -459,7 +449,7 @@ def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
             told.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
             words.append(
                 f"{_mean(often)} % every {periods[0][0][0]:g} s and {_mean(seldom)} % every "
-                f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][1])})"
+                f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][0].workload)})"
             )
     if told:
         return _verdict(told), (
@@ -471,7 +461,7 @@ def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
 
 
 def _period(measured: Measured) -> float:
-    return float(measured.run.record["run"]["sampling"]["period"])
+    return measured.run.plan.sampling.period
 
 
 def _own_cost(measured: list[Measured]) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ksm_analysis.analysis.settings import has_plateau, is_off
-from ksm_analysis.metrics.metrics import MIB, Measured
-from ksm_analysis.results.censuses import Census
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import MIB
+from ksm_analysis.results import run
 
 WORTH = 1.0  # percent of its present memory: a guest that saves less is not worth scanning
 LATE = 0.75  # of a run's time: what had come to rest at its end may still have changed before
@@ -99,18 +100,16 @@ class Cell:
 
 def cells(measured: list[Measured]) -> list[Cell]:
     """Look at each cell that has guests and a census, save those with KSM off."""
-    found: dict[tuple[Any, ...], list[Measured]] = {}
+    found: dict[run.Cell, list[Measured]] = {}
     for each in measured:
-        if each.run.factors["guests"] and len(each.census) and not is_off(each):
-            factors = {"host": each.run.host, **each.run.factors}
-            del factors["repetition"]
-            found.setdefault(tuple(factors.items()), []).append(each)
-    return [_cell(dict(key), runs) for key, runs in found.items()]
+        if each.run.cell.guests and len(each.census) and not is_off(each):
+            found.setdefault(each.run.cell, []).append(each)
+    return [_cell(cell._asdict(), runs) for cell, runs in found.items()]
 
 
 def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
     run = runs[0].run
-    hidden = tuple(run.record["run"]["guests"].get("nosharepages") or ())
+    hidden = tuple(run.plan.guests.nosharepages or ())
     table = pd.concat([_last(each) for each in runs])
     # Who is excluded has no memory to count, and is in no census
     table = table.groupby("guest").mean(numeric_only=True).reindex(list(run.header["guests"]))
@@ -123,15 +122,9 @@ def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
     return Cell(factors, tuple(guests), hidden)
 
 
-def census_of(measured: Measured) -> Census:
-    """Return the censuses of a run that is known to have some."""
-    assert measured.run.census is not None
-    return measured.run.census
-
-
 def _last(measured: Measured) -> pd.DataFrame:
     """One row a guest: its counts in the last census, and the values made of them."""
-    raw, page = census_of(measured).guests, measured.run.header["page_size"]
+    raw, page = measured.censuses.guests, measured.run.header["page_size"]
     values = measured.census_guest
     table = pd.DataFrame(
         {
@@ -161,7 +154,7 @@ def _potential(raw: pd.DataFrame) -> pd.Series:
 
 def _too_early(measured: Measured) -> str:
     """Say why a run tells nothing against a guest, if it does not."""
-    census, samples = census_of(measured).rows.iloc[-1], measured.run.samples
+    census, samples = measured.censuses.rows.iloc[-1], measured.run.samples
     scans = "full_scans"
     if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
         return "The kernel does not tell how often ksmd has been through all memory."

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ksm_analysis.analysis.statistics import Estimate, Floats, difference, estimate
 from ksm_analysis.analysis.words import guest_word
-from ksm_analysis.metrics.metrics import Measured, throughput
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.summary import throughput
 from ksm_analysis.results import cells
+from ksm_analysis.results.run import Cell
 
 FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
 
@@ -61,13 +62,15 @@ class Setting:
 
 def settings_of(measured: list[Measured]) -> list[Setting]:
     """Make one setting of each cell, in the order of the plan."""
-    found: dict[tuple[Any, ...], list[Measured]] = {}
+    found: dict[Cell, list[Measured]] = {}
     for each in measured:
-        factors = each.run.factors
-        key = (each.run.host, factors["guests"], factors["workload"], factors["knobs"])
-        found.setdefault(key, []).append(each)
-    baselines = {key[:3]: runs for key, runs in found.items() if is_off(runs[0])}
-    return [_setting(key, runs, baselines.get(key[:3])) for key, runs in found.items()]
+        found.setdefault(each.run.cell, []).append(each)
+    baselines = {_but_knobs(cell): runs for cell, runs in found.items() if is_off(runs[0])}
+    return [_setting(cell, runs, baselines.get(_but_knobs(cell))) for cell, runs in found.items()]
+
+
+def _but_knobs(cell: Cell) -> Cell:
+    return cell._replace(knobs="")
 
 
 def is_off(measured: Measured) -> bool:
@@ -75,16 +78,10 @@ def is_off(measured: Measured) -> bool:
     return str(cells.knobs(measured.run).get("run", 1)) == "0"
 
 
-def _setting(
-    key: tuple[Any, ...], runs: list[Measured], baseline: list[Measured] | None
-) -> Setting:
-    host, guests, workload, knobs = key
+def _setting(cell: Cell, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
     off = is_off(runs[0])
     return Setting(
-        host=host,
-        guests=guests,
-        workload=workload,
-        knobs=knobs,
+        **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
         plateaued=all(map(has_plateau, runs)),
@@ -100,7 +97,7 @@ def _setting(
         seconds_to_90=_over(runs, time_to(0.90)),
         seconds_to_95=_over(runs, time_to(0.95)),
         efficiency_percent=None if off else _over(runs, efficiency_of),
-        period=max(each.run.record["run"]["sampling"]["period"] for each in runs),
+        period=max(each.run.plan.sampling.period for each in runs),
     )
 
 
@@ -114,8 +111,7 @@ def last(name: str) -> Callable[[Measured], float]:
 
 
 def _ksmd_percent(measured: Measured) -> float:
-    seconds = measured.run.intervals * measured.run.record["run"]["sampling"]["interval"]
-    return float(100 * last("ksmd_cpu_seconds")(measured) / seconds)
+    return 100 * last("ksmd_cpu_seconds")(measured) / measured.run.seconds
 
 
 def _saved_per_second(measured: Measured) -> float:
@@ -154,9 +150,9 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
     Seconds are those that samples were due at. Those of an imported run, which has no sample before
     its first interval, count from the beginning of that.
     """
-    samples, sampling = measured.run.samples, measured.run.record["run"]["sampling"]
-    upto = samples.index <= measured.last * round(sampling["interval"] / sampling["period"])
-    seconds = samples.index.to_numpy()[upto] * sampling["period"]
+    samples, sampling = measured.run.samples, measured.run.plan.sampling
+    upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
+    seconds = samples.index.to_numpy()[upto] * sampling.period
     return seconds, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
 
 

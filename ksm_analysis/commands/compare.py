@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from ksm_analysis.analysis import comparison, statistics
-    from ksm_analysis.metrics import metrics
+    from ksm_analysis.metrics import measurement
     from ksm_analysis.results import reader
 
     names = arguments.metric or list(comparison.DEFAULT)
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = reader.read_results(directory)
         for warning in dict.fromkeys(results.warnings):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
-        measured.append([metrics.measure(run) for run in results.usable])
+        measured.append([measurement.measure(run) for run in results.usable])
     sides = comparison.group(*measured) * (2 if same else 1)
     pairs = comparison.pair(sides[0], sides[1], arguments.by, same)
     _tell_unpaired(arguments, sides, pairs)

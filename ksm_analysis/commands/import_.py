@@ -175,23 +175,20 @@ def _recorded(
     """Make the run.json of each log, numbered on from the runs that are there."""
     from collections import Counter
 
+    from ksm_analysis.definition.factors import REPETITION, cell
     from ksm_analysis.results import original_logs
 
     experiment = arguments.results.resolve().name
     index = max((each["index"] for each in earlier), default=0)
-    seen = Counter(_cell(each["factors"]) for each in earlier)
+    seen = Counter(cell(each["factors"]) for each in earlier)
     records = []
     for n, (path, run_id, log) in enumerate(zip(arguments.logs, ids, logs, strict=True), start=1):
         factors = original_logs.cell(log)
-        seen[_cell(factors)] += 1
-        factors["repetition"] = seen[_cell(factors)]
+        seen[cell(factors)] += 1
+        factors[REPETITION] = seen[cell(factors)]
         run = original_logs.planned(log, run_id, index + n, factors, arguments.memory_mib)
         records.append(original_logs.record(log, path.name, experiment, run))
     return records
-
-
-def _cell(factors: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(str(factors.get(name)) for name in ("guests", "knobs", "workload"))
 
 
 # --- what is written, and said --------------------------------------------------------------------

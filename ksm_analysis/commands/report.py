@@ -94,12 +94,12 @@ def _page(results: "Results", arguments: argparse.Namespace) -> list[Path]:
 def _pictures(results: "Results", arguments: argparse.Namespace) -> list[Path]:
     import sys
 
-    from ksm_analysis.metrics import metrics
+    from ksm_analysis.metrics import measurement
     from ksm_analysis.page import export
     from ksm_analysis.page.sections import sections_of
 
     directory = arguments.output or arguments.directories[0] / "figures"
-    measured = [metrics.measure(run) for run in results.usable]
+    measured = [measurement.measure(run) for run in results.usable]
     if not measured:
         raise InputError(f"{arguments.directories[0]}: no run can be used: there are no figures")
     figures = sections_of(measured)

@@ -61,13 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the summary."""
     import sys
 
-    from ksm_analysis.metrics import metrics
+    from ksm_analysis.metrics import measurement, summary
     from ksm_analysis.results import reader
 
     results = reader.read_results(arguments.directory)
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    table = metrics.summary([metrics.measure(run) for run in results.usable])
+    table = summary.summary([measurement.measure(run) for run in results.usable])
     if arguments.json:
         print(table.to_json(orient="records", indent=2, double_precision=15))
     elif arguments.csv:

@@ -10,17 +10,17 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis.recommendation import census_of
 from ksm_analysis.analysis.words import guest_word, join
-from ksm_analysis.metrics import metrics
-from ksm_analysis.metrics.metrics import MIB, Measured
+from ksm_analysis.metrics import catalog
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import MIB
 from ksm_analysis.page import drawing, figures
 from ksm_analysis.page.drawing import COLOURS, Panel, text
 from ksm_analysis.page.figures import Data, Sampled, add_meta, by_count, meta_of, series_of, stack
 from ksm_analysis.results import cells
 
-CENSUS = {metric.name: metric for metric in metrics.CENSUS}
-GUEST = {metric.name: metric for metric in metrics.CENSUS_GUEST}
+CENSUS = {metric.name: metric for metric in catalog.CENSUS}
+GUEST = {metric.name: metric for metric in catalog.CENSUS_GUEST}
 EFFICIENCY, CHANGED = CENSUS["efficiency_percent"], GUEST["guest_changed_percent"]
 KINDS = ("zero", "within", "between")
 WORDS = {"zero": "zeros", "within": "within guests", "between": "between guests"}
@@ -102,7 +102,7 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
 
 def _rate(measured: Measured) -> float:
     """Pages a second by the knobs, as they were in the last census; NaN if ksmd does not sleep."""
-    row = census_of(measured).rows.iloc[-1]
+    row = measured.censuses.rows.iloc[-1]
     pages, sleep = (row.get(f"ksm.{name}", float("nan")) for name in RATE)
     return 1000 * pages / sleep if sleep else float("nan")
 
@@ -187,12 +187,12 @@ def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, A
 
 def who_shares(measured: list[Measured]) -> list[Panel]:
     """Pages that guests share, two by two: a heat map for each cell, of its first run."""
-    shared = [each for each in measured if len(census_of(each).matrix) > 1]
+    shared = [each for each in measured if len(each.censuses.matrix) > 1]
     panels = []
-    most = max((census_of(each).matrix.max().max() for each in shared), default=0)
+    most = max((each.censuses.matrix.max().max() for each in shared), default=0)
     for name, part in series_of(_cells(shared)) if shared else ():
         for index in part.index:
-            cell, matrix = part.loc[[index]], census_of(shared[index]).matrix
+            cell, matrix = part.loc[[index]], shared[index].censuses.matrix
             figure = drawing.figure(CENSUS["saved_pages"])
             figure["data"].append(_heat(matrix, most))
             add_meta(figure, meta_of(cell, "guests"))
@@ -277,7 +277,7 @@ def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
     """One row a run and guest: factors, and its values in the last census."""
     tables = []
     for each in measured:
-        profit = census_of(each).guests.get("ksm_stat.ksm_process_profit")
+        profit = each.censuses.guests.get("ksm_stat.ksm_process_profit")
         table = each.census_guest.assign(ksm_process_profit=profit)
         tables.append(table[table["n"] == each.census.index[-1]])
     return stack([each.run for each in measured], tables) if tables else pd.DataFrame()

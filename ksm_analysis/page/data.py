@@ -10,8 +10,9 @@ from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.definition.part import outside
-from ksm_analysis.metrics import metrics
-from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.metrics import catalog, measurement
+from ksm_analysis.metrics.catalog import Metric
+from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import census_figures, tables, words
 from ksm_analysis.page.sections import sections_of
 from ksm_analysis.results import provenance
@@ -23,10 +24,10 @@ FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pag
 def data_of(results: Results) -> dict[str, Any]:
     """Gather it from all runs of some results."""
     usable = results.usable
-    measured = [metrics.measure(run) for run in usable]
+    measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
     facts = provenance.facts(results.runs)
-    notes = (run.record["run"].get("note") for run in results.runs)
+    notes = (run.plan.note for run in results.runs)
     return {
         "title": title(results),
         "notes": list(dict.fromkeys(filter(None, notes))),
@@ -59,15 +60,15 @@ def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def title(results: Results) -> str:
     """Name the experiments; the directory, if no run tells."""
-    names = dict.fromkeys(run.record.get("experiment", "") for run in results.runs)
+    names = dict.fromkeys(run.record.experiment for run in results.runs)
     return ", ".join(names) if names else results.path.name
 
 
 def definitions(measured: list[Measured]) -> list[Metric]:
     """List what the page explains; censuses only where there are any."""
     counted = census_figures.counted(measured)
-    of_census = [*metrics.CENSUS, *metrics.CENSUS_GUEST] if counted else []
-    return [*metrics.HOST, *metrics.GUEST, *of_census]
+    of_census = [*catalog.CENSUS, *catalog.CENSUS_GUEST] if counted else []
+    return [*catalog.HOST, *catalog.GUEST, *of_census]
 
 
 def choices(measured: list[Measured]) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def choices(measured: list[Measured]) -> dict[str, Any]:
     shown = [
         metric
         for table, frames in (
-            (metrics.HOST, [each.host for each in measured]),
-            (metrics.GUEST, [each.guest for each in measured]),
+            (catalog.HOST, [each.host for each in measured]),
+            (catalog.GUEST, [each.guest for each in measured]),
         )
         for metric in table
         if metric.figure and not metric.beside and _has_values(frames, metric.name)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ksm_analysis.metrics.metrics import MIB, Metric
+from ksm_analysis.metrics.catalog import Metric
+from ksm_analysis.metrics.values import MIB
 from ksm_analysis.page.downsample import envelope, packed, thin
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which

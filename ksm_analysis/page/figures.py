@@ -21,8 +21,9 @@ import pandas as pd
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import guest_word, join
-from ksm_analysis.metrics import metrics
-from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.metrics import catalog, measurement
+from ksm_analysis.metrics.catalog import Metric
+from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import drawing
 from ksm_analysis.page.drawing import COLOURS, Panel, shown, style, text
 from ksm_analysis.page.published import PUBLISHED, Published
@@ -45,8 +46,8 @@ MEMORY = (
 class Sampled:
     """A run with the values of every sample.
 
-    `host`: the frame of metrics.every_sample. `guest`: for each metric that has a figure, one row a
-    sample, indexed by `seconds`, and a column for each guest; empty without guests.
+    `host`: the frame of measurement.every_sample. `guest`: for each metric that has a figure,
+    one row a sample, indexed by `seconds`, and a column for each guest; empty without guests.
     """
 
     run: Run
@@ -89,11 +90,11 @@ def load(measured: list[Measured]) -> Data:
     """Put the values of all runs together."""
     runs = [each.run for each in measured]
     lengths = {_length(run) for run in runs}
-    whole = {_cell(run) for run in runs if not _cut_short(run)}
+    whole = {run.cell for run in runs if not _cut_short(run)}
     hosts = []
     for each in measured:
         # The last value of a log that is cut short is not that of a repetition which is whole
-        stands = not _cut_short(each.run) or _cell(each.run) not in whole
+        stands = not _cut_short(each.run) or each.run.cell not in whole
         last = (each.host.index == each.last) & stands
         hosts.append(_timed(each.run, each.host.reset_index().assign(last=last)))
     units = {"interval": _length, "seconds": lambda run: 1.0}
@@ -108,10 +109,10 @@ def load(measured: list[Measured]) -> Data:
 
 
 def _sampled(run: Run) -> Sampled:
-    host, guest = metrics.every_sample(run)
+    host, guest = measurement.every_sample(run)
     rows = guest.set_index("seconds").groupby("guest", observed=True)
     of_guests = dict(sorted(rows, key=itemgetter(0)))
-    names = [metric.name for metric in metrics.GUEST if metric.figure and of_guests]
+    names = [metric.name for metric in catalog.GUEST if metric.figure and of_guests]
     # Side by side as they are, which takes a third of the time of a pivot
     wide = {
         name: pd.concat({guest: rows[name] for guest, rows in of_guests.items()}, axis=1, sort=True)
@@ -125,16 +126,11 @@ def _timed(run: Run, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _length(run: Run) -> float:
-    interval: float = run.record["run"]["sampling"]["interval"]
-    return interval
+    return run.plan.sampling.interval
 
 
 def _cut_short(run: Run) -> bool:
-    return bool(run.record.get("imported", {}).get("cut_short"))
-
-
-def _cell(run: Run) -> tuple[Any, ...]:
-    return (run.host, *(run.factors[name] for name in ("guests", "knobs", "workload")))
+    return run.record.imported is not None and bool(run.record.imported.cut_short)
 
 
 def stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -458,7 +454,7 @@ def _several_by_guests(data: Data, names: Sequence[str]) -> list[tuple[str, dict
     A metric without any value is left out; the others keep their colours.
     """
     panels = []
-    by_name = {metric.name: metric for metric in metrics.HOST}
+    by_name = {metric.name: metric for metric in catalog.HOST}
     last = _last(data.host)
     table = {i: by_name[n] for i, n in enumerate(names) if data.host[n].notna().any()}
     for title, together in _panels(series_of(last), len(table)):
@@ -544,7 +540,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
     if not known:
         return []
-    figure = drawing.figure(next(m for m in metrics.HOST if m.name == "reclaimed_mib"))
+    figure = drawing.figure(next(m for m in catalog.HOST if m.name == "reclaimed_mib"))
     table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
     for index, (name, part) in enumerate(series_of(table)):
         part = part.sort_values("guests")

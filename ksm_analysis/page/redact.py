@@ -2,8 +2,8 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
+from ksm_analysis.results.record import Planned
 from ksm_analysis.results.run import Results, Run
 
 LEFT_OUT = "(left out)"
@@ -57,27 +57,30 @@ def _reason(text: str, names: dict[str, str]) -> str:
 
 
 def _run(run: Run, names: dict[str, str]) -> Run:
-    record = dict(run.record)
-    record["host"] = names.get(run.host, run.host)
-    record["reason"] = _reason(record.get("reason") or "", names)
-    record["run"] = _plan(record["run"], names)
-    if run.imported:
-        record["run"]["id"] = names[run.id]
-    record["provenance"] = dict(record.get("provenance", {}))
-    if kernel := record["provenance"].get("kernel"):
-        record["provenance"]["kernel"] = kernel | {"cmdline": LEFT_OUT}
-    if run.imported:
-        record["imported"] = record["imported"] | {"file": LEFT_OUT, "header": [], "other": []}
-    warnings = tuple(_words(warning, names) for warning in run.warnings)
-    return replace(run, record=record, warnings=warnings)
-
-
-def _plan(plan: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """Rewrite what was asked for."""
-    workload = plan["factors"]["workload"]
-    name = names.get(workload, "")
-    return plan | {
-        # A host may be called as a workload is
-        "factors": plan["factors"] | ({"workload": name} if name.startswith("command ") else {}),
-        "note": _words(plan.get("note") or "", names),
+    record = run.record
+    provenance = dict(record.provenance)
+    if kernel := provenance.get("kernel"):
+        provenance["kernel"] = kernel | {"cmdline": LEFT_OUT}
+    left_out = {"file": LEFT_OUT, "header": [], "other": []}
+    changed = {
+        "host": names.get(run.host, run.host),
+        "reason": _reason(record.reason or "", names),
+        "run": _plan(run, names),
+        "provenance": provenance,
+        "imported": record.imported and record.imported.model_copy(update=left_out),
     }
+    warnings = tuple(_words(warning, names) for warning in run.warnings)
+    return replace(run, record=record.model_copy(update=changed), warnings=warnings)
+
+
+def _plan(run: Run, names: dict[str, str]) -> Planned:
+    """Rewrite what was asked for."""
+    name = names.get(run.factors["workload"], "")
+    # A host may be called as a workload is
+    workload = {"workload": name} if name.startswith("command ") else {}
+    changed = {
+        "id": names[run.id] if run.imported else run.id,
+        "factors": run.plan.factors.model_copy(update=workload),
+        "note": _words(run.plan.note or "", names),
+    }
+    return run.plan.model_copy(update=changed)

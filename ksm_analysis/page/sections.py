@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ksm_analysis.analysis.settings import settings_of
-from ksm_analysis.metrics import metrics
-from ksm_analysis.metrics.metrics import Measured, Metric
+from ksm_analysis.metrics import catalog
+from ksm_analysis.metrics.catalog import Metric
+from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import census_figures, figures
 from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import PUBLISHED
@@ -26,7 +27,7 @@ WHO = (
     "on the kernel's zero page are nobody's, and not in it."
 )
 ATTRIBUTION = (
-    f"{metrics.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
+    f"{catalog.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
     "merged, the frame that is kept included, so that its sum over guests has the frames that are "
     "kept (pages_shared) on top of what is saved, and pages that have been written to since, until "
     "ksmd comes by; and it takes off 64 B for each rmap_item of the guest, merged or not. Means of "
@@ -38,7 +39,7 @@ RATE = (
     "top. A line is whatever else was varied."
 )
 CHANGED = (
-    f"Of one guest: {metrics.CENSUS[-1].help} What changes from scan to scan is scanned in vain. A "
+    f"Of one guest: {catalog.CENSUS[-1].help} What changes from scan to scan is scanned in vain. A "
     "panel is the first run of its kind."
 )
 
@@ -77,8 +78,8 @@ def sections_of(measured: list[Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
     data = figures.load(measured)
     with_guests = bool((data.host["guests"] > 0).any())
-    shown = [m for m in metrics.HOST if m.figure and data.host[m.name].notna().any()]
-    of_guests = [m for m in metrics.GUEST if m.figure and data.guest[m.name].notna().any()]
+    shown = [m for m in catalog.HOST if m.figure and data.host[m.name].notna().any()]
+    of_guests = [m for m in catalog.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
     every = (
         Section(
@@ -196,7 +197,7 @@ def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:
 
 
 def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) -> Iterator[Figure]:
-    by_name = {m.name: m for m in metrics.HOST}
+    by_name = {m.name: m for m in catalog.HOST}
     in_mib = [by_name[name] for name in figures.MEMORY]
     if panels := figures.savings_against_cost(settings_of(measured)):
         yield Figure(
@@ -217,7 +218,7 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
                 f"percent-of-{whole}-by-guests",
                 f"Shared and reclaimed, in percent of {whole} guest memory",
                 "Shared: (pages_shared + pages_sharing) × page size. Reclaimed: pages_sharing × "
-                f"page size. {metrics.WHOLE[whole]} {metrics.ZERO_PAGES}",
+                f"page size. {catalog.WHOLE[whole]} {catalog.ZERO_PAGES}",
                 tuple(figures.percent_by_guests(data, whole)),
                 note=" ".join(f"{p.name}: {p.source}" for p in PUBLISHED if whole == "configured"),
                 wide=whole == "configured",

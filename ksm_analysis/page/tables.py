@@ -10,10 +10,10 @@ import pandas as pd
 from ksm_analysis.analysis import recommendation
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.words import guest_word, number, short
-from ksm_analysis.metrics import metrics
-from ksm_analysis.results.run import Run
+from ksm_analysis.metrics import catalog, measurement, summary
+from ksm_analysis.results.run import Cell, Run
 
-FACTORS = ("guests", "host", "workload", "knobs")  # what the page filters by
+FACTORS = Cell._fields  # what the page filters by
 ANSWER = (  # of Setting: heading, unit
     ("guests", "guests", ""),
     ("host", "host", ""),
@@ -82,10 +82,10 @@ def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
     return {f"data-{name}": str(value) for name, value in factors.items()}
 
 
-def of_runs(measured: list[metrics.Measured]) -> dict[str, Any]:
+def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without what has no value in any run, or never varies."""
-    table = metrics.summary(measured)
-    known = {m.name: m for m in (*metrics.HOST, *metrics.CENSUS)}
+    table = summary.summary(measured)
+    known = {m.name: m for m in (*catalog.HOST, *catalog.CENSUS)}
     headings: list[dict[str, Any]] = []
     rows: list[list[str]] = [[] for _ in measured]
     for name in table.columns:
@@ -187,22 +187,18 @@ def _number(value: float) -> str:
 
 def how_it_went(run: Run) -> dict[str, Any]:
     """Make a line of the table of runs: how each went."""
-    sampling, end = run.record["run"]["sampling"], run.end
-    took = end.get("cpu_seconds")
-    started = run.record.get("started")
+    record, took = run.record, run.end.get("cpu_seconds")
     return {
         "factors": _attributes({**run.factors, "host": run.host}),
         "id": run.id,
         "host": run.host,
-        "status": run.record["status"],
-        "reason": run.record.get("reason") or "",
-        "origin": f", from {run.record['imported'].get('file')}" if run.imported else "",
-        "started": _time(started) if started else "",
-        "samples": f"{len(run.samples)} of {sampling['samples']}"
+        "status": record.status,
+        "reason": record.reason or "",
+        "origin": f", from {record.imported.file}" if record.imported else "",
+        "started": _time(record.started) if record.started else "",
+        "samples": f"{len(run.samples)} of {run.plan.sampling.samples}"
         + (", steady" if run.end.get("reason") == "steady" else ""),
-        "sampler": f"{100 * took / (run.intervals * sampling['interval']):.2f} %"
-        if took is not None
-        else "",
+        "sampler": f"{100 * took / run.seconds:.2f} %" if took is not None else "",
         "census": _census_cost(run),
     }
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ksm_analysis.definition.factors import FACTORS, REPETITION
 from ksm_analysis.results.run import Run
 
 
@@ -10,10 +11,9 @@ def in_words(runs: tuple[Run, ...]) -> str:
     if not runs:
         return "No run can be used: there is nothing to show but why."
     values = {
-        factor: sorted({run.factors[factor] for run in runs})
-        for factor in ("guests", "workload", "knobs", "repetition")
+        factor: sorted({run.factors[factor] for run in runs}) for factor in (*FACTORS, REPETITION)
     }
-    repetitions = len(values["repetition"])
+    repetitions = len(values[REPETITION])
     return (
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {_guests(runs)}; "
         f"workload: {_list(values['workload'])}; knobs: {_list(values['knobs'], '; ')}. "
@@ -30,12 +30,12 @@ def in_words(runs: tuple[Run, ...]) -> str:
 
 def _guests(runs: tuple[Run, ...]) -> str:
     """Say how many guests there were, and their memory."""
-    asked = [run.record["run"]["guests"] for run in runs if run.factors["guests"]]
+    asked = [run.plan.guests for run in runs if run.factors["guests"]]
     words = ["without guests"] if len(asked) < len(runs) else []
     if asked:
         counts = sorted({run.factors["guests"] for run in runs} - {0})
         noun = "guest" if counts == [1] else "guests"
-        sizes = sorted({guests["memory_mib"] for guests in asked if guests.get("memory_mib")})
+        sizes = sorted({guests.memory_mib for guests in asked if guests.memory_mib})
         of = f" of {_list(sizes, ' or ')} MiB" if sizes else ""
         words.append(f"with {_list(counts)} {noun}{of}")
     return " and ".join(words)
@@ -43,22 +43,21 @@ def _guests(runs: tuple[Run, ...]) -> str:
 
 def _sampling(runs: tuple[Run, ...]) -> str:
     """Say how often and how long; of many ways, from what to what."""
-    every = [run.record["run"]["sampling"] for run in runs]
+    every = [run.plan.sampling for run in runs]
     ways = list(
         dict.fromkeys(
-            f"every {s['period']:g} s for {s['intervals']} intervals of {s['interval']:g} s"
-            for s in every
+            f"every {s.period:g} s for {s.intervals} intervals of {s.interval:g} s" for s in every
         )
     )
     if len(ways) <= 3:
         return _list(ways, ", or ")
-    counts, lengths = ([s[key] for s in every] for key in ("intervals", "interval"))
+    counts, lengths = [s.intervals for s in every], [s.interval for s in every]
     return f"for {min(counts)} to {max(counts)} intervals of {min(lengths):g} to {max(lengths):g} s"
 
 
 def _origin(runs: tuple[Run, ...]) -> str:
     """Say of imported runs that they are, and what their logs do not tell."""
-    assumed = [run.record["imported"].get("assumed", {}) for run in runs if run.imported]
+    assumed = [run.record.imported.assumed for run in runs if run.record.imported]
     if not assumed:
         return ""
     values = sorted({f"{name} {value}" for each in assumed for name, value in each.items()})

@@ -43,7 +43,7 @@ def of_experiment(
     experiments = defaultdict(list)
     for run in runs:
         if not run.imported:
-            experiments[run.record.get("experiment", "")].append(run.factors)
+            experiments[run.record.experiment].append(run.factors)
     for every in experiments.values():
         names = _varied(every)
         cells = [*product(*(dict.fromkeys(each.get(name) for each in every) for name in names))]
@@ -87,7 +87,7 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
     hosts = list(dict.fromkeys(run.host for run in runs))
     if len(hosts) < 2:
         return
-    known = {run.host: run.record.get("provenance", {}) for run in runs}
+    known = {run.host: run.record.provenance for run in runs}
     for name, read in MACHINE.items():
         values = {host: read(known[host]) for host in hosts}
         if len(set(values.values())) > 1:
@@ -95,7 +95,7 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
             yield f"hosts differ in {name}: {said}. Each is shown for itself, none is averaged"
     done = defaultdict(set)
     for run in runs:
-        done[tuple((k, str(v)) for k, v in run.factors.items() if k != "repetition")].add(run.host)
+        done[run.cell._replace(host="")].add(run.host)
     partly = sum(len(each) < len(hosts) for each in done.values())
     if partly:
         yield (
@@ -108,7 +108,7 @@ def of_run(run: Run) -> Iterator[str]:
     """Yield what is wrong with a run that says that it is complete."""
     yield from _guest_warnings(run)
     yield from _workload_warnings(run)
-    yield from _knob_warnings(run.record)
+    yield from _knob_warnings(run)
     yield from _drift_warnings(run)
     if not run.samples.empty:
         yield from _memory_warnings(run)
@@ -117,12 +117,11 @@ def of_run(run: Run) -> Iterator[str]:
 
 def of_sampling(run: Run) -> Iterator[str]:
     """Yield what is wrong with the samples of a run, complete or not."""
-    sampling = run.record["run"]["sampling"]
-    planned, first = sampling["samples"], int(run.imported)
+    planned, first = run.plan.sampling.samples, int(run.imported)
     due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0
     missed, reason = due - len(run.samples), run.end.get("reason")
-    if cut_short := run.record.get("imported", {}).get("cut_short"):
-        yield f"the log {cut_short}"
+    if run.record.imported and run.record.imported.cut_short:
+        yield f"the log {run.record.imported.cut_short}"
         return
     if missed > 0:
         yield f"{missed} of {planned} samples were missed: the host was too busy"
@@ -133,7 +132,7 @@ def of_sampling(run: Run) -> Iterator[str]:
     if due < planned and reason != "steady":
         yield f"sampling stopped after {due} of {planned} samples"
     if run.converged is False and reason == "finished":
-        yield f"not converged: pages_sharing was not steady within {sampling['seconds']:g} s"
+        yield f"not converged: pages_sharing was not steady within {run.plan.sampling.seconds:g} s"
 
 
 def _guest_warnings(run: Run) -> Iterator[str]:
@@ -174,10 +173,10 @@ def _busy_guests(run: Run) -> Iterator[str]:
             yield from (names[n - 1] if n <= len(names) else f"number {n}" for n in part["guests"])
 
 
-def _knob_warnings(record: dict[str, Any]) -> Iterator[str]:
-    knobs = record.get("knobs") or {}
-    before, during, after = (knobs.get(key) or {} for key in ("before", "during", "after"))
-    for name, asked in _asked_knobs(record).items():
+def _knob_warnings(run: Run) -> Iterator[str]:
+    knobs = run.record.knobs
+    before, during, after = knobs.before, knobs.during, knobs.after
+    for name, asked in _asked_knobs(run).items():
         if name in during and not _reads_as(during[name], asked):
             yield f"knob {name} was {during[name]} during the run, though {asked} was asked for"
     for name in before.keys() & after.keys():
@@ -185,9 +184,9 @@ def _knob_warnings(record: dict[str, Any]) -> Iterator[str]:
             yield f"knob {name} was {before[name]} before the run and is {after[name]} after it"
 
 
-def _asked_knobs(record: dict[str, Any]) -> dict[str, Any]:
-    """All that was asked for; what a kernel may have not is looked at where it has."""
-    return {**record["run"].get("knobs_if_present", {}), **record["run"].get("knobs", {})}
+def _asked_knobs(run: Run) -> dict[str, int | str]:
+    """Return all knobs that were asked for, also those that only some kernels have."""
+    return {**run.plan.knobs_if_present, **run.plan.knobs}
 
 
 def _drift_warnings(run: Run) -> Iterator[str]:
@@ -196,7 +195,7 @@ def _drift_warnings(run: Run) -> Iterator[str]:
     if not set_at or run.samples.empty:
         return
     later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
-    for name, asked in _asked_knobs(run.record).items():
+    for name, asked in _asked_knobs(run).items():
         reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
         for other in (read for read in reads if not _reads_as(read, asked)):
             yield f"knob {name} was {other} at times in the run, though {asked} was asked for"

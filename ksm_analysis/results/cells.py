@@ -13,12 +13,12 @@ from ksm_analysis.results.run import Run
 def knobs(run: Run) -> dict[str, Any]:
     """Return the knobs that were asked for, with those that only some kernels have.
 
-    Nobody has planned an imported run: it tells only what its knobs were.
+    Factors that this version does not know are among them, since they tell runs apart as knobs do.
+    An imported run was never planned: its log has only what the knobs were.
     """
     if run.imported:
-        return run.record.get("knobs", {}).get("during", {})
-    plan = run.record["run"]
-    return {**plan.get("knobs_if_present", {}), **plan.get("knobs", {})}
+        return run.record.knobs.during
+    return {**run.plan.knobs_if_present, **run.plan.knobs, **run.plan.unknown}
 
 
 def workload(run: Run) -> str:
@@ -26,15 +26,14 @@ def workload(run: Run) -> str:
 
     An imported run tells it by the name alone, which is its command.
     """
-    plan = run.record["run"]
-    seconds = plan["sampling"]["seconds"]
+    seconds = run.plan.sampling.seconds
     parts = [
         {key: value for key, value in part.items() if key not in ("guests", "start", "stop")}
         | {key: round(part[key] / seconds, 3) for key in ("start", "stop")}
         for part in run.tasks
     ]
     arrays = run.options("arrays")
-    hidden = plan["guests"].get("nosharepages") or []
+    hidden = run.plan.guests.nosharepages or []
     name = "" if parts or arrays else run.factors["workload"]
     return json.dumps([name, parts, arrays, hidden], sort_keys=True)
 
@@ -44,6 +43,6 @@ def sampling(run: Run) -> tuple[int, float, str]:
 
     From when on the rule is asked follows from the workload.
     """
-    plan = run.record["run"]["sampling"]
-    rule = {key: value for key, value in (plan.get("steady") or {}).items() if key != "after"}
-    return plan["intervals"], plan["interval"], json.dumps(rule, sort_keys=True)
+    plan = run.plan.sampling
+    rule = {key: value for key, value in (plan.steady or {}).items() if key != "after"}
+    return plan.intervals, plan.interval, json.dumps(rule, sort_keys=True)

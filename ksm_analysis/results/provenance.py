@@ -33,11 +33,11 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
     for run in runs:
         record = run.record
         parts = {
-            **record.get("provenance", {}),
-            "knobs": record.get("knobs", {}).get("during", {}),
-            "knobs before": record.get("knobs", {}).get("before", {}),
-            "guests": {k: v for k, v in record["run"]["guests"].items() if k != "count"},
-            "sampling": record["run"]["sampling"],
+            **record.provenance,
+            "knobs": record.knobs.during,
+            "knobs before": record.knobs.before,
+            "guests": {k: v for k, v in run.plan.guests.asked().items() if k != "count"},
+            "sampling": run.plan.sampling.asked(),
             "census": run.options("census") or {},
             "host": run.host,
         }

@@ -21,7 +21,16 @@ from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results import caveats, censuses, parquet
-from ksm_analysis.results.record import End, Header, UnreadableError, check, check_format, read, why
+from ksm_analysis.results.record import (
+    End,
+    Header,
+    Record,
+    UnreadableError,
+    check,
+    check_format,
+    read,
+    why,
+)
 from ksm_analysis.results.run import Results, Run
 
 SAMPLES_FORMAT = CENSUS_FORMAT = 1
@@ -59,7 +68,7 @@ def read_results(directory: Path) -> Results:
             f"{directory}: no runs here. Give the directory of an experiment's results, such as "
             "results/quick: it holds one directory a run, each with a run.json"
         )
-    runs.sort(key=lambda run: (run.record["run"]["index"], run.host))
+    runs.sort(key=lambda run: (run.plan.index, run.host))
     try:
         planned = _planned(directory / "plan.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,12 +107,10 @@ def read_run(path: Path) -> Run:
     Raises UnreadableError if its run.json cannot be read.
     """
     record = read(path / "run.json")
-    failed = record["status"] != "complete"
+    failed = record.status != "complete"
     warnings: list[str] = []
     if failed:
-        warnings.append(
-            f"left out, since the run failed: {record.get('reason') or 'no reason given'}"
-        )
+        warnings.append(f"left out, since the run failed: {record.reason or 'no reason given'}")
     events = _events(path, record, warnings)
     try:
         sampled = _sampled(path / "samples.jsonl", warnings)
@@ -112,7 +119,7 @@ def read_run(path: Path) -> Run:
             warnings.append(f"left out, since its samples cannot be read: {why(error)}")
         return Run(path, record, events=events, warnings=tuple(warnings))
     header, end = sampled.header, sampled.end
-    if len(sampled.samples) and sampled.samples.index[-1] > record["run"]["sampling"]["samples"]:
+    if len(sampled.samples) and sampled.samples.index[-1] > record.run.sampling.samples:
         warnings.append("left out, since it has samples beyond those that were planned")
         return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
@@ -123,9 +130,9 @@ def read_run(path: Path) -> Run:
     return replace(run, warnings=tuple(warnings))
 
 
-def _events(path: Path, record: dict[str, Any], warnings: list[str]) -> tuple[dict[str, Any], ...]:
+def _events(path: Path, record: Record, warnings: list[str]) -> tuple[dict[str, Any], ...]:
     """Read what happened, in the order of its times: events of the run, and those of its parts."""
-    parts = [each["name"] for each in record["run"]["parts"] if each["name"] not in NO_EVENTS]
+    parts = [each.name for each in record.run.parts if each.name not in NO_EVENTS]
     files = [path / "events.jsonl", *(path / f"{name}.jsonl" for name in parts)]
     events = []
     for file in files:
@@ -160,7 +167,7 @@ def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
         return None
     lines = list(_lenient_lines(path, warnings))
     headers = [line for line in lines if line.get("kind") == "header"]
-    numbers = run.record["run"]["guests"].get("nosharepages") or ()
+    numbers = run.plan.guests.nosharepages or ()
     excluded = [name for n, name in enumerate(run.header["guests"], start=1) if n in numbers]
     try:
         if headers:
@@ -236,10 +243,10 @@ def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
     if pd.api.types.is_bool_dtype(column):
         return False
     if pd.api.types.is_numeric_dtype(column):
-        return not (column.abs() >= LARGEST).any()
+        return not bool((column.abs() >= LARGEST).any())
     if required and column.notna().any():
         return False
-    return column.dropna().map(lambda value: type(value) in (str, int, float)).all()
+    return all(type(value) in (str, int, float) for value in column.dropna())
 
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dict[str, Any]]:
@@ -266,7 +273,7 @@ def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dic
 
 def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
     """Parse lines as they are; if not all of them are samples, those alone that are."""
-    if lines[:1] == b"{" and not NO_OBJECT.search(lines):
+    if bytes(lines[:1]) == b"{" and not NO_OBJECT.search(lines):
         with contextlib.suppress(pa.ArrowInvalid):
             table = _parsed(lines, BLOCK)
             if _all_samples(table):
@@ -337,5 +344,6 @@ def _joined(guests: dict[str, pd.DataFrame]) -> pd.DataFrame:
         return pd.DataFrame()
     joined = pd.concat(guests.values(), ignore_index=True)
     rows = np.repeat(np.arange(len(guests)), [len(frame) for frame in guests.values()])
-    joined.insert(2, "guest", pd.Categorical.from_codes(rows, list(guests)))
+    names = pd.Categorical.from_codes(rows, pd.Index(list(guests)))
+    joined.insert(2, "guest", pd.Series(names))
     return joined

@@ -5,9 +5,11 @@ Earlier formats are brought into the shape of the newest (docs/data.md).
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ksm_analysis.definition.factors import FACTORS, REPETITION
 
 FORMAT = 2
 
@@ -20,6 +22,13 @@ class _Lenient(BaseModel):
     """What a later version adds is kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the file has, without defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 Seconds = Annotated[float, Field(gt=0, lt=1e9)]
@@ -34,7 +43,7 @@ class Sampling(_Lenient):
     period: Seconds
     samples: Count
     seconds: Seconds
-    steady: dict[str, Any] = {}
+    steady: dict[str, Any] | None = None
 
 
 class Part(_Lenient):
@@ -67,7 +76,7 @@ OPTIONS: dict[str, type[BaseModel]] = {"workload": Tasks}
 
 
 class Factors(_Lenient):
-    """What was varied. A factor that is not known here is kept, and tells cells apart."""
+    """What was varied; see ksm_analysis.definition.factors."""
 
     guests: Count
     knobs: str
@@ -80,10 +89,10 @@ class Guests(_Lenient):
 
     count: Count
     memory_mib: Count | None = None
-    nosharepages: list[int] = []
+    nosharepages: list[int] | None = None
 
 
-class Named(_Lenient):
+class Workload(_Lenient):
     """A workload."""
 
     name: str
@@ -98,10 +107,12 @@ class Planned(_Lenient):
     guests: Guests
     knobs: dict[str, int | str] = {}
     knobs_if_present: dict[str, int | str] = {}
-    workload: Named
+    workload: Workload
     sampling: Sampling
     parts: list[Part]
     note: str | None = None
+    unknown: dict[str, Any] = {}
+    """Factors that this version does not know, by name."""
 
 
 class Knobs(_Lenient):
@@ -110,6 +121,14 @@ class Knobs(_Lenient):
     before: dict[str, int | str] = {}
     during: dict[str, int | str] = {}
     after: dict[str, int | str] = {}
+
+
+class Imported(_Lenient):
+    """Where an imported run comes from."""
+
+    file: str = ""
+    cut_short: str | None = None
+    assumed: dict[str, Any] = {}
 
 
 class Record(_Lenient):
@@ -126,7 +145,7 @@ class Record(_Lenient):
     converged: bool | None = None
     knobs: Knobs = Knobs()
     provenance: dict[str, Any] = {}
-    imported: dict[str, Any] = {}
+    imported: Imported | None = None
 
 
 class Header(_Lenient):
@@ -151,8 +170,8 @@ class End(_Lenient):
     strain: dict[str, float | None] = {}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read and check a run.json; return it in the shape of the newest format.
+def read(path: Path) -> Record:
+    """Read and check a run.json, and bring it into the shape of the newest format.
 
     Raises UnreadableError, which says what is wrong.
     """
@@ -163,32 +182,30 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableError("run.json is not a JSON object")
     check_format(found.get("format"), "run.json", FORMAT)
-    current = upgraded(found) if found["format"] == 1 else found
-    check(Record, current, "run.json")
-    for part in current["run"]["parts"]:
-        if model := OPTIONS.get(part["name"]):
-            check(model, part.get("options"), f"run.json, part {part['name']},")
-    current["run"] = {**current["run"], "factors": folded(current["run"]["factors"])}
-    return current
+    record = check(Record, upgraded(found) if found["format"] == 1 else found, "run.json")
+    for part in record.run.parts:
+        if model := OPTIONS.get(part.name):
+            check(model, part.options, f"run.json, part {part.name},")
+    record.run = _folded(record.run)
+    return record
 
 
-KNOWN = ("guests", "knobs", "workload", "repetition")
-
-
-def folded(factors: dict[str, Any]) -> dict[str, Any]:
+def _folded(plan: Planned) -> Planned:
     """Put factors that are not known here into the label of the knobs.
 
-    All that groups runs heeds that label. So runs that differ in such a factor are never averaged.
+    All that groups runs uses that label. So runs that differ in such a factor are never averaged.
     """
-    more = [f"{name}={factors[name]}" for name in sorted(factors.keys() - set(KNOWN))]
-    label = ", ".join(filter(None, [factors["knobs"], *more]))
-    return {**{name: factors[name] for name in KNOWN}, "knobs": label}
+    factors = plan.factors.asked()
+    known = {name: factors.pop(name) for name in (*FACTORS, REPETITION)}
+    more = [f"{name}={factors[name]}" for name in sorted(factors)]
+    known["knobs"] = ", ".join(filter(None, [known["knobs"], *more]))
+    return plan.model_copy(update={"factors": Factors(**known), "unknown": factors})
 
 
-def check(model: type[BaseModel], value: object, name: str) -> None:
-    """Require that a value fits a model. Raises UnreadableError with the first thing wrong."""
+def check(model: type[Model], value: object, name: str) -> Model:
+    """Read a value as a model. Raises UnreadableError with the first thing wrong."""
     try:
-        model.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

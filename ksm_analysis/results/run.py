@@ -4,12 +4,23 @@ import contextlib
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ksm_analysis.results import censuses
+from ksm_analysis.results.record import Planned, Record
+
+
+class Cell(NamedTuple):
+    """What the repetitions of a run have in common: the factors, as labels, and the host."""
+
+    guests: int
+    host: str
+    workload: str
+    knobs: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Run:
     """
 
     path: Path
-    record: dict[str, Any]
+    record: Record
     header: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -40,14 +51,19 @@ class Run:
     census: censuses.Census | None = None
 
     @property
+    def plan(self) -> Planned:
+        """What was asked for."""
+        return self.record.run
+
+    @property
     def id(self) -> str:
         """What the run is called within its experiment."""
-        return self.record["run"]["id"]
+        return self.plan.id
 
     @property
     def complete(self) -> bool:
         """Whether the run says of itself that nothing failed."""
-        return self.record["status"] == "complete"
+        return self.record.status == "complete"
 
     @property
     def usable(self) -> bool:
@@ -60,30 +76,33 @@ class Run:
     @property
     def host(self) -> str:
         """The Ansible name of the machine that ran it."""
-        return self.record["host"]
+        return self.record.host
 
-    @property
+    @cached_property
     def factors(self) -> dict[str, Any]:
         """What was varied: guests, knobs, workload, repetition."""
-        return self.record["run"]["factors"]
+        return self.plan.factors.asked()
+
+    @property
+    def cell(self) -> Cell:
+        """What it has in common with its repetitions."""
+        factors = self.plan.factors
+        return Cell(factors.guests, self.host, factors.workload, factors.knobs)
 
     @property
     def imported(self) -> bool:
         """Whether it was read from a log of the original framework, which has no sample 0."""
-        return "imported" in self.record
+        return self.record.imported is not None
 
     @property
     def converged(self) -> bool | None:
         """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
-        found = self.end.get("converged", self.record.get("converged"))
+        found = self.end.get("converged", self.record.converged)
         return found if isinstance(found, bool) else None
 
     def options(self, part: str) -> dict[str, Any] | None:
         """Return what a part of the run was told; None if the run has no such part."""
-        for each in self.record["run"]["parts"]:
-            if each["name"] == part:
-                return each["options"]
-        return None
+        return next((each.options for each in self.plan.parts if each.name == part), None)
 
     @property
     def tasks(self) -> tuple[dict[str, Any], ...]:
@@ -98,9 +117,14 @@ class Run:
         """
         if self.samples.empty:
             return 0
-        sampling = self.record["run"]["sampling"]
-        each = max(1, round(sampling["interval"] / sampling["period"]))
-        return min(sampling["intervals"], math.ceil(self.samples.index[-1] / each))
+        sampling = self.plan.sampling
+        each = max(1, round(sampling.interval / sampling.period))
+        return min(sampling.intervals, math.ceil(int(self.samples.index[-1]) / each))
+
+    @property
+    def seconds(self) -> float:
+        """How long it was sampled."""
+        return self.intervals * self.plan.sampling.interval
 
     def lines(self, part: str) -> list[dict[str, Any]]:
         """Return the JSON objects of a part's file, in their order. What is none is skipped."""
@@ -120,7 +144,7 @@ class Run:
 
         None without a workload. One that is not known to have stopped lasts until the last sample.
         """
-        at = {"workload started": [], "workload stopped": []}
+        at: dict[str, list[float]] = {"workload started": [], "workload stopped": []}
         for event in self.events:
             if event["event"] in at:
                 at[event["event"]].append(event["monotonic"] - self.header["monotonic"])

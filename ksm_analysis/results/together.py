@@ -4,12 +4,13 @@ Within an experiment, labels name what differs there. Side by side they may say 
 workload `stress` of one need not be that of another, and knobs are named in full.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ksm_analysis.results import cells
+from ksm_analysis.results.record import Factors
 from ksm_analysis.results.run import Results, Run
 
 
@@ -40,7 +41,7 @@ def _told_apart(several: list[Results]) -> list[Results]:
         replace(
             results,
             runs=tuple(
-                replace(run, record=run.record | {"experiment": _place(results)})
+                replace(run, record=run.record.model_copy(update={"experiment": _place(results)}))
                 if names[_experiment(run)] > 1
                 else run
                 for run in results.runs
@@ -51,20 +52,21 @@ def _told_apart(several: list[Results]) -> list[Results]:
 
 
 def _experiment(run: Run) -> str:
-    name: str = run.record.get("experiment", "")
-    return name
+    return run.record.experiment
 
 
 def _place(results: Results) -> str:
     return Path(results.path).name
 
 
-def _with(run: Run, number: int | None = None, **factors: object) -> Run:
-    """Copy a run with other factors."""
-    plan = run.record["run"] | {"factors": run.factors | factors}
-    if number is not None:
-        plan["index"] = number
-    return replace(run, record=run.record | {"run": plan})
+def _planned(run: Run, **values: object) -> Run:
+    """Copy a run with other values in its plan."""
+    plan = run.plan.model_copy(update=values)
+    return replace(run, record=run.record.model_copy(update={"run": plan}))
+
+
+def _factors(run: Run, **factors: object) -> Factors:
+    return run.plan.factors.model_copy(update=factors)
 
 
 def _labelled(runs: list[Run]) -> list[Run]:
@@ -76,7 +78,8 @@ def _labelled(runs: list[Run]) -> list[Run]:
     for run, each in zip(runs, knobs, strict=True):
         label = ", ".join(f"{name}={each[name]}" for name in differ if name in each)
         workload = workloads[run.factors["workload"], _content(run)]
-        labelled.append(_with(run, knobs=label or run.factors["knobs"], workload=workload))
+        factors = _factors(run, knobs=label or run.factors["knobs"], workload=workload)
+        labelled.append(_planned(run, factors=factors))
     return labelled
 
 
@@ -99,24 +102,17 @@ def _workload_names(runs: list[Run]) -> dict[tuple[Any, ...], str]:
 def _identified(runs: list[Run]) -> list[Run]:
     taken = Counter(run.id for run in runs)
     return [
-        replace(
-            run,
-            record=run.record | {"run": run.record["run"] | {"id": f"{_experiment(run)}/{run.id}"}},
-        )
-        if taken[run.id] > 1
-        else run
+        _planned(run, id=f"{_experiment(run)}/{run.id}") if taken[run.id] > 1 else run
         for run in runs
     ]
 
 
 def _numbered(runs: list[Run]) -> list[Run]:
     """Number repetitions of equal cells anew, and all runs in their order."""
-    seen: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    seen: Counter[object] = Counter()
     numbered = []
     for index, run in enumerate(runs, start=1):
-        factors = {key: value for key, value in run.factors.items() if key != "repetition"}
-        cell = (run.host, *map(str, factors.values()))
-        if run.usable:
-            seen[cell] += 1
-        numbered.append(_with(run, index, repetition=max(1, seen[cell])))
+        seen[run.cell] += run.usable
+        factors = _factors(run, repetition=max(1, seen[run.cell]))
+        numbered.append(_planned(run, index=index, factors=factors))
     return numbered

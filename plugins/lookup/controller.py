@@ -43,5 +43,5 @@ class LookupModule(LookupBase):
         what = " ".join([Path(words[1]).name, *words[2:]]).strip()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # A container has the boot id of its host, and process ids of its own.
-        machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         return [{"machine": machine, "pid": pid, "what": what}]

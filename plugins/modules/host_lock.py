@@ -25,8 +25,8 @@ options:
     default: present
   holder:
     description: >-
-      Who asks: C(machine) (boot id and PID namespace) and C(pid), which are the same at each call of one
-      C(ansible-playbook), and C(what), for the message.
+      Who asks. C(machine) (boot id and PID namespace) and C(pid) are the same at each call of
+      one C(ansible-playbook), and C(what), for the message.
     type: dict
     required: true
   seconds:
@@ -86,9 +86,9 @@ def alone(path):
 
 
 def machine_id():
-    """Identity of this boot of this machine, and of the PID namespace: where a pid has a meaning."""
+    """Identify this boot of this machine, and the PID namespace, in which a pid has a meaning."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def process_start(pid):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.page import export
 from ksm_analysis.page.sections import Section, sections_of
 from ksm_analysis.results.reader import read_results
@@ -18,7 +18,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(scope="module")
 def sections(page_file):
     """Make a few figures, among them one of several panels with a name out of a fiend."""
-    measured = [metrics.measure(run) for run in read_results(page_file.parent).usable]
+    measured = [measurement.measure(run) for run in read_results(page_file.parent).usable]
     every = sections_of(measured)
     wanted = ("savings-against-cost", "general_profit-by-interval", "ksm_rmap_items-by-time")
     figures = tuple(f for section in every for f in section.figures if f.id in wanted)

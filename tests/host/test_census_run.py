@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from machine import ROOT, SHORT, STATE, assert_given_back, censuses, is_python, knobs
 
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
@@ -95,7 +95,7 @@ def test_two_idle_guests(experiment, given_back):
     shared = census["matrix"]["pages"]
     assert shared[0][1] > 1000
     assert shared[1][0] > 1000
-    assert metrics.measure(run).last_census["efficiency_percent"] == 100 * census["efficiency"]
+    assert measurement.measure(run).last_census["efficiency_percent"] == 100 * census["efficiency"]
     page = (experiment.results / "report.html").read_text()
     assert '<figure id="who-shares"' in page
 

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.host
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-HERE = f"{BOOT} {os.readlink('/proc/self/ns/pid')}"
+HERE = f"{BOOT} {Path('/proc/self/ns/pid').readlink()}"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_controller_elsewhere_holds_until_its_time_has_passed(lock):
 
 
 def test_a_controller_in_a_container_holds_until_its_time_has_passed(lock):
-    """It has the boot id of the host, and its process id means nothing, or another process, here."""
+    """It has the boot id of the host, and its process id means nothing there."""
     container = f"{BOOT} pid:[4026532000]"
     assert lock(container, 1, seconds=3600)["changed"]
     assert "busy with" in lock(HERE, os.getpid())["msg"]

@@ -17,7 +17,7 @@ from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import number, short, spoken
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
 MIB = 256  # pages
@@ -51,7 +51,7 @@ def make(tmp_path_factory):
         for event in happened:
             if rate is not None and "stdout" in event:
                 event["stdout"] = re.sub(r"(real-time:) [\d.]+", rf"\1 {rate}", event["stdout"])
-        return metrics.measure(read_run(write_run(record, lines, happened)))
+        return measurement.measure(read_run(write_run(record, lines, happened)))
 
     return make
 
@@ -83,7 +83,7 @@ def imported(tmp_path_factory):
             for n, pages in enumerate(sharing, start=1)
         ]
         lines += [{"kind": "end", "samples": count, "missed": 0, "reason": "finished", "gone": {}}]
-        return metrics.measure(read_run(write_run(record, lines, happened=[])))
+        return measurement.measure(read_run(write_run(record, lines, happened=[])))
 
     return imported
 
@@ -698,7 +698,7 @@ def test_runs_that_differ_in_a_factor_that_is_not_known_are_not_averaged(write_r
     for policy in ("none", "governor"):
         record = run_record(guests=1)
         record["run"]["factors"]["policy"] = policy
-        measured.append(metrics.measure(read_run(write_run(record, name=policy))))
+        measured.append(measurement.measure(read_run(write_run(record, name=policy))))
     settings = settings_of(measured)
 
     assert len(settings) == 2

@@ -4,7 +4,7 @@ import pytest
 from made_up_runs import PAGE, census_lines, run_record
 
 from ksm_analysis.analysis import comparison
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement, summary
 from ksm_analysis.results.reader import read_run
 
 NAN = pytest.approx(float("nan"), nan_ok=True)
@@ -166,7 +166,7 @@ def test_nothing_whole_in_the_file(read):
 
 
 def test_values_of_a_census(read):
-    measured = metrics.measure(read())
+    measured = measurement.measure(read())
 
     assert measured.census["efficiency_percent"].to_list() == [50.0, 100.0]
     assert measured.census["changed_percent"].to_list() == [
@@ -189,18 +189,18 @@ def test_nothing_to_save_has_no_efficiency(read):
             for guest in line["guests"].values():
                 guest["attributed_bytes"] = 0
 
-    assert metrics.measure(read(change=change)).census["efficiency_percent"].isna().all()
+    assert measurement.measure(read(change=change)).census["efficiency_percent"].isna().all()
 
 
 def test_the_summary_has_the_last_census_if_there_is_one(read, write_run):
-    without = metrics.measure(read_run(write_run(guests=1)))
-    table = metrics.summary([metrics.measure(read()), without])
+    without = measurement.measure(read_run(write_run(guests=1)))
+    table = summary.summary([measurement.measure(read()), without])
 
     assert table["efficiency_percent"].to_list() == [
         100.0,
         pytest.approx(float("nan"), nan_ok=True),
     ]
-    assert "efficiency_percent" not in metrics.summary([without])
+    assert "efficiency_percent" not in summary.summary([without])
 
 
 def test_censuses_are_compared(write_run):
@@ -211,7 +211,7 @@ def test_censuses_are_compared(write_run):
             record = counted(repetition=repetition)
             lines = census_lines(record, progress=(part - 0.01 * repetition,))
             path = write_run(record, census=lines, name=f"{name}{repetition}")
-            side.append(metrics.measure(read_run(path)))
+            side.append(measurement.measure(read_run(path)))
         sides.append(side)
     pairs = comparison.pair(*comparison.group(*sides), None, False)
     (made,), _ = comparison.compare(pairs, ["efficiency_percent"], None, 0.01)

@@ -6,7 +6,7 @@ import pytest
 from made_up_runs import PAGE, census_lines, run_record
 
 from ksm_analysis.analysis import recommendation
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.page import census_figures, figures, redact, render, tables
 from ksm_analysis.results.reader import read_results, read_run
 
@@ -28,7 +28,7 @@ def measure(write_run):
         lines = copy.deepcopy(census_lines(record, progress, every))
         if change:
             change(lines)
-        return metrics.measure(read_run(write_run(record, census=lines)))
+        return measurement.measure(read_run(write_run(record, census=lines)))
 
     return measure
 

@@ -5,19 +5,21 @@ from dataclasses import replace
 import pytest
 from made_up_runs import MONOTONIC, run_record, sample_lines
 
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import catalog, measurement
 from ksm_analysis.page import drawing, figures
 from ksm_analysis.page.published import PUBLISHED
 from ksm_analysis.results.reader import read_run
 
-HOST = {metric.name: metric for metric in metrics.HOST}
-GUEST = {metric.name: metric for metric in metrics.GUEST}
+HOST = {metric.name: metric for metric in catalog.HOST}
+GUEST = {metric.name: metric for metric in catalog.GUEST}
 
 
 @pytest.fixture
 def load(write_run):
     def load(*runs):
-        return figures.load([metrics.measure(read_run(write_run(**factors))) for factors in runs])
+        return figures.load(
+            [measurement.measure(read_run(write_run(**factors))) for factors in runs]
+        )
 
     return load
 
@@ -79,7 +81,7 @@ def test_cells_without_values_have_neither_line_nor_panel(write_run):
         line["ksmd"]["cpu_ns"] = None
         del line["guests"]["ksm-guest-01"]["ksm_merging_pages"]
     paths = write_run(record, lines), write_run(guests=2)
-    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    data = figures.load([measurement.measure(read_run(path)) for path in paths])
     ((_, figure),) = figures.by_interval(data, HOST["ksmd_cpu_percent"])
     panels = figures.by_interval_of_guests(data, GUEST["ksm_merging_pages"])
 
@@ -94,7 +96,9 @@ def test_what_was_done_to_the_arrays_is_a_line_with_words(write_run):
         {"event": "array changed", "change": "single", "monotonic": MONOTONIC + 8.0},
     ]
     run = read_run(write_run(record, happened=happened))
-    ((_, figure),) = figures.by_interval(figures.load([metrics.measure(run)]), HOST["full_scans"])
+    ((_, figure),) = figures.by_interval(
+        figures.load([measurement.measure(run)]), HOST["full_scans"]
+    )
 
     # in intervals of 2 s; the last has its words to the left, so that they are within the figure
     assert [line.x0 for line in figure.layout.shapes] == [1.5, 4.0]
@@ -107,7 +111,7 @@ def test_what_runs_did_at_about_the_same_time_is_one_mark(write_run):
     for repetition, late in ((1, 0.0), (2, 0.2), (3, 30.0)):
         record = run_record(guests=0, workload=f"change-{repetition}", interval=25.0)
         happened = [{"event": "array written", "array": 2, "monotonic": MONOTONIC + 50 + late}]
-        measured.append(metrics.measure(read_run(write_run(record, happened=happened))))
+        measured.append(measurement.measure(read_run(write_run(record, happened=happened))))
     ((_, figure),) = figures.by_time(figures.load(measured), HOST["full_scans"])
 
     assert [line.x0 for line in figure.layout.shapes] == [50.0, 80.0]
@@ -135,7 +139,7 @@ def test_repetitions_are_averaged_and_each_is_shown(write_run):
         lines = sample_lines(record)
         for line in lines[1:-1]:
             line["ksm"]["pages_shared"] = 100 * factor
-        measured.append(metrics.measure(read_run(write_run(record, lines))))
+        measured.append(measurement.measure(read_run(write_run(record, lines))))
     ((_, figure),) = figures.by_guests(figures.load(measured), HOST["pages_shared"])
     points, line = figure.data
 
@@ -150,7 +154,7 @@ def test_runs_of_different_hosts_are_not_averaged(write_run):
         run_record(guests=1, repetition=1, host="alpha"),
         run_record(guests=1, repetition=2, host="beta"),
     ]
-    data = figures.load([metrics.measure(read_run(write_run(record))) for record in records])
+    data = figures.load([measurement.measure(read_run(write_run(record))) for record in records])
     ((_, figure),) = figures.by_guests(data, HOST["pages_shared"])
 
     assert names(figure) == ["alpha", "beta"]
@@ -196,8 +200,8 @@ def test_amounts_start_at_zero_and_profit_may_be_negative(write_run):
         line["guests"]["ksm-guest-01"]["ksm_process_profit"] = -(2**20)
     data = figures.load(
         [
-            metrics.measure(read_run(write_run(record, lines))),
-            metrics.measure(read_run(write_run(guests=2))),
+            measurement.measure(read_run(write_run(record, lines))),
+            measurement.measure(read_run(write_run(guests=2))),
         ]
     )
     merging = figures.by_interval_of_guests(data, GUEST["ksm_merging_pages"])[0][1]
@@ -239,7 +243,7 @@ def test_a_metric_without_values_has_no_entry_in_the_legend(write_run):
     lines = sample_lines(record)
     for line in lines[1:-1]:
         line["guests"] = {}
-    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    data = figures.load([measurement.measure(read_run(write_run(record, lines)))])
     ((_, figure),) = figures.memory_by_guests(data)
     own = [trace for trace in figure.data if trace.mode != "markers"]
 
@@ -275,7 +279,7 @@ def test_names_are_text_to_plotly(write_run):
     lines = sample_lines(record)
     for line in lines[:-1]:
         line["guests"] = {'<b>"&': line["guests"]["ksm-guest-01"]}
-    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    data = figures.load([measurement.measure(read_run(write_run(record, lines)))])
     ((_, figure),) = figures.by_interval_of_guests(data, GUEST["ksm_rmap_items"])
 
     assert names(figure) == ['&lt;b&gt;"&amp;']
@@ -286,7 +290,7 @@ def test_a_mean_has_a_gap_where_a_repetition_has_ended(write_run):
     header, *samples, end = sample_lines(record)
     short = [header, *samples[:9], end | {"reason": "steady"}]
     paths = write_run(guests=1), write_run(record, short)
-    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    data = figures.load([measurement.measure(read_run(path)) for path in paths])
     ((_, figure),) = figures.by_interval(data, HOST["pages_shared"])
 
     assert list(figure.data[0].y)[:2] == [3_750, 7_500]
@@ -298,7 +302,7 @@ def test_a_log_that_is_cut_short_is_no_repetition_of_a_whole_one(write_run):
     header, *samples, end = sample_lines(cut)
     whole = run_record(guests=1, imported={"cut_short": None})
     paths = write_run(whole), write_run(cut, [header, *samples[:5], end])
-    data = figures.load([metrics.measure(read_run(path)) for path in paths])
+    data = figures.load([measurement.measure(read_run(path)) for path in paths])
     ((_, figure),) = figures.by_guests(data, HOST["pages_shared"])
 
     assert [list(trace.y) for trace in figure.data if trace.mode != "markers"] == [[10_000]]
@@ -355,7 +359,7 @@ def test_many_samples_are_thinned_and_their_peaks_stay(write_run):
     lines = sample_lines(record)
     lines[2345]["ksm"]["pages_shared"] = 99_999
     lines[3456]["ksm"]["pages_shared"] = -7
-    data = figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    data = figures.load([measurement.measure(read_run(write_run(record, lines)))])
     ((_, figure),) = figures.by_time(data, HOST["pages_shared"])
     (line,) = figure.data
 
@@ -400,7 +404,7 @@ def many_guests(write_run, count=9):
         for number, name in enumerate(line["guests"]):
             pages = 1000 + 100 * number + line["n"]
             line["guests"][name] = line["guests"][name] | {"ksm_merging_pages": pages}
-    return figures.load([metrics.measure(read_run(write_run(record, lines)))])
+    return figures.load([measurement.measure(read_run(write_run(record, lines)))])
 
 
 @pytest.mark.parametrize("draw", [figures.by_interval_of_guests, figures.by_time_of_guests])
@@ -434,7 +438,7 @@ def test_marks_do_not_depend_on_the_order_of_runs(write_run):
     for repetition, at in ((1, 1.0), (2, 3.0)):
         record = run_record(guests=0, repetition=repetition)
         changed = {"event": "array changed", "monotonic": MONOTONIC + at}
-        runs.append(metrics.measure(read_run(write_run(record, happened=[changed]))))
+        runs.append(measurement.measure(read_run(write_run(record, happened=[changed]))))
 
     marks = [figures.load(each).marks["seconds"] for each in (runs, runs[::-1])]
 

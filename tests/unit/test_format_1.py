@@ -57,6 +57,6 @@ def test_there_is_a_page_of_them(directory):
 )
 def test_what_was_asked_has_become_parts(directory, parts, events):
     for run in read_results(directory).runs:
-        assert {part["name"] for part in run.record["run"]["parts"]} == parts
+        assert {part.name for part in run.plan.parts} == parts
         assert {event["event"] for event in run.events} - {"knobs set"} == events
         assert (run.census is not None) == ("census" in parts)

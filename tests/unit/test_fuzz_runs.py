@@ -18,7 +18,7 @@ from ksm_analysis.analysis import observations, recommendation
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement, summary
 from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.record import upgraded
 from ksm_analysis.results.together import together
@@ -147,7 +147,7 @@ def write_damaged(directory, dice):
 def use(results, others=()):
     """Do with results what `summary` and `report` do; return the ids of the runs that are used."""
     results = together([results])
-    measured = [*others, *map(metrics.measure, results.usable)]
+    measured = [*others, *map(measurement.measure, results.usable)]
     for run in results.usable:
         run.window()
     rows = settings_of(measured)
@@ -155,7 +155,7 @@ def use(results, others=()):
     best_of(rows)
     observations.checks(measured)
     recommendation.cells(measured)
-    return list(metrics.summary(measured).get("run", ()))
+    return list(summary.summary(measured).get("run", ()))
 
 
 @pytest.fixture(scope="module")

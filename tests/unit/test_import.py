@@ -14,7 +14,7 @@ from test_original_logs import HEADER, interval, text
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.commands.import_ import names
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.results import reader
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_a_log_becomes_a_run(capsys, write_log, results):
 def test_an_imported_run_is_read_as_any_run_is(write_log, results):
     assert bring(write_log("a.log"), to=results, options=["--memory-mib", "1024"]) == 0
     (run,) = reader.read_results(results).runs
-    measured = metrics.measure(run)
+    measured = measurement.measure(run)
 
     assert run.usable
     assert run.samples["ksm.full_scans"].tolist() == [3308, 3308]
@@ -107,7 +107,7 @@ def test_a_single_interval_is_enough(write_log, results):
     assert bring(write_log("a.log", intervals=1, num_intervals=1), to=results) == 0
     (run,) = reader.read_results(results).usable
 
-    assert metrics.measure(run).host["host_cpu_percent"].tolist() == [7.03]
+    assert measurement.measure(run).host["host_cpu_percent"].tolist() == [7.03]
 
 
 def test_repetitions_and_indexes_go_on_from_what_is_there(write_log, results):

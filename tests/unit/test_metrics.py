@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_up_runs import PAGE, events, run_record, sample_lines
 
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import catalog, measurement, summary
 from ksm_analysis.results.reader import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def measured(write_run):
-    return metrics.measure(read_run(write_run(guests=2)))
+    return measurement.measure(read_run(write_run(guests=2)))
 
 
 def measure_lines(write_run, change, **factors):
     record = run_record(**factors)
     lines = sample_lines(record)
     lines = [line for line in lines if line["kind"] != "sample" or change(line) is not False]
-    return metrics.measure(read_run(write_run(record, lines)))
+    return measurement.measure(read_run(write_run(record, lines)))
 
 
 def test_one_row_an_interval(measured):
@@ -175,13 +175,13 @@ def stopped(stdout):
     ],
 )
 def test_throughput_of_a_guest(write_run, stdout, rates):
-    assert metrics.throughput(read_run(write_run(happened=stopped(stdout)))) == rates
+    assert summary.throughput(read_run(write_run(happened=stopped(stdout)))) == rates
 
 
 def test_a_summary_has_a_row_for_each_run(write_run):
     record = run_record(guests=2, workload="stress")
     runs = [write_run(guests=1), write_run(record, happened=events(record))]
-    table = metrics.summary([metrics.measure(read_run(path)) for path in runs])
+    table = summary.summary([measurement.measure(read_run(path)) for path in runs])
 
     assert list(table["run"]) == ["g01-k1-idle-r1", "g02-k1-stress-r1"]
     assert list(table["guests"]) == [1, 2]
@@ -190,18 +190,18 @@ def test_a_summary_has_a_row_for_each_run(write_run):
     assert math.isnan(table["bogo_ops_per_second_sum"][0])
     assert table["bogo_ops_per_second_sum"][1] == 2100
     assert table["bogo_ops_per_second_mean"][1] == 1050
-    assert {m.name for m in metrics.HOST} <= set(table)
+    assert {m.name for m in catalog.HOST} <= set(table)
 
 
 def test_the_summary_of_nothing_is_empty():
-    assert isinstance(metrics.summary([]), pd.DataFrame)
-    assert metrics.summary([]).empty
+    assert isinstance(summary.summary([]), pd.DataFrame)
+    assert summary.summary([]).empty
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 
-EVERY = [*metrics.HOST, *metrics.GUEST, *metrics.CENSUS, *metrics.CENSUS_GUEST]
+EVERY = [*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST]
 
 
 def test_metrics_have_names_of_their_own_and_known_kinds():
@@ -224,11 +224,11 @@ def steady_run(write_run, samples=9):
 
 
 def test_a_run_that_ended_when_steady_has_only_the_intervals_it_had(write_run):
-    measured = metrics.measure(read_run(steady_run(write_run)))
+    measured = measurement.measure(read_run(steady_run(write_run)))
 
     assert list(measured.host.index) == [1, 2]
     assert list(measured.guest["interval"]) == [1, 2] * 2
-    row = metrics.summary([measured]).iloc[0]
+    row = summary.summary([measured]).iloc[0]
     assert row["pages_shared"] == 7_500
     assert (row["seconds"], row["converged"]) == (2.0, "yes")
 
@@ -262,7 +262,7 @@ def imported(write_run):
 
 def test_an_imported_run_has_a_first_interval_but_no_baseline(write_run):
     run = imported(write_run)
-    measured = metrics.measure(run)
+    measured = measurement.measure(run)
 
     assert run.warnings == ()
     assert list(measured.host["pages_shared"]) == [10, 20, 30]
@@ -279,7 +279,7 @@ def test_without_guests_there_is_no_percentage_of_their_memory(write_run):
     lines = sample_lines(record)
     for line in lines[1:-1]:
         line["guests"] = {"arrays": {"ksm_merging_pages": 5, "resident_pages": 900, "utime": 1}}
-    measured = metrics.measure(read_run(write_run(record, lines)))
+    measured = measurement.measure(read_run(write_run(record, lines)))
     of_guests = [name for name in measured.host if "percent_" in name or "guest" in name]
 
     assert len(of_guests) == 9
@@ -289,17 +289,15 @@ def test_without_guests_there_is_no_percentage_of_their_memory(write_run):
 
 
 def test_what_was_logged_after_the_end_of_all_processes_does_not_stand_for_the_run(write_run):
-    record = imported(write_run).record
-    lines = [
-        json.loads(line)
-        for line in (write_run.directory / record["run"]["id"] / "samples.jsonl").open()
-    ]
+    path = imported(write_run).path
+    record = json.loads((path / "run.json").read_text())
+    lines = [json.loads(line) for line in (path / "samples.jsonl").open()]
     lines[3]["guests"]["vm-1"] = None
     lines[3]["ksm"] |= {"pages_shared": 0, "pages_sharing": 0}
-    measured = metrics.measure(read_run(write_run(record, lines, happened=[], name="gone")))
+    measured = measurement.measure(read_run(write_run(record, lines, happened=[], name="gone")))
 
     assert measured.last == 2
-    assert metrics.summary([measured]).iloc[0]["pages_sharing"] == 40
+    assert summary.summary([measured]).iloc[0]["pages_sharing"] == 40
 
 
 def test_values_at_the_end_of_a_scan_are_those_before_full_scans_rises(write_run):
@@ -307,7 +305,7 @@ def test_values_at_the_end_of_a_scan_are_those_before_full_scans_rises(write_run
     lines = sample_lines(record)
     for n, line in enumerate(lines[1:-1]):
         line["ksm"] |= {"full_scans": 10 + (n >= 5) + (n >= 9), "pages_unshared": 100 + n}
-    host, _ = metrics.every_sample(read_run(write_run(record, lines)))
+    host, _ = measurement.every_sample(read_run(write_run(record, lines)))
     values = host["pages_unshared_at_scan_end"]
 
     assert values.loc[:4].isna().all()
@@ -320,7 +318,7 @@ def test_no_end_of_a_scan_is_seen_where_several_pass_between_samples(write_run):
     lines = sample_lines(record)
     for n, line in enumerate(lines[1:-1]):
         line["ksm"]["full_scans"] = 10 + (n >= 3) + 2 * (n >= 5) + (n >= 9)
-    host, _ = metrics.every_sample(read_run(write_run(record, lines)))
+    host, _ = measurement.every_sample(read_run(write_run(record, lines)))
     known = host["pages_volatile_at_scan_end"].notna()
 
     assert known[known].index.tolist() == [3, 4, 9, 10, 11, 12, 13, 14, 15, 16]
@@ -328,8 +326,8 @@ def test_no_end_of_a_scan_is_seen_where_several_pass_between_samples(write_run):
 
 def test_every_sample_has_the_values_that_intervals_of_one_sample_would_have(write_run):
     run = read_run(write_run(guests=2, interval=1.0))
-    host, guest = metrics.every_sample(run)
-    ends = metrics.measure(run).host
+    host, guest = measurement.every_sample(run)
+    ends = measurement.measure(run).host
 
     assert host.loc[[4, 8, 12, 16], "pages_sharing"].tolist() == ends["pages_sharing"].tolist()
     assert host["pages_scanned"].tolist() == [12_000] * 16

@@ -8,7 +8,7 @@ from made_up_runs import PAGE, Writer, events, run_record, sample_lines
 from scipy import stats
 
 from ksm_analysis.analysis import observations
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
@@ -63,7 +63,7 @@ def make(tmp_path_factory):
             if busy is not None:
                 line["cpu"] |= dict.fromkeys(line["cpu"], 0)
                 line["cpu"] |= {"user": round(100 * busy * n), "idle": round(1e4 - 100 * busy) * n}
-        return metrics.measure(read_run(write_run(record, lines, events(record))))
+        return measurement.measure(read_run(write_run(record, lines, events(record))))
 
     return make
 
@@ -101,7 +101,7 @@ def imported(write_run):
             for n in (1, 2, 3, 4)
         ]
         lines += [{"kind": "end", "samples": 4, "missed": 0, "reason": "finished", "gone": {}}]
-        return metrics.measure(read_run(write_run(record, lines, happened=[])))
+        return measurement.measure(read_run(write_run(record, lines, happened=[])))
 
     return imported
 

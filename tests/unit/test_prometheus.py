@@ -7,7 +7,7 @@ import pytest
 import yaml
 from programs import ROLES, load
 
-from ksm_analysis.metrics import metrics
+from ksm_analysis.metrics import catalog
 
 FILES = ROLES / "monitor_service/files"
 ROOT = ROLES.parent
@@ -105,7 +105,7 @@ def measured():
     """Metrics of the controller's table that are a file's value, or the difference of two."""
     return [
         pytest.param(metric, section, id=metric.name)
-        for metrics_, section in ((metrics.HOST, "host"), (metrics.GUEST, "guests"))
+        for metrics_, section in ((catalog.HOST, "host"), (catalog.GUEST, "guests"))
         for metric in metrics_
         if metric.kind != "derived" and not metric.beside
     ]

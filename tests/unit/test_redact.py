@@ -53,7 +53,7 @@ def test_numbers_take_their_place(directory):
 
     assert runs["g01-k1-busy-r1"].host == "host 1"
     assert runs["g02-k1-idle-r1"].host == "host 2"
-    assert runs["g02-k1-idle-r1"].record["reason"] == "host 2"  # what failed
+    assert runs["g02-k1-idle-r1"].record.reason == "host 2"  # what failed
     assert runs["log"].factors["workload"] == "command 1"  # it is the same
     assert runs["log"].host == "imported"
     assert runs["log"].id == "log 1"
@@ -65,7 +65,7 @@ def test_a_name_at_the_end_of_a_sentence_and_with_a_domain_goes_too(write_run):
     record["reason"] = "Boot guests: no way to node1. ssh: node1.corp.example port 22, 10.1.2.3"
     results = redact(read_results(write_run(record).parent))
 
-    assert results.runs[0].record["reason"] == "Boot guests"
+    assert results.runs[0].record.reason == "Boot guests"
     assert results.warnings == ("g01-k1-idle-r1: left out, since the run failed: Boot guests",)
 
 
@@ -77,7 +77,7 @@ def test_nothing_else_changes(directory):
     for one, other in zip(open_runs, redacted, strict=True):
         assert one.id == other.id or one.imported
         assert one.samples.equals(other.samples)
-        assert one.record["knobs"] == other.record["knobs"]
+        assert one.record.knobs == other.record.knobs
 
 
 def test_a_name_within_another_word_stays(write_run):

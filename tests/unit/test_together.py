@@ -50,6 +50,23 @@ def test_knobs_that_do_not_differ_keep_their_name(write):
     assert names == {"run=1, pages_to_scan=1000"}
 
 
+def test_a_factor_that_is_not_known_tells_runs_apart(write, tmp_path):
+    """It is one of a later version. Runs that differ in it are not repetitions of one another."""
+    for experiment, policies in (("one", ("none", "governor")), ("two", ("none",))):
+        for policy in policies:
+            record = run_record(guests=1, experiment=experiment)
+            record["run"]["factors"]["policy"] = policy
+            Writer(tmp_path / experiment)(record, name=policy)
+
+    assert len({run.cell for run in read_results(tmp_path / "one").runs}) == 2
+    runs = write.read("one", "two").runs
+    assert [(run.factors["knobs"], run.factors["repetition"]) for run in runs] == [
+        ("policy=governor", 1),
+        ("policy=none", 1),
+        ("policy=none", 2),
+    ]
+
+
 def test_workloads_of_one_name_are_told_apart_and_equal_ones_are_not(write):
     for experiment, advice in (
         ("one", "mergeable"),
@@ -91,7 +108,7 @@ def test_ids_stay_unique_and_runs_in_order(write):
         "g02-k1-idle-r1",
         "one/g01-k1-idle-r1",
     ]
-    assert [run.record["run"]["index"] for run in runs] == [1, 2, 3]
+    assert [run.plan.index for run in runs] == [1, 2, 3]
 
 
 def test_failed_runs_are_no_repetition(write):
@@ -139,5 +156,5 @@ def test_an_experiment_that_was_run_again_is_another_one(write_run, tmp_path):
     write_run(guests=1)
     both = together([read_results(again), read_results(first)])
 
-    assert [run.record["experiment"] for run in both.runs] == [again.name, first.name]
+    assert [run.record.experiment for run in both.runs] == [again.name, first.name]
     assert len({run.id for run in both.runs}) == 2

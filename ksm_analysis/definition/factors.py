@@ -1,0 +1,15 @@
+"""The factors of an experiment: what is varied, and which runs are repetitions of one another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+FACTORS = ("guests", "workload", "knobs")
+REPETITION = "repetition"
+
+
+def cell(factors: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return what the repetitions of a run have in common: all factors but the repetition.
+
+    plugins/filter/assign_runs.py does the same on the controller, without this package.
+    """
+    return tuple((name, str(factors[name])) for name in sorted(factors) if name != REPETITION)

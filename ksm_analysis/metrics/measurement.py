@@ -1,0 +1,146 @@
+"""The values of all metrics in every interval of a run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.metrics.catalog import CENSUS, CENSUS_GUEST, GUEST, HOST, Metric
+from ksm_analysis.metrics.values import Ends
+from ksm_analysis.results.censuses import Census
+from ksm_analysis.results.run import Run
+
+
+def interval_ends(run: Run, samples: pd.DataFrame) -> pd.DataFrame:
+    """Pick the last sample of each interval; row 0 is the first sample. Index: interval, 0 and up.
+
+    `samples` is indexed by n. Intervals of which every sample was missed are rows of NaN, and so is
+    row 0 of an imported run, which has no sample before its first interval.
+    """
+    size = round(run.plan.sampling.interval / run.plan.sampling.period)
+    interval = np.ceil(samples.index.to_numpy() / size).astype(int)
+    if not run.imported:
+        interval[0] = 0  # the baseline, even if sample 0 itself was missed
+    last = ~pd.Series(interval).duplicated(keep="last").to_numpy()
+    ends = samples[last].set_axis(interval[last])
+    return ends.reindex(pd.RangeIndex(run.intervals + 1, name="interval"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run and its values.
+
+    `host`: one row an interval, indexed by `interval` from 1, a column for each metric of HOST.
+    `guest`: one row an interval and guest: `interval`, `guest`, then each metric of GUEST.
+    `census`: one row a census: `seconds`, `moment`, then each metric of CENSUS.
+    `census_guest`: one row a census and guest: `n`, `seconds`, `guest`, then each metric of
+    CENSUS_GUEST. Both are empty without a census.
+    """
+
+    run: Run
+    host: pd.DataFrame
+    guest: pd.DataFrame
+    census: pd.DataFrame
+    census_guest: pd.DataFrame
+
+    @property
+    def last(self) -> int:
+        """The interval whose values stand for the run: its last.
+
+        Of an imported run, the last in which any of its processes was there: the original went on
+        logging when the programs that it watched had ended.
+        """
+        there = self.guest.loc[self.guest["ksm_rmap_items"].notna(), "interval"]
+        if self.run.imported and len(there):
+            return int(there.max())
+        return int(self.host.index[-1])
+
+    @property
+    def censuses(self) -> Census:
+        """The censuses of a run that has some."""
+        assert self.run.census is not None, f"{self.run.id} has no census"
+        return self.run.census
+
+    @property
+    def last_census(self) -> pd.Series:
+        """The values of the census that stands for the run: its last. Empty without any."""
+        return self.census.iloc[-1] if len(self.census) else pd.Series(dtype=float)
+
+
+def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
+    """Columns scan_end.pages_unshared and scan_end.pages_volatile: see AT_SCAN_END.
+
+    A sample at which full_scans has risen by one is the first that has the values of the sample
+    before it. Where it rises by more, nobody has looked at the end of a scan.
+    """
+    if "ksm.full_scans" not in samples:
+        return pd.DataFrame(index=samples.index)
+    risen = samples["ksm.full_scans"].diff()
+    names = {f"ksm.{name}": f"scan_end.{name}" for name in ("pages_unshared", "pages_volatile")}
+    held = samples.shift(1).reindex(columns=list(names))
+    scan = (risen > 0).cumsum()
+    return held.where(risen == 1).groupby(scan).ffill().rename(columns=names)
+
+
+def measure(run: Run) -> Measured:
+    """Compute the value of every metric in every interval of a run."""
+    samples = run.samples.join(at_scan_ends(run.samples))
+    guest = _guest_values(run, _ends_of_guests(run), "interval")
+    host = _host_values(run, interval_ends(run, samples), guest, "interval")
+    return Measured(run, host, guest, *_census_values(run))
+
+
+def _census_values(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the values of each census, and of each guest in it."""
+    if run.census is None:
+        return pd.DataFrame(), pd.DataFrame()
+    host = _census_table(run, run.census.rows, ["seconds", "moment"], CENSUS)
+    return host, _census_table(run, run.census.guests, ["n", "seconds", "guest"], CENSUS_GUEST)
+
+
+def _census_table(
+    run: Run, rows: pd.DataFrame, names: list[str], metrics: tuple[Metric, ...]
+) -> pd.DataFrame:
+    ends = Ends(run, rows)
+    return rows[names].assign(**{metric.name: metric.value(ends) for metric in metrics})
+
+
+def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the value of every metric at every sample, as if each were an interval.
+
+    Returns the frames of Measured with `n` for `interval`, and with `seconds` since the header's
+    time. A counter's value is its difference from the sample before.
+    """
+    samples = run.samples.join(at_scan_ends(run.samples))
+    guest = _guest_values(run, run.guests, "n", "seconds")
+    host = _host_values(run, samples, guest, "n")
+    return host.assign(seconds=samples["seconds"]), guest
+
+
+def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) -> pd.DataFrame:
+    # The process of arrays is no guest, and its memory is none of guests
+    guests = guest if run.plan.guests.count else guest.iloc[:0]
+    totals = guests.groupby(index)[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
+    both = Ends(run, rows.join(totals.add_prefix("guests.")))
+    return pd.DataFrame({m.name: m.value(both) for m in HOST}).iloc[1:]
+
+
+def _ends_of_guests(run: Run) -> pd.DataFrame:
+    """Pick the last sample of each guest in each interval, guest by guest."""
+    guests = run.guests.groupby("guest", observed=True) if len(run.guests) else ()
+    ends = [interval_ends(run, rows.set_index("n")).assign(guest=guest) for guest, rows in guests]
+    return pd.concat(ends).reset_index() if ends else pd.DataFrame()
+
+
+def _guest_values(run: Run, rows: pd.DataFrame, *index: str) -> pd.DataFrame:
+    """Compute the values of all guests, whose rows follow one another, at once.
+
+    A value may depend on the row before. What it takes for that in the first row of a guest is
+    another guest's last, but first rows have no value.
+    """
+    names = [*index, "guest"]
+    if rows.empty:
+        return pd.DataFrame(columns=[*names, *(m.name for m in GUEST)], dtype=float)
+    ends = Ends(run, rows)
+    table = rows[names].assign(**{m.name: m.value(ends) for m in GUEST})
+    return table[rows["guest"].duplicated()].reset_index(drop=True)

@@ -1,0 +1,66 @@
+"""One row a run: what it asked for, and what it ended at."""
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ksm_analysis.metrics.catalog import CENSUS
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.results.run import Run
+
+CONVERGED = {True: "yes", False: "no", None: ""}
+
+
+def throughput(run: Run) -> list[float]:
+    """Bogo operations a second (real time) of each guest that reported them, from stress-ng's YAML.
+
+    Several stressors of a guest add up.
+    """
+    return [
+        rate
+        for event in run.events
+        if event["event"] == "workload stopped"
+        and (rate := _bogo_rate(event.get("stdout") or "")) is not None
+    ]
+
+
+def _bogo_rate(text: str) -> float | None:
+    # stress-ng may have written messages before its document
+    document = text[text.find("---\n") :] if "---\n" in text else text
+    try:
+        stressors = yaml.safe_load(document.split("\n...")[0])["metrics"]
+        return float(sum(each["bogo-ops-per-second-real-time"] for each in stressors))
+    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        return None
+
+
+def summary(measured: list[Measured]) -> pd.DataFrame:
+    """One row a run: its factors, each metric of HOST in the last interval, the guests' throughput.
+
+    Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
+    (yes, no, or empty if the run's length was fixed), the names of HOST, then
+    bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If any run has a census,
+    the names of CENSUS follow, with the values of its last.
+    """
+    rows: list[dict[str, object]] = []
+    counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
+    for each in measured:
+        rates = throughput(each.run)
+        rows.append(
+            {
+                "run": each.run.id,
+                "host": each.run.host,
+                **each.run.factors,
+                "seconds": each.run.seconds,
+                "converged": CONVERGED[each.run.converged],
+                **_named(each.host.loc[[each.last]].iloc[0]),
+                "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
+                "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
+                **_named(each.last_census.reindex(counted).astype(float)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _named(values: pd.Series) -> dict[str, object]:
+    return {str(name): value for name, value in values.items()}

@@ -1,0 +1,132 @@
+"""How the values of metrics follow from the last samples of intervals.
+
+A value is a function of Ends with one number for each of its rows; that of row 0 is ignored.
+"""
+
+# The sign of multiplication is meant: these formulas are for people to read.
+# ruff: noqa: RUF002
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.results.run import Run
+
+MIB = 2**20
+
+Numbers = pd.Series  # of float
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The last sample of each interval, of the host or of one guest.
+
+    Row 0 is the run's first sample; row i ends interval i.
+    """
+
+    run: Run
+    rows: pd.DataFrame
+
+    def column(self, name: str) -> Numbers:
+        """Return a counter by name, as float; NaN where there is none."""
+        if name not in self.rows:
+            return pd.Series(np.nan, self.rows.index, dtype=float)
+        return pd.to_numeric(self.rows[name], errors="coerce").astype(float)
+
+    def sum(self, *names: str) -> Numbers:
+        """Return the sum of counters; NaN where there is no such counter."""
+        total = self.column(names[0])
+        for name in names[1:]:
+            total = total + self.column(name)
+        return total
+
+    def mib(self, pages: Numbers) -> Numbers:
+        """Return the size of pages, in MiB."""
+        size: int = self.run.header["page_size"]
+        return pages * size / MIB
+
+
+Value = Callable[[Ends], Numbers]
+
+
+def gauge(name: str) -> Value:
+    """Return the value of a gauge."""
+    return lambda ends: ends.column(name)
+
+
+def counter(name: str) -> Value:
+    """Return how much a counter rose in each interval."""
+    return lambda ends: ends.column(name).diff()
+
+
+def total(name: str, scale: float = 1.0) -> Value:
+    """Count from the first value that there is: an imported run has none before interval 1."""
+    return lambda ends: (ends.column(name) - ends.column(name).bfill().iloc[0]) * scale
+
+
+def percent(part: Value, whole: Value) -> Value:
+    """Return a part of a whole in percent; NaN where the whole is 0."""
+    return lambda ends: 100 * part(ends) / whole(ends).replace(0, np.nan)
+
+
+def sum_of_guests(name: str) -> Value:
+    """Return the sum of a metric over guests."""
+    return gauge(f"guests.{name}")
+
+
+def host_cpu_percent(ends: Ends) -> Numbers:
+    """Share of the CPUs' time that was not idle, in percent. Guest time is within user and nice.
+
+    Of an imported run, what its log says.
+    """
+    if "original.average_cpu_usage" in ends.rows:
+        return ends.column("original.average_cpu_usage")
+    busy = ends.sum("cpu.user", "cpu.nice", "cpu.system", "cpu.irq", "cpu.softirq")
+    waiting = ends.sum("cpu.idle", "cpu.iowait", "cpu.steal")
+    return 100 * busy.diff() / (busy + waiting).diff()
+
+
+def ksmd_cpu_percent(ends: Ends) -> Numbers:
+    """CPU time of ksmd over elapsed time, in percent of one CPU."""
+    return 100 * (ends.column("ksmd.cpu_ns") / 1e9).diff() / ends.column("seconds").diff()
+
+
+def guest_cpu_percent(ends: Ends) -> Numbers:
+    """CPU time of one guest's process over elapsed time, in percent of one CPU."""
+    clock_ticks: float = ends.run.header.get("clock_ticks", np.nan)
+    return 100 * (ends.sum("utime", "stime") / clock_ticks).diff() / ends.column("seconds").diff()
+
+
+def configured_mib(ends: Ends) -> Numbers:
+    """Memory that the guests were given: their number times their size, in MiB; NaN without any."""
+    guests = ends.run.plan.guests
+    mib = guests.count * (guests.memory_mib or 0)
+    return pd.Series(mib or np.nan, ends.rows.index, dtype=float)
+
+
+def resident_mib(ends: Ends) -> Numbers:
+    """Resident memory of one guest, in MiB."""
+    return ends.mib(ends.column("resident_pages"))
+
+
+def shared_mib(ends: Ends) -> Numbers:
+    """Guest memory that is merged: (pages_shared + pages_sharing) × page size, in MiB."""
+    return ends.mib(ends.sum("ksm.pages_shared", "ksm.pages_sharing"))
+
+
+def reclaimed_mib(ends: Ends) -> Numbers:
+    """Memory that merging saves: pages_sharing × page size, in MiB."""
+    return ends.mib(ends.column("ksm.pages_sharing"))
+
+
+def kept_mib(ends: Ends) -> Numbers:
+    """Memory of the pages that are shared: pages_shared × page size, in MiB."""
+    return ends.mib(ends.column("ksm.pages_shared"))
+
+
+def unmerged_percent(ends: Ends) -> Numbers:
+    """Present pages of a guest that are not merged, in percent."""
+    merged = ends.sum("ksm_pages", "zero_frame_pages")
+    return 100 * (1 - merged / ends.column("present_pages").replace(0, np.nan))
