@@ -7,11 +7,11 @@ DOCUMENTATION = r"""
 module: guest_disks
 short_description: Make a disk for each guest, as an overlay on one image
 description:
-  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone. Nobody but root
-    can read them; libvirt hands them over to QEMU's own user as long as the guest runs.
+  - Makes a qcow2 overlay for each guest, in one task. Existing overlays are not changed. Only root
+    can read them; libvirt makes QEMU's user their owner while the guest runs.
 options:
   directory:
-    description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
+    description: Directory of the overlays, created if needed. QEMU's user can pass through it.
     type: path
     required: true
   guests:
@@ -20,7 +20,7 @@ options:
     elements: str
     required: true
   image:
-    description: The qcow2 image below them all.
+    description: The qcow2 image that the overlays are based on.
     type: path
     required: true
   gib:
@@ -39,7 +39,7 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Make two
+- name: Make two disks
   ksm.testbed.guest_disks:
     directory: /var/lib/ksm-testbed/guests
     guests: [ksm-guest-01, ksm-guest-02]
@@ -48,7 +48,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-disks: {description: Paths that were made, type: list, elements: str, returned: always}
+disks: {description: Paths of new disks, type: list, elements: str, returned: always}
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def lines(texts):
-    """One text a line."""
+    """Return one text per line."""
     return "".join(f"{text}\n" for text in texts)
 
 
