@@ -185,7 +185,7 @@ def test_an_experiment_that_is_held_by_another_is_refused(campaign, tmp_path):
     holder = campaign.cut()
     other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
     assert other.wait() == 1
-    assert "this host is busy with" in other.output
+    assert "this host is locked by" in other.output
     assert sampling(), "the run that holds the host goes on"
     os.kill(holder.process.pid, signal.SIGTERM)
     assert holder.wait(120) != 0

@@ -357,7 +357,7 @@ def test_libvirt_is_not_started():
     assert processes(LIBVIRTD) == []
     _, told = doctor()
     assert told["facts"]["domains_from"] == "proc"
-    assert "neither libvirtd nor virtqemud runs" in told["facts"]["libvirt"]
+    assert "libvirtd and virtqemud do not run" in told["facts"]["libvirt"]
     assert processes(LIBVIRTD) == []
 
 

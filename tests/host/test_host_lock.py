@@ -35,8 +35,8 @@ def test_one_holder_at_a_time(lock):
     assert lock(HERE, os.getpid())["changed"]
     assert not lock(HERE, os.getpid())["changed"], "renewed by the same"
     refused = lock(HERE, os.getppid())
-    assert f"busy with experiment of {os.getpid()} (process {os.getpid()})" in refused["msg"]
-    assert "busy with" in lock(HERE, os.getppid(), state="absent")["msg"]
+    assert f"locked by experiment of {os.getpid()} (process {os.getpid()})" in refused["msg"]
+    assert "locked by" in lock(HERE, os.getppid(), state="absent")["msg"]
     assert lock(HERE, os.getpid(), state="absent")["changed"]
     assert not lock(HERE, os.getpid(), state="absent")["changed"]
     assert lock(HERE, os.getppid())["changed"]
@@ -51,7 +51,7 @@ def test_a_process_that_has_ended_holds_nothing(lock, ended, tmp_path):
 
 def test_a_controller_elsewhere_holds_until_its_time_has_passed(lock):
     assert lock("elsewhere", 1, seconds=3600)["changed"]
-    assert "busy with" in lock(HERE, os.getpid())["msg"]
+    assert "locked by" in lock(HERE, os.getpid())["msg"]
     assert not lock("elsewhere", 1, seconds=0)["changed"], "renewed, for no time"
     assert lock(HERE, os.getpid())["taken_over"]["machine"] == "elsewhere"
 

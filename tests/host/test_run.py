@@ -54,7 +54,7 @@ def test_two_guests_under_stress(experiment, given_back):
     seen = [(time.monotonic(), counters()) for _ in range(8) if not time.sleep(0.3)]
     refused = experiment()
     assert refused.wait() != 0
-    assert "this host is busy with ansible-playbook" in refused.output
+    assert "this host is locked by ansible-playbook" in refused.output
     assert f"(process {play.process.pid})" in refused.output
     assert sampling(), "the run that holds the host goes on"
     assert play.wait() == 0, play.log.read_text()
@@ -171,7 +171,7 @@ def test_a_guest_that_never_answers(experiment, given_back):
     assert play.wait() != 0
     kept = record(experiment.results, "g01-k1-idle-r1")
     assert kept["status"] == "failed"
-    assert "ksm-guest-01: time is up while waiting for its agent to answer" in kept["reason"]
+    assert "ksm-guest-01: timeout while waiting for its agent to answer" in kept["reason"]
     assert (experiment.results / "g01-k1-idle-r1" / "ksm-guest-01.console.log").exists()
 
 

@@ -125,7 +125,7 @@ def test_a_record_is_never_overwritten(background, tmp_path):
     background(argv=["/bin/true"])
     before = ended(tmp_path)
 
-    assert "never overwritten" in background(argv=["/bin/true"])["msg"]
+    assert "is not overwritten" in background(argv=["/bin/true"])["msg"]
     assert record(tmp_path) == before
 
 
@@ -286,4 +286,4 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
     assert bad["msg"] == "the bad ended with exit code 1. no room"
     assert killed["msg"] == "the killed was killed by signal KILL"
     assert late["msg"] == "the late still runs 0.3 s after its end was due"
-    assert orphaned["msg"] == "the orphan has lost its supervisor, so nobody knows how it ended"
+    assert orphaned["msg"] == "the orphan has lost its supervisor, so its exit status is unknown"

@@ -105,7 +105,7 @@ def facts(before=None, domains=None, **changes):
         "unreadable": [],
         "unreadable_processes": 0,
         "domains_from": "proc",
-        "libvirt": "not asked",
+        "libvirt": "not used",
         "readings": [
             {"monotonic": 100.0, "ksm": first, "vmstat": vmstat},
             {"monotonic": 105.0, "ksm": last, "vmstat": vmstat},
@@ -500,7 +500,7 @@ def told(capsys, made, errors=None):
 
 def test_nothing_is_wrong_is_said_with_what_was_looked_at(capsys):
     text = told(capsys, facts())
-    assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not asked)" in text
+    assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not used)" in text
     assert "looked twice, 5 s apart" in text
     assert "Nothing is wrong. ksmd runs; 400 MiB are mergeable" in text
 

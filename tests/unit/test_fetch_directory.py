@@ -151,5 +151,5 @@ def test_a_damaged_archive_is_refused(tmp_path):
     path = tmp_path / "archive"
     path.write_bytes(b"x")
 
-    with pytest.raises(AnsibleError, match="damaged on its way"):
+    with pytest.raises(AnsibleError, match="damaged in transfer"):
         plugin.check(path, "0" * 64)

@@ -261,7 +261,7 @@ def test_flags_of_a_mapping(flags, kind):
 def test_a_domain_of_proc(tree):
     facts = read(tree)
     (domain,) = facts["domains"]
-    assert (facts["domains_from"], facts["libvirt"][:9]) == ("proc", "not asked")
+    assert (facts["domains_from"], facts["libvirt"][:8]) == ("proc", "not used")
     assert (domain["name"], domain["pid"], domain["libvirt"]) == ("web", 4242, None)
     assert domain["ksm_stat"]["ksm_process_profit"] == -576
     assert domain["pinned"] == 8192

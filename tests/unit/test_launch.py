@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
 """
 REFUSE = """
     - name: Lock the host
-      ansible.builtin.fail: {msg: this host is busy with another (process 1)}
+      ansible.builtin.fail: {msg: this host is locked by another (process 1)}
 """
 WAIT = """
     - name: Lock the host
@@ -174,7 +174,7 @@ def test_a_campaign_that_is_refused(site, capsys):
     assert code == 1
     assert end["missing"] == ["r1"]
     assert texts(out) == [
-        "Lock the host: this host is busy with another (process 1)",
+        "Lock the host: this host is locked by another (process 1)",
         "0 of 1 run complete; missing: r1",
         "this runs what is left: run --resume",
         f"Ansible's whole output: {site / 'results/quick.log'}",

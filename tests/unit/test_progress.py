@@ -109,10 +109,10 @@ def test_tasks_between_phases_do_not_end_one(progress):
 
 
 def test_a_failure_outside_of_a_run_is_told_at_once(progress):
-    res = {"msg": "this host is busy with quick (process 1)", "exception": "(traceback)"}
+    res = {"msg": "this host is locked by quick (process 1)", "exception": "(traceback)"}
     (notice,) = take(progress, event("runner_on_failed", res=res))
 
-    assert notice["text"] == "A task: this host is busy with quick (process 1)"
+    assert notice["text"] == "A task: this host is locked by quick (process 1)"
     assert notice["failed"]
     assert progress.unexplained() is None
 

@@ -921,7 +921,7 @@ def test_never_overwrites(tree, tmp_path):
     (tmp_path / "out").write_text("precious")
     done = run(tree, "--samples", 1, output=tmp_path / "out")
     assert done.returncode == 2
-    assert f"{tmp_path}/out exists already, and is never overwritten" in done.stderr
+    assert f"{tmp_path}/out already exists and is not overwritten" in done.stderr
     assert (tmp_path / "out").read_text() == "precious"
 
 

@@ -418,7 +418,7 @@ class Output:
             # The kernel tells only its owner what is merged of a process.
             self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
-            raise Unusable(f"{path} exists already, and is never overwritten") from error
+            raise Unusable(f"{path} already exists and is not overwritten") from error
         except OSError as error:
             raise Unusable(f"cannot create {path}: {error.strerror}") from error
 
