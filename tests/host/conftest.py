@@ -7,7 +7,7 @@ import os
 import subprocess
 
 import pytest
-from machine import ROOT, SHORT, STATE, Playbook, assert_given_back, knobs
+from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +47,11 @@ def play(tmp_path):
 
 
 @pytest.fixture
-def given_back():
+def restored():
     """The machine is, at the end of the test, what it was at its beginning."""
     before = knobs()
     yield
-    assert_given_back(before)
+    assert_restored(before)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def is_python(pid: str) -> bool:
     return words[1].endswith((b"/ksm_sampler.py", b"/ksm_census.py"))
 
 
-def assert_given_back(knobs_before: dict[str, str]) -> None:
+def assert_restored(knobs_before: dict[str, str]) -> None:
     """Nothing of a run is left on this machine."""
     assert knobs() == knobs_before
     assert guests() == []

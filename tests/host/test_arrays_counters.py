@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from machine import Run, assert_given_back, knobs
+from machine import Run, assert_restored, knobs
 
 pytestmark = pytest.mark.host
 COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared")
@@ -40,7 +40,7 @@ def results(tmp_path_factory):
     definition.write_text(DEFINITION)
     run = Run(str(definition), "--results", str(directory), log=directory / "log")
     assert run.wait() == 0, run.output
-    assert_given_back(before)
+    assert_restored(before)
     return directory / "arrays"
 
 

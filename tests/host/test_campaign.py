@@ -15,7 +15,7 @@ import pytest
 from machine import (
     Playbook,
     Run,
-    assert_given_back,
+    assert_restored,
     guests,
     is_python,
     knobs,
@@ -82,7 +82,7 @@ def campaign(host, tmp_path_factory):
         made.definition.write_text(DEFINITION.format(repetitions=1))
         first = made.run()
         assert first.wait() == 0, first.output
-        assert_given_back(made.found)
+        assert_restored(made.found)
         made.definition.write_text(DEFINITION.format(repetitions=2))
         yield made
     finally:
@@ -98,13 +98,13 @@ def untouched(campaign):
     before = campaign.finished()
     yield
     assert campaign.finished() == before
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
 
 
 def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
     """The run has ended by itself, restored the host, and says why it failed."""
     assert run.wait() == 1, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     kept = campaign.record(SECOND)
     assert kept["status"] == "failed"
     for word in words:
@@ -121,7 +121,7 @@ def test_ctrl_c(campaign):
     run = campaign.cut()
     os.kill(run.process.pid, signal.SIGINT)
     assert run.wait(120) == 130, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     assert "--resume" in run.output
 
 
@@ -135,7 +135,7 @@ def test_a_controller_that_is_killed(campaign, tmp_path):
         assert time.monotonic() < deadline, "the playbook dies with it"
         time.sleep(0.1)
     teardown(tmp_path)
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
 
 
 def test_a_sampler_that_is_killed(campaign):
@@ -175,7 +175,7 @@ def test_a_full_disk_of_results(campaign):
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False)
     assert shutil.disk_usage(filler.parent).free == 0
     assert run.wait() == 1, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     assert "No space left on device" in run.output
     assert "Traceback" not in run.output
     filler.unlink()

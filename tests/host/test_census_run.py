@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from machine import ROOT, SHORT, STATE, assert_given_back, censuses, is_python, knobs
+from machine import ROOT, SHORT, STATE, assert_restored, censuses, is_python, knobs
 
 from ksm_analysis.metrics import metrics
 from ksm_analysis.results.reader import read_run
@@ -40,7 +40,7 @@ def census_of(path: Path) -> dict:
     return [line for line in lines if line["kind"] == "census"][-1]
 
 
-def test_arrays_are_counted_to_the_page(experiment, given_back):
+def test_arrays_are_counted_to_the_page(experiment, restored):
     play = experiment(text=ARRAYS)
     assert play.wait() == 0, play.log.read_text()
     run = read_run(experiment.results / "g00-k1-single-r1")
@@ -67,7 +67,7 @@ def test_arrays_are_counted_to_the_page(experiment, given_back):
     assert summary["censuses"] == len(rows)
 
 
-def test_two_idle_guests(experiment, given_back):
+def test_two_idle_guests(experiment, restored):
     text = SHORT.format(count=2, intervals=25, workload="idle") + "census: [end]\n"
     play = experiment(text=text)
     assert play.wait() == 0, play.log.read_text()
@@ -103,7 +103,7 @@ def test_two_idle_guests(experiment, given_back):
 PAUSED = "census: {moments: [every: 1], pause: true}\n"
 
 
-def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(experiment, given_back):
+def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(experiment, restored):
     play = experiment(text=SHORT.format(count=1, intervals=15, workload="idle") + PAUSED)
     play.until(counting)
     program = parent_of_all(censuses())
@@ -138,7 +138,7 @@ def parent_of_all(pids: list[str]) -> str:
     return program
 
 
-def test_what_a_crash_leaves_of_a_census_is_given_back(experiment, play):
+def test_what_a_crash_leaves_of_a_census_is_restored(experiment, play):
     before = knobs()
     cut = experiment(text=SHORT.format(count=1, intervals=60, workload="idle") + PAUSED)
     cut.until(counting)
@@ -146,10 +146,10 @@ def test_what_a_crash_leaves_of_a_census_is_given_back(experiment, play):
     assert censuses() != []
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
-    assert_given_back(before)
+    assert_restored(before)
 
 
-def test_a_census_is_rehearsed(play, tmp_path, given_back):
+def test_a_census_is_rehearsed(play, tmp_path, restored):
     file = ROOT / "experiments/census.yml"
     results = tmp_path / "results"
     rehearsal = play(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from machine import STATE, Playbook, assert_given_back, knobs
+from machine import STATE, Playbook, assert_restored, knobs
 
 pytestmark = pytest.mark.host
 
@@ -26,7 +26,7 @@ def rehearse(tmp_path, *arguments: str) -> Playbook:
     results = ("-e", f"results={tmp_path / 'results'}")
     play = Playbook(*arguments, "--check", "--diff", *results, log=tmp_path / "log")
     assert play.wait() == 0, play.log.read_text()
-    assert_given_back(found)
+    assert_restored(found)
     assert there() == before
     assert not (tmp_path / "results").exists()
     return play

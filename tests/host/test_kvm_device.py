@@ -65,7 +65,7 @@ def root_alone(host, tmp_path):
         record.write_bytes(kept)
 
 
-@pytest.mark.usefixtures("root_alone", "given_back")
+@pytest.mark.usefixtures("root_alone", "restored")
 def test_qemu_is_probed_at_most_twice_and_the_device_is_restored(experiment, tmp_path):
     with Probes() as probes:
         run = experiment(count=1, intervals=3)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from machine import KSM, ROOT, STATE, assert_given_back, guests, knobs, sampling
+from machine import KSM, ROOT, STATE, assert_restored, guests, knobs, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 
@@ -41,13 +41,13 @@ def test_provisioning_again_changes_nothing(play):
     assert "changed=0" in again.output
 
 
-def test_a_rehearsal_changes_nothing(play, given_back):
+def test_a_rehearsal_changes_nothing(play, restored):
     rehearsal = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
     assert rehearsal.wait() == 0, rehearsal.output
     assert "changed=0" in rehearsal.output
 
 
-def test_two_guests_under_stress(experiment, given_back):
+def test_two_guests_under_stress(experiment, restored):
     workload = "{name: stress, stress_ng: {vm: 1, vm_bytes: 32M}, active: first-half}"
     play = experiment(count=2, intervals=8, workload=workload)
     play.until(sampling)
@@ -117,7 +117,7 @@ stop: {steady: {scans: 3, seconds: 4, percent: 50}}
 """
 
 
-def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, given_back):
+def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, restored):
     play = experiment(text=MIXED)
     assert play.wait() != 0
     broken = record(experiment.results, "g02-k1-broken-r1")
@@ -152,12 +152,12 @@ def test_a_controller_that_is_killed(experiment, play):
     assert guests() == ["ksm-guest-01"]
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
-    assert_given_back(before)
+    assert_restored(before)
     (left,) = runs(experiment.results)
     assert left.name == "g01-k1-idle-r1.partial"
 
 
-def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, given_back):
+def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
     cut = experiment(intervals=60)
     cut.until(sampling)
     cut.kill()
@@ -166,7 +166,7 @@ def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, given_back):
     assert record(experiment.results, "g01-k1-idle-r1")["status"] == "complete"
 
 
-def test_a_guest_that_never_answers(experiment, given_back):
+def test_a_guest_that_never_answers(experiment, restored):
     play = experiment(more=("-e", "guests_ready_timeout=2"))
     assert play.wait() != 0
     kept = record(experiment.results, "g01-k1-idle-r1")
@@ -175,7 +175,7 @@ def test_a_guest_that_never_answers(experiment, given_back):
     assert (experiment.results / "g01-k1-idle-r1" / "ksm-guest-01.console.log").exists()
 
 
-def test_a_run_that_fails_does_not_end_the_others(experiment, given_back):
+def test_a_run_that_fails_does_not_end_the_others(experiment, restored):
     text = "guests: {count: 1}\nworkloads: [idle]\n"
     text += "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n"
     text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
@@ -190,7 +190,7 @@ def test_a_run_that_fails_does_not_end_the_others(experiment, given_back):
     }, "run: 0 is KSM off"
 
 
-def test_an_unknown_knob_boots_nothing(experiment, given_back):
+def test_an_unknown_knob_boots_nothing(experiment, restored):
     experiment.results.mkdir(parents=True)
     (experiment.results / "precious").touch()
     text = "guests: {count: 1}\nknobs: [{run: 1, pages_to_skan: 5}]\nworkloads: [idle]\n"
@@ -202,7 +202,7 @@ def test_an_unknown_knob_boots_nothing(experiment, given_back):
     assert "Start the guests" not in play.output
 
 
-def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_back):
+def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, restored):
     play = experiment(more=("-e", "guests_overhead_mib=100000000"))
     assert play.wait() != 0
     assert "1 guests do not fit" in play.output
@@ -210,7 +210,7 @@ def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_b
     assert "Start the guests" not in play.output
 
 
-def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
+def test_an_error_in_the_definition_touches_nothing(experiment, restored):
     play = experiment(text="guests:\n  cuont: 3\n")
     assert play.wait() != 0
     assert "short.yml:2" in play.output
@@ -218,7 +218,7 @@ def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
     assert "Lock the host, or renew its lock" not in play.output
 
 
-def test_a_mirror_that_does_not_answer(play, given_back):
+def test_a_mirror_that_does_not_answer(play, restored):
     image = (STATE / "images/current").resolve()
     build = play(
         "playbooks/guest_image.yml",

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from machine import SHORT, STATE, Playbook, assert_given_back, knobs, samplers, sampling
+from machine import SHORT, STATE, Playbook, assert_restored, knobs, samplers, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sampled")]
 
@@ -45,7 +45,7 @@ def sampled(host, tmp_path_factory):
         assert play.process.poll() is None, "it was still sampled when all was looked at"
     finally:
         play.wait()
-        assert_given_back(found)
+        assert_restored(found)
 
 
 def run(*command: str) -> str:

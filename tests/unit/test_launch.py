@@ -229,7 +229,7 @@ class Program:
         until(lambda: not self.left(), seconds=15)
 
 
-def given_back(site):
+def restored(site):
     return (site / "playbooks/given-back").read_text()
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_ends_the_playbook_and_restores_the_host(site, waiting):
 
     assert code == 130
     assert waiting.left() == []
-    assert given_back(site) == "one keep_image=True force=True"
+    assert restored(site) == "one keep_image=True force=True"
     assert notices(out, "end")[0]["exit"] == 130
     assert texts(out)[1:] == [
         "the host is as it was found",
@@ -302,7 +302,7 @@ def test_a_signal_before_ansible_has_said_anything(site):
     assert code == 130
     assert program.left() == []
     # a lock that was not taken is not to be broken
-    assert given_back(site) == "one keep_image=True force=False"
+    assert restored(site) == "one keep_image=True force=False"
 
 
 def test_when_nobody_reads_any_more_the_host_is_restored(site):

@@ -79,7 +79,7 @@ def test_each_family_is_one_block_with_its_help_and_type():
     block = [line for line in lines if "ksm_guest_resident_bytes" in line]
     at = lines.index(block[0])
     assert lines[at : at + len(block)] == block
-    assert block[0].startswith("# HELP ksm_guest_resident_bytes Memory that")
+    assert block[0].startswith("# HELP ksm_guest_resident_bytes Resident memory")
     assert block[1] == "# TYPE ksm_guest_resident_bytes gauge"
     assert "# TYPE ksm_full_scans_total counter" in lines
 

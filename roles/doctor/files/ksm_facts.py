@@ -528,7 +528,7 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--seconds", type=seconds_argument, default=5.0, help="between two readings (default: 5)")
+    option("--seconds", type=seconds_argument, default=5.0, help="between readings (default: 5)")
     option("--root", type=Path, default=Path("/"), help="directory of proc and sys, for tests")
     arguments = parser.parse_args(argv)
     json.dump(facts(arguments.root, arguments.seconds), sys.stdout)

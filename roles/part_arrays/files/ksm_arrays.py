@@ -35,7 +35,9 @@ With 1,000,000 numbers, 4 KiB pages, max_page_sharing 256 and smart_scan 0, an a
 When the arrays are merged, pages_shared / pages_sharing / pages_unshared are 977 / 977 / 0. At the
 end they are 977 / 976 / 1 (single), 979 / 974 / 1 (half-same), 977 / 488 / 489 (half-distinct).
 
---  {"event": "array written", "array": 1, "pages": 977, ...}
+--output gets a line of JSON after each of these events, with wall (CLOCK_REALTIME) and monotonic,
+in seconds:
+  {"event": "array written", "array": 1, "pages": 977, ...}
   {"event": "array changed", "change": "single", ...}
 
 exit status:

@@ -190,7 +190,7 @@ class Process:
             raise GoneError(f"it could not be read ({error.strerror})") from None
 
     def mappings(self):
-        """List mergeable mappings (start, pages); return also bytes on hugepages and shared ones."""
+        """List mergeable mappings (start, pages); also return bytes on hugepages and shared."""
         found, huge, shared = [], 0, 0
         for start, end, flags in re.findall(
             r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
