@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a sample costs: CPU time of the sampler, beside that of other ways to the same counters.
+"""Measure the CPU time of a sample, compared with other ways to read the same counters.
 
-Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
+Compares in alternating rounds, so that noise affects all of them equally:
 
-  sampler         roles/part_sampler/files/ksm_sampler.py, as its end line tells: from the first
-                  deadline on, sleeping, reading, writing and all
+  sampler         roles/part_sampler/files/ksm_sampler.py, from its end line: from the first
+                  deadline on, including sleeping, reading and writing
   C loop          pread_loop.c, compiled here: sleeps to the same deadlines and preads the same
                   files into a buffer of the same size, and does nothing else; it has the same
                   priority as the sampler

@@ -39,7 +39,7 @@ def test_each_panel_is_a_file(sections, tmp_path, form, begin):
         assert path.stat().st_size > 3000
 
 
-def test_a_picture_is_for_paper_whatever_the_theme(sections):
+def test_a_picture_is_for_paper_in_any_theme(sections):
     for figure in sections[0].figures:
         for title, panel in figure.panels:
             picture = export.on_paper(panel, title)

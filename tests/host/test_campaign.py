@@ -125,7 +125,7 @@ def test_ctrl_c(campaign):
     assert "--resume" in run.output
 
 
-def test_a_controller_that_is_killed(campaign, tmp_path):
+def test_the_controller_is_killed(campaign, tmp_path):
     run = campaign.cut()
     assert processes(PLAYBOOK), "it is this one that is looked for below"
     os.kill(run.process.pid, signal.SIGKILL)
@@ -138,7 +138,7 @@ def test_a_controller_that_is_killed(campaign, tmp_path):
     assert_restored(campaign.found)
 
 
-def test_a_sampler_that_is_killed(campaign):
+def test_the_sampler_is_killed(campaign):
     run = campaign.cut()
     (sampler,) = (pid for pid in samplers() if is_python(pid))
     os.kill(int(sampler), signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_a_sampler_that_is_killed(campaign):
     assert (campaign.results / SECOND / "samples.jsonl").stat().st_size > 0
 
 
-def test_a_guest_that_is_killed(campaign):
+def test_a_guest_is_killed(campaign):
     run = campaign.cut()
     os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
     assert_failed(campaign, run, "ksm-guest-01")
@@ -154,7 +154,7 @@ def test_a_guest_that_is_killed(campaign):
     assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling goes on"
 
 
-def test_a_guest_that_lost_its_agent(campaign):
+def test_a_guest_loses_its_agent(campaign):
     run = campaign.cut()
     stop = {"path": "/bin/systemctl", "arg": ["stop", "--no-block", "qemu-guest-agent"]}
     ask = json.dumps({"execute": "guest-exec", "arguments": stop})
@@ -162,14 +162,14 @@ def test_a_guest_that_lost_its_agent(campaign):
     assert_failed(campaign, run, "ksm-guest-01", "agent")
 
 
-def test_a_libvirtd_that_is_killed(campaign):
+def test_libvirtd_is_killed(campaign):
     run = campaign.cut()
     os.kill(int(Path("/run/libvirtd.pid").read_text()), signal.SIGKILL)
     assert_failed(campaign, run)
     assert guests() == []
 
 
-def test_a_full_disk_of_results(campaign):
+def test_the_disk_of_results_is_full(campaign):
     run = campaign.cut()
     filler = campaign.results.parent / "filler"
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False)
@@ -181,7 +181,7 @@ def test_a_full_disk_of_results(campaign):
     filler.unlink()
 
 
-def test_an_experiment_that_is_held_by_another_is_refused(campaign, tmp_path):
+def test_an_experiment_on_a_locked_host_is_refused(campaign, tmp_path):
     holder = campaign.cut()
     other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
     assert other.wait() == 1
@@ -191,7 +191,7 @@ def test_an_experiment_that_is_held_by_another_is_refused(campaign, tmp_path):
     assert holder.wait(120) != 0
 
 
-def test_and_in_the_end_it_is_whole(campaign):
+def test_the_campaign_can_be_completed(campaign):
     """Of all that was cut off, nothing keeps the campaign from being completed."""
     last = campaign.run("--resume")
     assert last.wait() == 0, last.output

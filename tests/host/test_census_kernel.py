@@ -302,7 +302,7 @@ def resident(process):
     return Path(f"/proc/{process.pid}/statm").read_text().split()[1]
 
 
-def test_nothing_is_faulted_in(ksm):
+def test_no_page_is_faulted_in(ksm):
     with processes(Pages(10, 10, 10, 10)) as started:
         was = resident(started["p1"])
         line = census(started)
@@ -310,7 +310,7 @@ def test_nothing_is_faulted_in(ksm):
         assert resident(started["p1"]) == was
 
 
-def test_pages_that_were_only_read_are_nobodys(ksm):
+def test_pages_that_were_only_read_are_not_counted(ksm):
     with processes(Pages(10, 0, 0, 20)) as started:
         tell(started["p1"], "read 7")
         line = census(started)
@@ -324,7 +324,7 @@ def test_pages_that_were_only_read_are_nobodys(ksm):
         assert (line["unwritten_pages"], line["present_pages"]) == (7, 30)
 
 
-def test_what_has_changed_between_two(ksm, tmp_path):
+def test_changes_between_two_censuses(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(Pages(0, 5, 0, 100), Pages(3, 0, 0, 50)) as started:
         moments = ("--every", "1", "--seconds", "60", "--end")
@@ -350,7 +350,7 @@ def wait_for_lines(path, number, seconds=20):
         time.sleep(0.01)
 
 
-def test_moments_come_when_they_are_due(ksm, tmp_path):
+def test_censuses_are_taken_on_time(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(*ALONE) as started:
         begun = time.monotonic() + 1
@@ -383,7 +383,7 @@ def test_a_census_for_each_scan(ksm, tmp_path):
     assert {line["moment"] for line in lines} == {"scan"}
 
 
-def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
+def test_paused_processes_are_stopped_and_continue(ksm):
     with processes(*UNLIKE) as started:
         line = census(started, "--pause")
         assert line["read_seconds"] < line["paused_seconds"] < line["read_seconds"] + 0.5
@@ -391,14 +391,14 @@ def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
         tell(started["p1"], "change 1")
 
 
-def test_one_that_somebody_else_has_stopped_stays_so(ksm):
+def test_a_process_that_was_stopped_before_stays_stopped(ksm):
     with processes(*UNLIKE) as started:
         started["p2"].send_signal(signal.SIGSTOP)
         census(started, "--pause")
         assert [state(process) for process in started.values()] == ["S", "T", "S"]
 
 
-def test_paused_processes_go_on_when_the_census_is_killed(ksm):
+def test_paused_processes_continue_when_the_census_is_killed(ksm):
     with processes(Pages(0, 0, 0, 60_000)) as started:
         (process,) = started.values()
         counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
@@ -420,7 +420,7 @@ def until(condition, seconds=10):
         assert time.monotonic() < deadline
 
 
-def test_a_process_that_ends_is_left_out_and_the_others_are_right(ksm, tmp_path):
+def test_a_process_that_ends_is_left_out_and_the_others_are_exact(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(*UNLIKE) as started:
         moments = ("--every", "0.5", "--seconds", "60", "--end")
@@ -459,7 +459,7 @@ def test_a_process_that_becomes_another_program_is_left_out(tmp_path):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one process reads alone")
-def test_what_is_not_read_to_the_end_is_not_counted(ksm):
+def test_an_incompletely_read_process_is_not_counted(ksm):
     with processes(Pages(0, 0, 0, 100_000)) as started:
         counting = subprocess.Popen(command(started), stdout=subprocess.PIPE)
         children = Path(f"/proc/{counting.pid}/task/{counting.pid}/children")
@@ -470,7 +470,7 @@ def test_what_is_not_read_to_the_end_is_not_counted(ksm):
     assert line["complaints"] == ["p1: what read it has failed, or was killed; it is left out"]
 
 
-def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
+def test_without_cap_sys_admin_only_the_limit_is_known(ksm):
     ksm(run=2, smart_scan=0, sleep_millisecs=1)
     with processes(*UNLIKE) as started:
         merge_until_nothing_moves(ksm)
@@ -487,7 +487,7 @@ def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
 
 
 @pytest.mark.parametrize("mergeable", [0, 1])
-def test_memory_on_hugepages_is_told(ksm, mergeable):
+def test_memory_on_hugepages_is_reported(ksm, mergeable):
     """A guest on hugepages has some memory that may be merged all the same: its ROMs."""
     before = HUGE.read_text()
     HUGE.write_text(str(int(before) + 4))
@@ -506,14 +506,14 @@ def test_memory_on_hugepages_is_told(ksm, mergeable):
     assert line["present_pages"] == ALONE[0].all + mergeable
 
 
-def test_shared_memory_is_told(ksm):
+def test_shared_memory_is_reported(ksm):
     shared = ON_HUGE_PAGES.replace("MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000", "MAP_SHARED")
     with running("-c", shared, "with a ROM") as guest:
         line = census({"guest": guest})
     assert "2 MiB are shared, which KSM does not merge" in line["guests"]["guest"]["complaint"]
 
 
-def test_threads_that_end_meanwhile_disturb_nothing(ksm, tmp_path):
+def test_threads_may_end_meanwhile(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with running("-c", THREADS) as guest:
         moments = ("--pause", "--every", "0.02", "--seconds", "3")
@@ -521,7 +521,7 @@ def test_threads_that_end_meanwhile_disturb_nothing(ksm, tmp_path):
     assert json.loads(output.read_text().splitlines()[-1])["kind"] == "end"
 
 
-def test_nobody_stops_a_census_while_others_are_stopped(ksm):
+def test_a_census_ignores_ctrl_z_while_others_are_stopped(ksm):
     with processes(Pages(0, 0, 0, 60_000)) as started:
         (process,) = started.values()
         counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
@@ -556,7 +556,7 @@ def test_pages_of_a_huge_page_are_pages(ksm):
         assert line["saved_pages"] == 255
 
 
-def test_mappings_of_others_are_told_apart(ksm):
+def test_mappings_of_other_processes_are_counted_separately(ksm):
     ksm(run=2, smart_scan=0, sleep_millisecs=1)
     ksm(use_zero_pages=1, max_page_sharing=1000)  # all in one frame
     with processes(*[Pages(50, 200, 0, 10)] * 3) as started:
@@ -571,7 +571,7 @@ def test_mappings_of_others_are_told_apart(ksm):
     assert attributed == 499 * PAGE
 
 
-def test_pages_shared_since_a_fork_are_not_ksms(ksm):
+def test_pages_shared_after_a_fork_do_not_count_as_ksm(ksm):
     forking = PROGRAM.read_text().replace(
         'print("ready", flush=True)\n    for',
         'import os\n    pid = os.fork()\n    print("ready" * (pid > 0), flush=True)\n    for',
@@ -597,7 +597,7 @@ def test_pages_shared_since_a_fork_are_not_ksms(ksm):
         ([], "required: --process"),
     ],
 )
-def test_bad_arguments_are_told_and_nothing_is_written(arguments, words, tmp_path):
+def test_bad_arguments_are_reported_and_nothing_is_written(arguments, words, tmp_path):
     output = tmp_path / "census.jsonl"
     done = subprocess.run(
         ["/usr/bin/python3", CENSUS, *arguments, "--output", output],
@@ -619,7 +619,7 @@ def test_a_file_is_never_overwritten(tmp_path):
     assert output.read_text() == "raw facts"
 
 
-def test_what_is_counted_does_not_hang_on_the_key(ksm):
+def test_counts_do_not_depend_on_the_hash_key(ksm):
     seeded = {**os.environ, "PYTHONHASHSEED": "0"}
     with processes(*UNLIKE) as started:
         run = subprocess.run(command(started), env=seeded, capture_output=True, check=True)

@@ -103,7 +103,7 @@ def test_two_idle_guests(experiment, restored):
 PAUSED = "census: {moments: [every: 1], pause: true}\n"
 
 
-def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(experiment, restored):
+def test_a_killed_census_fails_its_run_and_leaves_no_guest_stopped(experiment, restored):
     play = experiment(text=SHORT.format(count=1, intervals=15, workload="idle") + PAUSED)
     play.until(counting)
     program = parent_of_all(censuses())
@@ -138,7 +138,7 @@ def parent_of_all(pids: list[str]) -> str:
     return program
 
 
-def test_what_a_crash_leaves_of_a_census_is_restored(experiment, play):
+def test_a_crash_during_a_census_is_recovered(experiment, play):
     before = knobs()
     cut = experiment(text=SHORT.format(count=1, intervals=60, workload="idle") + PAUSED)
     cut.until(counting)
@@ -149,7 +149,7 @@ def test_what_a_crash_leaves_of_a_census_is_restored(experiment, play):
     assert_restored(before)
 
 
-def test_a_census_is_rehearsed(play, tmp_path, restored):
+def test_a_census_in_check_mode(play, tmp_path, restored):
     file = ROOT / "experiments/census.yml"
     results = tmp_path / "results"
     rehearsal = play(

@@ -39,11 +39,11 @@ def test_an_experiment(tmp_path):
     assert changed(play) > 0
 
 
-def test_a_host_that_is_ready_needs_nothing(host, tmp_path):
+def test_a_provisioned_host_needs_no_change(host, tmp_path):
     assert changed(rehearse(tmp_path, "playbooks/host.yml", "playbooks/guest_image.yml")) == 0
 
 
-def test_teardown_says_what_it_would_remove(host, tmp_path):
+def test_teardown_reports_what_it_would_remove(host, tmp_path):
     play = rehearse(tmp_path, "playbooks/teardown.yml")
     assert f"{STATE}/images" in play.output
     assert changed(play) > 0

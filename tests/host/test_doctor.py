@@ -194,7 +194,7 @@ def test_all_memory_of_a_process_is_offered(start):
     assert process["memory"]["mergeable"]["anonymous"] >= 8 * MIB
 
 
-def test_a_qemu_in_order(qemu):
+def test_a_qemu_without_findings(qemu):
     pid = qemu("-name", "in-order")
     _, told = doctor()
     assert found(told, pid) == {}
@@ -249,7 +249,7 @@ def test_a_scan_that_takes_hours(start):
 
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
-def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
+def test_the_time_of_a_scan_is_measured_correctly(start, smart_scan):
     start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=1000, smart_scan=smart_scan)
     wait_for_scans(10)
@@ -261,7 +261,7 @@ def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
 
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
-def test_pages_that_are_unlike_cost_and_are_skipped(start, smart_scan):
+def test_different_pages_cost_memory_and_are_skipped(start, smart_scan):
     pid = start(sys.executable, "-c", OFFERS, "unlike")
     let_run(pages_to_scan=5000, smart_scan=smart_scan)
     wait_for_scans(30)
@@ -286,7 +286,7 @@ def test_a_limit_of_two_costs_as_much_as_it_saves(start):
     assert (evidence["stable_node_chains"], evidence["lost_pages"]) == (1, 8191)
 
 
-def test_the_usual_limit_costs_next_to_nothing(start):
+def test_the_default_limit_costs_almost_nothing(start):
     start(sys.executable, "-c", OFFERS, "equal")
     let_run(pages_to_scan=5000, smart_scan=0)
     wait_for_scans(4)
@@ -295,7 +295,7 @@ def test_the_usual_limit_costs_next_to_nothing(start):
     assert "max-page-sharing" not in found(told)
 
 
-def test_zero_pages_of_a_qemu_are_open_to_khugepaged(qemu):
+def test_khugepaged_may_fill_zero_pages_of_qemu(qemu):
     qemu()
     assert "khugepaged-zero" not in found(doctor()[1])
     (KSM / "use_zero_pages").write_text("1")
@@ -305,14 +305,14 @@ def test_zero_pages_of_a_qemu_are_open_to_khugepaged(qemu):
     assert found(told)["khugepaged-zero"]["evidence"]["open_to_huge_pages"] >= 64 * MIB
 
 
-def test_the_advisor_rules():
+def test_the_advisor_controls_pages_to_scan():
     (KSM / "advisor_mode").write_text("scan-time")
     _, told = doctor()
     assert found(told)["ruled"]["severity"] == "note"
     assert "knobs-change" not in found(told)
 
 
-def test_somebody_changes_the_knobs():
+def test_another_program_changes_the_knobs():
     command = [sys.executable, "-m", "ksm_analysis", "doctor", "--json", "--seconds", "6"]
     looking = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     time.sleep(4)
@@ -361,7 +361,7 @@ def test_libvirt_is_not_started():
     assert processes(LIBVIRTD) == []
 
 
-def test_it_needs_nothing_that_can_be_written(qemu):
+def test_it_works_on_a_read_only_file_system(qemu):
     pid = qemu("-machine", "mem-merge=off")
     command = ["unshare", "--mount", "bash", "-ec", READ_ONLY, "bash"]
     command += ["/usr/bin/python3", "-I", "-B", "-", "--seconds", "0"]
@@ -393,7 +393,7 @@ def test_ansible_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hosts.yml"]
 
 
-def test_a_user_without_rights_is_told_what_was_not_seen(qemu):
+def test_a_user_without_rights_learns_what_is_unreadable(qemu):
     pid = qemu()
     program = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     command = [*program, "/usr/bin/python3", "-I", "-B", "-", "--seconds", "0"]

@@ -42,21 +42,21 @@ def test_one_holder_at_a_time(lock):
     assert lock(HERE, os.getppid())["changed"]
 
 
-def test_a_process_that_has_ended_holds_nothing(lock, ended, tmp_path):
+def test_a_process_that_has_ended_holds_no_lock(lock, ended, tmp_path):
     dead = {"machine": HERE, "pid": ended, "process_start": "1", "what": "it", "since": 1.0}
     (tmp_path / "lock").write_text(json.dumps(dead | {"until": time.time() + 3600}))
     taken = lock(HERE, os.getpid())
     assert taken["taken_over"]["pid"] == ended
 
 
-def test_a_controller_elsewhere_holds_until_its_time_has_passed(lock):
+def test_a_remote_controller_holds_the_lock_until_it_expires(lock):
     assert lock("elsewhere", 1, seconds=3600)["changed"]
     assert "locked by" in lock(HERE, os.getpid())["msg"]
     assert not lock("elsewhere", 1, seconds=0)["changed"], "renewed, for no time"
     assert lock(HERE, os.getpid())["taken_over"]["machine"] == "elsewhere"
 
 
-def test_a_lock_that_was_never_finished_is_no_lock(lock, tmp_path):
+def test_an_incomplete_lock_is_ignored(lock, tmp_path):
     (tmp_path / "lock").write_text('{"machine": ')
     assert lock(HERE, os.getpid())["changed"]
 

@@ -53,14 +53,14 @@ def test_sets_and_restores(module, remember):
     assert not again["changed"]
 
 
-def test_the_first_change_is_what_counts(module, remember):
+def test_the_first_change_is_saved(module, remember):
     found = module("ksm_knobs", {"knobs": {"pages_to_scan": 777}, "remember": str(remember)})
     module("ksm_knobs", {"knobs": {"pages_to_scan": 888}, "remember": str(remember)})
     restored = module("ksm_knobs", {"state": "restored", "remember": str(remember)})
     assert restored["after"] == found["before"]
 
 
-def test_check_mode_tells_the_truth_and_changes_nothing(module, remember):
+def test_check_mode_predicts_the_change_and_changes_nothing(module, remember):
     before = knobs()
     asked = {"knobs": {"pages_to_scan": 777}, "remember": str(remember)}
     rehearsed = module("ksm_knobs", asked, check=True)
@@ -78,7 +78,7 @@ def test_refuses_an_unknown_knob_with_the_list(module):
     assert knobs() == before
 
 
-def test_says_what_the_kernel_refuses(module, remember):
+def test_reports_what_the_kernel_refuses(module, remember):
     refused = module("ksm_knobs", {"knobs": {"run": 7}, "remember": str(remember)})
     assert "run=7" in refused["msg"]
     assert "does not allow" in refused["msg"]
@@ -113,7 +113,7 @@ def test_the_advisor_is_turned_off_and_on_around_pages_to_scan(module, remember)
 
 
 @pytest.mark.skipif(not (KSM / "advisor_mode").exists(), reason="no advisor before Linux 6.8")
-def test_what_the_advisor_did_to_pages_to_scan_is_undone(module, remember, tmp_path):
+def test_a_change_of_pages_to_scan_by_the_advisor_is_undone(module, remember, tmp_path):
     set_first = {"knobs": {"pages_to_scan": 500}, "remember": str(remember)}
     module("ksm_knobs", set_first)
     inner = str(tmp_path / "inner.json")

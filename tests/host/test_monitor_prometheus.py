@@ -169,7 +169,7 @@ def ask(tools, promtool, exporter, tmp_path_factory):
         yield query
 
 
-def test_the_metrics_are_as_prometheus_wants_them(promtool, place, service):
+def test_promtool_accepts_the_metrics(promtool, place, service):
     text = (place / "state/ksm.prom").read_text()
     assert 'ksm_guest_rmap_items{guest="a \\"b\\""}' in text
     done = subprocess.run(
@@ -178,7 +178,7 @@ def test_the_metrics_are_as_prometheus_wants_them(promtool, place, service):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_promtool_tells_of_what_is_wrong(promtool):
+def test_promtool_rejects_wrong_metrics(promtool):
     """Else the test above would be one that cannot fail."""
     text = "# TYPE ksm_full_scans counter\nksm_full_scans 1\n"
     done = subprocess.run(
@@ -187,14 +187,14 @@ def test_promtool_tells_of_what_is_wrong(promtool):
     assert done.returncode != 0
 
 
-def test_the_service_has_that_capability_alone(service):
+def test_the_service_has_only_that_capability(service):
     status = Path(f"/proc/{service.pid}/status").read_text()
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     assert {fields[f"Cap{kind}"] for kind in ("Eff", "Prm", "Bnd")} == {f"{1 << 2:016x}"}
     assert fields["Uid"].split() == [str(NOBODY)] * 4
 
 
-def test_values_are_those_of_the_kernel(place, service, guest):
+def test_values_match_the_kernel(place, service, guest):
     fields = dict(
         line.replace(":", "").split()
         for line in Path(f"/proc/{guest.pid}/ksm_stat").read_text().splitlines()
@@ -211,7 +211,7 @@ def test_values_are_those_of_the_kernel(place, service, guest):
         assert f"\nksm_{name} {value}\n" in f"\n{text}"
 
 
-def test_node_exporter_picks_them_up_beside_its_own(exporter, place):
+def test_node_exporter_exports_the_metrics_with_its_own(exporter, place):
     text = get(f"http://{exporter}/metrics")
     told = (place / "state/ksm.prom").read_text()
     names = {line.split()[2] for line in told.splitlines() if line.startswith("# TYPE")}
@@ -243,7 +243,7 @@ def test_rules_are_well_formed(promtool):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alerts_come_when_they_should_and_not_else(promtool):
+def test_alerts_fire_only_when_they_should(promtool):
     done = subprocess.run(
         [promtool, "test", "rules", Path(__file__).with_name("prometheus_rules_test.yml")],
         capture_output=True,
@@ -252,9 +252,7 @@ def test_alerts_come_when_they_should_and_not_else(promtool):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_guest_that_ends_is_told_of_no_more_and_a_service_that_ends_is_seen(
-    ask, place, guest, service
-):
+def test_an_ended_guest_disappears_and_an_ended_service_is_noticed(ask, place, guest, service):
     """The last test here: it ends what the others look at."""
     guest.kill()
     guest.wait()

@@ -196,7 +196,7 @@ def service(container, installed):
 
 
 @pytest.mark.skipif(HAS_SYSTEMD, reason="this machine is run by systemd")
-def test_a_machine_without_systemd_is_told_so():
+def test_a_machine_without_systemd_is_refused():
     done = subprocess.run(
         ["ansible-playbook", "--check", "playbooks/monitor.yml"],
         cwd=ROOT,
@@ -207,13 +207,13 @@ def test_a_machine_without_systemd_is_told_so():
     assert "the monitor service is a systemd unit" in " ".join(done.stdout.split())
 
 
-def test_a_host_without_libvirt_is_told_so(container):
+def test_a_host_without_libvirt_is_refused(container):
     text, changed, failed = container.play()
     assert (changed, failed) == (0, 1)
     assert "has no /run/libvirt/qemu: libvirt makes it when its daemon starts" in text
 
 
-def test_a_rehearsal_installs_nothing(container, libvirt):
+def test_check_mode_installs_nothing(container, libvirt):
     _, changed, failed = container.play("--check", *QUICK)
     assert changed > 0
     assert failed == 0
@@ -240,7 +240,7 @@ def test_a_change_restarts_it(service):
     assert until(service.lines)[0]["period"] == 0.25
 
 
-def test_its_unit_is_sound_and_hardened(service):
+def test_the_unit_is_valid_and_hardened(service):
     unit = PLACES[-1]
     assert service.run("systemd-analyze", "verify", unit) == ""
     # In tenths; of what is left, most is what it is for: other users' processes in /proc.
@@ -265,7 +265,7 @@ def test_it_sees_little_and_can_change_nothing(service):
     assert "rw" in options[STATE]
 
 
-def test_guests_come_and_go(service):
+def test_guests_start_and_end(service):
     name = 'a "b" & c, d'
     for each in (name.replace("&", "&amp;"), "other"):
         service.run("virsh", "create", "/dev/stdin", stdin=DOMAIN.format(name=each))
@@ -329,7 +329,7 @@ def test_when_it_is_stopped_it_ends_its_file(service):
     assert "ksm_run " not in service.run("cat", f"{STATE}/ksm.prom")
 
 
-def test_the_testbed_leaves_it_alone(service):
+def test_the_testbed_does_not_affect_it(service):
     pid, directory = service.pid(), "/var/lib/ksm-testbed/monitor"
     service.run("mkdir", "-p", directory)
     service.run("cp", ROOT / "roles/part_sampler/files/ksm_sampler.py", directory)
@@ -342,7 +342,7 @@ def test_the_testbed_leaves_it_alone(service):
     assert service.pid() == pid
 
 
-def test_it_is_removed_wholly(service):
+def test_it_is_removed_completely(service):
     assert all(map(service.exists, (*PLACES, LINK)))
     absent = ("-e", "monitor_service_state=absent")
     _, changed, failed = service.play(*absent, "--check")

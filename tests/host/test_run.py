@@ -41,7 +41,7 @@ def test_provisioning_again_changes_nothing(play):
     assert "changed=0" in again.output
 
 
-def test_a_rehearsal_changes_nothing(play, restored):
+def test_check_mode_changes_nothing(play, restored):
     rehearsal = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
     assert rehearsal.wait() == 0, rehearsal.output
     assert "changed=0" in rehearsal.output
@@ -117,7 +117,7 @@ stop: {steady: {scans: 3, seconds: 4, percent: 50}}
 """
 
 
-def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, restored):
+def test_a_run_of_different_guests_ends_when_it_is_steady(experiment, restored):
     play = experiment(text=MIXED)
     assert play.wait() != 0
     broken = record(experiment.results, "g02-k1-broken-r1")
@@ -143,7 +143,7 @@ def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, restored):
     assert all(abs(at - taken[0]["monotonic"]) < 0.5 for at in began.values())
 
 
-def test_a_controller_that_is_killed(experiment, play):
+def test_the_controller_is_killed(experiment, play):
     before = knobs()
     cut = experiment(intervals=60)
     cut.until(sampling)
@@ -190,7 +190,7 @@ def test_a_run_that_fails_does_not_end_the_others(experiment, restored):
     }, "run: 0 is KSM off"
 
 
-def test_an_unknown_knob_boots_nothing(experiment, restored):
+def test_an_unknown_knob_boots_no_guest(experiment, restored):
     experiment.results.mkdir(parents=True)
     (experiment.results / "precious").touch()
     text = "guests: {count: 1}\nknobs: [{run: 1, pages_to_skan: 5}]\nworkloads: [idle]\n"
@@ -210,7 +210,7 @@ def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, restore
     assert "Start the guests" not in play.output
 
 
-def test_an_error_in_the_definition_touches_nothing(experiment, restored):
+def test_an_error_in_the_definition_changes_nothing(experiment, restored):
     play = experiment(text="guests:\n  cuont: 3\n")
     assert play.wait() != 0
     assert "short.yml:2" in play.output

@@ -98,14 +98,14 @@ def test_every_file_of_ksm_with_the_value_it_has(ksm_at_rest):
     assert len(before) >= 16  # the files of the oldest kernel that anybody may still run
 
 
-def test_header_tells_what_the_kernel_tells():
+def test_the_header_has_the_values_of_the_kernel():
     header, _, _ = sample("--samples", 1)
     assert header["kernel"] == os.uname().release
     assert header["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert Path(f"/proc/{header['ksmd_pid']}/comm").read_text() == "ksmd\n"
 
 
-def test_the_kernel_prints_its_files_anew_for_every_pread(ksm_at_rest):
+def test_the_kernel_prints_its_files_again_for_every_pread(ksm_at_rest):
     reader, _ = ksm_sampler.open_reader(Path("/"), [("self", os.getpid())])
     fds = list(reader.fds)
     (KSM / "pages_to_scan").write_text("123")
@@ -127,7 +127,7 @@ def test_the_kernel_prints_its_files_anew_for_every_pread(ksm_at_rest):
 
 
 @pytest.mark.parametrize(("path", "field"), [("/proc/kallsyms", 2), ("/proc/vmstat", 0)])
-def test_the_kernel_gives_long_files_in_pieces(path, field):
+def test_the_kernel_returns_long_files_in_pieces(path, field):
     fd = os.open(path, os.O_RDONLY)
     try:
         text = list(ksm_sampler.pieces(fd))
@@ -139,7 +139,7 @@ def test_the_kernel_gives_long_files_in_pieces(path, field):
     assert names == [line.split()[field] for line in Path(path).read_bytes().splitlines()]
 
 
-def test_values_of_meminfo_and_vmstat_are_those_of_the_kernel():
+def test_values_of_meminfo_and_vmstat_match_the_kernel():
     _, samples, _ = sample("--samples", 1)
     meminfo = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
     vmstat = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
@@ -151,7 +151,7 @@ def test_values_of_meminfo_and_vmstat_are_those_of_the_kernel():
     assert samples[0]["vmstat"]["cow_ksm"] <= int(vmstat["cow_ksm"])
 
 
-def test_merged_memory_shows(ksm_at_rest, mergeable):
+def test_merged_memory_is_visible(ksm_at_rest, mergeable):
     knob = {"pages_to_scan": "1000", "sleep_millisecs": "10", "smart_scan": "0", "run": "1"}
     options = ["--samples", 100000, "--period", 0.05, "--guest", f"a={mergeable.pid}"]
     with ended(*command(*options)) as sampler:
@@ -172,7 +172,7 @@ def test_merged_memory_shows(ksm_at_rest, mergeable):
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_guest_that_dies_is_null_and_sampling_goes_on(reaped):
+def test_a_guest_that_dies_is_null_and_sampling_continues(reaped):
     with ended("sleep", "600") as dying, ended("sleep", "600") as living:
         guests = ["--guest", f"dying={dying.pid}", "--guest", f"living={living.pid}"]
         with ended(*command("--samples", 100000, "--period", 0.02, *guests)) as sampler:
@@ -193,7 +193,7 @@ def test_guest_that_dies_is_null_and_sampling_goes_on(reaped):
     assert end["reason"] == "SIGTERM"
 
 
-def test_a_pid_that_is_used_again_is_not_taken_for_the_guest():
+def test_a_reused_pid_is_not_mistaken_for_the_guest():
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     with ended("sleep", "600") as dying:
         reader, _ = ksm_sampler.open_reader(Path("/"), [("a", dying.pid)])

@@ -88,18 +88,18 @@ def in_guest(module, *argv: str) -> str:
     return done["guests"][0]["stdout"]
 
 
-def test_others_read_nothing_of_guests():
+def test_other_users_cannot_read_files_of_guests():
     there = files()
     assert set(there.values()) >= PRIVATE | IMAGE, "these are among those that are asked for"
     assert {there[path] for path in nobody_may("R", *there)} <= PUBLIC
 
 
-def test_others_write_nothing():
+def test_other_users_cannot_write():
     paths = [STATE, *(path for path in STATE.rglob("*") if not path.is_symlink())]
     assert nobody_may("W", *paths) == set()
 
 
-def test_a_guest_cannot_write_to_the_disk_that_all_share():
+def test_a_guest_cannot_write_to_the_shared_image():
     disk = STATE / "images/current/root.qcow2"
     assert disk.stat().st_uid == 0, "not QEMU's user"
     assert disk.stat().st_mode & 0o022 == 0
@@ -123,7 +123,7 @@ def test_a_guest_has_neither_screen_nor_network_card():
     assert words[words.index("-sandbox") + 1].startswith("on,")
 
 
-def test_console_and_agent_are_on_this_host_and_not_for_others():
+def test_console_and_agent_are_local_and_private():
     wires = [wire for kind in ("serial", "console", "channel") for wire in domain().iter(kind)]
     assert {wire.get("type") for wire in wires} == {"pty", "unix"}
     sources = [Path(wire.find("source").get("path")) for wire in wires]
@@ -131,7 +131,7 @@ def test_console_and_agent_are_on_this_host_and_not_for_others():
     assert nobody_may("R", *sources) | nobody_may("W", *sources) == set()
 
 
-def test_others_cannot_end_a_guest():
+def test_other_users_cannot_end_a_guest():
     command = [*NOBODY, "virsh", "--connect", "qemu:///system", "destroy", GUEST]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
     assert GUEST in virsh("list", "--name").split()
@@ -141,7 +141,7 @@ def test_no_network_was_started():
     assert virsh("net-list", "--name").split() == []
 
 
-def test_nobody_can_log_in_to_a_guest(module):
+def test_no_user_can_log_in_to_a_guest(module):
     shadow = in_guest(module, "/usr/bin/cat", "/etc/shadow")
     passwords = dict(line.split(":")[:2] for line in shadow.splitlines())
     assert "root" in passwords
