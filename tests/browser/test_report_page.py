@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn whole, at home on small and large screens, and offline."""
+"""The page in a real browser: complete, on small and large screens, and offline."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 
 DRAWN = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every(
   (plot) => plot.dataset.drawn || plot.parentElement.hidden)"""
-# Each figure with the number of its traces, and of those that have left something to see
+# Each figure with the number of its traces, and of visible ones
 TRACES = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
   figure: plot.closest('figure').id,
   traces: plot.data.filter((trace) => trace.visible !== 'legendonly').length,
@@ -34,7 +34,7 @@ FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].eve
 
 
 class Opened:
-    """A page that was opened, with all that it said and asked for."""
+    """An open page, with its messages and requests."""
 
     def __init__(self, browser, file, width, scheme="light", every_metric=False):
         self.context = browser.new_context(
@@ -52,7 +52,7 @@ class Opened:
         self.draw()
 
     def choose(self, *labels, keep=True):
-        """Tick, or untick, what is to be shown."""
+        """Check or uncheck filters."""
         filters = self.page.locator("#filters")
         if filters.get_attribute("open") is None:
             filters.locator("summary").click()
@@ -60,12 +60,12 @@ class Opened:
             filters.get_by_label(label, exact=True).set_checked(keep)
 
     def draw(self):
-        """Draw all, as before printing: else what is far below the screen waits."""
+        """Draw all figures, as before printing; otherwise those outside of the screen wait."""
         self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
         self.page.wait_for_function(DRAWN, timeout=120_000)
 
     def lines(self, figure):
-        """Names and x values of what one figure shows."""
+        """Return names and x values of the visible lines of a figure."""
         return self.page.evaluate(LINES, figure)
 
 
@@ -387,7 +387,7 @@ def test_print_omits_interactive_elements(fresh):
 
 
 def test_the_answer_is_visible_before_any_figure(browser, page_file):
-    """Not how fast it is, which is for the bench, but that the answer needs no figure."""
+    """The answer does not wait for a figure. (A benchmark measures the time.)"""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())

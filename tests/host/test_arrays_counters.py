@@ -1,4 +1,4 @@
-"""Two arrays without guests: what KSM makes of them is known to the page."""
+"""Two arrays without guests: the counters of KSM are known exactly."""
 
 import json
 
@@ -17,7 +17,7 @@ AFTERWARDS = {
 
 
 def counters(sample: dict, before: dict) -> tuple[int, ...]:
-    """What the host shares, less what it shared before."""
+    """Return the counters minus those before the run."""
     return tuple(sample["ksm"][name] - before["ksm"][name] for name in COUNTERS)
 
 

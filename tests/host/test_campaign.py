@@ -1,4 +1,4 @@
-"""A campaign that is cut off in every way there is: what is finished stays, and it goes on."""
+"""A campaign is interrupted in many ways: finished runs are kept, and it can be continued."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Campaign:
         self.started: list[Run] = []
 
     def run(self, *more: str) -> Run:
-        """Start it, or go on with it."""
+        """Start or continue it."""
         log = self.directory / f"run-{len(self.started)}.log"
         place = ("--results", str(self.results.parent))
         self.started.append(Run(str(self.definition), *place, *more, log=log))
         return self.started[-1]
 
     def cut(self) -> Run:
-        """Go on with it; return when its second run is in the middle of sampling."""
+        """Continue it; return when its second run is being sampled."""
         run = self.run("--resume")
         run.until(sampling)
         assert knobs() != self.found, "the run has changed the host"
@@ -65,14 +65,14 @@ class Campaign:
         return json.loads((self.results / run / "run.json").read_text())
 
     def finished(self) -> dict[str, str]:
-        """Checksums of all that the first run has left."""
+        """Return checksums of all files of the first run."""
         files = sorted((self.results / FIRST).iterdir())
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
 def campaign(host, tmp_path_factory):
-    """Do the first run, on a file system of its own."""
+    """Do the first run, on a separate file system."""
     directory = tmp_path_factory.mktemp("campaign")
     made = Campaign(directory)
     made.results.parent.mkdir()
@@ -94,7 +94,7 @@ def campaign(host, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def untouched(campaign):
-    """Whatever happens, the finished run stays as it is, and the host is restored."""
+    """Check that the finished run is not changed, and the host is restored."""
     before = campaign.finished()
     yield
     assert campaign.finished() == before
@@ -102,7 +102,7 @@ def untouched(campaign):
 
 
 def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
-    """The run has ended by itself, restored the host, and says why it failed."""
+    """Check that the run has ended, restored the host, and reports why it failed."""
     assert run.wait() == 1, run.output
     assert_restored(campaign.found)
     kept = campaign.record(SECOND)
@@ -127,12 +127,12 @@ def test_ctrl_c(campaign):
 
 def test_the_controller_is_killed(campaign, tmp_path):
     run = campaign.cut()
-    assert processes(PLAYBOOK), "it is this one that is looked for below"
+    assert processes(PLAYBOOK), "the search below would find it"
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
     deadline = time.monotonic() + 10
     while processes(PLAYBOOK):
-        assert time.monotonic() < deadline, "the playbook dies with it"
+        assert time.monotonic() < deadline, "the playbook ends too"
         time.sleep(0.1)
     teardown(tmp_path)
     assert_restored(campaign.found)
@@ -151,7 +151,7 @@ def test_a_guest_is_killed(campaign):
     os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
     assert_failed(campaign, run, "ksm-guest-01")
     lines = (campaign.results / SECOND / "samples.jsonl").read_text().splitlines()
-    assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling goes on"
+    assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling continues"
 
 
 def test_a_guest_loses_its_agent(campaign):
@@ -186,13 +186,13 @@ def test_an_experiment_on_a_locked_host_is_refused(campaign, tmp_path):
     other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
     assert other.wait() == 1
     assert "this host is locked by" in other.output
-    assert sampling(), "the run that holds the host goes on"
+    assert sampling(), "the run that holds the lock continues"
     os.kill(holder.process.pid, signal.SIGTERM)
     assert holder.wait(120) != 0
 
 
 def test_the_campaign_can_be_completed(campaign):
-    """Of all that was cut off, nothing keeps the campaign from being completed."""
+    """The campaign can be completed after all interruptions."""
     last = campaign.run("--resume")
     assert last.wait() == 0, last.output
     assert campaign.record(SECOND)["status"] == "complete"
@@ -202,7 +202,7 @@ def test_the_campaign_can_be_completed(campaign):
         ".aside",
     }
     asides = [path.name for path in (campaign.results / ".aside").iterdir()]
-    assert len(asides) >= 7, "what was cut off is kept"
+    assert len(asides) >= 7, "interrupted runs are kept"
     page = campaign.results / "report.html"
     assert page.stat().st_mtime > time.time() - 60
     nothing = campaign.run("--resume")

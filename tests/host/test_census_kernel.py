@@ -1,4 +1,4 @@
-"""The census against processes whose contents are known, and against the kernel's own counters."""
+"""The census of processes with known contents, compared with the counters of the kernel."""
 
 import contextlib
 import json
@@ -97,10 +97,10 @@ ALONE = (Pages(300, 500, 40, 200),)
 
 @pytest.fixture
 def ksm():
-    """Write knobs, which are restored; nobody else may use KSM."""
+    """Write knobs and restore them; no other process may use KSM."""
     before = knobs()
     if before["run"] != "0\n" or (KSM / "pages_shared").read_text() != "0\n":
-        pytest.skip("somebody uses KSM on this machine")
+        pytest.skip("another process uses KSM on this machine")
 
     def write(**values):
         for name, value in values.items():
@@ -116,7 +116,7 @@ def ksm():
 
 @contextlib.contextmanager
 def processes(*every):
-    """Start a process for each, and end them whatever happens."""
+    """Start a process for each, and always end them."""
     with contextlib.ExitStack() as stack:
         started = {}
         for seed, pages in enumerate(every, 1):
@@ -150,7 +150,7 @@ def command(started, *more, output="-"):
 
 
 def census(started, *more, before=()):
-    """The one line that a census by hand prints."""
+    """Return the line of a single census."""
     done = subprocess.run(
         [*before, *command(started, *more)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -163,7 +163,7 @@ def counter(name):
 
 
 def merge_until_nothing_moves(ksm):
-    """Let ksmd work until no counter has changed in four scans; then it stops."""
+    """Let ksmd run until no counter has changed in four scans; then stop it."""
     ksm(run=1)
     seen, scans = None, counter("full_scans")
     while True:
@@ -177,12 +177,12 @@ def merge_until_nothing_moves(ksm):
 
 
 def frames(equal, largest):
-    """How many KSM pages it takes for so many equal ones."""
+    """Return how many KSM pages so many equal pages need."""
     return math.ceil(equal / largest)
 
 
 def contents_of(every):
-    """How often each content occurs: a list of counts by process for each."""
+    """Return how often each content occurs, as a list of counts per process."""
     zeros = [pages.zero for pages in every]
     common = [pages.common for pages in every]
     own = [[p.own if p is pages else 0 for p in every] for pages in every]
@@ -245,7 +245,7 @@ def test_closed_form_before_during_and_after_merging(ksm, every, use_zero_pages,
             assert after["matrix"]["pages"] == matrix(merged)
             assert_attributed(after, merged, zeros if use_zero_pages else [0] * len(every))
         assert_agrees(census(started))
-        assert copies() == copied, "reading has split nothing"
+        assert copies() == copied, "reading has unmerged nothing"
 
 
 def assert_guests(line, every, others):
@@ -260,8 +260,8 @@ def assert_guests(line, every, others):
 
 
 def assert_agrees(line):
-    """What is counted is what the kernel says, to the page."""
-    assert line["ksm"] == line["ksm_after"], "ksmd is at rest"
+    """The counts match the kernel exactly."""
+    assert line["ksm"] == line["ksm_after"], "ksmd does not run"
     assert line["complaints"] == []
     assert line["saved_ksm_pages"] == line["ksm"]["pages_sharing"]
     assert line["saved_zero_pages"] == line["ksm"]["ksm_zero_pages"]
@@ -276,7 +276,7 @@ def assert_agrees(line):
 
 
 def matrix(merged):
-    """Row A, column B: pages of A whose content B has too; row A, column A: has more than once."""
+    """Row A, column B: pages of A whose content B also has; in A, A: those it has repeatedly."""
     every = range(len(merged[0]))
     return [
         [sum(n[a] for n in merged if (n[a] > 1 if a == b else n[b] > 0)) for b in every]
@@ -285,7 +285,7 @@ def matrix(merged):
 
 
 def assert_attributed(line, merged, given_up):
-    """Of n equal pages each saves (n - 1) / n of a page, and a page of zeros all of it."""
+    """Each of n equal pages saves (n - 1) / n of a page, and a page of zeros a whole page."""
     for number, guest in enumerate(line["guests"].values()):
         exact = given_up[number] + sum(
             Fraction(counts[number] * (sum(counts) - 1), sum(counts)) for counts in merged
@@ -379,7 +379,7 @@ def test_a_census_for_each_scan(ksm, tmp_path):
     _, *lines, _ = map(json.loads, output.read_text().splitlines())
     scans = [line["ksm"]["full_scans"] for line in lines]
     assert len(scans) > 3
-    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once, and none was missed"
+    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once and none missed"
     assert {line["moment"] for line in lines} == {"scan"}
 
 
@@ -488,7 +488,7 @@ def test_without_cap_sys_admin_only_the_limit_is_known(ksm):
 
 @pytest.mark.parametrize("mergeable", [0, 1])
 def test_memory_on_hugepages_is_reported(ksm, mergeable):
-    """A guest on hugepages has some memory that may be merged all the same: its ROMs."""
+    """A guest on hugepages still has some mergeable memory: its ROMs."""
     before = HUGE.read_text()
     HUGE.write_text(str(int(before) + 4))
     try:

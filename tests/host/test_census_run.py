@@ -1,4 +1,4 @@
-"""Runs with a census: what it counts is what the kernel counts, and nothing is left of it."""
+"""Runs with a census: it matches the counters of the kernel, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ census: [end, every: 4, at-scan-boundary]
 
 
 def counting() -> bool:
-    """Whether a census has been taken in the run that goes on."""
+    """Whether a census has been taken in the current run."""
     path = STATE / "run/census.jsonl"
     return path.exists() and path.read_bytes().count(b"\n") > 1
 
@@ -35,7 +35,7 @@ def saved_by_the_kernel(counters: dict) -> int:
 
 
 def census_of(path: Path) -> dict:
-    """The last census of a run, as it was written."""
+    """Return the last census of a run."""
     lines = map(json.loads, (path / "census.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == "census"][-1]
 
@@ -123,12 +123,12 @@ def state(pid: int) -> str:
 
 
 def stat(pid: int) -> list[str]:
-    """What the kernel says of a process: its state, its parent, and so on."""
+    """Return the fields of /proc/PID/stat: state, parent, and so on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def parent_of_all(pids: list[str]) -> str:
-    """The one that has started the others: while it reads, it has children that help it."""
+    """Return the parent of the others: while it reads, it has worker processes."""
     parents = {}
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -152,9 +152,9 @@ def test_a_crash_during_a_census_is_recovered(experiment, play):
 def test_a_census_in_check_mode(play, tmp_path, restored):
     file = ROOT / "experiments/census.yml"
     results = tmp_path / "results"
-    rehearsal = play(
+    checked = play(
         *("playbooks/experiment.yml", "--check"),
         *("-e", f"experiment={file}", "-e", f"results={results}"),
     )
-    assert rehearsal.wait() == 0, rehearsal.log.read_text()
+    assert checked.wait() == 0, checked.log.read_text()
     assert not results.exists()

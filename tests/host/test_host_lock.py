@@ -1,4 +1,4 @@
-"""The lock of a host, through its module."""
+"""The lock of a host, used through its module."""
 
 import json
 import os
@@ -14,7 +14,7 @@ HERE = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 @pytest.fixture
 def lock(tmp_path, module):
-    """Return a function that takes or releases one lock."""
+    """Return a function that acquires or releases one lock."""
 
     def act(machine, pid, **more):
         holder = {"machine": machine, "pid": pid, "what": f"experiment of {pid}"}
@@ -25,7 +25,7 @@ def lock(tmp_path, module):
 
 @pytest.fixture
 def ended():
-    """A process id that was somebody's and is nobody's."""
+    """Return the id of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid

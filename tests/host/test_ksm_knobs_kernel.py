@@ -1,4 +1,4 @@
-"""The module that sets knobs, against the kernel."""
+"""The module ksm_knobs with the real kernel."""
 
 import mmap
 import time
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.host
 
 @pytest.fixture
 def remember(tmp_path, module):
-    """A place to remember the knobs in; they are restored from it in any case."""
+    """Return a file for saved knobs, and always restore them."""
     path = tmp_path / "knobs.json"
     before = knobs()
     yield path
@@ -21,7 +21,7 @@ def remember(tmp_path, module):
 
 @pytest.fixture
 def merged_memory():
-    """Two hundred identical pages that may be merged."""
+    """Hold 200 identical mergeable pages."""
     with mmap.mmap(-1, 200 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(mmap.MADV_MERGEABLE)
         memory.write(b"k" * len(memory))
@@ -63,9 +63,9 @@ def test_the_first_change_is_saved(module, remember):
 def test_check_mode_predicts_the_change_and_changes_nothing(module, remember):
     before = knobs()
     asked = {"knobs": {"pages_to_scan": 777}, "remember": str(remember)}
-    rehearsed = module("ksm_knobs", asked, check=True)
-    assert rehearsed["changed"]
-    assert rehearsed["after"]["pages_to_scan"] == 777
+    checked = module("ksm_knobs", asked, check=True)
+    assert checked["changed"]
+    assert checked["after"]["pages_to_scan"] == 777
     assert knobs() == before
     assert not remember.exists()
 
@@ -90,7 +90,7 @@ def test_max_page_sharing_changes_while_pages_are_shared(module, remember, merge
     wait_until_shared()
     done = module("ksm_knobs", {"knobs": {"max_page_sharing": 16}, "remember": str(remember)})
     assert done["after"]["max_page_sharing"] == 16
-    assert done["after"]["run"] == 1, "ksmd goes on after the unmerging that the change needs"
+    assert done["after"]["run"] == 1, "ksmd continues after the unmerging that the change needs"
 
 
 def test_unmerges_and_waits(module, remember, merged_memory):

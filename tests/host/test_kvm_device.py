@@ -1,4 +1,4 @@
-"""libvirt has one view of KVM, also where /dev/kvm was root's alone."""
+"""libvirt uses KVM consistently, even if only root could open /dev/kvm before."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Probes(threading.Thread):
 
 @pytest.fixture
 def root_alone(host, tmp_path):
-    """Make the device root's alone, as where no udev runs; libvirt has not probed QEMU yet."""
+    """Make the device accessible only to root, as without udev; libvirt has not probed QEMU yet."""
     found = DEVICE.stat()
     record = STATE / "kvm.json"
     kept = record.read_bytes() if record.exists() else None

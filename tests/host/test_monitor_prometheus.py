@@ -1,8 +1,8 @@
-"""The monitor's metrics all the way: node_exporter, Prometheus, alerts, the dashboard's questions.
+"""The metrics of the monitor through node_exporter, Prometheus, alerts and the dashboard.
 
-Everything is real and on the loopback: a process of another user in place of a guest, the service
-with no more than the capability that its unit grants, Debian's node_exporter and Prometheus.
-Nothing of KSM is changed.
+Everything is real and on the loopback: a process of another user instead of a guest, the service
+with only the capability that its unit grants, Debian's node_exporter and Prometheus. KSM is not
+changed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ NOBODY, OTHER = 65534, 64055
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    """Return a function that gives a program of Debian's by name.
+    """Return a function that returns the path of a Debian program.
 
-    What is not installed is unpacked for these tests alone: installed, it would start and listen.
+    Missing packages are only unpacked: if they were installed, their services would start.
     """
     directory = tmp_path_factory.mktemp("tools")
 
@@ -66,7 +66,7 @@ def promtool(tools):
 
 @contextlib.contextmanager
 def running(*command, **options):
-    """Run a process; what it prints is shown if it fails."""
+    """Run a process; show its output if it fails."""
     process = subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, **options)
     try:
         yield process
@@ -91,13 +91,13 @@ def until(condition, seconds=60):
         with contextlib.suppress(OSError):
             if found := condition():
                 return found
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def place():
-    """Make a directory that other users may pass, unlike pytest's own, with what the role makes."""
+    """Make the directories of the role, where other users can pass, unlike in those of pytest."""
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)
         base.chmod(0o755)
@@ -112,7 +112,7 @@ def place():
 
 @pytest.fixture(scope="module")
 def guest(place):
-    """Run a process of another user that says it is a guest."""
+    """Run a process of another user that looks like a guest."""
     command = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
     argv = ["/usr/bin/python3", "-c", "input()", "-name", 'guest=a "b",debug-threads=on']
     with running(*command, *argv) as process:
@@ -123,7 +123,7 @@ def guest(place):
 
 @pytest.fixture(scope="module")
 def service(place, guest):
-    """Run the service as a user of its own, with the one capability that its unit grants."""
+    """Run the service as its own user, with only the capability that its unit grants."""
     privileges = [f"--{kind}={CAPABILITY}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *privileges]
     argv = ["/usr/bin/python3", "-EsB", place / "program/ksm_monitor.py", "--period", 0.5]
@@ -135,7 +135,7 @@ def service(place, guest):
 
 @pytest.fixture(scope="module")
 def exporter(tools, service, place):
-    """Run node_exporter on the directory with the link to the metrics; give its address."""
+    """Run node_exporter on the directory with the link to the metrics; yield its address."""
     address = f"127.0.0.1:{free_port()}"
     program = tools("prometheus-node-exporter", "prometheus-node-exporter")
     collectors = ["--collector.disable-defaults", "--collector.textfile", "--collector.ksmd"]
@@ -148,7 +148,7 @@ def exporter(tools, service, place):
 
 @pytest.fixture(scope="module")
 def ask(tools, promtool, exporter, tmp_path_factory):
-    """Run Prometheus on node_exporter; return a function that asks it."""
+    """Run Prometheus on node_exporter; return a function that queries it."""
     directory, address = tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{free_port()}"
     jobs = [{"job_name": "node", "static_configs": [{"targets": [exporter]}]}]
     settings = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -179,7 +179,7 @@ def test_promtool_accepts_the_metrics(promtool, place, service):
 
 
 def test_promtool_rejects_wrong_metrics(promtool):
-    """Else the test above would be one that cannot fail."""
+    """Without this, the test above might never fail."""
     text = "# TYPE ksm_full_scans counter\nksm_full_scans 1\n"
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True
@@ -253,7 +253,7 @@ def test_alerts_fire_only_when_they_should(promtool):
 
 
 def test_an_ended_guest_disappears_and_an_ended_service_is_noticed(ask, place, guest, service):
-    """The last test here: it ends what the others look at."""
+    """This must be the last test here: it ends the processes of the others."""
     guest.kill()
     guest.wait()
     until(lambda: not ask("ksm_guest_resident_bytes"))

@@ -1,4 +1,4 @@
-"""A part that lives outside the repository: docs/extending.md, followed to the page."""
+"""A part outside the repository, made as in docs/extending.md, up to the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on real guests, and what becomes of the host when they are cut off."""
+"""Runs on real guests, and the state of the host when they are interrupted."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def runs(results: Path) -> list[Path]:
 
 
 def counters() -> dict[str, int]:
-    """Counters that only grow, read here and now."""
+    """Read counters that only grow."""
     return {name: int((KSM / name).read_text()) for name in ("full_scans", "pages_scanned")}
 
 
@@ -42,9 +42,9 @@ def test_provisioning_again_changes_nothing(play):
 
 
 def test_check_mode_changes_nothing(play, restored):
-    rehearsal = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
-    assert rehearsal.wait() == 0, rehearsal.output
-    assert "changed=0" in rehearsal.output
+    checked = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
+    assert checked.wait() == 0, checked.output
+    assert "changed=0" in checked.output
 
 
 def test_two_guests_under_stress(experiment, restored):
@@ -56,7 +56,7 @@ def test_two_guests_under_stress(experiment, restored):
     assert refused.wait() != 0
     assert "this host is locked by ansible-playbook" in refused.output
     assert f"(process {play.process.pid})" in refused.output
-    assert sampling(), "the run that holds the host goes on"
+    assert sampling(), "the run that holds the lock continues"
     assert play.wait() == 0, play.log.read_text()
 
     run = "g02-k1-stress-r1"
@@ -77,11 +77,11 @@ def test_two_guests_under_stress(experiment, restored):
 
 
 def assert_agrees(taken, seen):
-    """A counter that was read beside the sampler lies between the samples around it."""
+    """A counter that was read in parallel lies between the samples around it."""
     checked = 0
     for moment, read in seen:
         for before, after in pairwise(taken):
-            # The two reads of a sample are not one instant: leave the seam between samples out.
+            # A sample is not taken in one instant: skip the time between samples.
             if before["monotonic"] + 0.05 < moment < after["monotonic"] - 0.05:
                 for name, value in read.items():
                     assert before["ksm"][name] <= value <= after["ksm"][name]
@@ -90,7 +90,7 @@ def assert_agrees(taken, seen):
 
 
 def assert_worked(happened, taken):
-    """Both guests have worked, in the first half, and say how much."""
+    """Both guests worked in the first half, and report their throughput."""
     started = [event for event in happened if event["event"] == "workload started"]
     stopped = [event for event in happened if event["event"] == "workload stopped"]
     assert {event["guest"] for event in started} == {"ksm-guest-01", "ksm-guest-02"}
@@ -121,7 +121,7 @@ def test_a_run_of_different_guests_ends_when_it_is_steady(experiment, restored):
     play = experiment(text=MIXED)
     assert play.wait() != 0
     broken = record(experiment.results, "g02-k1-broken-r1")
-    assert broken["status"] == "failed", "ending early does not hide it"
+    assert broken["status"] == "failed", "an early end does not hide it"
     assert "/usr/bin/timeout ended with 3" in broken["reason"]
     kept = record(experiment.results, "g02-k1-mixed-r1")
     assert kept["status"] == "complete", kept["reason"]
@@ -198,7 +198,7 @@ def test_an_unknown_knob_boots_no_guest(experiment, restored):
     play = experiment(text=text)
     assert play.wait() != 0
     assert "no KSM knob pages_to_skan" in play.output
-    assert (experiment.results / "precious").exists(), "what is refused moves nothing"
+    assert (experiment.results / "precious").exists(), "a refused experiment moves nothing"
     assert "Start the guests" not in play.output
 
 
@@ -229,7 +229,7 @@ def test_a_mirror_that_does_not_answer(play, restored):
     )
     assert build.wait() != 0
     assert "127.0.0.1:9" in build.output
-    assert (STATE / "images/current").resolve() == image, "the image that was there is still there"
+    assert (STATE / "images/current").resolve() == image, "the previous image still exists"
     again = play("playbooks/guest_image.yml")
     assert again.wait() == 0
     assert [path for path in (STATE / "images").iterdir() if not path.is_symlink()] == [image]

@@ -1,4 +1,4 @@
-"""The sampler against the kernel's own files, ksmd and processes."""
+"""The sampler with the real kernel, ksmd and processes."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ ksm_sampler = load(SAMPLER)
 
 @contextlib.contextmanager
 def ended(*command):
-    """Start a process, and end it whatever happens."""
+    """Start a process, and always end it."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -41,10 +41,10 @@ def ended(*command):
 
 @pytest.fixture
 def ksm_at_rest():
-    """Nobody uses KSM, and whatever a test writes to the knobs is undone, `run` first."""
+    """Require that no process uses KSM, and restore the knobs, `run` first."""
     before = knobs()
     if before["run"] != "0\n":
-        pytest.skip("somebody uses KSM on this machine: its knob run is not 0")
+        pytest.skip("KSM is used on this machine: the knob run is not 0")
     yield
     (KSM / "run").write_text("2")  # unmerge, for some knobs cannot be written before
     for name, value in before.items():
@@ -55,7 +55,7 @@ def ksm_at_rest():
 
 @pytest.fixture
 def mergeable():
-    """Give a process with 400 identical pages that may be merged."""
+    """Start a process with 400 identical mergeable pages."""
     with ended(sys.executable, "-c", HOLD_MERGEABLE) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
@@ -66,7 +66,7 @@ def command(*arguments):
 
 
 def sample(*arguments):
-    """Header, samples and end line of a whole run."""
+    """Return header, samples and end line of a complete run."""
     done = subprocess.run(
         command(*arguments), stdout=subprocess.PIPE, text=True, check=True, timeout=60
     )
@@ -75,13 +75,13 @@ def sample(*arguments):
 
 
 def until(process, condition, seconds=60):
-    """Read lines of a sampler until one is as wanted."""
+    """Read lines of a sampler until one meets a condition."""
     deadline = time.monotonic() + seconds
     for text in process.stdout:
         line = json.loads(text)
         if condition(line):
             return line
-        assert time.monotonic() < deadline, f"waited in vain; the last line: {line}"
+        assert time.monotonic() < deadline, f"timeout; the last line: {line}"
     raise AssertionError("the sampler has ended")
 
 
@@ -93,9 +93,9 @@ def files_of_ksm():
 def test_every_file_of_ksm_with_the_value_it_has(ksm_at_rest):
     before = files_of_ksm()
     _, samples, _ = sample("--samples", 2, "--period", 0.05)
-    assert files_of_ksm() == before, "KSM was not at rest"
+    assert files_of_ksm() == before, "KSM was in use"
     assert [line["ksm"] for line in samples] == [before, before]
-    assert len(before) >= 16  # the files of the oldest kernel that anybody may still run
+    assert len(before) >= 16  # the files of the oldest supported kernel
 
 
 def test_the_header_has_the_values_of_the_kernel():
@@ -134,7 +134,7 @@ def test_the_kernel_returns_long_files_in_pieces(path, field):
     finally:
         os.close(fd)
     if path == "/proc/kallsyms":
-        assert max(map(len, text)) < ksm_sampler.BUFFER, "a short read was taken for the end"
+        assert max(map(len, text)) < ksm_sampler.BUFFER, "a short read was mistaken for the end"
     names = [line.split()[field] for line in b"".join(text).splitlines()]
     assert names == [line.split()[field] for line in Path(path).read_bytes().splitlines()]
 
@@ -159,7 +159,7 @@ def test_merged_memory_is_visible(ksm_at_rest, mergeable):
         for name, value in knob.items():
             if (KSM / name).exists():
                 (KSM / name).write_text(value)
-        # All but one page of each 256 (max_page_sharing) are saved, so many of 400 are merged.
+        # Of each 256 pages (max_page_sharing) all but one are saved.
         merged = until(sampler, lambda line: line["guests"]["a"]["ksm_merging_pages"] >= 390)
     assert first["guests"]["a"]["ksm_merging_pages"] == 0
     assert first["guests"]["a"]["ksm_mergeable"] == "yes"
@@ -199,13 +199,13 @@ def test_a_reused_pid_is_not_mistaken_for_the_guest():
         reader, _ = ksm_sampler.open_reader(Path("/"), [("a", dying.pid)])
         dying.kill()
         dying.wait()
-        for _ in range(20):  # somebody else may start a process in between
+        for _ in range(20):  # another process may start in between
             last_pid.write_text(str(dying.pid - 1))
             with ended("sleep", "600") as successor:
                 if successor.pid == dying.pid:
                     assert json.loads(reader.line(0, 0, 0))["guests"] == {"a": None}
                     return
-    pytest.skip("the pid could not be had again")
+    pytest.skip("the pid could not be reused")
 
 
 def test_100_hz():
@@ -214,5 +214,5 @@ def test_100_hz():
     assert end["samples"] + end["missed"] == 300
     for line in samples:
         late = line["monotonic"] - header["monotonic"] - line["n"] * 0.01
-        assert -1e-6 < late < 0.01 + 1e-6  # else it would have been the next deadline's
+        assert -1e-6 < late < 0.01 + 1e-6  # otherwise it belongs to the next deadline
     assert end["cpu_seconds"] < samples[-1]["monotonic"] - header["monotonic"] + 0.01

@@ -1,4 +1,4 @@
-"""What a run opens to others: no port, no screen, no network card, no file of a guest."""
+"""A run exposes no port, no screen, no network card and no file of a guest to other users."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ IMAGE = {
     f"images/current/{name}" for name in ("initrd.img", "manifest.json", "root.qcow2", "vmlinuz")
 }
 PROGRAMS = {"arrays/ksm_arrays.py", "census/ksm_census.py", "sampler/ksm_sampler.py"}
-# Others may read these: nothing of it comes out of a guest, or tells who measures what.
+# Other users may read these: they contain no data of guests, and not who measures what.
 PUBLIC = {"acceleration.json", "host.json", "knobs.json", "kvm.json"} | PROGRAMS | IMAGE
 PRIVATE = {
     *(f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "lock.json"),
     *("run/samples.jsonl", "run/sampler.json", "run/run.json"),
 }
-# All that a guest has. The mouse and the keyboard are q35's own, and nothing is connected to them.
+# All devices of a guest. Mouse and keyboard belong to q35, and nothing is connected to them.
 DEVICES = {"emulator", "disk", "controller", "serial", "console", "channel", "input"}
 ABSENT = {"audio": {"type": "none"}, "memballoon": {"model": "none"}}
 OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "-incoming"}
@@ -33,7 +33,7 @@ OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "
 
 @pytest.fixture(scope="module")
 def sampled(host, tmp_path_factory):
-    """Have a guest that is being sampled, for as long as the tests look at it."""
+    """Keep a sampled guest running during the tests."""
     found, directory = knobs(), tmp_path_factory.mktemp("security")
     definition = directory / "short.yml"
     definition.write_text(SHORT.format(count=1, intervals=90, workload="idle"))
@@ -42,7 +42,7 @@ def sampled(host, tmp_path_factory):
     try:
         play.until(sampling)
         yield
-        assert play.process.poll() is None, "it was still sampled when all was looked at"
+        assert play.process.poll() is None, "it was still sampled at the end of the tests"
     finally:
         play.wait()
         assert_restored(found)
@@ -57,13 +57,13 @@ def virsh(*command: str) -> str:
 
 
 def nobody_may(mode: str, *paths: Path) -> set[Path]:
-    """Those of the paths that a user without any right can read (R) or write (W)."""
+    """Return the paths that an unprivileged user can read (R) or write (W)."""
     answers = run(*NOBODY, "/usr/bin/python3", "-c", ACCESS.format(mode), *map(str, paths))
     return {path for path, may in zip(paths, json.loads(answers), strict=True) if may}
 
 
 def files() -> dict[Path, str]:
-    """Every file that the testbed keeps on the host, with its name below the directory."""
+    """Return every file of the testbed on the host, with its name below the directory."""
     image = (STATE / "images/current").resolve()
     paths = [path for path in STATE.rglob("*") if path.is_file() and not path.is_symlink()]
     return {
@@ -83,14 +83,14 @@ def process() -> Path:
 
 
 def in_guest(module, *argv: str) -> str:
-    """What a command prints in the guest."""
+    """Return the output of a command in the guest."""
     done = module("guest_agent", {"commands": [{"guest": GUEST, "argv": argv}]})
     return done["guests"][0]["stdout"]
 
 
 def test_other_users_cannot_read_files_of_guests():
     there = files()
-    assert set(there.values()) >= PRIVATE | IMAGE, "these are among those that are asked for"
+    assert set(there.values()) >= PRIVATE | IMAGE, "these files are checked"
     assert {there[path] for path in nobody_may("R", *there)} <= PUBLIC
 
 
