@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A made-up campaign of any size: run directories as the sampler would have written them."""
+"""A simulated campaign of any size: run directories as the sampler would write them."""
 
 import argparse
 import json
@@ -116,7 +116,7 @@ def _sample(n, period, sharing, unshared, merging, memory, late, names, record):
 
 
 def main():
-    """Write a campaign where the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("directory", type=Path, metavar="DIR", help="new directory of results")

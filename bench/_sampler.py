@@ -1,4 +1,4 @@
-"""The sampler as a module: it is a script that is copied to hosts, and in no package."""
+"""Import the sampler, a script that is copied to hosts and not part of a package."""
 
 import importlib.util
 from pathlib import Path

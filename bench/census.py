@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""What a census costs: time and memory, beside memcpy and xxhash of as many bytes.
+"""Measure the time and memory of a census, compared with memcpy and xxhash of as many bytes.
 
-Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
+Compares in alternating rounds, so that noise affects all of them equally:
 
-  census   roles/part_census/files/ksm_census.py on a process whose mergeable pages are all unlike
-           and its own, so that each is read and hashed. From the start of the program to its end
-  reading  of that, reading and hashing alone: for so long, guests are stopped where that is asked
-  memcpy   memcpy.c, compiled here: as many bytes, once, into memory that is there already
-  xxhash   XXH3 with 64 bits of each page of as many bytes, by the package xxhash, which is C; they
-           are in its own memory, so that it need not fetch them
+  census   roles/part_census/files/ksm_census.py on a process whose mergeable pages are all private
+           and different, so that each is read and hashed; the whole program
+  reading  only reading and hashing, the time for which guests are stopped with `pause`
+  memcpy   memcpy.c, compiled here: as many bytes, once, into allocated memory
+  xxhash   64-bit XXH3 of each page of as many bytes, by the package xxhash, which is C; in its own
+           memory, so without reading another process
 
-Then the time for frames that pages share: those of a process and its child after a fork, each of
-which is looked up in /proc/kpageflags and /proc/kpagecount. Memory is the most that was resident,
-less that of a census of a single page.
+Then it measures the time per shared frame: those of a process and its child after a fork, each of
+which is looked up in /proc/kpageflags and /proc/kpagecount. Memory is the maximum resident size
+minus that of a census of one page.
 
-A ratio is the median of the ratios of the rounds; the range follows. ksmd has to rest (run=0).
+A ratio is the median of the ratios of the rounds; the range follows. ksmd must be off (run=0).
 """
 
 import argparse
@@ -62,23 +62,23 @@ examples:
   python bench/census.py
   python bench/census.py --pages 1000000 --rounds 3
 
-Needs root, gcc, and xxhash of PyPI (the extra bench; left out where it is not installed).
+Needs root, gcc, and xxhash from PyPI (the extra bench; skipped if it is not installed).
 """
 
 
 @contextlib.contextmanager
 def held(pages, forks=0):
-    """Start a process with so many mergeable pages; give its pid."""
+    """Start a process with so many mergeable pages; yield its pid."""
     command = [sys.executable, "-c", HOLD, str(pages), str(forks)]
-    # A child, too, ends when nobody holds the other end of its input any more
+    # The child ends, too, when the other end of its input is closed
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         if process.stdout.readline() != b"ready\n":
-            raise SystemExit(f"no {pages} mergeable pages to be had")
+            raise SystemExit(f"{pages} mergeable pages are not available")
         yield process.pid
 
 
 def census(arguments, pid, *more):
-    """One census: its line, with the seconds until it had ended and the KiB that were resident."""
+    """Take a census; return its line, the seconds it took, and its maximum resident KiB."""
     command = [arguments.python, CENSUS, "--process", f"held={pid}", "--output", "-", *more]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -91,12 +91,12 @@ def census(arguments, pid, *more):
 
 
 def nanoseconds(*command):
-    """What a command prints, as seconds."""
+    """Return the output of a command, in seconds."""
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) / 1e9
 
 
 def rounds(arguments, pid):
-    """Seconds, each way and round; and what the last census said."""
+    """Return the seconds of each method and round, and the last census."""
     costs = {}
     with tempfile.TemporaryDirectory() as directory:
         program = f"{directory}/memcpy"
@@ -105,7 +105,7 @@ def rounds(arguments, pid):
         if subprocess.run(
             [sys.executable, "-c", "import xxhash"], stderr=subprocess.DEVNULL, check=False
         ).returncode:
-            print("xxhash is not installed: left out", file=sys.stderr)
+            print("xxhash is not installed: skipped", file=sys.stderr)
         else:
             ways["xxhash"] = (sys.executable, "-c", XXHASH, str(arguments.pages))
         for n in range(arguments.rounds):
@@ -132,7 +132,7 @@ def show(costs, total):
 
 
 def spread(values):
-    """Median and range."""
+    """Format median and range."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
@@ -142,7 +142,7 @@ def verdict(met):
 
 
 def show_rest(arguments, pid, line):
-    """Print what of memory, stopped guests and shared frames there is to say."""
+    """Print memory, the time of stopped guests, and the cost of shared frames."""
     with held(1) as one:
         least = census(arguments, one)["kib"]
     each = (line["kib"] - least) * 1024 / arguments.pages
@@ -154,7 +154,7 @@ def show_rest(arguments, pid, line):
 
 
 def show_shared(arguments):
-    """Print what it costs to look frames up."""
+    """Print the cost of looking up frames."""
     with held(arguments.pages, forks=1) as pid:
         line = census(arguments, pid)
     if line["fork_shared_pages"] < arguments.pages:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How often `compare` sees a difference where there is none, and how often one that is there.
+"""Measure how often `compare` reports differences that do not exist, and those that do.
 
-Simulates experiments of several runs a side. A run is reduced to one value, as `compare` does; of
-autocorrelated series that is the last sample or the mean. Beside it: what comes of pooling samples,
-as if each were a run, which is why this is not done. Every rate has its standard error.
+Simulates experiments with several runs per side. A run is reduced to one value, as in `compare`;
+for autocorrelated series, that is the last sample or the mean. For comparison, samples are pooled
+as if each were a run, which shows why `compare` does not do this. Every rate has a standard error.
 
-The rates of single comparisons are of p below 0.05, without the interval that a verdict asks for
-as well: the rate of verdicts is not higher. Rates that are "not held to it" may be above 5 %: they
-are of what is not done, or of the hardest cases, to know by how much.
+The rates of single comparisons are for p below 0.05, without the interval that a verdict also
+requires, so the rate of verdicts is not higher. Rates marked "no limit" may be above 5 %: they are
+for methods that are not used, or for the hardest cases.
 """
 
 import argparse
@@ -21,26 +21,26 @@ from ksm_analysis.analysis import statistics
 
 LEVEL = 1 - statistics.CONFIDENCE
 SAMPLES = 180  # of a run
-CORRELATION = 0.95  # of one sample with the next
-AT_ONCE = 500  # experiments, for the memory that their permutations take
-RESAMPLES = 999  # a p of fewer permutations is coarser, and as often too small as one of more
+CORRELATION = 0.95  # of consecutive samples
+AT_ONCE = 500  # experiments, limited by the memory of their permutations
+RESAMPLES = 999  # fewer permutations make p coarser, but not biased
 
 
-# --- runs that do not differ: an array of the shape given, one value a run ------------------------
+# --- runs without a difference: an array of the given shape, one value per run --------------------
 
 
 def normal(generator, shape):
-    """Runs that scatter evenly by 10 %."""
+    """Return runs with a normal scatter of 10 %."""
     return generator.normal(100, 10, shape)
 
 
 def skewed(generator, shape):
-    """Runs that scatter by 10 %, more of them far up than far down."""
+    """Return runs with a skewed scatter of 10 %."""
     return 100 * generator.lognormal(0, 0.1, shape)
 
 
 def series(generator, shape):
-    """Samples of runs, each of which depends on the one before: a further axis."""
+    """Return autocorrelated samples of runs, on an additional axis."""
     noise = generator.normal(0, 1, (*np.atleast_1d(shape), SAMPLES))
     noise[..., 0] /= math.sqrt(1 - CORRELATION**2)
     for n in range(1, SAMPLES):
@@ -49,17 +49,17 @@ def series(generator, shape):
 
 
 def autocorrelated(generator, shape):
-    """Runs whose samples depend on those before; the last stands for the run."""
+    """Return runs of autocorrelated samples, reduced to the last sample."""
     return series(generator, shape)[..., -1]
 
 
 def autocorrelated_mean(generator, shape):
-    """As above; the mean stands for the run."""
+    """Return runs of autocorrelated samples, reduced to the mean."""
     return series(generator, shape).mean(axis=-1)
 
 
 def two_values(generator, shape):
-    """Runs that end at either of two values, as exact counters can."""
+    """Return runs that end at one of two values, as exact counters can."""
     return generator.choice([489.0, 977.0], shape)
 
 
@@ -67,7 +67,7 @@ def two_values(generator, shape):
 
 
 def share(alarms):
-    """Share of experiments with an alarm, and its standard error."""
+    """Return the share of experiments with an alarm, and its standard error."""
     alarms = np.asarray(alarms)
     found = float(alarms.mean())
     return found, math.sqrt(max(found * (1 - found), 1 / alarms.size) / alarms.size)
@@ -81,19 +81,19 @@ def alarms(a, b):
 
 
 def family_alarms(a, b):
-    """Whether any metric of each experiment (first axis; the second is metrics) has one by Holm."""
+    """Whether any metric (second axis) of each experiment (first axis) has an alarm after Holm."""
     p = statistics.p_value(a, b)
     return np.array([min(statistics.holm(each)) < LEVEL for each in p])
 
 
 def pooled_alarms(generator, times, runs):
-    """Whether samples that are taken for runs differ by Welch's test."""
+    """Whether pooled samples differ by Welch's test."""
     a, b = (series(generator, (times, runs)).reshape(times, -1) for _ in "ab")
     return stats.ttest_ind(a, b, equal_var=False, axis=-1).pvalue < LEVEL
 
 
 def verdicts(a, b, smallest):
-    """What `compare` says of each experiment, by the whole way, as the only comparison."""
+    """Return the verdict of `compare` for each experiment, as the only comparison."""
     found = [statistics.difference(*pair) for pair in zip(a, b, strict=True)]
     return np.array([statistics.verdict(each, each.p, smallest) for each in found])
 
@@ -102,16 +102,16 @@ def verdicts(a, b, smallest):
 
 
 def report(words, found, limit=LEVEL):
-    """Print a rate. Returns whether it is beyond the limit by more than three standard errors."""
+    """Print a rate. Returns whether it exceeds the limit by more than three standard errors."""
     rate, error = found
     beyond = limit is not None and rate > limit + 3 * error
-    mark = "   NOT met" if beyond else "   (not held to it)" if limit is None else ""
+    mark = "   NOT met" if beyond else "   (no limit)" if limit is None else ""
     print(f"  {words:52}{rate:7.2%} ± {error:.2%}{mark}", flush=True)
     return beyond
 
 
 def single(generator, times):
-    """Rates of single comparisons, on data without a difference."""
+    """Print rates of single comparisons, on data without a difference."""
     beyond = 0
     for kind in (normal, skewed, autocorrelated, autocorrelated_mean):
         for runs in (3, 5, 7, 8, 12):
@@ -122,7 +122,7 @@ def single(generator, times):
 
 
 def hard(generator, times):
-    """Rates where exact counters flip, and where sides are unequal in numbers and in spread."""
+    """Print rates for counters with two values, and for sides of unequal size and spread."""
     for runs in range(3, 9):
         few = times if runs < statistics.MANY else times // 5
         a, b = (two_values(generator, (few, runs)) for _ in "ab")
@@ -136,7 +136,7 @@ def hard(generator, times):
 
 
 def several(generator, times):
-    """Rates of any alarm among six metrics, and of the same when samples are taken for runs."""
+    """Print rates of any alarm among six metrics, and of alarms with pooled samples."""
     beyond = 0
     for kind in (normal, skewed):
         for runs in (3, 5):
@@ -152,7 +152,7 @@ def several(generator, times):
 
 
 def whole(generator, times):
-    """Rates of verdicts, as they are printed: false ones, then true ones."""
+    """Print rates of verdicts: false ones, then true ones."""
     beyond, moved = 0, (statistics.HIGHER, statistics.LOWER)
     for runs in (3, 8):
         a, b = (normal(generator, (times, runs)) for _ in "ab")
@@ -169,7 +169,7 @@ def whole(generator, times):
 
 
 def main():
-    """Print the rates. Exits 1 if a rate of false alarms is beyond 5 % by more than its error."""
+    """Print the rates. Exits 1 if a rate of false alarms exceeds 5 % by more than its error."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How long until guests are ready, beside the same QEMU processes started by hand.
+"""Measure the time until guests are ready, compared with the same QEMU started by hand.
 
   role     ansible-playbook with the guests role: overlays, definition, start, until all agents
            answer; with Ansible's own start
-  by hand  the command lines that libvirt makes of the same domains, reduced to what a person would
-           type, all started at once, and their agents polled over their sockets
+  by hand  short command lines of QEMU for the same domains, all started at once, and their agents
+           polled over their sockets
 
 Needs root and a provisioned host with an image (playbooks/host.yml, playbooks/guest_image.yml). The
-host should be idle: booting is bound by its processors.
+host should be idle, because booting needs its processors.
 """
 
 import argparse
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.25
 
 
 def acceleration():
-    """What the probe has found."""
+    """Return the result of the probe."""
     return json.loads(PROBED.read_text())["acceleration"]
 
 
@@ -49,7 +49,7 @@ def playbook(entry, count):
 
 
 def by_role(count):
-    """Seconds until the role says that all are ready."""
+    """Return the seconds until the role reports that all guests are ready."""
     try:
         return playbook("main", count)
     finally:
@@ -57,7 +57,7 @@ def by_role(count):
 
 
 def command(directory, name):
-    """Return a QEMU command line for one guest, as the domain template has it."""
+    """Return a QEMU command line for one guest, like the domain template."""
     kvm = acceleration() == "kvm"
     return [
         *(
@@ -81,7 +81,7 @@ def command(directory, name):
 
 
 def answers(path):
-    """Whether an agent answers at its socket."""
+    """Whether an agent answers on its socket."""
     with socket.socket(socket.AF_UNIX) as agent, contextlib.suppress(OSError):
         agent.settimeout(1)
         agent.connect(str(path))
@@ -91,7 +91,7 @@ def answers(path):
 
 
 def by_hand(count):
-    """Seconds until all agents answer."""
+    """Return the seconds until all agents answer."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         names = [f"hand-{number}" for number in range(count)]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What the first look at the command line costs: --help, beside a Python that does nothing.
+"""Measure the time of --help, compared with a Python that does nothing.
 
   help     python -m ksm_analysis --help
   nothing  python -c pass
 
-Both with this Python, in rounds that take turns, so that a noisy machine is noisy to both. The
-ratio is the median of the ratios of the rounds; the range follows. Compiled modules are kept in a
-directory of their own, filled before the first round, whether or not this machine keeps them.
+Both use this Python, in alternating rounds, so that noise affects both equally. The ratio is the
+median of the ratios of the rounds; the range follows. Compiled modules are in a separate directory,
+which is filled before the first round.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def seconds(arguments, environment):
 
 
 def rounds(count):
-    """Seconds of each, one pair a round."""
+    """Return the seconds of both, one pair per round."""
     with tempfile.TemporaryDirectory() as directory:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": directory}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What the golden image and its clones cost, beside the usual ways to the same.
+"""Measure the time of the image and its clones, compared with the usual methods.
 
-  image   playbooks/guest_image.yml, in a directory of its own, beside plain mmdebstrap of the same
-          packages into a directory
-  clone   a qcow2 overlay, as the guests role makes it, beside virt-clone of a domain on the image
+  image   playbooks/guest_image.yml, in a separate directory, compared with plain mmdebstrap of the
+          same packages into a directory
+  clone   a qcow2 overlay, as in the role guests, compared with virt-clone of a domain on the image
 
 Needs root and a provisioned host (playbooks/host.yml). virt-clone comes from Debian's virtinst,
 which is installed if it is missing.
@@ -38,7 +38,7 @@ def seconds(*command, **options):
 
 
 def build_image(directory):
-    """Build the image anew, with all that the role does."""
+    """Build the image again, with the whole role."""
     variables = json.dumps({"guest_image_directory": str(directory), "host_acceleration": "tcg"})
     return seconds("ansible-playbook", "playbooks/guest_image.yml", "-e", variables)
 
@@ -52,19 +52,19 @@ def plain_mmdebstrap(directory):
 
 
 def overlay(base, path):
-    """Make a clone as the guests role does."""
+    """Make a clone like the role guests."""
     return seconds("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path)
 
 
 def virt_clone(path):
-    """Make a clone as virt-clone does, of the domain that `original` has defined."""
+    """Make a clone with virt-clone, of the domain that `original` has defined."""
     took = seconds("virt-clone", "-q", "-o", ORIGINAL, "-n", CLONE, "-f", path)
     subprocess.run(["virsh", "-q", "undefine", CLONE], check=True, stdout=subprocess.DEVNULL)
     return took
 
 
 def clone_rounds(base, directory, rounds):
-    """Make clones in turns; seconds of both ways."""
+    """Make clones alternately; return the seconds of both methods."""
     costs = {"overlay": [], "virt-clone": []}
     xml = directory / "original.xml"
     xml.write_text(DOMAIN.format(name=ORIGINAL, disk=base))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the import of the original framework's logs takes: 60 logs, about 20 MB.
+"""Measure the time to import logs of the original framework: 60 logs, about 20 MB.
 
   import  python -m ksm_analysis import LOG... --results DIR: Python's start, reading and writing
   split   a Python that reads the same files, splits each line at `=` and keeps nothing
 
-The logs are made up here, of one to ten guests, and alike in size. Both with this Python, in rounds
-that take turns, so that a noisy machine is noisy to both. Times are the median of the rounds, the
+The logs are generated, with one to ten guests and about the same size. Both use this Python, in
+alternating rounds, so that noise affects both equally. Times are the median of the rounds; the
 range follows. The disk is that of temporary files.
 """
 
@@ -31,7 +31,7 @@ for path in sys.argv[1:]:
 
 
 def log(pids, size):
-    """A log of about `size` bytes."""
+    """Return a log of about `size` bytes."""
     each = len(interval(1, pids))
     count = max(1, round(size / each))
     header = [f"num_intervals={count}", "interval_duration=1", "command_executed_in_vms=''"]
@@ -40,7 +40,7 @@ def log(pids, size):
 
 
 def interval(n, pids):
-    """One interval; its counters rise with `n`."""
+    """Return one interval; its counters rise with `n`."""
     counters = {
         "full_scans": 3000 + n,
         "general_profit": 662_000_000 + 4096 * n,
@@ -86,7 +86,7 @@ def seconds(arguments):
 
 
 def rounds(count, directory, paths):
-    """Seconds of import and split, one pair a round."""
+    """Return the seconds of import and split, one pair per round."""
     for number in range(count):
         print(f"round {number + 1} of {count}", file=sys.stderr)
         imports = ["-m", "ksm_analysis", "import", *paths, "--results", directory / f"{number}"]

@@ -1,9 +1,9 @@
 /*
- * What census.py compares the census with: copying as many bytes, once.
+ * census.py compares the census with this: copy as many bytes, once.
  *
  *   memcpy BYTES
  *
- * Both sides are in memory before. Prints the nanoseconds that it took.
+ * Source and target are in memory before. Prints the time in nanoseconds.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +25,7 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	memcpy(to, from, bytes);
 	clock_gettime(CLOCK_MONOTONIC, &end);
-	if (to[bytes - 1] != 1) /* else the compiler may leave the copy out */
+	if (to[bytes - 1] != 1) /* prevents the compiler from removing the copy */
 		return 1;
 	printf("%lld\n", (end.tv_sec - start.tv_sec) * 1000000000LL + end.tv_nsec - start.tv_nsec);
 	return 0;

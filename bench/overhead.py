@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What a run takes beyond its sampling, and how much of that is booting.
+"""Measure the time of a run beyond its sampling, and how much of it is booting.
 
   run      from the event that a run has started to the event that it has ended
-  booting  from the start of its guests to the answer of the last one's agent
-  Ansible  what is left: preparing, setting knobs, removing guests, restoring, collecting
+  booting  from the start of its guests until the last agent answers
+  Ansible  the rest: preparing, setting knobs, removing guests, restoring, collecting
 
 Does one experiment of three runs, with three idle guests each. Needs root; provisions this machine.
 """
@@ -42,7 +42,7 @@ def timed_runs(definition, results):
 
 
 def boot_seconds(run):
-    """Seconds until the last guest of a run was ready."""
+    """Return the seconds until the last guest of a run was ready."""
     events = [json.loads(line) for line in (run / "events.jsonl").open()]
     return max(event["seconds"] for event in events if event["event"] == "guests ready")
 

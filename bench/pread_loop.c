@@ -1,7 +1,7 @@
 /*
- * The least that sampling can cost: pread the files at every deadline, do nothing with them.
+ * The minimum cost of sampling: pread the files at every deadline, and do nothing with them.
  *
- * pread_loop PERIOD_NS SAMPLES BUFFER FILE...  prints the CPU time used a sample, in ns.
+ * pread_loop PERIOD_NS SAMPLES BUFFER FILE...  prints the CPU time per sample, in ns.
  */
 #define _GNU_SOURCE
 #include <errno.h>

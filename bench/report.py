@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How long the page of a large campaign takes to make, beside what one would write by hand.
+"""Measure the time to write the page of a large campaign, compared with a simple script.
 
   report   python -m ksm_analysis report, first from the raw files and then from Parquet
-  by hand  pandas.read_json(lines=True) and json_normalize of each raw file, and one px.line of
-           every sample a metric
+  by hand  pandas.read_json(lines=True) and json_normalize of each raw file, and per metric one
+           px.line with every sample
 
-The campaign is made up: 8 settings x 10 guests x 30 minutes at 10 Hz, 1.44 million samples of
-guests. Each way is a process of its own; memory is the most that was resident. Then a small page is
-opened in Chromium, until its filters act, and until its first figure is drawn.
+The campaign is simulated: 8 settings x 10 guests x 30 minutes at 10 Hz, 1.44 million samples of
+guests. Each method runs in a separate process; memory is its maximum resident size. Then a small
+page is opened in Chromium, until its filters work, and until its first figure is drawn.
 """
 
 import argparse
@@ -35,7 +35,7 @@ GUEST = ("ksm_merging_pages", "ksm_rmap_items", "ksm_process_profit")
 
 
 def by_hand(directory, output):
-    """Make the page as a short script would: read all, one figure of every sample a metric."""
+    """Write the page like a short script: read everything, one figure per metric."""
     import pandas as pd
     import plotly.express as px
 
@@ -59,7 +59,7 @@ def by_hand(directory, output):
 
 
 def report(directory, output):
-    """Make the page as this project does."""
+    """Write the page with this project."""
     from ksm_analysis.__main__ import main
 
     main(["report", str(directory), "-o", str(output)])
@@ -69,7 +69,7 @@ WAYS = {"report": report, "by-hand": by_hand}
 
 
 def timed(way, directory, output):
-    """Make a page in a process of its own; return seconds and the most MB that were resident."""
+    """Write a page in a separate process; return seconds and maximum resident MB."""
     command = [sys.executable, __file__, "--way", way, directory, output]
     began = time.monotonic()
     said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
@@ -77,7 +77,7 @@ def timed(way, directory, output):
 
 
 def peaks_kept(directory, page):
-    """Whether each run's greatest pages_sharing is a point of the page."""
+    """Whether the maximum pages_sharing of each run is a point of the page."""
     from ksm_analysis.results import reader
 
     greatest = {
@@ -88,7 +88,7 @@ def peaks_kept(directory, page):
 
 
 def drawn_values(page, figure):
-    """All y values of a figure of a page."""
+    """Return all y values of a figure of a page."""
     import base64
     import re
 
@@ -106,7 +106,7 @@ def drawn_values(page, figure):
 
 
 def opened(page):
-    """Seconds from opening a page in Chromium until its filters act, and a figure is drawn."""
+    """Return the seconds until the filters of a page work in Chromium, and a figure is drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -127,16 +127,16 @@ def opened(page):
 
 
 def told(words, value, unit, target, met):
-    """Print one line; return whether the target is missed."""
+    """Print one line; return whether the target was missed."""
     print(f"{words:44}{value:9.1f} {unit:3} target {target:14} {'met' if met else 'NOT met'}")
     return not met
 
 
 def large(directory, arguments):
-    """Compare both ways on a made-up campaign; return how many targets are missed."""
+    """Compare both methods on a simulated campaign; return the number of missed targets."""
     samples = _campaign.write(directory, arguments.settings, 10, arguments.minutes, 10)
     print(f"{samples:,} samples of guests in {arguments.settings} runs")
-    os.sync()  # what is still on its way to the disk would be charged to whoever comes first
+    os.sync()  # otherwise pending writes would slow down the first method
     page, plain = directory / "page.html", directory / "plain.html"
     first, memory = timed("report", directory, page)
     again, _ = timed("report", directory, page)
@@ -159,7 +159,7 @@ def large(directory, arguments):
 
 
 def small(directory):
-    """Open the page of a small experiment; return how many targets are missed."""
+    """Open the page of a small experiment; return the number of missed targets."""
     _campaign.write(directory, settings=2, guests=3, minutes=3, hertz=4)
     page = directory / "page.html"
     timed("report", directory, page)

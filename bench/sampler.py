@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""What a sample costs: CPU time of the sampler, beside that of other ways to the same counters.
+"""Measure the CPU time of a sample, compared with other ways to read the same counters.
 
-Compares, in rounds that take turns so that a noisy machine is noisy to all of them:
+Compares in alternating rounds, so that noise affects all of them equally:
 
-  sampler         roles/part_sampler/files/ksm_sampler.py, as its end line tells: from the first
-                  deadline on, sleeping, reading, writing and all
+  sampler         roles/part_sampler/files/ksm_sampler.py, from its end line: from the first
+                  deadline on, including sleeping, reading and writing
   C loop          pread_loop.c, compiled here: sleeps to the same deadlines and preads the same
-                  files into a buffer of the same size, and does nothing else; its priority is that
-                  of the sampler
+                  files into a buffer of the same size, and does nothing else; it has the same
+                  priority as the sampler
   original's way  a shell loop that forks a cat, grep or awk for each value; CPU of the children too
   node_exporter   prometheus-node-exporter on the loopback, with its collectors ksmd, cpu, meminfo
                   and vmstat only, scraped over one connection; CPU of the exporter alone
 
-A ratio is the median of the ratios of the rounds; the range follows. Times are of CPU, so that a
-busy machine matters less; yet caches that others have emptied cost CPU, so prefer an idle one.
+A ratio is the median of the ratios of the rounds; the range follows. CPU times depend less on the
+load of the machine, but cache misses cost CPU time, so prefer an idle machine.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from _sampler import SAMPLER, ksm_sampler
 BENCH = Path(__file__).resolve().parent
 PYTHON = "/usr/bin/python3"  # what runs the sampler on a Debian host
 STAND_IN_BYTES = 16 << 20  # mergeable memory of a guest's stand-in
-ORIGINAL_SAMPLES = 3  # a round: they are slow
+ORIGINAL_SAMPLES = 3  # per round: they are slow
 EXPORTER = "prometheus-node-exporter"
 EXAMPLES = """\
 examples:
@@ -45,13 +45,13 @@ examples:
   python bench/sampler.py --rounds 9 --samples 500
   python bench/sampler.py --guest a=/run/libvirt/qemu/ksm-guest-01.pid --guest b=4242
 
-Needs root, gcc, and Debian's prometheus-node-exporter (left out where it is not installed).
+Needs root, gcc, and Debian's prometheus-node-exporter (skipped if it is not installed).
 """
 
 
 @contextlib.contextmanager
 def stand_ins(count):
-    """Start processes with some mergeable memory in place of guests; give their names and pids."""
+    """Start processes with mergeable memory instead of guests; return their names and pids."""
     pids = []
     try:
         for _ in range(count):
@@ -81,7 +81,7 @@ def stand_in(started):
 
 
 def sampled_files(guests):
-    """Every file that the sampler keeps open, in the order in which it reads them."""
+    """Return every file that the sampler keeps open, in the order of reading."""
     reader, _ = ksm_sampler.open_reader(Path("/"), guests)
     files = [Path(f"/proc/self/fd/{fd}").readlink() for fd in reader.fds]
     for fd in reader.fds:
@@ -90,7 +90,7 @@ def sampled_files(guests):
 
 
 def run_sampler(arguments, guests, samples):
-    """End line of one run of the sampler."""
+    """Return the end line of one run of the sampler."""
     with tempfile.TemporaryDirectory() as directory:
         command = [arguments.python, SAMPLER, "--output", f"{directory}/samples.jsonl"]
         command += ["--period", str(arguments.period), "--samples", str(samples)]
@@ -100,13 +100,13 @@ def run_sampler(arguments, guests, samples):
 
 
 def sampler_cpu(arguments, guests):
-    """Seconds of CPU a sample: the sampler."""
+    """Return the CPU seconds per sample of the sampler."""
     end = run_sampler(arguments, guests, arguments.samples)
     return end["cpu_seconds"] / end["samples"]
 
 
 def compile_loop(directory):
-    """Compile the C loop; return the program."""
+    """Compile the C loop; return its path."""
     program = Path(directory) / "pread_loop"
     source = BENCH / "pread_loop.c"
     subprocess.run(["gcc", "-O2", "-Wall", "-o", program, source], check=True)
@@ -114,7 +114,7 @@ def compile_loop(directory):
 
 
 def loop_cpu(arguments, program, files):
-    """Seconds of CPU a sample: the C loop."""
+    """Return the CPU seconds per sample of the C loop."""
     numbers = [round(arguments.period * 1e9), arguments.samples, ksm_sampler.BUFFER]
     command = [program, *map(str, numbers), *files]
     run = subprocess.run(
@@ -124,7 +124,7 @@ def loop_cpu(arguments, program, files):
 
 
 def original_script(guests, files):
-    """Shell loop with one command for each value that the sampler records."""
+    """Return a shell loop with one command for each value that the sampler records."""
     values = [f"cat {file}" for file in files if file.parent == Path("/sys/kernel/mm/ksm")]
     values += ["grep '^cpu ' /proc/stat"]
     values += [f"awk '$1 == \"{key}:\" {{print $2}}' /proc/meminfo" for key in names("MEMINFO")]
@@ -140,14 +140,14 @@ def original_script(guests, files):
 
 
 def names(selection):
-    """Names of a selection that this kernel has."""
+    """Return the names of a selection that this kernel has."""
     text = Path(f"/proc/{selection.lower()}").read_text()
     present = {line.split()[0].rstrip(":") for line in text.splitlines()}
     return sorted(present & {name.decode() for name in getattr(ksm_sampler, selection)})
 
 
 def original_cpu(script):
-    """Seconds of CPU a sample: the shell and all that it forks."""
+    """Return the CPU seconds per sample of the shell and its children."""
     shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(shell.pid, 0)
     shell.returncode = os.waitstatus_to_exitcode(status)
@@ -158,10 +158,10 @@ def original_cpu(script):
 
 @contextlib.contextmanager
 def exporter():
-    """Run node_exporter: its pid, and a connection to it; None where it is not installed."""
+    """Run node_exporter; yield its pid and a connection, or None if it is not installed."""
     program = shutil.which(EXPORTER)
     if program is None:
-        print(f"{EXPORTER} is not installed: left out", file=sys.stderr)
+        print(f"{EXPORTER} is not installed: skipped", file=sys.stderr)
         yield None
         return
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -188,7 +188,7 @@ def connect(port):
 
 
 def scrape_cpu(arguments, pid, connection):
-    """Seconds of CPU a scrape: the exporter alone."""
+    """Return the CPU seconds per scrape of the exporter."""
     clock = (~pid << 3) | 2  # as clock_getcpuclockid(3) makes it
     start = time.clock_gettime(clock)
     for _ in range(arguments.samples):
@@ -200,7 +200,7 @@ def scrape_cpu(arguments, pid, connection):
 
 
 def rounds(arguments, guests):
-    """Seconds of CPU a sample, each way and round."""
+    """Return the CPU seconds per sample of each method and round."""
     files = sampled_files(guests)
     script = original_script(guests, files)
     costs = {}
@@ -222,7 +222,7 @@ def rounds(arguments, guests):
 
 def show(costs):
     """Print the table."""
-    # way: the sampler's cost in terms of it, at most
+    # method: maximum cost of the sampler relative to it
     targets = {"C loop": 2, "original's way": 1 / 100, "node_exporter": 1 / 5}
     print(f"\n{'':16}{'CPU a sample':>14}   sampler / this   (range)            target")
     for way, values in costs.items():
@@ -237,7 +237,7 @@ def show(costs):
 
 
 def show_pace(arguments, guests):
-    """Print whether 100 Hz can be kept for 10 s."""
+    """Print whether the sampler keeps 100 Hz for 10 s."""
     end = run_sampler(argparse.Namespace(**vars(arguments) | {"period": 0.01}), guests, 1000)
     verdict = "NOT met" if end["missed"] else "met"
     print(f"100 Hz for 10 s: missed {end['missed']} of 1000   target 0: {verdict}")

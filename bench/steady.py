@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How much sooner a run ends that ends when it is steady, and how far off it is then.
+"""Measure how much earlier runs end with `stop: steady`, and the error of their results.
 
-Replays the samples of finished runs of fixed length through the sampler's own rule, and compares
-where it would have ended them with where they did end. Sharing is pages_sharing. Where no run is
-named, it replays those of experiments/original-1.yml, which has to be done before.
+Replays the samples of finished runs of fixed length with the sampler's rule, and compares the end
+by the rule with the real end. Sharing is pages_sharing. By default it replays the runs of
+experiments/original-1.yml, which must be done before.
 """
 
 import argparse
@@ -19,7 +19,7 @@ WITHIN = 2  # percent
 SHARE = 1 / 5  # of the time
 DEFAULT = "results/original-1/g*/"
 FIRST = f"""\
-no runs to replay: there is no {DEFAULT}. Do an experiment of fixed length first:
+no runs to replay: {DEFAULT} does not exist. First do an experiment of fixed length:
   python -m ksm_analysis run experiments/original-1.yml"""
 EXAMPLES = """\
 examples:
@@ -34,7 +34,7 @@ class UnusableError(Exception):
 
 
 class Sample(NamedTuple):
-    """What the rule looks at; seconds since the first deadline."""
+    """The values that the rule uses; seconds since the first deadline."""
 
     n: int
     seconds: float
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 def read_samples(run):
-    """Period and samples of a run directory; UnusableError where it is no whole run."""
+    """Return period and samples of a run; UnusableError if it is not complete."""
     try:
         text = (run / "samples.jsonl").read_text()
         header, *samples, end = map(json.loads, text.splitlines())
@@ -52,7 +52,7 @@ def read_samples(run):
     except ValueError:  # a sampler that was killed
         samples, end = [], {}
     if not samples or end.get("reason") != "finished":
-        raise UnusableError(f"{run} is no run that was sampled to the end of a fixed time")
+        raise UnusableError(f"{run} is not a complete run of fixed length")
     return header["period"], [
         Sample(
             sample["n"],
@@ -65,7 +65,7 @@ def read_samples(run):
 
 
 def steady_sample(samples, rule, every):
-    """First sample at which the rule ends a run; asked every so many. None: it never does."""
+    """Return the first sample at which the rule ends a run, checked every so many; or None."""
     for sample in samples:
         rule.add(*sample[1:])
         if sample.n % every == 0 and rule.reached():
@@ -74,7 +74,7 @@ def steady_sample(samples, rule, every):
 
 
 def row(name, steady, last):
-    """One line of the table."""
+    """Return one line of the table."""
     if steady is None:
         return f"{name:24}{'never':>9}{'':10}{last.pages_sharing:12}{'':17}   NOT met"
     share, off = steady.seconds / last.seconds, difference(steady, last)
@@ -84,7 +84,7 @@ def row(name, steady, last):
 
 
 def difference(steady, last):
-    """Percent by which sharing is off."""
+    """Return the error of sharing in percent."""
     if steady.pages_sharing == last.pages_sharing:
         return 0.0
     return (steady.pages_sharing / last.pages_sharing - 1) * 100 if last.pages_sharing else 100.0
@@ -100,10 +100,10 @@ def parse_arguments():
     add = parser.add_argument
     add("runs", nargs="*", type=Path, metavar="RUN_DIRECTORY", help="a run of fixed length")
     for name, default, text in (
-        ("every", 10, "seconds of an interval, at whose end a run may end"),
-        ("scans", 3, "full scans to be flat for"),
-        ("seconds", 60, "seconds to be flat for"),
-        ("percent", 1, "how flat"),
+        ("every", 10, "seconds of an interval; a run may end only at its end"),
+        ("scans", 3, "full scans during which sharing must be flat"),
+        ("seconds", 60, "seconds during which sharing must be flat"),
+        ("percent", 1, "maximum range of flat values"),
     ):
         kind = int if name == "scans" else float
         add(f"--{name}", type=kind, default=default, help=f"{text} (default: {default})")
@@ -111,7 +111,7 @@ def parse_arguments():
 
 
 def replay(run, arguments):
-    """Line of the table for one run directory."""
+    """Return the line of the table for one run directory."""
     period, samples = read_samples(run)
     rule = ksm_sampler.Steady(arguments.scans, arguments.seconds, arguments.percent)
     steady = steady_sample(samples, rule, max(1, round(arguments.every / period)))
@@ -119,12 +119,12 @@ def replay(run, arguments):
 
 
 def complain(message):
-    """Tell the user what is wrong."""
+    """Report an error to the user."""
     print(f"steady.py: {message}", file=sys.stderr)
 
 
 def main():
-    """Print the table; a run that cannot be replayed does not keep the others."""
+    """Print the table. If a run cannot be replayed, the others still are."""
     arguments = parse_arguments()
     runs = arguments.runs or sorted(ROOT.glob(DEFAULT))
     if not runs:

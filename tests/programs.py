@@ -1,4 +1,4 @@
-"""What runs on hosts, or in Ansible, is in no package: this imports such a file for the tests."""
+"""Import programs of hosts and Ansible plugins, which are not in a package, for the tests."""
 
 import importlib.util
 from pathlib import Path

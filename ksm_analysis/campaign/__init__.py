@@ -1,1 +1,1 @@
-"""One launch of an experiment: started, shown, resumed."""
+"""Launch, show and resume experiments."""

@@ -1,4 +1,4 @@
-"""One launch of an experiment: started, shown, ended, and judged by what it has left."""
+"""One launch of an experiment: start it, show it, end it, and check its results."""
 
 import errno
 import json
@@ -22,11 +22,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be done. Paths are absolute.
+    """The request. Paths are absolute.
 
-    `plan` is what of the `whole` plan is to be done now; `hosts` are the names that `limited`, if
-    true, has picked of the inventory; `more` are arguments of -e; `report_seconds` is the time
-    between reports of the sampling; `again` is the command that does what is left.
+    `plan` is the part of the `whole` plan to do now; `hosts` are names of hosts, not all of the
+    inventory if `limited` is true; `more` are arguments of -e; `report_seconds` is the time between
+    reports of the sampling; `again` is the command that does the remaining runs.
     """
 
     plan: dict[str, Any]
@@ -44,11 +44,11 @@ class Asked:
 
     @property
     def directory(self) -> Path:
-        """The results of this experiment."""
+        """Return the directory of results of this experiment."""
         return self.results / str(self.plan["experiment"])
 
     def variables(self) -> dict[str, Any]:
-        """Return the playbook's variables."""
+        """Return the variables of the playbook."""
         limit = {"ksm_limit": launch.pattern(self.hosts)} if self.limited else {}
         return {
             "ksm_plan": self.plan,
@@ -63,7 +63,7 @@ class Asked:
 
 
 class Campaign:
-    """One launch. `view` is made from the Progress that it shows."""
+    """One launch. `view` is called with the Progress that it shows."""
 
     def __init__(self, asked: Asked, view: type[View]):
         self._asked = asked
@@ -76,7 +76,7 @@ class Campaign:
         self._before = {path: _stamp(path) for path in self._products()}
 
     def run(self) -> int:
-        """Do it all. Returns the exit status; what there is to say has been shown."""
+        """Run the experiment, show everything, and return the exit status."""
         with self._view, self._launcher.signals(), self._log:
             self._tell(self._plan())
             status = self._launcher.play("site.yml", self._asked.variables(), self._asked.more)
@@ -92,7 +92,7 @@ class Campaign:
 
     def _take(self, event: dict[str, Any]) -> None:
         if problem := self._log.write(event.get("stdout", "")):
-            self._view.show(_message(f"{problem}; going on without it"))
+            self._view.show(_message(f"{problem}; continuing without it"))
         for notice in self._progress.take(event, time.monotonic()):
             self._view.show(notice)
 
@@ -112,9 +112,9 @@ class Campaign:
             self._tell({"event": "report", "path": str(self._report())})
         self._tell(_message(self._verdict(runs), failed=code != DONE))
         if code != DONE:
-            self._tell(_message(f"this runs what is left: {self._asked.again}"))
+            self._tell(_message(f"to do the remaining runs: {self._asked.again}"))
         if (code != DONE or status != 0) and self._log.path:
-            self._tell(_message(f"Ansible's whole output: {self._log.path}"))
+            self._tell(_message(f"full output of Ansible: {self._log.path}"))
         return self._end(code, runs)
 
     def _interrupted(self) -> int:
@@ -123,7 +123,7 @@ class Campaign:
         done = ", ".join(runs["complete"]) or "none"
         of = count(len(self._asked.plan["runs"]))
         self._tell(_message(f"finished: {len(runs['complete'])} of {of}: {done}"))
-        self._tell(_message(f"this continues: {self._asked.again}"))
+        self._tell(_message(f"to continue: {self._asked.again}"))
         return self._end(INTERRUPTED, runs)
 
     def _end(self, code: int, runs: dict[str, Any]) -> int:
@@ -132,35 +132,35 @@ class Campaign:
         return code
 
     def _restore(self, why: str) -> None:
-        """Restore the hosts, unless another request for the end comes."""
+        """Restore the hosts, unless another request to end comes."""
         asked_before = self._launcher.asked
         phases = self._progress.interrupted()
         held = [name for name in self._asked.hosts if name in self._progress.held]
-        # A lock of ours on a host elsewhere cannot know that its holder has ended.
+        # The lock on a remote host cannot know that its holder has ended.
         force = {"force": True} if held else {}
         limit = launch.pattern(held or self._asked.hosts)
         variables = {"keep_image": True, "ksm_limit": limit, **force}
         if asked_before <= 1:
-            text = f"{why}: restoring the host; Ctrl-C now would leave it as it is"
+            text = f"{why}: restoring the host; Ctrl-C now would skip this"
             for each in (_message(text), *phases):
                 self._tell(each)
         ignored = min(1, asked_before)
         status = self._launcher.play(TEARDOWN, variables, self._asked.more, ignored=ignored)
         if status == 0:
-            self._tell(_message("the host is as it was found"))
+            self._tell(_message("the host is restored"))
             return
         if self._launcher.asked == asked_before and (notice := self._progress.unexplained()):
             self._tell(notice)
         command = ["ansible-playbook", TEARDOWN, "-i", str(self._asked.inventory)]
         for name, value in variables.items():
             command += ["-e", f"{name}={str(value).lower() if value is True else value}"]
-        text = f"the host may not be restored; this restores it: {shlex.join(command)}"
+        text = f"the host may not be restored; to restore it: {shlex.join(command)}"
         self._tell(_message(text, failed=True))
 
     # --- what is left -----------------------------------------------------------------------------
 
     def _products(self) -> list[Path]:
-        """Files that this launch is to write."""
+        """Return the files that this launch should write."""
         runs = [self._record(run["id"]) for run in self._asked.plan["runs"]]
         return [*runs, self._report()]
 
@@ -171,11 +171,11 @@ class Campaign:
         return self._asked.directory / "report.html"
 
     def _is_new(self, path: Path) -> bool:
-        """Whether a file is of this launch: what earlier ones have left proves nothing."""
+        """Whether this launch wrote the file, and not an earlier one."""
         return _stamp(path) not in {None, self._before[path]}
 
     def _runs(self) -> dict[str, list[str]]:
-        """Ids of the runs that are planned, by what has become of them."""
+        """Return the ids of the planned runs by their status."""
         found: dict[str, list[str]] = {"complete": [], "failed": [], "missing": []}
         for run in self._asked.plan["runs"]:
             path = self._record(run["id"])
@@ -183,7 +183,7 @@ class Campaign:
         return found
 
     def _verdict(self, runs: dict[str, list[str]]) -> str:
-        """Say what has become of the runs."""
+        """Return the status of the runs as text."""
         total = len(self._asked.plan["runs"])
         if len(runs["complete"]) == total:
             every = "1 run is" if total == 1 else f"all {total} runs are"
@@ -193,11 +193,11 @@ class Campaign:
 
 
 class Log:
-    """All that Ansible says, added to a file; `path` is None if it cannot be written.
+    """Appends the output of Ansible to a file; `path` is None if it cannot be written.
 
-    What earlier launches have said stays: it may be all that tells why a run failed.
-    Raises InputError if nothing can be written beside it either. A full disk is no reason: it may
-    have room again when the first run ends.
+    The output of earlier launches is kept, because it may explain why a run failed. Raises
+    InputError if the directory is not writable either. A full disk is not an error: it may have
+    space again when the first run ends.
     """
 
     def __init__(self, path: Path):
@@ -219,7 +219,7 @@ class Log:
         self._close()
 
     def write(self, text: str) -> str:
-        """Add some output. Returns what is wrong with the log, once."""
+        """Append output. Returns the problem with the log, if any, once."""
         if self._file and text:
             try:
                 self._file.write(text.replace("\r", "") + "\n")
@@ -238,7 +238,7 @@ class Log:
             if self._file:
                 self._file.close()
         except OSError:
-            # What is still to be written finds no room; the file is closed all the same.
+            # The rest cannot be written; the file is closed anyway.
             return
 
 
@@ -247,7 +247,7 @@ def _message(text: str, failed: bool = False) -> dict[str, Any]:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tell a file from another of the same name; None if there is none."""
+    """Return what distinguishes a file from another with its name; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -256,7 +256,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _status(path: Path) -> str:
-    """What a run.json says: complete or failed. What cannot be read has failed."""
+    """Return the status in a run.json: complete or failed. An unreadable file means failed."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return "complete" if record["status"] == "complete" else "failed"
@@ -265,7 +265,7 @@ def _status(path: Path) -> str:
 
 
 def _no_reader_or_raise(error: Exception) -> None:
-    """Whoever read our output has gone; Python would complain when it flushes. Else, a defect."""
+    """Ignore an error because the reader of our output is gone; raise any other error."""
     if not isinstance(error, OSError):
         raise error
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Playbooks, launched with ansible-runner: events come out, and nothing outlives this program."""
+"""Launch playbooks with ansible-runner and receive their events. No process outlives us."""
 
 import collections
 import contextlib
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 GROUP = "ksm_hosts"
-# The kernel ends the playbook when this program ends, even by SIGKILL. By SIGTERM, since
-# ansible-playbook then ends its workers too. What counts is the end of the thread that started it.
+# The kernel sends the playbook SIGTERM when this program ends, even by SIGKILL. On SIGTERM
+# ansible-playbook also ends its workers. The end of the thread that started the playbook counts.
 END_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
 TICK_SECONDS = 0.5
-# A playbook that was told to end is told again after so many seconds, and killed after so many.
+# Seconds until a playbook that was signalled to end is signalled again, and until it is killed.
 REPEAT_SECONDS = 3.0
 KILL_SECONDS = 9.0
-# Ctrl-C pressed twice in a hurry is pressed once.
+# Two quick presses of Ctrl-C count as one.
 SAME_GESTURE_SECONDS = 1.0
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which Ansible's programs are those that belong to this Python."""
+    """Return an environment that finds Ansible's programs next to this Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    # ansible-runner leaves out what a task returns where that is longer than this: a host with many
-    # guests tells more than its default.
+    # ansible-runner drops results of tasks that are longer than this. A host with many guests
+    # exceeds the default.
     longest = {"MAX_EVENT_RES": str(2**30)}
     return {"PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **longest}
 
 
 def hosts(root: Path, inventory: Path, limit: str | None, option: str = "--limit") -> list[str]:
-    """Names of the hosts that runs are assigned to, in the order of the inventory.
+    """Return the names of the hosts for runs, in the order of the inventory.
 
-    Raises InputError if there are none; `option` is the one that `limit` was given with.
+    Raises InputError if there are none. `option` is the option with which `limit` was given.
     """
     listed = _list(root, inventory, limit)
     if names := _names(listed):
@@ -75,18 +75,18 @@ def _list(root: Path, inventory: Path, limit: str | None) -> subprocess.Complete
 
 
 def _names(listed: subprocess.CompletedProcess[str]) -> list[str]:
-    """Names of the hosts in the output of --list-hosts, below its heading."""
+    """Return the names of hosts in the output of --list-hosts, below its heading."""
     return [line.strip() for line in listed.stdout.splitlines()[1:] if line.strip()]
 
 
 def pattern(names: list[str]) -> str:
-    """Return one host pattern that stands for these hosts wherever a pattern is allowed."""
-    # A list with commas or colons would be torn apart within ksm_hosts:&PATTERN.
+    """Return one host pattern for these hosts."""
+    # A list with commas or colons would be split within ksm_hosts:&PATTERN.
     return names[0] if len(names) == 1 else f"~^({'|'.join(map(re.escape, names))})$"
 
 
 def version(root: Path) -> str:
-    """Which version of the testbed this is."""
+    """Return the version of the testbed."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -96,12 +96,12 @@ def version(root: Path) -> str:
 
 
 class Launcher:
-    """Runs playbooks, one after the other, and ends them when it is asked to.
+    """Runs playbooks, one after the other, and ends them on request.
 
-    `name` is seen in the command line, by which the lock of a host names its holder. `take` gets
-    every event of ansible-runner; `tick` is called twice a second. If one of them raises, the
-    playbook is ended; the exception is kept in `error`, and they are not called again. `asked`
-    counts how often a signal, or such an error, has asked for the end.
+    `name` is part of the command line, which the lock of a host shows as its holder. `take` is
+    called with every event of ansible-runner; `tick` is called twice a second. If one of them
+    raises, the playbook is ended, the exception is kept in `error`, and they are not called again.
+    `asked` counts the requests to end, from signals or such an error.
     """
 
     def __init__(
@@ -119,15 +119,15 @@ class Launcher:
         self._ignored = 0
         self._asked_at = -SAME_GESTURE_SECONDS
         self._told: float | None = None
-        self._doomed: dict[int, str | None] = {}  # processes, and when they were started
+        self._doomed: dict[int, str | None] = {}  # processes and their start times
         self._repeated = 0.0
         self._mine: set[int] = set()
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and a closed terminal ask for the end while this lasts."""
+        """Make SIGINT, SIGTERM and a closed terminal requests to end."""
         wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # What whoever has started this program ignores (nohup) stays ignored.
+        # A signal that is already ignored (nohup) stays ignored.
         before = {each: signal.getsignal(each) for each in wanted}
         caught = {each for each in wanted if before[each] is not signal.SIG_IGN}
         for each in caught:
@@ -143,10 +143,10 @@ class Launcher:
     ) -> int | None:
         """Run a playbook and return its exit status.
 
-        `variables` are handed over as they are: what looks like a template in them is text. `more`
-        are arguments of -e, which give way to `variables`. The playbook is ended when more than
-        `ignored` requests for the end have come; None if it was not started for that reason.
-        Must be called from the main thread. Raises InputError if temporary files have no room.
+        `variables` are not templated: what looks like a template in them is text. `more` are
+        arguments of -e, which `variables` override. The playbook is ended after more than `ignored`
+        requests to end; the result is None if it was not started for that reason. Must be called
+        from the main thread. Raises InputError if temporary files cannot be written.
         """
         self._ignored, self._told = ignored, None
         if self.asked > ignored:
@@ -163,14 +163,14 @@ class Launcher:
 
         self._mine = set(_children()[os.getpid()])
         marker = _marker(runner.config.command)
-        # Processes that still hold its terminal keep ansible-runner from seeing its end.
+        # ansible-runner does not notice the end while other processes hold its terminal.
         with contextlib.suppress(TIMEOUT):
             runner.run()
         if self._told is not None:
             _signal(
                 {pid for pid in self._doomed if _born(pid) == self._doomed[pid]}, signal.SIGKILL
             )
-            # A worker that was forked while the playbook ended is in no list, and has no parent.
+            # A worker that was forked while the playbook ended is in no list and has no parent.
             kill_marked(marker)
         return None if runner.rc is None else int(runner.rc)
 
@@ -193,7 +193,7 @@ class Launcher:
             cancel_callback=self._on_tick,
         )
         if "ANSIBLE_HOST_KEY_CHECKING" not in os.environ:
-            # ansible-runner turns it off; what Ansible is configured to do is the user's affair.
+            # ansible-runner turns this off, but the user's configuration decides.
             runner.config.env.pop("ANSIBLE_HOST_KEY_CHECKING", None)
         runner.config.command = [*END_WITH_US, *runner.config.command]
         return runner
@@ -202,16 +202,16 @@ class Launcher:
 
     def _on_event(self, event: dict[str, Any]) -> bool:
         self.attempt(lambda: self._take(event))
-        return False  # nothing needs to be kept on disk
+        return False  # do not keep events on disk
 
     def _on_tick(self) -> bool:
         self.attempt(self._tick)
         if self.asked > self._ignored:
             self._end()
-        return False  # what ansible-runner calls cancelling would leave the workers running
+        return False  # ansible-runner's cancellation would leave workers running
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Call what may fail without ending this program; an error asks for the end."""
+        """Call a function that may fail; an error requests the end, but does not raise."""
         if self.error:
             return
         try:
@@ -222,7 +222,7 @@ class Launcher:
                 self._ask()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # A terminal that is closed is both a signal and an error, and asks once.
+        # A closed terminal causes both a signal and an error, but counts as one request.
         if time.monotonic() - self._asked_at >= SAME_GESTURE_SECONDS:
             self._ask()
 
@@ -235,7 +235,7 @@ class Launcher:
     # --- ending -----------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Tell the playbook to end, again if it was only just starting; at last, kill it."""
+        """Signal the playbook to end, again if it was just starting; finally, kill it."""
         playbook, now = set(_children()[os.getpid()]) - self._mine, time.monotonic()
         if not playbook:
             return
@@ -250,7 +250,7 @@ class Launcher:
 
 
 def _arguments(file: Path, variables: dict[str, Any], more: tuple[str, ...]) -> str:
-    """Return arguments for ansible-playbook. Variables go by file: plans can be long."""
+    """Return arguments for ansible-playbook. Variables are in a file, because plans can be long."""
     flow = yaml.safe_dump(variables, default_flow_style=True, width=float("inf"))
     file.write_text(f"!unsafe {flow}", encoding="utf-8")
     return shlex.join(word for given in (*more, f"@{file}") for word in ("-e", given))
@@ -263,33 +263,33 @@ def _signal(pids: set[int], number: int) -> None:
 
 
 def _marker(command: list[str]) -> bytes:
-    """Return the argument that no other process has: the file of variables of this playbook."""
+    """Return the argument that only this playbook has: its file of variables."""
     return next(word for word in command if word.startswith(f"@{tempfile.gettempdir()}")).encode()
 
 
 def kill_marked(marker: bytes) -> None:
-    """Kill every process with this argument, until there is none."""
+    """Kill every process with this argument, until none is left."""
     while found := {pid for pid, words in _arguments_of_all() if marker in words}:
         _signal(found, signal.SIGKILL)
         time.sleep(0.02)
 
 
 def _arguments_of_all() -> Iterator[tuple[int, list[bytes]]]:
-    """Yield each process with its arguments. One that has ended, a zombie too, has none."""
+    """Yield each process with its arguments. Ended processes and zombies have none."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             yield int(path.parent.name), path.read_bytes().split(b"\0")
 
 
 def _born(pid: int) -> str | None:
-    """When a process has started, in clock ticks since boot; None if it has ended."""
+    """Return the start time of a process in clock ticks since boot; None if it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None
 
 
 def _tree(pids: set[int]) -> set[int]:
-    """These processes and all that descend from them: workers have sessions of their own."""
+    """Return these processes and all descendants: workers have their own sessions."""
     children, found, new = _children(), set(), set(pids)
     while new:
         found |= new
@@ -298,10 +298,10 @@ def _tree(pids: set[int]) -> set[int]:
 
 
 def _children() -> dict[int, list[int]]:
-    """Every process's children; a process without any has none."""
+    """Return the children of each process that has any."""
     found = collections.defaultdict(list)
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             parent = int(path.read_text().rpartition(")")[2].split()[1])
             found[parent].append(int(path.parent.name))
     return found

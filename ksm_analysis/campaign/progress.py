@@ -1,7 +1,7 @@
-"""How far an experiment is: Ansible's events in, what there is to tell out. Pure: no clock, no I/O.
+"""Track the progress of an experiment from Ansible's events. Pure: no clock, no I/O.
 
-`Progress.take` turns each event of ansible-runner into notices, which are what every view shows and
-what `run --json` prints; ksm_analysis/commands/run.py lists their shapes.
+`Progress.take` converts each event of ansible-runner to notices, which every view shows and
+`run --json` prints. ksm_analysis/commands/run.py describes them.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 RESTORING = "restoring the host"
 SAMPLING = "sampling"
 
-# Where a task is written says what is going on: role/file, else role. Others change nothing.
+# The place of a task determines the phase: role/file, or role. Other places do not change it.
 PHASES = {
     "lock/check": "checking the host",
     "host": "provisioning the host",
@@ -33,7 +33,7 @@ PHASES = {
     "guests/remove": RESTORING,
     "ksm/restore": RESTORING,
     "run/collect": "collecting",
-    "playbooks/report": "making the page",
+    "playbooks/report": "writing the page",
 }
 # The entry points of every part, with the name of the part
 PART_PHASES = {
@@ -42,9 +42,9 @@ PART_PHASES = {
     "wait": "waiting for the {}",
     "stop": RESTORING,
 }
-# The verdict on the runs, which the end of this program gives too.
+# The task that checks the runs. This program prints the same result at its end.
 VERDICT = "Require that all runs succeeded"
-ERROR = "[ERROR]: "  # how Ansible begins to say that something is wrong with a playbook
+ERROR = "[ERROR]: "  # prefix of Ansible's errors about a playbook
 MAX_WORDS = 2000
 
 _PLACE = re.compile(r"(?:^|/)(?:roles/([^/]+)/tasks|(playbooks))/([^/]+)\.ya?ml:\d+$")
@@ -54,11 +54,11 @@ _NUMBER = re.compile(r"(\w+)=(-?\d+(?:\.\d+)?)(?!\S)")
 
 @dataclass
 class Host:
-    """What one host is doing. Times are those that `Progress.take` was given.
+    """The state of one host. Times are the arguments of `Progress.take`.
 
-    `run` is the fact `run_current` of the run that goes on, or None; `sample` the last line of the
-    sampler; `share` the runs of the plan that this host does; `done` how many of them have ended;
-    `failure` what failed within the run, which is told when the run has ended.
+    `run` is the fact `run_current` of the current run, or None; `sample` the last line of the
+    sampler; `share` the runs of this host; `done` how many of them have ended; `failure` the error
+    of the current run, which is reported when the run has ended.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Host:
 
 
 class Progress:
-    """State of one launch.
+    """The state of one launch.
 
-    `ended` lists (run id, status, reason) of the runs that have ended in it; `held` are the hosts
-    whose lock it holds; `told` says whether a failure was told.
+    `ended` lists (run id, status, reason) of the ended runs; `held` are the hosts whose lock it
+    holds; `told` says whether a failure was reported.
     """
 
     def __init__(self, plan: dict[str, Any], hosts: list[str], now: float):
@@ -98,13 +98,13 @@ class Progress:
             "verbose": self._verbose,
             "error": self._error,
         }
-        # Of all runs that have ended: how long they took, and how long they were expected to take.
+        # Actual and estimated time of all ended runs.
         self._took = self._expected = 0.0
 
     # --- events -----------------------------------------------------------------------------------
 
     def take(self, event: dict[str, Any], now: float) -> list[dict[str, Any]]:
-        """Take in one event of ansible-runner and return what it says, in notices."""
+        """Handle one event of ansible-runner and return its notices."""
         handler = self._handlers.get(event.get("event", ""))
         return list(handler(event, event.get("event_data") or {}, now)) if handler else []
 
@@ -142,7 +142,7 @@ class Progress:
             f"{data.get('task')}: {failure(data.get('res') or {})}",
         )
         if host.run:
-            host.failure = words  # the run may go on, and says then why it failed
+            host.failure = words  # reported when the run ends
         else:
             yield self._failed(host.name, words)
 
@@ -181,7 +181,7 @@ class Progress:
         host.began, host.sample, host.failure = now, {}, ""
         host.done = host.run["index"] - 1
         planned = {each["id"]: each for each in self.plan["runs"]}
-        # Until the playbook has assigned the runs, each host's share was a guess.
+        # The share of each host was a guess until the playbook has assigned the runs.
         host.share = [planned[name] for name in run["share"] if name in planned]
         keys = ("index", "of", "factors", "seconds")
         values = {key: host.run[key] for key in keys if key in host.run}
@@ -200,9 +200,9 @@ class Progress:
         return {"event": "run ended", "host": host.name, "run": ended["id"], **values}
 
     def _cut_off(self, host: Host, now: float, words: str) -> Iterator[dict[str, Any]]:
-        """End a run that the host has left without a word."""
+        """End a run that the host left without reporting its end."""
         if host.run:
-            reason = words or "it was cut off"
+            reason = words or "the run was interrupted"
             yield self._end(host, {"id": host.run["id"], "status": "failed", "reason": reason}, now)
 
     def _sampled(self, host: str, run: str, words: str) -> dict[str, Any]:
@@ -215,20 +215,20 @@ class Progress:
         return {"event": "message", "host": host, "failed": True, "text": words}
 
     def _host(self, name: str) -> Host:
-        """Find a host; the controller may do tasks too, and is one without runs."""
+        """Find a host. The controller also does tasks; it is a host without runs."""
         return self.hosts.setdefault(name, Host(name, []))
 
     # --- what follows -----------------------------------------------------------------------------
 
     def unexplained(self) -> dict[str, Any] | None:
-        """Return a failure that no task has told of: Ansible's last words. None if told already."""
+        """Return Ansible's last error if no task reported a failure; else None."""
         if self.told:
             return None
-        words = self._last_words.removeprefix(ERROR) or "Ansible has ended without a word"
+        words = self._last_words.removeprefix(ERROR) or "Ansible ended without a message"
         return self._failed(None, words)
 
     def interrupted(self) -> list[dict[str, Any]]:
-        """Forget all runs, and what was told: from now on, the hosts are restored."""
+        """Reset all runs and reported failures: from now on, the hosts are restored."""
         self.told = False
         for host in self.hosts.values():
             host.run, host.share, host.sample, host.failure = None, [], {}, ""
@@ -238,11 +238,11 @@ class Progress:
         ]
 
     def pace(self) -> float:
-        """Real seconds for each expected one, of the runs so far."""
+        """Return the ratio of actual to estimated time of the ended runs."""
         return self._took / self._expected if self._expected else 1.0
 
     def left(self, now: float) -> float:
-        """Seconds that the longest-lasting host still needs: the plan's, at the pace so far."""
+        """Return the seconds that the slowest host still needs: the estimate at the pace so far."""
         return max((self._left(host, now) for host in self.hosts.values()), default=0.0)
 
     def _left(self, host: Host, now: float) -> float:
@@ -256,7 +256,7 @@ class Progress:
 
 
 def failure(result: dict[str, Any]) -> str:
-    """What a failed task says, in words: its message, its items' messages, its last error line."""
+    """Return the error of a failed task: its message, messages of items, last line of stderr."""
     failed = [item for item in result.get("results") or () if item.get("failed")]
     words = [result.get("msg"), *(item.get("msg") for item in failed)]
     words += [(each.get("stderr_lines") or [""])[-1] for each in (result, *failed)]

@@ -1,4 +1,4 @@
-"""An experiment that was interrupted: which of its runs are left."""
+"""Find the remaining runs of an interrupted experiment."""
 
 import json
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import Any
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import UnreadableError, upgraded
 
-# What of a run may change without making it another run.
+# Keys of a run that may change without making it a different run.
 _MAY_DIFFER = {"index", "note", "seconds"}
 
 
 def records(directory: Path) -> dict[str, dict[str, Any]]:
-    """Read the run.json of each run in an experiment's results, by the run's id.
+    """Read the run.json of each run in the results of an experiment, by the id of the run.
 
-    What is not whole is left out. No directory, no run. Raises InputError if the directory, or a
-    file in it, is there and may not be read.
+    Incomplete files are left out. Returns nothing if there is no directory. Raises InputError if
+    the directory, or a file in it, exists and cannot be read.
     """
     try:
         read = {path.name: _record(path / "run.json") for path in sorted(directory.iterdir())}
@@ -28,14 +28,14 @@ def records(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def finished(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Pick those of complete runs: all others are to be run again."""
+    """Return the records of complete runs. All other runs are repeated."""
     return {name: record for name, record in records.items() if record.get("status") == "complete"}
 
 
 def earlier(
     planned: dict[str, Any], records: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Say which host has done which planned run, and how it ended: runs are assigned by it."""
+    """Return which host did which planned run, and its status, for the assignment of runs."""
     return {
         run["id"]: {
             "host": records[run["id"]].get("host"),
@@ -62,10 +62,10 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def pending(planned: dict[str, Any], finished: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Make the plan of the runs that have not finished; each keeps its index.
+    """Return the plan of the unfinished runs; each keeps its index.
 
-    `finished` has the run.json of complete runs, by id. Raises InputError if one of them is not
-    what is planned now: its results would be taken for those of another run.
+    `finished` has the run.json of complete runs, by id. Raises InputError if one of them differs
+    from the plan, because its results would be mistaken for those of another run.
     """
     for run in planned["runs"]:
         if run["id"] in finished:
@@ -82,14 +82,14 @@ def _require_same(recorded: dict[str, Any], asked: dict[str, Any], experiment: s
     for key in [*now, *before]:
         if before.get(key) != now.get(key):
             raise InputError(
-                f"{experiment}/{asked['id']} has finished, but was not what is asked for now: "
-                f"{key}: recorded {_shown(before, key)}, asked {_shown(now, key)}. Give another "
-                "--results, or leave out --resume, so that the earlier results are set aside."
+                f"{experiment}/{asked['id']} has finished, but differs from the experiment file: "
+                f"{key}: recorded {_shown(before, key)}, planned {_shown(now, key)}. Use another "
+                "--results, or omit --resume, so that earlier results are moved aside."
             )
 
 
 def _values(tree: dict[str, Any] | list[Any], path: str = "") -> Iterator[tuple[str, object]]:
-    """Every value under its dotted key. What is empty is as good as absent."""
+    """Yield every value with its dotted key. Empty values are ignored."""
     if isinstance(tree, dict):
         items = [(f"{path}.{key}".lstrip("."), value) for key, value in tree.items()]
     else:

@@ -1,8 +1,8 @@
-"""How progress is shown: live on a terminal, as plain lines, or as JSON for programs.
+"""Views of the progress: live on a terminal, as plain lines, or as JSON for programs.
 
-A view has `show(notice)` for each thing that happens and `tick()` a few times a second, and is a
-context manager. It writes to standard output and knows the `Progress` that it shows;
-`report_seconds` is how often it wants to hear of the sampling.
+A view is a context manager. `show(notice)` is called for each event and `tick()` a few times a
+second. It writes to standard output and knows the `Progress` that it shows. `report_seconds` is the
+time between its reports of the sampling.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 
 
 class View(Protocol):
-    """What shows a campaign."""
+    """A view of a campaign."""
 
     report_seconds: int
 
@@ -38,19 +38,19 @@ class View(Protocol):
     ) -> None: ...
 
     def show(self, notice: dict[str, Any]) -> None:
-        """Show something that has happened."""
+        """Show a notice."""
 
     def tick(self) -> None:
-        """Show that time has passed."""
+        """Update what depends on the time."""
 
 
 class JsonView:
-    """One JSON object a line: every notice, and `time`, seconds since the epoch."""
+    """One JSON object per line: every notice, with `time` in seconds since the epoch."""
 
     report_seconds = 1
 
     def __init__(self, progress: Progress | None = None):
-        """The notices say it all: `progress` is not looked at."""
+        """`progress` is not used: the notices have everything."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,11 +63,11 @@ class JsonView:
         print(json.dumps({**notice, "time": round(time.time(), 3)}), flush=True)
 
     def tick(self) -> None:
-        """Time that passes is no event."""
+        """Do nothing: time is not an event."""
 
 
 class PlainView:
-    """A line for each thing that happens, with its time of day."""
+    """A line for each event, with the time of day."""
 
     report_seconds = 2
 
@@ -82,14 +82,14 @@ class PlainView:
         pass
 
     def show(self, notice: dict[str, Any]) -> None:
-        """Print it, if it is more than another second of sampling."""
+        """Print the notice; of the sampling, only some."""
         text = self._sampling(notice) if notice["event"] == SAMPLING else sentence(notice)
         if text:
             host = _prefix(notice, self._progress)
             print(f"{time.strftime('%H:%M:%S')} {host}{text}", flush=True)
 
     def tick(self) -> None:
-        """A line that is printed stays as it is."""
+        """Do nothing: printed lines do not change."""
 
     def _sampling(self, notice: dict[str, Any]) -> str | None:
         of, seconds = notice.get("of") or 0, notice.get("seconds") or 0
@@ -102,7 +102,7 @@ class PlainView:
 
 
 class LiveView:
-    """The state, drawn anew; what has ended or failed stays above it."""
+    """The current state, redrawn; ended runs and failures stay above it."""
 
     report_seconds = 1
 
@@ -111,7 +111,7 @@ class LiveView:
         from rich.live import Live
 
         self._progress = progress
-        # Drawn from the main thread alone: a program with threads must not fork.
+        # Draw only in the main thread: a program with threads must not fork.
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
@@ -129,7 +129,7 @@ class LiveView:
             self._live.__exit__(kind, error, where)
 
     def show(self, notice: dict[str, Any]) -> None:
-        """Print what is to stay, and draw."""
+        """Print lasting notices, and redraw."""
         from rich.text import Text
 
         passing = notice["event"] in {"run started", "phase", SAMPLING}
@@ -139,7 +139,7 @@ class LiveView:
         self.tick()
 
     def tick(self) -> None:
-        """Draw the state."""
+        """Redraw the state."""
         self._live.update(self._drawn(time.monotonic()), refresh=True)
 
     def _drawn(self, now: float) -> "Group":
@@ -160,7 +160,7 @@ class LiveView:
 
 
 def status(host: Host, named: bool) -> str:
-    """One line on what a host is doing."""
+    """Return one line about the state of a host."""
     name = f"{host.name}: " if named else ""
     if not host.run:
         return f"{name}{host.phase}"
@@ -170,13 +170,13 @@ def status(host: Host, named: bool) -> str:
 
 
 def sentence(notice: dict[str, Any]) -> str:
-    """One line on what has happened; empty if it is only for programs."""
+    """Return one line about a notice; empty if it is only for programs."""
     event = notice["event"]
     if event == "plan":
         runs, minutes = len(notice["plan"]["runs"]), duration(notice["plan"]["seconds"])
         hosts = ", ".join(notice["hosts"])
         name = notice["plan"]["experiment"]
-        return f"experiment {name}: {count(runs)} on {hosts}, about {minutes} once all is in place"
+        return f"experiment {name}: {count(runs)} on {hosts}, about {minutes} after provisioning"
     if event == "run started":
         place = f"run {notice['index']} of {notice['of']}"
         left = f"about {duration(notice['left'])} left"
@@ -185,12 +185,12 @@ def sentence(notice: dict[str, Any]) -> str:
         reason = f": {notice['reason']}" if notice["reason"] else ""
         return f"{notice['run']} {notice['status']}{reason}"
     if event == "report":
-        return f"the page: {notice['path']}"
+        return f"page: {notice['path']}"
     return str(notice["phase"] if event == "phase" else notice.get("text", ""))
 
 
 def factors(values: dict[str, Any]) -> str:
-    """Say in words what is varied in a run."""
+    """Format the factors of a run."""
     words = dict(values)
     guests, repetition = words.pop("guests", None), words.pop("repetition", 1)
     parts = [] if guests is None else [_guests(guests)]
@@ -201,7 +201,7 @@ def factors(values: dict[str, Any]) -> str:
 
 
 def sampled(values: dict[str, Any]) -> str:
-    """Say how far the sampling is, and what the counters show."""
+    """Format the progress of the sampling, and its counters."""
     parts = [f"{values.get('seconds', 0):.0f} of {values.get('of', 0):.0f} s"]
     if "full_scans" in values:
         parts.append(f"{values['full_scans']} scans")
@@ -214,12 +214,12 @@ def sampled(values: dict[str, Any]) -> str:
 
 
 def count(runs: int) -> str:
-    """Number of runs, in words."""
+    """Format a number of runs."""
     return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def duration(seconds: float) -> str:
-    """An estimate, no finer than it is good for."""
+    """Format an estimate with suitable precision."""
     if seconds < 60:
         return f"{math.ceil(seconds)} s"
     minutes = math.ceil(seconds / 60)
@@ -227,7 +227,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Time passed, as 1:02:03 or 2:03."""
+    """Format elapsed time, as 1:02:03 or 2:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -238,7 +238,7 @@ def _guests(number: int) -> str:
 
 
 def _prefix(notice: dict[str, Any], progress: Progress) -> str:
-    """Name the host where there are several to tell apart."""
+    """Return the name of the host as a prefix, if there are several."""
     host = notice.get("host")
     return f"{host}: " if host and len(progress.hosts) > 1 else ""
 

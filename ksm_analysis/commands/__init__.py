@@ -1,1 +1,1 @@
-"""One file a command. Each has `add_to(commands)`; heavy imports wait until the command runs."""
+"""One file per command, with `add_to(commands)`. Heavy imports are delayed until it runs."""

@@ -1,4 +1,4 @@
-"""`compare A B`: whether two sets of runs differ, and how sure that is."""
+"""`compare A B` tests whether two sets of runs differ."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from ksm_analysis.analysis.comparison import Cell, Comparison
     from ksm_analysis.analysis.statistics import Estimate
 
-HELP = "tell whether two sets of runs differ, by how much, and how sure that is"
+HELP = "test whether two sets of runs differ, by how much, and with which confidence"
 DETAILS = """\
-Compares results cell by cell: runs of A with runs of B that are equal in host, guests, knobs,
-workload and sampling. With --by they may differ in that, and A and B may be the same directory. The
-run is the unit: samples of a run say nothing about the next one.
+Compares results cell by cell: runs of A with runs of B that have the same host, guests, knobs,
+workload and sampling. With --by, they differ in that factor, and A and B may be the same directory.
+The run is the unit, because samples within a run do not show the differences between runs.
 
-With fewer than 3 runs on a side there is no verdict. Up to 7 it is Welch's t-test; from 8 on the
-interval is that of a bootstrap of the ratio of means, and p has to hold in a permutation as well. p
-is adjusted for the number of comparisons (Holm). A difference that is shown, but smaller than
---smallest, is said not to matter. docs/metrics.md, "Comparing", says what each verdict means.
+With fewer than 3 runs on a side there is no verdict. Up to 7 runs, the test is Welch's t-test. From
+8 runs on, the interval is from a bootstrap of the ratio of means, and a permutation test must
+confirm p. p is adjusted for the number of comparisons (Holm). A difference that is smaller than
+--smallest does not matter. docs/metrics.md, "Comparing", explains each verdict.
 
 examples:
   python -m ksm_analysis compare results/before results/after
@@ -26,7 +26,7 @@ examples:
   python -m ksm_analysis compare results/quick results/quick --by workload --metric pages_sharing
   python -m ksm_analysis compare old new --json --fail-on-difference || echo "exit status 3"
 """
-MOST_LINES, LONGEST = 20, 80  # of what else differs, on the screen
+MOST_LINES, LONGEST = 20, 80  # lines of other differences, and their length, on the screen
 FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 
 
@@ -39,23 +39,23 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("a", metavar="A", type=Path, help="results of an experiment, to compare against")
-    add("b", metavar="B", type=Path, help="results that are compared with it")
-    add("--by", choices=FACTORS, help="compare runs that differ in this, and in nothing else")
+    add("a", metavar="A", type=Path, help="results of an experiment, the baseline")
+    add("b", metavar="B", type=Path, help="results to compare with A")
+    add("--by", choices=FACTORS, help="compare runs that differ only in this factor")
     add(
         "--metric",
         metavar="NAME",
         action="append",
-        help="what to compare; may be given several times (default: pages_sharing, "
-        "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). Each one more makes all of "
-        "them harder to tell",
+        help="what to compare; may be repeated (default: pages_sharing, "
+        "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). Each additional metric makes "
+        "differences harder to show",
     )
     add(
         "--smallest",
         metavar="PERCENT",
         type=_percent,
         default=1.0,
-        help="smallest effect that matters, in percent of A's mean (default: 1)",
+        help="smallest difference that matters, in percent of A's mean (default: 1)",
     )
     add("--json", action="store_true", help="for programs")
     add("--fail-on-difference", action="store_true", help="exit with 3 if anything differs")
@@ -73,7 +73,7 @@ def _percent(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare. Returns 3 if that was asked for and something is higher or lower."""
+    """Compare. Returns 3 with --fail-on-difference if something is higher or lower."""
     import sys
 
     from ksm_analysis.analysis import comparison, statistics
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tell_unpaired(arguments: argparse.Namespace, sides: list[Any], pairs: list[Any]) -> None:
-    """Name on standard error the cells that have nothing to be compared with."""
+    """Print to standard error the cells without a counterpart."""
     import sys
 
     used = {id(cell) for both in pairs for cell in both}
@@ -110,9 +110,7 @@ def _tell_unpaired(arguments: argparse.Namespace, sides: list[Any], pairs: list[
         for cell in side:
             if id(cell) not in used:
                 words = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
-                why = (
-                    f"nothing to compare it with in {directory}" if same else f"only in {directory}"
-                )
+                why = f"no counterpart in {directory}" if same else f"only in {directory}"
                 print(f"{why}: {words}", file=sys.stderr)
 
 
@@ -121,8 +119,8 @@ def _warn_of_lengths(pairs: list[Any]) -> None:
 
     if any(a.labels["sampling"] != b.labels["sampling"] for a, b in pairs):
         print(
-            "warning: A and B are not sampled alike. What they ended at compares only if both had "
-            "come to rest",
+            "warning: A and B are sampled differently. Their final values are comparable only if "
+            "both were steady",
             file=sys.stderr,
         )
 
@@ -181,7 +179,7 @@ def _side(cell: "Cell", metric: str, estimate: "Estimate") -> dict[str, Any]:
 
 
 def reason(one: "Comparison") -> str:
-    """Say in words what a verdict lacks, or allows for."""
+    """Return the reason of a verdict, or what is missing for one."""
     from ksm_analysis.analysis import statistics
 
     found = one.found
@@ -193,14 +191,14 @@ def reason(one: "Comparison") -> str:
         ]
         return f"{' and '.join(sides)} needed"
     if found.method == "constant":
-        return "all runs of a side are the same: nothing to test"
+        return "all runs of a side have the same value: nothing to test"
     if one.verdict != statistics.NOT_SHOWN:
         return "" if found.ratio else "relative to the larger mean, as not all values are positive"
     p, p_holm = found.p, one.p_holm
     if p is not None and p_holm is not None and p < 1 - statistics.CONFIDENCE <= p_holm:
-        return f"p is {p:.3f} by itself: too little among so many comparisons"
+        return f"p is {p:.3f} alone: not significant among so many comparisons"
     if one.needed and one.needed > max(found.a.runs, found.b.runs):
-        return f"about {one.needed:,} runs a side would tell"
+        return f"about {one.needed:,} runs per side would decide"
     return ""
 
 
@@ -239,12 +237,12 @@ def _show(
 
 
 def _unlike_lines(unlike: dict[str, Any]) -> Iterator[str]:
-    """Two images can differ in a hundred packages: --json has all of it."""
+    """Yield other differences, shortened: two images can differ in a hundred packages."""
     for name, values in list(unlike.items())[:MOST_LINES]:
         ours, theirs = (v if len(v) <= LONGEST else f"{v[:LONGEST]}…" for v in values)
-        yield f"they differ in {name} too: {ours} / {theirs}"
+        yield f"A and B also differ in {name}: {ours} / {theirs}"
     if len(unlike) > MOST_LINES:
-        yield f"and in {len(unlike) - MOST_LINES} more things, which --json lists"
+        yield f"and in {len(unlike) - MOST_LINES} more values, which --json lists"
 
 
 def _varies(made: list[Any], factor: str) -> bool:
@@ -252,7 +250,7 @@ def _varies(made: list[Any], factor: str) -> bool:
 
 
 def _numbers(one: "Comparison") -> list[str]:
-    """Means with their intervals, change with its interval, p after Holm, verdict."""
+    """Return the cells of a row: means and change with intervals, p after Holm, verdict."""
     from ksm_analysis.analysis.words import short
 
     found = one.found
@@ -277,8 +275,8 @@ def _numbers(one: "Comparison") -> list[str]:
 def _footer(arguments: argparse.Namespace, made: list[Any]) -> str:
     tested = sum(one.p_holm is not None for one in made)
     if not tested:
-        return "No verdict: it takes 3 runs on each side (`repetitions: 3` in the experiment)."
+        return "No verdict: 3 runs on each side are needed (`repetitions: 3` in the experiment)."
     return (
-        f"p allows for {tested} {'comparison' if tested == 1 else 'comparisons'} (Holm); intervals "
-        f"are of each by itself, 95 %. Less than {arguments.smallest:g} % does not matter."
+        f"p is adjusted for {tested} {'comparison' if tested == 1 else 'comparisons'} (Holm); "
+        f"95 % intervals are not. Less than {arguments.smallest:g} % does not matter."
     )

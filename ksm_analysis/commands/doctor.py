@@ -1,11 +1,11 @@
-"""`doctor`: why nothing merges, on each host and in each domain that runs there.
+"""`doctor` explains why a host, or a domain on it, does not merge.
 
-With --json, standard output is one object, `hosts`: by the host's name
+With --json, standard output is one object, `hosts`, with an object for each host:
 
-facts     what was read (docs/doctor.md), or null
+facts     the facts (docs/doctor.md), or null
 findings  the worst first; each has finding (its name), severity, what, where (kind, name, pid),
           evidence, why, fix
-wrong     whether any of them is more than worth knowing
+wrong     whether any finding is more than a note
 error     why the host could not be read, or null
 """
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-HELP = "tell why nothing merges, and what to do about it; changes nothing on any host"
+HELP = "explain why nothing merges, and how to fix it; changes nothing on any host"
 DETAILS = """\
-Looks at hosts and at every QEMU that runs there, whoever has started it, and says what keeps KSM
-from merging: ksmd stopped, memory that is not offered or is of the wrong kind, a scan that takes
-hours, and so on. Each finding has its evidence, its reason, and the command or XML that mends it.
-The worst come first: what blocks merging, what limits it, what costs memory or time for nothing,
-and what could not be checked. A note is worth knowing, and nothing is wrong.
+Reads hosts and every QEMU process there, and reports what prevents KSM from merging: ksmd is
+stopped, memory is not offered or is of the wrong kind, a scan takes hours, and so on. Each finding
+has its evidence, its reason, and a command or XML that fixes it. The worst come first: what blocks
+merging, what limits it, what wastes memory or time, and what could not be checked. A note is for
+information only.
 
 Nothing is written on the hosts, not even a temporary file, and nothing is started there: libvirt is
-asked where its daemon runs already, else /proc alone. The hosts need not have been provisioned. It
-takes --seconds, in which it reads the counters twice, and a few more. Root sees all processes.
-docs/doctor.md has every finding, its threshold and where it comes from.
+used only if its daemon already runs, otherwise /proc. The hosts need not be provisioned. The
+command reads the counters twice, --seconds apart, and takes a few seconds more. Only root sees all
+processes. docs/doctor.md lists every finding, its threshold and its source.
 """
 EXAMPLES = """\
 examples:
   python -m ksm_analysis doctor                              all hosts of inventory/localhost.yml
   python -m ksm_analysis doctor --inventory inventory/mine.yml --host lab
-  python -m ksm_analysis doctor --seconds 60                 a longer look, for a slow scan
+  python -m ksm_analysis doctor --seconds 60                 longer, for a slow scan
   python -m ksm_analysis doctor --json | jq '.hosts[].findings[] | {finding, what, fix}'
   python -m ksm_analysis doctor --json | jq '.hosts[].facts.domains[].memory.mergeable'
 
 exit status:
   0  nothing is wrong
-  1  something is wrong: there is a finding that is more than a note
-  2  what was given cannot be used, or a host could not be read
+  1  something is wrong: at least one finding is more than a note
+  2  wrong arguments, or a host could not be read
   130  interrupted
 """
 MOST_SECONDS = 3600
 TITLES = {
     "blocks": "keeps pages from merging",
     "limits": "merges less, or later",
-    "costs": "costs memory or time for nothing",
+    "costs": "wastes memory or time",
     "unseen": "could not be checked",
-    "note": "worth knowing",
+    "note": "for information",
 }
 STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
 
@@ -90,10 +90,10 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look, and tell. Returns the exit status."""
+    """Read the hosts and print findings. Returns the exit status."""
     try:
         return _run(arguments)
-    except KeyboardInterrupt:  # no playbook runs yet, or any more
+    except KeyboardInterrupt:  # no playbook runs
         return 130
 
 
@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Facts of each host, or None; and why there are none. No errors at all: interrupted."""
+    """Return the facts of each host, or None; and errors by host, or None if interrupted."""
     from pathlib import Path
 
     from ksm_analysis.campaign import launch
@@ -144,7 +144,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
 
 
 class Listener:
-    """Takes the events of the playbook: `facts` of each host, or None."""
+    """Receives the events of the playbook; `facts` has the facts of each host, or None."""
 
     def __init__(self, names: list[str]):
         self.facts: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
@@ -152,20 +152,20 @@ class Listener:
         self._last = ""
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take one event of ansible-runner."""
+        """Handle one event of ansible-runner."""
         data = event.get("event_data") or {}
         host, result = data.get("host") or "", data.get("res") or {}
         if event["event"] == "runner_on_ok" and "facts" in result:
             self.facts[host] = result["facts"]
         elif event["event"] in ("runner_on_failed", "runner_on_unreachable"):
-            self._said[host] = " ".join(str(result.get("msg", "it does not say why")).split())
+            self._said[host] = " ".join(str(result.get("msg", "no reason given")).split())
         elif not host:
             self._last = event.get("stdout", "").strip() or self._last
 
     def errors(self) -> dict[str, str]:
-        """Say of each host that was not read why not."""
+        """Return why hosts were not read, by name."""
         return {
-            name: self._said.get(name, f"Ansible has not come to it. {self._last}".strip())
+            name: self._said.get(name, f"Ansible did not reach the host. {self._last}".strip())
             for name, facts in self.facts.items()
             if facts is None
         }
@@ -217,7 +217,7 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
 
 
 def _show_severity(console: "Console", severity: str, found: list[Any]) -> None:
-    """Print findings of a severity. Those that many domains share have one reason, and one fix."""
+    """Print the findings of a severity. Domains with the same finding share its reason and fix."""
     from rich.text import Text
 
     style = STYLES.get(severity, "")
@@ -236,7 +236,7 @@ def _show_severity(console: "Console", severity: str, found: list[Any]) -> None:
 
 
 def _row(heading: str, text: str) -> "Table":
-    """One of the lines of a finding, which may wrap below itself."""
+    """Return one line of a finding, with wrapped lines indented."""
     from rich.table import Table
     from rich.text import Text
 
@@ -248,7 +248,7 @@ def _row(heading: str, text: str) -> "Table":
 
 
 def looked_at(facts: dict[str, Any]) -> str:
-    """Say what was looked at, and by which way."""
+    """Describe what was read, and how."""
     from ksm_analysis.doctor.facts import seconds_between
 
     domains, others = facts["domains"], facts["processes"]
@@ -257,12 +257,12 @@ def looked_at(facts: dict[str, Any]) -> str:
     return (
         f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')} (by {way}{why}), "
         f"{count(len(others), 'other process', 'es')} with mergeable memory; "
-        f"looked twice, {seconds_between(facts):.0f} s apart"
+        f"read twice, {seconds_between(facts):.0f} s apart"
     )
 
 
 def healthy(facts: dict[str, Any]) -> str:
-    """Say what that rests on."""
+    """Describe why nothing is wrong."""
     from ksm_analysis.doctor import facts as read
     from ksm_analysis.doctor.finding import mib
 
@@ -277,19 +277,19 @@ def healthy(facts: dict[str, Any]) -> str:
 
 
 def count(number: int, noun: str, plural: str = "s") -> str:
-    """So many of them, in words."""
+    """Format a number and its noun."""
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def place(where: dict[str, Any]) -> str:
-    """Name where a finding is."""
+    """Return the place of a finding."""
     return (
         "host" if where["kind"] == "host" else f"{where['kind']} {where['name']} ({where['pid']})"
     )
 
 
 def evidence(values: dict[str, Any]) -> str:
-    """Show names and values as the kernel writes them."""
+    """Format names and values as the kernel does."""
     import json
 
     return " ".join(

@@ -1,4 +1,4 @@
-"""`import LOG...`: logs of the original framework become runs."""
+"""`import LOG...` converts logs of the original framework to runs."""
 
 import argparse
 import shlex
@@ -11,16 +11,16 @@ from ksm_analysis.errors import InputError
 if TYPE_CHECKING:
     from ksm_analysis.results.original_logs import Log
 
-HELP = "make runs of the logs of the original bash framework, for report and summary"
+HELP = "convert logs of the original bash framework to runs, for report and summary"
 DETAILS = """\
-Reads logs that monitor_ksm.sh of the original framework wrote, and makes each a run directory in
-DIR, which report and summary read as they read runs of this testbed. The logs stay as they are. A
-log that is cut short is read as far as it is whole, and that is said. If one of the logs cannot be
-read, nothing is written. A run that is in DIR already is never overwritten.
+Reads logs of monitor_ksm.sh, a script of the original framework, and writes a run directory for
+each into DIR. report and summary read them like runs of this testbed. The logs are not changed. If
+a log is cut short, its complete intervals are imported, with a warning. If a log cannot be read,
+nothing is written. Existing runs in DIR are never overwritten.
 
-A log does not tell the size of its guests: 512 MiB, as the original had it, unless it is given.
-Logs with the same guests, knobs and command count as repetitions; import those that are not into
-directories of their own.
+A log does not contain the memory size of its guests. The default is 512 MiB, as in the original.
+Logs with the same guests, knobs and command count as repetitions. Import other logs into separate
+directories.
 
 examples:
   python -m ksm_analysis import idle-3-vms.log --results results/old
@@ -37,15 +37,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         description=DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "logs", metavar="LOG", nargs="+", type=Path, help="a log, as it was written"
-    )
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="an unmodified log")
     parser.add_argument(
         "--results",
         metavar="DIR",
         type=Path,
         required=True,
-        help="where to: DIR/<run id>/, named as the log is",
+        help="output directory: DIR/<run id>/, named like the log",
     )
     parser.add_argument(
         "--memory-mib",
@@ -64,7 +62,7 @@ def _mebibytes(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Import all of the logs, or none."""
+    """Import all logs, or none."""
     directory, paths = arguments.results, arguments.logs
     ids = names(paths)
     logs = _read(paths, directory, ids)
@@ -87,7 +85,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def names(paths: list[Path]) -> list[str]:
-    """Make the id of each log: its name; of names that are alike, the directory's too."""
+    """Return the id of each log: its name, with the name of the directory if needed."""
     plain = [_slug(path.stem) for path in paths]
     alone = {name for name in plain if plain.count(name) == 1}
     ids, taken = [], set(alone)
@@ -119,7 +117,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _read(paths: list[Path], directory: Path, ids: list[str]) -> list[Any]:
-    """Parse all logs. Raises one InputError for all that is wrong with any of them."""
+    """Parse all logs. Raises one InputError with all problems."""
     from ksm_analysis.results import original_logs
 
     logs, problems = [], []
@@ -140,11 +138,11 @@ def _require_free(place: Path, path: Path) -> None:
     partial = _partial(place)
     if place.exists():
         raise InputError(
-            f"{path}: {place} exists, and is not overwritten. Give another --results, or rename "
-            "the log"
+            f"{path}: {place} exists and is not overwritten. Use another --results, or rename the "
+            "log"
         )
     if partial.exists():
-        raise InputError(f"{path}: {partial} is left of an import that was cut off. Remove it")
+        raise InputError(f"{path}: {partial} is left from an interrupted import. Remove it")
 
 
 def _partial(place: Path) -> Path:
@@ -152,7 +150,7 @@ def _partial(place: Path) -> Path:
 
 
 def _records(directory: Path) -> list[dict[str, Any]]:
-    """Read the run.json of each run that is there; what cannot be read counts for nothing."""
+    """Read the run.json of each existing run; ignore unreadable ones."""
     import json
 
     records = []
@@ -172,7 +170,7 @@ def _records(directory: Path) -> list[dict[str, Any]]:
 def _recorded(
     arguments: argparse.Namespace, ids: list[str], logs: list[Any], earlier: list[Any]
 ) -> list[Any]:
-    """Make the run.json of each log, numbered on from the runs that are there."""
+    """Make the run.json of each log, numbered after the existing runs."""
     from collections import Counter
 
     from ksm_analysis.definition.factors import REPETITION, cell
@@ -195,7 +193,7 @@ def _recorded(
 
 
 def _write(directory: Path, ids: list[str], records: list[dict[str, Any]], logs: list[Any]) -> None:
-    """Write all run directories, then give them their names. What is not whole is removed."""
+    """Write all run directories, then rename them. Incomplete directories are removed."""
     import shutil
 
     places = [directory / run_id for run_id in ids]
@@ -229,7 +227,7 @@ def _write_run(place: Path, record: dict[str, Any], log: "Log") -> None:
 def _tell(
     paths: list[Path], logs: list[Any], records: list[dict[str, Any]], earlier: list[dict[str, Any]]
 ) -> None:
-    """Say on standard error what of a log is not as it should be."""
+    """Print warnings about a log to standard error."""
     import sys
 
     known = {each["sha256"]: each["id"] for each in reversed(earlier) if each["sha256"]}
@@ -240,22 +238,22 @@ def _tell(
 
 
 def _repeated(record: dict[str, Any]) -> Iterator[str]:
-    """Say that a log counts as a repetition, for nothing in it says whether it is one."""
+    """Warn that a log counts as a repetition, because the log itself does not say."""
     number = record["run"]["factors"]["repetition"]
     if number > 1:
         yield (
-            f"counted as repetition {number} of a cell, since guests, knobs and command are those "
-            "of another log; if it is not one, import it into a directory of its own"
+            f"counts as repetition {number} of a cell, because another log has the same guests, "
+            "knobs and command; if that is wrong, import it into a separate directory"
         )
 
 
 def _notes(log: "Log", first: str, path: Path) -> Iterator[str]:
     if log.cut_short:
-        yield f"the log {log.cut_short}; what is whole is imported"
+        yield f"the log {log.cut_short}; complete intervals are imported"
     for key, value in log.assumed.items():
         yield f"no usable {key}: {value:g} is assumed"
     if log.other:
         lines = "1 line has" if len(log.other) == 1 else f"{len(log.other)} lines have"
-        yield f"{lines} no known form, kept in run.json: {log.other[0][:60]}"
+        yield f"{lines} an unknown form, kept in run.json: {log.other[0][:60]}"
     if first != str(path):
-        yield f"the same as {first}, byte for byte: it is no measurement of its own"
+        yield f"identical to {first}: it is not a separate measurement"

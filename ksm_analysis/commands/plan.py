@@ -1,4 +1,4 @@
-"""`plan FILE`: the runs of an experiment, their count and their time."""
+"""`plan FILE` shows the runs of an experiment, their number and their time."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -8,16 +8,16 @@ from ksm_analysis.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELP = "show the runs of an experiment, their count and their time; starts nothing"
+HELP = "show the runs of an experiment, their number and their time; starts nothing"
 DETAILS = """\
-Reads an experiment file, checks every key and value in it, and shows the runs it stands for.
-Nothing is started. docs/experiments.md explains the keys of the file.
+Reads an experiment file, checks every key and value in it, and shows the planned runs. Nothing is
+started. docs/experiments.md explains the keys of the file.
 
 examples:
   python -m ksm_analysis plan experiments/quick.yml
   python -m ksm_analysis plan experiments/quick.yml --json | jq '.runs[].id'
-  python -m ksm_analysis plan experiments/original-1.yml --interval 2    the same, but shorter
-  python -m ksm_analysis plan experiments/quick.yml --resume             what is left to run
+  python -m ksm_analysis plan experiments/original-1.yml --interval 2    shorter intervals
+  python -m ksm_analysis plan experiments/quick.yml --resume             remaining runs
 """
 
 
@@ -32,21 +32,21 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
     parser.add_argument("--json", action="store_true", help="for programs: the plan as JSON")
     parser.add_argument(
-        "--interval", metavar="S", type=float, help="seconds of an interval, not the file's"
+        "--interval", metavar="S", type=float, help="seconds of an interval, overrides the file"
     )
     parser.add_argument(
-        "--intervals", metavar="N", type=int, help="intervals of a run, not the file's"
+        "--intervals", metavar="N", type=int, help="intervals of a run, overrides the file"
     )
     parser.add_argument(
         "--results",
         metavar="DIR",
         default="results",
-        help="where results are, for --resume (default: results)",
+        help="directory of results, for --resume (default: results)",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="only the runs that are missing or failed in DIR/<experiment>",
+        help="only runs that are missing or failed in DIR/<experiment>",
     )
     parser.set_defaults(run=run)
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plan everything, and what is to be done now: with --resume, what is left of it."""
+    """Return the whole plan, and the plan of the runs to do now (with --resume, what is left)."""
     from pathlib import Path
 
     from ksm_analysis.campaign import resume
@@ -89,7 +89,7 @@ def _read(path: "Path") -> str:
 
 
 def _show(planned: dict[str, Any], of: int | None) -> None:
-    """Print a table. `of` is the number of all runs, if these are what is left of them."""
+    """Print a table. `of` is the number of all runs, if the plan has only the remaining ones."""
     import math
 
     from rich import box
@@ -97,7 +97,7 @@ def _show(planned: dict[str, Any], of: int | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    # Text, not str, wherever the file's own words are shown: rich would read [these] as markup
+    # Text and not str for text from the file: rich would read [these] as markup
     table = Table(box=box.SIMPLE_HEAD, title=Text(planned["experiment"]), title_justify="left")
     for heading in ("", "run", "guests", "workload", "knobs", "seconds"):
         table.add_column(
@@ -121,7 +121,7 @@ def _show(planned: dict[str, Any], of: int | None) -> None:
 
 
 def _census(asked: dict[str, Any]) -> str:
-    """Say when mergeable memory is read; all runs of an experiment have the same moments."""
+    """Describe the moments of the census, which are the same in all runs of an experiment."""
     every = f"every {asked['every']:g} s" if asked["every"] else ""
     boundary = "whenever a scan has ended" if asked["at_scan_boundary"] else ""
     moments = filter(None, (every, boundary, "at the end" if asked["end"] else ""))

@@ -1,4 +1,4 @@
-"""`report DIR`: the page of figures."""
+"""`report DIR` writes the page of figures."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from ksm_analysis.errors import InputError
 if TYPE_CHECKING:
     from ksm_analysis.results.run import Results
 
-HELP = "make one page with all figures and tables, which works without a network"
+HELP = "write one page with all figures and tables, which works without a network"
 DETAILS = """\
-Reads every run of an experiment's results and writes one HTML file: what each setting saves and
-costs, figures, tables, where the numbers come from, and warnings about what to doubt. Prints the
-file's path. With --export it writes the figures as pictures instead, one file a panel, drawn by
-Chromium (apt-get install chromium), and prints their paths.
+Reads all runs of an experiment and writes one HTML file: savings and costs of each setting,
+figures, tables, provenance and warnings. Prints the path of the file. With --export it writes the
+figures as pictures instead, one file per panel, drawn by Chromium (apt-get install chromium), and
+prints their paths.
 
 examples:
   python -m ksm_analysis report results/quick                  writes results/quick/report.html
@@ -22,7 +22,7 @@ examples:
   python -m ksm_analysis report results/quick --redact -o for-others.html
   python -m ksm_analysis report --export pdf results/quick     writes results/quick/figures/*.pdf
   python -m ksm_analysis report results/original-* -o originals.html
-                          several experiments side by side: what differs is told apart by name
+                          several experiments together: their names distinguish equal settings
 """
 
 
@@ -41,14 +41,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--output",
         metavar="PATH",
         type=Path,
-        help="where to (default: DIR/report.html; with --export a directory, DIR/figures). Has to "
-        "be given for several DIR",
+        help="output (default: DIR/report.html; with --export the directory DIR/figures). Required "
+        "for several DIR",
     )
     add("--export", choices=("png", "svg", "pdf"), help="write pictures of the figures instead")
     add(
         "--redact",
         action="store_true",
-        help="leave out the names of hosts, and command lines, to show the page to others",
+        help="remove names of hosts and command lines, to share the page",
     )
     parser.set_defaults(run=run)
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.results.together import together
 
     if len(arguments.directories) > 1 and not arguments.output:
-        raise InputError("a report of several directories belongs to none of them: say where, -o")
+        raise InputError("a report of several directories needs an output path: use -o")
     _require_distinct(arguments.directories)
     results = together([reader.read_results(directory) for directory in arguments.directories])
     if arguments.redact:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_distinct(directories: list[Path]) -> None:
-    """Require that no directory is given twice: each of its runs would count twice."""
+    """Require that no directory is given twice, because its runs would count twice."""
     seen: dict[Path, Path] = {}
     for directory in directories:
         other = seen.setdefault(directory.resolve(), directory)
@@ -101,7 +101,7 @@ def _pictures(results: "Results", arguments: argparse.Namespace) -> list[Path]:
     directory = arguments.output or arguments.directories[0] / "figures"
     measured = [measurement.measure(run) for run in results.usable]
     if not measured:
-        raise InputError(f"{arguments.directories[0]}: no run can be used: there are no figures")
+        raise InputError(f"{arguments.directories[0]}: no usable run: there are no figures")
     figures = sections_of(measured)
     print(f"drawing {export.count(figures)} pictures, each takes a moment ...", file=sys.stderr)
     try:

@@ -1,16 +1,16 @@
-"""`run FILE`: does the runs of an experiment, and shows how far it is.
+"""`run FILE` does the runs of an experiment and shows the progress.
 
-With --json, standard output has one object a line. Each has `event` and `time` (seconds since the
-epoch); those of one host have `host`, those of one run have `run`, its id:
+With --json, standard output has one object per line. Each has `event` and `time` (seconds since the
+epoch). Events of a host have `host`, and events of a run have `run`, its id:
 
 plan         `plan` (docs/data.md), `hosts` (names), `results` (directory of the experiment)
-run started  `index` and `of` (among the host's runs), `factors`, `seconds` (expected for it),
-             `left` (seconds expected for all that is left)
-phase        `phase`, in words; `run` is null outside of a run
-sampling     `seconds` of `of` are sampled; the counters that the kernel has, as it counts them, and
+run started  `index` and `of` (among the runs of the host), `factors`, `seconds` (estimate for the
+             run), `left` (estimate for all remaining runs)
+phase        `phase`, as text; `run` is null outside of a run
+sampling     `seconds` of `of` are sampled; the counters of the kernel, in its units, and
              `page_size` in bytes
 run ended    `status` (complete or failed), `reason`
-message      `text`, and `failed`: whether it tells of a failure; `host` may be null
+message      `text`, and `failed`: whether it reports a failure; `host` may be null
 report       `path` of the page
 end          `exit` (the exit status); ids of planned runs: `complete`, `failed`, `missing`;
              `log`: path of Ansible's output, or null
@@ -27,39 +27,38 @@ if TYPE_CHECKING:
     from ksm_analysis.campaign.campaign import Asked
     from ksm_analysis.campaign.views import View
 
-HELP = "do the runs of an experiment; --resume goes on where one has stopped"
+HELP = "do the runs of an experiment; --resume continues an interrupted one"
 DETAILS = """\
-Provisions the hosts, builds the image, does the runs of an experiment, and makes its page. On a
-terminal it shows the run that goes on, live; elsewhere, a line for each thing that happens.
+Provisions the hosts, builds the image, does the runs of an experiment, and writes its page. On a
+terminal it shows the current run live; otherwise it prints a line for each event.
 
-Ctrl-C (or SIGTERM) ends the run that goes on and restores the hosts as they were found; the
-image is kept. A second Ctrl-C leaves them as they are, and says what restores them. If this
-program is killed, Ansible ends with it, and the next experiment, or playbooks/teardown.yml, gives
-back what is left.
+Ctrl-C (or SIGTERM) ends the current run and restores the hosts; the image is kept. A second Ctrl-C
+ends without restoring the hosts and prints the command that restores them. If this program is
+killed, Ansible ends too. The next experiment, or playbooks/teardown.yml, then restores the hosts.
 
---resume does only the runs that are missing or failed in DIR/<experiment>; those that are complete
-stay as they are. Without it, all runs are done, and earlier results are set aside, never deleted.
+--resume does only the runs that are missing or failed in DIR/<experiment>, and keeps complete runs.
+Without it, all runs are done, and earlier results are moved aside, never deleted.
 """
 EXAMPLES = """\
 examples:
   python -m ksm_analysis run experiments/quick.yml
-  python -m ksm_analysis run experiments/quick.yml --dry-run        what would be done
-  python -m ksm_analysis run experiments/quick.yml --resume         what is left of it
+  python -m ksm_analysis run experiments/quick.yml --dry-run        show the plan
+  python -m ksm_analysis run experiments/quick.yml --resume         remaining runs
   python -m ksm_analysis run experiments/original-1.yml --interval 2
   python -m ksm_analysis run experiments/quick.yml --inventory inventory/mine.yml --limit lab
   python -m ksm_analysis run experiments/quick.yml -e guests_batch=2
   python -m ksm_analysis run experiments/quick.yml --json | jq -r 'select(.event=="run ended").run'
 
 exit status:
-  0  every run that was planned is complete
-  1  a run failed or is missing, which --resume does again
-  2  what was given cannot be used; nothing was started
+  0  all planned runs are complete
+  1  a run failed or is missing; --resume repeats it
+  2  wrong arguments; nothing was started
   130  interrupted
 
-events of --json, one object a line, each with `event` and `time`:
+events of --json, one object per line, each with `event` and `time`:
   plan, run started, phase, sampling, run ended, message, report, end
 """
-# These have options of their own, or follow from them.
+# These variables have their own options, or are derived from them.
 TAKEN = {
     "experiment": "FILE",
     "results": "--results",
@@ -69,7 +68,7 @@ TAKEN = {
     "ksm_limit": "--limit",
     "ksm_plan": "FILE",
     "ksm_plan_whole": "FILE",
-    "ksm_version": "nothing: it is found out",
+    "ksm_version": "nothing: it is determined automatically",
 }
 
 
@@ -88,10 +87,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     option("--inventory", metavar="I", help="default: inventory/localhost.yml of the testbed")
     option("--limit", metavar="H", help="only these hosts of ksm_hosts: an Ansible pattern")
     option("--resume", action="store_true", help="only runs that are missing or failed")
-    option("--dry-run", action="store_true", help="show the plan, and start nothing")
-    option("--interval", metavar="S", type=float, help="seconds of an interval, not the file's")
-    option("--intervals", metavar="N", type=int, help="intervals of a run, not the file's")
-    option("--json", action="store_true", help="for programs: events, one JSON object a line")
+    option("--dry-run", action="store_true", help="show the plan and start nothing")
+    option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
+    option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
+    option("--json", action="store_true", help="for programs: events, one JSON object per line")
     option(
         "-e",
         "--extra-vars",
@@ -104,7 +103,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the experiment. Returns the exit status."""
+    """Run the experiment. Returns the exit status."""
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # nothing was started yet
@@ -131,7 +130,7 @@ def _asked(
     planned: dict[str, Any],
     report_seconds: int,
 ) -> "Asked":
-    """Check all that is given besides the definition. Raises InputError."""
+    """Check all arguments except the definition. Raises InputError."""
     from ksm_analysis.campaign import launch
     from ksm_analysis.campaign.campaign import Asked
 
@@ -161,7 +160,7 @@ def _asked(
 
 
 def _variables(text: str) -> str:
-    """Check one argument of -e, and make its file's path, if it is one, absolute."""
+    """Check one argument of -e, and make the path of a file absolute."""
     if text.startswith("@"):
         if not Path(text[1:]).is_file():
             raise InputError(f"-e {text}: no such file")
@@ -187,7 +186,7 @@ def _names(text: str) -> list[str]:
 
 
 def _again(arguments: argparse.Namespace) -> str:
-    """Return the command that does what is left."""
+    """Return the command that does the remaining runs."""
     words = ["python", "-m", "ksm_analysis", "run", arguments.file]
     if arguments.results != "results":
         words += ["--results", arguments.results]
@@ -230,7 +229,7 @@ def _nothing_left(everything: dict[str, Any], arguments: argparse.Namespace) -> 
 
 
 def _dry_run(asked: "Asked", arguments: argparse.Namespace) -> int:
-    """Show what would be done."""
+    """Show the plan without starting it."""
     from ksm_analysis.commands import plan
 
     if arguments.json:

@@ -1,12 +1,12 @@
-"""`schema`: the JSON Schema of experiment files, for editors."""
+"""`schema` prints the JSON Schema of experiment files, for editors."""
 
 import argparse
 
 HELP = "print the JSON Schema of experiment files, for editors"
 DETAILS = """\
-Prints the JSON Schema of experiment files. An editor that knows it completes keys, explains them,
-and marks what is not allowed. Files in experiments/ name it in their first line. `plan` checks
-more: that times lie within the run, and that keys go together.
+Prints the JSON Schema of experiment files. With it, an editor completes and explains keys, and
+marks errors. Files in experiments/ refer to it in their first line. `plan` also checks that times
+lie within the run and that keys are compatible.
 
 examples:
   python -m ksm_analysis schema > experiments/experiment.schema.json

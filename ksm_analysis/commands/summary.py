@@ -1,4 +1,4 @@
-"""`summary DIR`: one row a run."""
+"""`summary DIR` shows one row per run."""
 
 import argparse
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "show one row a run: factors, and every metric at the end of the run"
+HELP = "show one row per run: factors, and every metric at the end of the run"
 DETAILS = """\
-One row a run: its factors, the value of every metric in its last interval, CPU seconds of ksmd
-over the whole run, and what the guests' workload reported. docs/metrics.md defines each column.
-Failed runs are left out, and named on standard error.
+Shows one row per run: its factors, the value of every metric in its last interval, CPU seconds of
+ksmd over the whole run, and the throughput of the workload. docs/metrics.md defines each column.
+Failed runs are left out and reported on standard error.
 
 examples:
-  python -m ksm_analysis summary results/quick                    the main columns, for reading
+  python -m ksm_analysis summary results/quick                    the main columns
   python -m ksm_analysis summary results/quick --csv > quick.csv  every column
   python -m ksm_analysis summary results/quick --json | jq '.[].shared_percent_configured'
 """
-# What fits on a screen: the column, its heading, its format.
+# Columns that fit on a screen, with heading and format.
 SHOWN = (
     ("host", "host", "{}"),
     ("guests", "guests", "{}"),
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _says_something(table: "pd.DataFrame", name: str) -> bool:
-    """What has no value, or does not vary, takes room and says nothing."""
+    """Whether a column has values, and they vary."""
     if name not in table:
         return False  # there was no census
     values = table[name]
@@ -110,7 +110,7 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         cells = ("" if row[n] != row[n] else form.format(row[n]) for n, _, form in columns)
         shown.add_row(*map(Text, cells))
     console = Console()
-    # Cut-off numbers would be worse than long lines
+    # Truncated numbers would be worse than long lines
     console.width = max(
         console.width, console.measure(shown, options=console.options.update(width=1000)).maximum
     )

@@ -1,1 +1,1 @@
-"""Why a host does not merge: facts and rules."""
+"""Facts and rules that explain why a host does not merge."""

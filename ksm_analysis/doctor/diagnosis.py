@@ -1,4 +1,4 @@
-"""Why nothing merges: facts of a host in, findings out, the worst first. Pure."""
+"""Derive findings from the facts of a host, the worst first. Pure."""
 
 from ksm_analysis.doctor import domain_rules, host_rules
 from ksm_analysis.doctor.facts import Facts
@@ -6,7 +6,7 @@ from ksm_analysis.doctor.finding import NOTE, SEVERITIES, Finding
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Everything that is wrong, or worth knowing, the worst first."""
+    """Return all findings, the worst first."""
     found = [*host_rules.host(facts)]
     for each in facts["domains"]:
         found += domain_rules.domain(facts, each)
@@ -17,5 +17,5 @@ def findings(facts: Facts) -> list[Finding]:
 
 
 def is_wrong(found: list[Finding]) -> bool:
-    """Whether any of these is more than worth knowing."""
+    """Whether any finding is more than a note."""
     return any(each.severity != NOTE for each in found)

@@ -1,4 +1,4 @@
-"""Findings of a domain, or of another process; docs/doctor.md has the reason for each. Pure."""
+"""Rules for a domain or another process; docs/doctor.md explains each finding. Pure."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +17,13 @@ from ksm_analysis.doctor.finding import (
     mib,
 )
 
-# A guest with more than this part of its memory kept from KSM is reported. Less is a ROM or a
-# device's memory.
+# A guest is reported if more than this part of its memory is not offered to KSM. Less is a ROM or
+# the memory of a device.
 MISSING = 0.1
 
 
 def domain(facts: Facts, domain: dict[str, Any]) -> Iterator[Finding]:
-    """Yield findings of one domain."""
+    """Yield the findings of one domain."""
     yield from _kept_from_ksm(domain)
     yield from _pinned(domain)
     yield from unprofitable(facts, domain, "domain")
@@ -34,13 +34,13 @@ def _where(process: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def offered(domain: dict[str, Any]) -> float:
-    """Part of a guest's memory that is mergeable; a little more than 1 where ROMs are, too."""
+    """Return the mergeable part of a guest's memory; slightly more than 1 with mergeable ROMs."""
     configured = domain["qemu"]["memory_bytes"]
     return domain["memory"]["mergeable"]["size"] / configured if configured else 1.0
 
 
 def _kept_from_ksm(domain: dict[str, Any]) -> Iterator[Finding]:
-    """Each reason that is evident; if none is, the bare fact."""
+    """Yield a finding for each known reason, or one without a reason."""
     if offered(domain) >= 1 - MISSING:
         return
     evidence = {
@@ -76,8 +76,8 @@ def _not_merged(domain: dict[str, Any], unmerged: list[str]) -> tuple[Any, ...]:
         "mem-merge-off",
         f"its memory is not offered to KSM: {what}",
         more | ({"nosharepages": xml["nosharepages"]} if xml else {}),
-        "QEMU was told not to call madvise(MADV_MERGEABLE). That is how a guest is kept apart from "
-        "others (docs/security.md), or from costing more than it saves.",
+        "QEMU was told not to call madvise(MADV_MERGEABLE). This isolates a guest from others "
+        "(docs/security.md), or excludes a guest that costs more than it saves.",
         _xml_fix(domain, "<nosharepages/>", "")
         if xml
         else "start its QEMU without mem-merge=off (-machine) and merge=off (-object); on is usual",
@@ -89,8 +89,8 @@ def _encrypted() -> tuple[Any, ...]:
         "encrypted",
         "its memory is encrypted",
         {"encrypted": True},
-        "The host sees different bytes even where guests hold the same; QEMU does not offer them.",
-        "none: encryption keeps guests apart, and merging needs to compare them",
+        "The host sees different bytes even if guests have equal pages; QEMU does not offer them.",
+        "none: merging compares the memory of guests, and encryption prevents that",
     )
 
 
@@ -100,7 +100,7 @@ def _hugetlb(domain: dict[str, Any]) -> tuple[Any, ...]:
         "hugetlbfs",
         f"{mib(sums['size'])} of its memory are on hugetlbfs",
         {"hugetlb_mappings": sums["mappings"], "mem_path": domain["qemu"]["mem_path"]},
-        "KSM merges small anonymous pages; pages of hugetlbfs are neither small nor splittable.",
+        "KSM merges small anonymous pages; pages of hugetlbfs are large and cannot be split.",
         _xml_fix(domain, "<hugepages/>", "")
         if xml
         else "start its QEMU with memory-backend-ram, without -mem-path and hugetlb=on. "
@@ -112,7 +112,7 @@ def _shared(domain: dict[str, Any]) -> tuple[Any, ...]:
     sums, xml, user = domain["memory"]["shared"], domain["libvirt"], domain["qemu"]["vhost_user"]
     backends = [each["type"] for each in domain["qemu"]["backends"] if each["share"]]
     needs = (
-        " Its vhost-user devices (virtiofs, DPDK) need shared memory: it is they or KSM."
+        " Its vhost-user devices (virtiofs, DPDK) need shared memory, so they exclude KSM."
         if user
         else ""
     )
@@ -124,7 +124,7 @@ def _shared(domain: dict[str, Any]) -> tuple[Any, ...]:
             "shared_backends": backends,
             "vhost_user": user,
         },
-        f"KSM merges private anonymous memory; of shared mappings it ignores the offer.{needs}",
+        f"KSM merges private anonymous memory and ignores shared mappings.{needs}",
         _xml_fix(
             domain,
             "<source type='memfd'/> and <access mode='shared'/>",
@@ -140,18 +140,19 @@ def _unknown_reason(domain: dict[str, Any]) -> tuple[Any, ...]:
         "not-mergeable",
         f"only {offered(domain):.0%} of its memory is mergeable, and its settings do not say why",
         {"ksm_stat": domain["ksm_stat"]},
-        "A mapping that was offered has the flag mg in /proc/PID/smaps; too little of this has.",
-        f"look: grep -B 30 'VmFlags:.* mg' /proc/{domain['pid']}/smaps. Was it built without "
-        "MADV_MERGEABLE, or has it taken it back (MADV_UNMERGEABLE)?",
+        "Mappings that are offered have the flag mg in /proc/PID/smaps; most of this memory does "
+        "not.",
+        f"look: grep -B 30 'VmFlags:.* mg' /proc/{domain['pid']}/smaps. Was QEMU built without "
+        "MADV_MERGEABLE, or did it withdraw the offer (MADV_UNMERGEABLE)?",
     )
 
 
 def _xml_fix(domain: dict[str, Any], remove: str, add: str) -> str:
-    """The change of a domain's XML. Memory is set up at start, so it takes one."""
+    """Return the change of a domain's XML and its restart, which the change requires."""
     name = domain["libvirt"]["name"]
     change = f"# remove {remove} of <memoryBacking>"
     if add:
-        change += f"; put in their place:\n    {add}"
+        change += f"; replace with:\n    {add}"
     return f"virsh edit {name}\n{change}\nvirsh shutdown {name}; virsh start {name}"
 
 
@@ -162,7 +163,7 @@ def _pinned(domain: dict[str, Any]) -> Iterator[Finding]:
     yield Finding(
         "vfio",
         BLOCKS,
-        f"its memory is pinned for {max(len(devices), 1)} devices that it was given (VFIO)",
+        f"its memory is pinned for {max(len(devices), 1)} assigned devices (VFIO)",
         _where(domain, "domain"),
         {
             "vfio": devices,
@@ -170,8 +171,8 @@ def _pinned(domain: dict[str, Any]) -> Iterator[Finding]:
             "locked_bytes": sum(sums["locked"] for sums in domain["memory"].values()),
             "pinned_bytes": domain["pinned"],
         },
-        "A device reaches all memory of its guest by DMA, so all of it is pinned; a page that "
-        "others than page tables hold is not merged. With a virtual IOMMU it is what that maps.",
+        "A device may access all memory of its guest by DMA, so all of it is pinned, and KSM does "
+        "not merge pinned pages. With a virtual IOMMU, only the mapped memory is pinned.",
         "give the guest a virtio device instead: remove the <hostdev>, or -device vfio-…",
     )
 
@@ -186,10 +187,10 @@ def unprofitable(facts: Facts, process: dict[str, Any], kind: str) -> Iterator[F
     yield Finding(
         "process-profit",
         COSTS,
-        f"merging it takes {mib(-profit)} more memory than it saves",
+        f"merging it uses {mib(-profit)} more memory than it saves",
         _where(process, kind),
         {**some(stat, *counters), "full_scans": ksm(facts)["full_scans"]},
-        "Of its pages fewer than 1 in 64 are merged, and ksmd keeps a record of 64 bytes for each.",
+        "Fewer than 1 in 64 of its pages are merged, and ksmd keeps a record of 64 bytes per page.",
         _exclude(process, kind),
     )
 

@@ -1,17 +1,17 @@
-"""One finding of the doctor, and its words."""
+"""One finding of the doctor, and formatting of its values."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 KSM = "/sys/kernel/mm/ksm"
-# How bad it is, the worst first. A note is only worth knowing: nothing is wrong.
+# Severities, the worst first. A note is for information: nothing is wrong.
 BLOCKS, LIMITS, COSTS, UNSEEN, NOTE = "blocks", "limits", "costs", "unseen", "note"
 SEVERITIES = (BLOCKS, LIMITS, COSTS, UNSEEN, NOTE)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing."""
+    """One problem, or one note."""
 
     finding: str  # its name, the same in docs/doctor.md
     severity: str
@@ -22,7 +22,7 @@ class Finding:
     fix: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the finding for JSON."""
         return asdict(self)
 
 
@@ -30,12 +30,12 @@ HOST = {"kind": "host", "name": None, "pid": None}
 
 
 def hours(seconds: float) -> str:
-    """A long time, no finer than it is good for."""
+    """Format a long time with suitable precision."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
 
 
 def mib(size: int) -> str:
-    """Bytes, in words."""
+    """Format bytes."""
     if size < 1024**2:
         return f"{size / 1024:,.0f} KiB"
     return f"{size / 1024**2:,.0f} MiB" if size < 10 * 1024**3 else f"{size / 1024**3:,.1f} GiB"

@@ -1,4 +1,4 @@
-"""Findings of a host as a whole; docs/doctor.md has the reason for each. Pure."""
+"""Rules for a host as a whole; docs/doctor.md explains each finding. Pure."""
 
 import math
 from collections.abc import Iterator
@@ -35,17 +35,17 @@ from ksm_analysis.doctor.finding import (
     mib,
 )
 
-# Equal pages meet in the second full scan, or later: at this pace, after more than an hour.
+# Equal pages merge in the second full scan, or later: at this pace, after more than an hour.
 SLOW_SECONDS = 1800
 USUAL_MAX_PAGE_SHARING = 256
-# Smart scan starves merging if it skips this part of all pages, and at most this part is merged.
+# Smart scan prevents merging if it skips this part of all pages, and at most this part is merged.
 SKIPPED, MERGED = 0.5, 0.1
-CHAINED = 0.05  # of the pages saved, that would be saved too if max_page_sharing did not forbid it
-HUGE = 0.5  # of the mergeable memory
+CHAINED = 0.05  # of the saved pages: additional savings that max_page_sharing prevents
+HUGE = 0.5  # part of the mergeable memory
 
 
 def host(facts: Facts) -> Iterator[Finding]:
-    """Yield findings of the host as a whole."""
+    """Yield the findings of the host."""
     yield from _unreadable(facts)
     yield from _kvm_closed(facts)
     yield from _rulers(facts)
@@ -64,8 +64,8 @@ def _absent(facts: Facts) -> Iterator[Finding]:
         "this kernel has no KSM",
         HOST,
         {"directory": None, **some(facts["host"], "kernel", "config_ksm")},
-        f"{KSM} does not exist: no page of this host can be merged.",
-        "boot a kernel that was built with CONFIG_KSM=y; Debian's linux-image-amd64 is",
+        f"{KSM} does not exist: this host cannot merge pages.",
+        "boot a kernel with CONFIG_KSM=y, such as Debian's linux-image-amd64",
     )
 
 
@@ -82,27 +82,28 @@ def _stopped(facts: Facts) -> Iterator[Finding]:
             "ksmd is stopped: run=0",
             HOST,
             {**evidence, **stopper},
-            "What is merged stays merged until it is written; no more is. A boot sets run=0.",
+            "Merged pages stay merged until they are written to; no more pages are merged. After "
+            "boot, run is 0.",
             _restart(start, stopper),
         )
     elif knobs["run"] != 1:
         yield Finding(
             "run-2",
             BLOCKS,
-            f"ksmd is stopped, and all is unmerged: run={knobs['run']}",
+            f"ksmd is stopped, and all pages are unmerged: run={knobs['run']}",
             HOST,
             {**evidence, **stopper},
-            "2 breaks up all that was merged, and keeps ksmd from merging it again.",
+            "2 unmerges all pages and stops ksmd.",
             _restart(start, stopper),
         )
     elif not knobs["pages_to_scan"]:
         yield Finding(
             "pages-to-scan-0",
             BLOCKS,
-            "ksmd runs and looks at nothing: pages_to_scan=0",
+            "ksmd runs but scans nothing: pages_to_scan=0",
             HOST,
             evidence,
-            "It wakes up every sleep_millisecs, and scans as many pages as it was told to: none.",
+            "ksmd wakes up every sleep_millisecs and scans 0 pages.",
             f"echo 100 > {KSM}/pages_to_scan",
         )
 
@@ -116,9 +117,7 @@ def _restart(start: str, stopper: dict[str, Any]) -> str:
     if not stopper:
         return start
     if "ksmtuned" not in stopper["services"]:
-        return (
-            f"{start}    # {', '.join(stopper['services'])} may stop it again: it rules the knobs"
-        )
+        return f"{start}    # {', '.join(stopper['services'])} may stop it again: it sets the knobs"
     return (
         "ksmtuned stops ksmd while enough memory is free (KSM_THRES_COEF in /etc/ksmtuned.conf). "
         f"To merge always:\nsystemctl disable --now ksmtuned\n{start}"
@@ -126,7 +125,7 @@ def _restart(start: str, stopper: dict[str, Any]) -> str:
 
 
 def _still(facts: Facts) -> Iterator[Finding]:
-    """Nothing moves, though ksmd is to run, has something to scan, and had the time to begin."""
+    """Yield a finding if ksmd should run and has pages to scan, but no counter changes."""
     knobs, seconds = ksm(facts), seconds_between(facts)
     visited = grown(facts, "ksm", "pages_scanned") + grown(facts, "ksm", "pages_skipped")
     counts = "pages_scanned" in knobs
@@ -137,7 +136,7 @@ def _still(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "ksmd-still",
             BLOCKS,
-            "ksmd is let run and does not move",
+            "ksmd should run but does not scan",
             HOST,
             {
                 **some(knobs, "run", "pages_to_scan", "sleep_millisecs", "pages_scanned"),
@@ -145,8 +144,8 @@ def _still(facts: Facts) -> Iterator[Finding]:
                 "seconds": round(seconds, 1),
                 "mergeable_pages": mergeable_pages(facts),
             },
-            "There are pages to look at, and it looked at none between two readings.",
-            "look at what ksmd waits for: cat /proc/$(pgrep -x ksmd)/stack; dmesg | tail",
+            "There are pages to scan, but no page was scanned between the two readings.",
+            "find out what ksmd waits for: cat /proc/$(pgrep -x ksmd)/stack; dmesg | tail",
         )
 
 
@@ -167,7 +166,7 @@ def _slow(facts: Facts) -> Iterator[Finding]:
             "measured_scan_seconds": None if measured is None else round(measured, 1),
         },
         "Two equal pages are merged in the second full scan after they were written, or later. "
-        "Pages that change in less time than a scan takes are never merged.",
+        "Pages that change more often than once per scan are never merged.",
         _faster(facts, pages),
     )
 
@@ -175,8 +174,8 @@ def _slow(facts: Facts) -> Iterator[Finding]:
 def _faster(facts: Facts, pages: int) -> str:
     if nominal_scan_seconds(facts) <= GOAL_SECONDS:
         return (
-            "more pages_to_scan would not help: ksmd does not keep up with it. Give it more CPU:\n"
-            "renice -n 0 -p $(pgrep -x ksmd)    # it has 5"
+            "more pages_to_scan would not help: ksmd has too little CPU time. Raise its priority:\n"
+            "renice -n 0 -p $(pgrep -x ksmd)    # the default is 5"
         )
     wanted, minutes = pages_for_goal(pages), GOAL_SECONDS // 60
     sleep = ksm(facts)["sleep_millisecs"] != USUAL_SLEEP_MILLISECS
@@ -188,7 +187,7 @@ def _faster(facts: Facts, pages: int) -> str:
     else:
         lines += [f"echo {wanted} > {KSM}/pages_to_scan"]
     return "\n".join(
-        [*lines[:-1], f"{lines[-1]}    # {minutes} minutes a scan; ksmd takes more CPU"]
+        [*lines[:-1], f"{lines[-1]}    # {minutes} minutes per scan; ksmd uses more CPU"]
     )
 
 
@@ -203,7 +202,7 @@ def _starving(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "smart-scan",
         LIMITS,
-        f"smart scan passes over {skipped / visited:.0%} of the pages, and hardly any is merged",
+        f"smart scan skips {skipped / visited:.0%} of the pages, and almost none is merged",
         HOST,
         {
             **some(counters, "smart_scan", "full_scans", "pages_shared", "pages_sharing"),
@@ -212,10 +211,10 @@ def _starving(facts: Facts) -> Iterator[Finding]:
             "scanned": scanned,
             "seconds": round(seconds_between(facts), 1),
         },
-        "A page that did not merge is skipped in up to 8 of 9 scans, and leaves the unstable tree "
-        "meanwhile: two equal pages that are skipped in different scans do not meet. Where there "
-        "are no equal pages, this is as it should be.",
-        f"echo 0 > {KSM}/smart_scan    # and look again after two full scans",
+        "A page that did not merge is skipped in up to 8 of 9 scans, and is then not in the "
+        "unstable tree. Two equal pages that are skipped in different scans do not merge. If there "
+        "are no equal pages, nothing is wrong.",
+        f"echo 0 > {KSM}/smart_scan    # and check again after two full scans",
     )
 
 
@@ -225,13 +224,13 @@ def _chained(facts: Facts) -> Iterator[Finding]:
     lost = counters.get("stable_node_dups", 0) - chains
     sharing, shared = counters["pages_sharing"], counters["pages_shared"]
     limit = counters.get("max_page_sharing", 0)
-    # With the default only frames that have emptied since cost more, and ksmd is rid of them soon.
+    # With the default, only frames with few remaining mappings cost more, and ksmd soon frees them.
     if not chains or lost <= CHAINED * sharing or limit >= USUAL_MAX_PAGE_SHARING:
         return
     yield Finding(
         "max-page-sharing",
         LIMITS,
-        f"max_page_sharing={limit} costs {lost:,} pages, beside {sharing:,} that are saved",
+        f"max_page_sharing={limit} costs {lost:,} pages, and {sharing:,} are saved",
         HOST,
         {
             **some(counters, "max_page_sharing", "pages_shared", "pages_sharing"),
@@ -239,9 +238,9 @@ def _chained(facts: Facts) -> Iterator[Finding]:
             "sharing_to_shared": round(sharing / shared, 2) if shared else None,
             "lost_pages": lost,
         },
-        f"A page may be mapped {limit} times; of contents that are there more often, a further "
-        "copy is kept for each so many. stable_node_dups counts the copies of all such contents.",
-        f"echo 2 > {KSM}/run    # unmerges everything: memory must be free for it\n"
+        f"A merged page may have {limit} mappings. Contents that occur more often need another "
+        f"copy for every {limit} mappings. stable_node_dups counts these copies.",
+        f"echo 2 > {KSM}/run    # unmerges all pages, which needs free memory\n"
         f"echo {USUAL_MAX_PAGE_SHARING} > {KSM}/max_page_sharing\necho 1 > {KSM}/run",
     )
 
@@ -253,12 +252,12 @@ def _split(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "numa-split",
         LIMITS,
-        f"equal pages on different NUMA nodes are not merged: there are {nodes}",
+        f"equal pages on different NUMA nodes are not merged: there are {nodes} nodes",
         HOST,
         {**some(knobs, "merge_across_nodes"), "numa_nodes": nodes},
-        "Each node has trees of its own: contents that are on all nodes stay in memory once for "
-        "each. That saves accesses to distant memory; it is a choice, if it was one.",
-        f"echo 2 > {KSM}/run    # unmerges everything: memory must be free for it\n"
+        "Each node has its own trees: contents on several nodes stay in memory once per node. "
+        "This avoids accesses to distant memory, and may be intended.",
+        f"echo 2 > {KSM}/run    # unmerges all pages, which needs free memory\n"
         f"echo 1 > {KSM}/merge_across_nodes\necho 1 > {KSM}/run",
     )
 
@@ -271,18 +270,18 @@ def _costly(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "general-profit",
         COSTS,
-        f"KSM takes {mib(-profit)} more memory than it saves",
+        f"KSM uses {mib(-profit)} more memory than it saves",
         HOST,
         some(counters, "general_profit", "full_scans", "pages_sharing", "ksm_zero_pages"),
-        "ksmd keeps a record of 64 bytes (32 on 32-bit machines) for each page that it knows. If "
-        "fewer than one page in 64 is saved, the records take more.",
-        "keep from KSM what does not merge (ksm_process_profit of each domain), or end it all:\n"
+        "ksmd keeps a record of 64 bytes (32 on 32-bit machines) for each tracked page. If fewer "
+        "than one page in 64 is saved, the records use more memory.",
+        "exclude domains that do not merge (see their ksm_process_profit), or turn KSM off:\n"
         f"echo 2 > {KSM}/run",
     )
 
 
 def _collapsing(facts: Facts) -> Iterator[Finding]:
-    """Zero pages are holes to khugepaged, which fills them."""
+    """Yield a finding if khugepaged fills zero pages, which it treats as holes."""
     counters, thp = ksm(facts), facts["huge_pages"] or {}
     holes = (thp.get("khugepaged") or {}).get("max_ptes_none", 0)
     open_to = {"always": "size", "madvise": "advised_huge"}.get(str(thp.get("enabled")))
@@ -292,7 +291,7 @@ def _collapsing(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "khugepaged-zero",
         LIMITS,
-        "khugepaged fills again what use_zero_pages has emptied",
+        "khugepaged allocates pages again that use_zero_pages has freed",
         HOST,
         {
             **some(counters, "use_zero_pages", "ksm_zero_pages"),
@@ -301,8 +300,8 @@ def _collapsing(facts: Facts) -> Iterator[Finding]:
             "open_to_huge_pages": size,
             "thp_collapse_alloc": grown(facts, "vmstat", "thp_collapse_alloc"),
         },
-        f"To khugepaged the kernel's zero page is a hole. Where up to {holes} of the pages of a "
-        "huge one are holes, it makes it whole, and allocates them all.",
+        f"khugepaged treats the kernel's zero page as a hole. If at most {holes} pages of a huge "
+        "page are holes, it makes a huge page and allocates them all.",
         "echo 0 > /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none",
     )
 
@@ -315,7 +314,7 @@ def _huge(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "huge-pages-whole",
         NOTE,
-        f"{huge / anonymous:.0%} of the mergeable memory is in huge pages that are still whole",
+        f"{huge / anonymous:.0%} of the mergeable memory is in huge pages that are not split",
         HOST,
         {
             "huge": huge,
@@ -326,16 +325,16 @@ def _huge(facts: Facts) -> Iterator[Finding]:
             "thp_split_page": grown(facts, "vmstat", "thp_split_page"),
             "thp_collapse_alloc": grown(facts, "vmstat", "thp_collapse_alloc"),
         },
-        "Nothing in them is merged: ksmd looks at each small page of a transparent huge one, and "
-        "splits the huge one to merge it. So they hide no duplicates; what is whole after some "
-        "full scans has none that ksmd found. Merging costs the speed of huge pages.",
-        "nothing needs to be done; for memory rather than speed: "
+        "Nothing in them is merged: ksmd scans each small page of a transparent huge page, and "
+        "splits the huge page to merge it. So they hide no duplicates: in huge pages that are not "
+        "split after some full scans, ksmd has found none. Merging costs the speed of huge pages.",
+        "nothing needs to be done; to prefer memory over speed: "
         "echo never > /sys/kernel/mm/transparent_hugepage/enabled",
     )
 
 
 def _changing(facts: Facts) -> Iterator[Finding]:
-    """What somebody has written to a knob between the readings. The advisor writes one itself."""
+    """Yield a finding for knobs that changed between the readings, except by the advisor."""
     first, last = (reading["ksm"] or {} for reading in facts["readings"])
     ruled = {"pages_to_scan"} if advised(facts) else set()
     knobs = [name for name in KNOBS if name in last and first.get(name) != last[name]]
@@ -344,16 +343,16 @@ def _changing(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "knobs-change",
             LIMITS,
-            f"somebody is changing the knobs: {', '.join(changed)}",
+            f"another program or user changes the knobs: {', '.join(changed)}",
             HOST,
             {**changed, "seconds": round(seconds_between(facts), 1), **_stopper(facts)},
-            "Two readings of them differ. What you set will not last.",
-            "find out who writes: ksmtuned, oVirt's MOM, an experiment, or a person:\n"
+            "The two readings differ. Your settings will be overwritten.",
+            "find out what writes them: ksmtuned, oVirt's MOM, an experiment, or a user:\n"
             f"pgrep -af 'ksmtuned|momd'; fuser -v {KSM}/run",
         )
 
 
-# Writable files of the directory: docs/metrics.md has the counters.
+# Writable files of the directory; docs/metrics.md lists the counters.
 KNOBS = (
     *("run", "pages_to_scan", "sleep_millisecs", "merge_across_nodes", "use_zero_pages"),
     *("max_page_sharing", "stable_node_chains_prune_millisecs", "smart_scan", "advisor_mode"),
@@ -370,10 +369,10 @@ def _rulers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "two-rulers",
             LIMITS,
-            f"{names} and the kernel's advisor both rule pages_to_scan",
+            f"{names} and the kernel's advisor both control pages_to_scan",
             HOST,
             {**some(ksm(facts), "advisor_mode", "pages_to_scan"), **pids},
-            "While the advisor is on, the kernel refuses what the service writes (EINVAL) and sets "
+            "While the advisor is on, the kernel refuses writes of the service (EINVAL) and sets "
             "pages_to_scan itself after each scan.",
             f"systemctl disable --now {names}\nor\necho none > {KSM}/advisor_mode",
         )
@@ -381,17 +380,17 @@ def _rulers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "ruled",
             NOTE,
-            f"the knobs are ruled by {names or 'the advisor of the kernel'}",
+            f"the knobs are controlled by {names or 'the advisor of the kernel'}",
             HOST,
             {**some(ksm(facts), "run", "advisor_mode", "pages_to_scan"), **pids},
-            "What you write to them will be written over.",
+            "Your settings will be overwritten.",
             f"systemctl disable --now {names}" if services else f"echo none > {KSM}/advisor_mode",
         )
 
 
 def _kvm_closed(facts: Facts) -> Iterator[Finding]:
-    """libvirt, as root, finds KVM when it probes QEMU; QEMU's own user then cannot open it."""
-    device = facts.get("kvm")  # none on hosts without KVM, and in facts of earlier versions
+    """Yield a finding if root can open /dev/kvm but QEMU's user cannot."""
+    device = facts.get("kvm")  # missing on hosts without KVM, and in facts of earlier versions
     if not device or not device["user"] or device["opens"]:
         return
     yield Finding(
@@ -401,12 +400,12 @@ def _kvm_closed(facts: Facts) -> Iterator[Finding]:
         HOST,
         some(device, "mode", "owner", "group", "user", "groups"),
         "libvirt probes QEMU as root and finds KVM, then sees that QEMU cannot use it, discards "
-        "what it found and probes again (about 4 s) whenever it looks. Guests start slowly, and "
-        "run without KVM.",
+        "the result and probes again (about 4 s) each time. Guests start slowly, and run without "
+        "KVM.",
         "chgrp kvm /dev/kvm; chmod 0660 /dev/kvm\n"
-        "To keep it so after a reboot, where udev runs, in /etc/udev/rules.d/65-kvm.rules:\n"
+        "To make this permanent with udev, in /etc/udev/rules.d/65-kvm.rules:\n"
         'KERNEL=="kvm", GROUP="kvm", MODE="0660"\n'
-        f"If it is so already: usermod -aG kvm {device['user']}. Then restart libvirt.",
+        f"If this is already set: usermod -aG kvm {device['user']}. Then restart libvirt.",
     )
 
 
@@ -421,9 +420,9 @@ def _unreadable(facts: Facts) -> Iterator[Finding]:
         f"the memory of {count} processes could not be read, {len(names)} QEMU among them",
         HOST,
         {"unreadable_processes": count, "qemu": names, "root": facts["host"]["root"]},
-        "The kernel tells of a process's memory to its owner and to root. What is said here does "
-        "not count what could not be read.",
-        "look as root: ansible_user: root, or ansible_become: true, in the inventory",
+        "The kernel shows the memory of a process only to its owner and to root. The findings do "
+        "not include memory that could not be read.",
+        "read as root: ansible_user: root, or ansible_become: true, in the inventory",
     )
 
 
@@ -438,7 +437,7 @@ def nothing_offered(facts: Facts, found: list[Finding]) -> Iterator[Finding]:
         "no process offers memory to KSM",
         HOST,
         {"domains": len(facts["domains"]), "mergeable_mappings": 0},
-        "KSM looks only at memory that was offered with madvise(MADV_MERGEABLE), as QEMU does, or "
+        "KSM scans only memory that was offered with madvise(MADV_MERGEABLE), as QEMU does, or "
         "prctl(PR_SET_MEMORY_MERGE), as systemd does for MemoryKSM=yes.",
-        "start a guest; or, for a service, in its unit:\n[Service]\nMemoryKSM=yes",
+        "start a guest; or set in the unit of a service:\n[Service]\nMemoryKSM=yes",
     )

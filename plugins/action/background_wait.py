@@ -1,4 +1,4 @@
-"""Wait until a program in the background has ended, and print how far a sampler is."""
+"""Wait until a background program has ended, and print the progress of a sampler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible.utils.display import Display
 display = Display()
 END_POLL_SECONDS = 0.2  # once the program should have ended
 SHOWN = ("full_scans", "pages_sharing", "general_profit")
-LOST = "has lost its supervisor, so nobody knows how it ended"
+LOST = "has lost its supervisor, so its exit status is unknown"
 Look = dict[str, dict[str, Any]]
 
 
@@ -23,7 +23,7 @@ class ActionModule(ActionBase):
     """See plugins/modules/background_wait.py for arguments and result."""
 
     _requires_connection = True
-    _supports_check_mode = False  # nothing was started that could be waited for
+    _supports_check_mode = False  # check mode starts nothing, so there is nothing to wait for
     _VALID_ARGS = frozenset(
         ("name", "directory", "seconds", "grace", "success", "samples", "label", "report")
     )
@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
                 record = look.get("record", {})
                 if "ended" in record:
                     return _judged(record, arguments.get("success", [0]))
-                # Looked at once more: the record is replaced just before the supervisor ends.
+                # Read the record once more: it is replaced just before the supervisor ends.
                 if lost and "lost" in look:
                     raise AnsibleActionFail(f"the {name} {LOST if record else 'was never started'}")
                 lost = "lost" in look
@@ -57,18 +57,18 @@ class ActionModule(ActionBase):
             time.sleep(END_POLL_SECONDS if lost or left <= END_POLL_SECONDS else min(report, left))
 
     def _look(self, command: str) -> Look | None:
-        """Look at the host; None if it cannot be reached just now, which does not end the wait."""
+        """Read the state on the host; None if the host is unreachable, and the wait continues."""
         try:
             said = self._low_level_execute_command(command)["stdout"]
         except AnsibleConnectionFailure as error:
-            display.warning(f"cannot look at the program: {error}")
+            display.warning(f"cannot read the state of the program: {error}")
             self._connection.reset()
             return None
         return {key: value for line in said.splitlines() for key, value in _tagged(line)}
 
 
 def _command(arguments: dict[str, Any], supervisor: int | None) -> str:
-    """Print the record, whether its supervisor is gone, and the first and last line of samples."""
+    """Return a command that prints the record, a lost supervisor, first and last sample line."""
     record = shlex.quote(str(PurePosixPath(arguments["directory"]) / f"{arguments['name']}.json"))
     words = [f"printf 'record '; tr -d '\\n' < {record}; echo"]
     gone = f"test -e /proc/{supervisor}" if supervisor else f"test -e {record}"
@@ -80,7 +80,7 @@ def _command(arguments: dict[str, Any], supervisor: int | None) -> str:
 
 
 def _tagged(line: str) -> list[tuple[str, dict[str, Any]]]:
-    """Split one line of a look into its tag and its JSON object; nothing if it is torn."""
+    """Split one line of output into its tag and its JSON object; empty if it is incomplete."""
     tag, _, text = line.partition(" ")
     try:
         value = json.loads(text)
@@ -90,7 +90,7 @@ def _tagged(line: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _judged(record: dict[str, Any], success: list[int]) -> dict[str, Any]:
-    """Return the result of a program that has ended; a failure says how it ended."""
+    """Return the result of an ended program. A failure says how it ended."""
     if record["exit_code"] in success:
         return {"changed": False, "record": record}
     how = f"ended with exit code {record['exit_code']}"
@@ -107,7 +107,7 @@ def _judged(record: dict[str, Any], success: list[int]) -> dict[str, Any]:
 
 
 def _progress(look: Look) -> str:
-    """Say how far the sampler is; empty before its first sample."""
+    """Describe the progress of the sampler; empty before its first sample."""
     header, sample = look.get("header", {}), look.get("sample", {})
     if "samples" not in header or sample.get("kind") != "sample":
         return ""

@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         """Pack, copy, check, unpack."""
         super().run(tmp, task_vars)
         source, dest = self._task.args["src"], Path(self._task.args["dest"])
-        # Of the user who logs in: the connection copies files as that user, without become.
+        # Owned by the user who logs in: the connection copies files as that user, without become.
         place = self._do("mktemp -d -t ksm-fetch.XXXXXXXX", "make a directory", become=False)
         remote = f"{place}/archive.tar.gz"
         try:
@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
 
 
 def _pack(source: str, archive: str, place: str) -> str:
-    """Return the command that packs for the owner of `place`, and prints the checksum."""
+    """Return a command that packs the archive for the owner of `place` and prints its checksum."""
     source, archive, place = (shlex.quote(each) for each in (source, archive, place))
     return (
         f"umask 077 && tar -c --use-compress-program='gzip -1' --file={archive} -C {source} . "
@@ -62,11 +62,11 @@ def _pack(source: str, archive: str, place: str) -> str:
 
 
 def check(archive: Path, wanted: str) -> None:
-    """Require that the archive has arrived as it was."""
+    """Require that the archive was copied without errors."""
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
-        raise AnsibleError(f"the archive was damaged on its way: {found} is not {wanted}")
+        raise AnsibleError(f"the archive was damaged in transfer: {found} is not {wanted}")
 
 
 def unpack(archive: Path, dest: Path) -> list[str]:
@@ -78,7 +78,7 @@ def unpack(archive: Path, dest: Path) -> list[str]:
 
 
 def _plain(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Refuse what leads out of the directory; owners and modes are those of whoever unpacks."""
+    """Refuse paths that leave the directory. Ignore the owners and modes in the archive."""
     if not (member.isfile() or member.isdir()):
-        return None  # sockets, links and devices are no results
+        return None  # sockets, links and devices are not results
     return tarfile.data_filter(member, path).replace(mode=None, deep=False)

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 # this one goes to the standard input of the host's Python, and is gone when it ends.
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/doctor/files/ksm_facts.py"
-PYTHON = "/usr/bin/python3"  # where the inventory names none
+PYTHON = "/usr/bin/python3"  # if the inventory does not name one
 
 
 class ActionModule(ActionBase):
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Read."""
         super().run(tmp, task_vars)
-        # Isolated, and without writing what it imports as byte code.
+        # Isolated mode, and without writing byte code of imported modules.
         words = [self._python(task_vars), "-I", "-B", "-", "--seconds"]
         command = shlex.join([*words, str(self._task.args["seconds"])])
         done = self._low_level_execute_command(command, in_data=PROGRAM.read_bytes())
@@ -38,6 +38,6 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"cannot read this host with {words[0]}: {why}") from None
 
     def _python(self, task_vars):
-        """Return the host's Python: what the inventory names, if it is a path."""
+        """Return the Python of the host: the one of the inventory, if it is a path."""
         named = str(self._templar.template(task_vars.get("ansible_python_interpreter", "")))
         return PYTHON if named == "" or named.startswith("auto") else named

@@ -16,7 +16,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset(("path", "files", "rename"))
 
     def run(self, tmp=None, task_vars=None):
-        """Write, and rename."""
+        """Write the files and rename the directory."""
         super().run(tmp, task_vars)
         path = Path(self._task.args["path"])
         try:
@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
 
 
 def rename(path, target):
-    """Give a directory its name, but never that of another."""
+    """Rename a directory, but never over an existing one."""
     if target.exists():
-        raise AnsibleActionFail(f"{target} exists already, and is never overwritten")
+        raise AnsibleActionFail(f"{target} already exists and is not overwritten")
     path.rename(target)

@@ -1,17 +1,17 @@
-"""The filter assign_runs: which host does which runs of an experiment."""
+"""The filter assign_runs assigns the runs of an experiment to hosts."""
 
 from __future__ import annotations
 
 
 def cell(factors: dict) -> tuple:
-    """What the repetitions of a run have in common."""
+    """Return the factors that all repetitions of a run share."""
     return tuple((key, str(value)) for key, value in sorted(factors.items()) if key != "repetition")
 
 
 def assign_runs(
     runs: list[dict], hosts: list[str], earlier: dict[str, dict] | None = None
 ) -> dict[str, list[dict]]:
-    """Return the runs of each host. `earlier` has host, status and factors of ended runs, by id."""
+    """Return the runs of each host. `earlier` maps ids of ended runs to host, status, factors."""
     earlier = earlier or {}
     shares: dict[str, list[dict]] = {host: [] for host in hosts}
     seconds = dict.fromkeys(hosts, 0.0)
@@ -32,5 +32,5 @@ class FilterModule:
     """Filters of the role run."""
 
     def filters(self) -> dict:
-        """Names and functions."""
+        """Return the filters by name."""
         return {"assign_runs": assign_runs}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-TIMED_OUT = [124, 137]  # how timeout(1) says that it has ended a command, or had to kill it
+TIMED_OUT = [124, 137]  # exit codes of timeout(1) when it ended or killed the command
 
 
 def guest_commands(parts: list[dict], prefix: str, start: float) -> list[dict]:
-    """One command for each guest of each part.
+    """Return one command for each guest of each task.
 
-    A part has `guests` (numbers), `start` and `stop` (seconds) and either `stress_ng` (options) or
-    `command` (argv). The filter's `start` is when the seconds begin, on the host's CLOCK_MONOTONIC.
+    A task has `guests` (numbers), `start` and `stop` (seconds) and either `stress_ng` (options) or
+    `command` (argv). The argument `start` is second 0, on the host's CLOCK_MONOTONIC.
     """
     return [
         {
@@ -25,18 +25,18 @@ def guest_commands(parts: list[dict], prefix: str, start: float) -> list[dict]:
 
 
 def argv(part: dict) -> list[str]:
-    """Return the command line of a part, which ends by itself when the part stops."""
+    """Return the command line of a task. The command ends when the task stops."""
     seconds = part["stop"] - part["start"]
     if "stress_ng" not in part:
         return ["/usr/bin/timeout", "--kill-after=5s", f"{seconds:g}s", *part["command"]]
     options = [option(name, value) for name, value in part["stress_ng"].items()]
-    # It knows whole seconds only. With --quiet it would leave its metrics out of the YAML as well.
+    # stress-ng accepts only whole seconds. With --quiet it would omit its metrics from the YAML.
     limit = f"--timeout={max(1, round(seconds))}s"
     return ["/usr/bin/stress-ng", *filter(None, options), limit, "--metrics", "--yaml=/dev/stdout"]
 
 
 def option(name: str, value: object) -> str:
-    """One option of stress-ng: `vm_keep: true` is --vm-keep, `vm: 2` is --vm=2."""
+    """Return one option of stress-ng: `vm_keep: true` is --vm-keep, `vm: 2` is --vm=2."""
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return flag if value else ""
@@ -44,8 +44,8 @@ def option(name: str, value: object) -> str:
 
 
 class FilterModule:
-    """Filters of the role."""
+    """Filters of the role part_workload."""
 
     def filters(self) -> dict:
-        """Names and functions."""
+        """Return the filters by name."""
         return {"guest_commands": guest_commands}

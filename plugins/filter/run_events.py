@@ -1,4 +1,4 @@
-"""What happened in a run, as the lines of events.jsonl."""
+"""The events of a run, as lines of events.jsonl."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def run_events(
     knobs_set: dict[str, Any], ready: list[dict[str, Any]], restored: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Put together what the steps of a run have returned."""
+    """Combine the results of the steps of a run."""
     events = []
     if "after" in knobs_set:
         events.append(_event("knobs set", knobs_set, knobs=knobs_set["after"]))
@@ -27,7 +27,7 @@ def _event(name: str, when: dict[str, Any], **more: object) -> dict[str, Any]:
 
 
 def jsonl(rows: list[object]) -> str:
-    """One JSON object a line."""
+    """Return one JSON object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -35,5 +35,5 @@ class FilterModule:
     """Filters for the role run."""
 
     def filters(self) -> dict[str, Any]:
-        """Names and functions."""
+        """Return the filters by name."""
         return {"run_events": run_events, "jsonl": jsonl}

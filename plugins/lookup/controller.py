@@ -1,4 +1,4 @@
-"""Who runs this playbook."""
+"""The lookup controller returns the identity of the process that runs the playbook."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ansible.plugins.lookup import LookupBase
 
 
 class LookupModule(LookupBase):
-    """Tasks are worker processes of ansible-playbook, which is what lives as long as the play."""
+    """Tasks are worker processes; their parent ansible-playbook lives as long as the play."""
 
     def run(self, terms, variables=None, **kwargs):
         """Return the identity."""
         parent = multiprocessing.parent_process()
         pid = parent.pid if parent else os.getpid()
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        # The first word is the Python that runs it.
+        # The first word is the Python interpreter.
         what = " ".join([Path(words[1]).name, *words[2:]]).strip()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # A container has the boot id of its host, and process ids of its own.

@@ -1,4 +1,4 @@
-"""Ask the QEMU guest agents of libvirt domains: wait for them, and run commands through them.
+"""Use the QEMU guest agents of libvirt domains: wait for them, and run commands through them.
 
 The module guest_agent and the program ksm_workload.py use it. Standard library and libvirt only.
 """
@@ -21,20 +21,20 @@ else:
 
 POLL_SECONDS = 0.25
 SLEEP_SECONDS = 1
-AGENT_SECONDS = 10  # how long libvirt waits for one answer
+AGENT_SECONDS = 10  # libvirt's timeout for one answer
 
 
 class GuestError(Exception):
-    """A guest did not do what was asked, in words for the user."""
+    """A guest failed; the message is for the user."""
 
 
 def now():
-    """Both clocks of the host."""
+    """Return both clocks of the host."""
     return {"wall": time.time(), "monotonic": time.monotonic()}
 
 
 def domain(connection, name):
-    """Look a domain up; it must be running."""
+    """Look up a running domain."""
     try:
         found = connection.lookupByName(name)
     except libvirt.libvirtError as error:
@@ -51,7 +51,7 @@ def ask(guest, command, **arguments):
 
 
 def poll(guest, deadline, attempt, what):
-    """Call `attempt` until it returns something true; a guest that died ends the wait at once."""
+    """Call `attempt` until it returns something true. A guest that has ended is an error."""
     while True:
         try:
             answer = attempt()
@@ -61,12 +61,12 @@ def poll(guest, deadline, attempt, what):
             if not alive(guest):
                 raise GuestError(f"{guest.name()} stopped while {what}") from error
         if time.monotonic() > deadline:
-            raise GuestError(f"{guest.name()}: time is up while {what}")
+            raise GuestError(f"{guest.name()}: timeout while {what}")
         time.sleep(POLL_SECONDS)
 
 
 def alive(guest):
-    """Whether the domain that was looked up still runs, and not another of its name."""
+    """Whether the same domain still runs, and not a later one with its name."""
     try:
         return guest.connect().lookupByUUID(guest.UUID()).ID() == guest.ID()
     except libvirt.libvirtError as error:
@@ -86,7 +86,7 @@ def wait_ready(deadline, guest):
 
 
 def sleep_until(guest, until, stop):
-    """Sleep for as long as the guest lives, without disturbing it; return whether to stop early."""
+    """Sleep without disturbing the guest; return whether to stop early. It must stay alive."""
     while not stop():
         left = until - time.monotonic()
         if left <= 0:
@@ -100,7 +100,7 @@ def sleep_until(guest, until, stop):
 def execute(command, timeout, stop, tell, guest):
     """Run a command in a guest; return when it started, its exit code and its output.
 
-    `stop` is asked whether to stop early, and `tell` is called when the command has started.
+    `stop` returns whether to stop early. `tell` is called when the command has started.
     """
     argv = command["argv"]
     if sleep_until(guest, command["at"], stop):
@@ -119,7 +119,7 @@ def execute(command, timeout, stop, tell, guest):
         return status if status["exited"] else None
 
     stopping = sleep_until(guest, started["monotonic"] + command["seconds"], stop)
-    # One that has ended by itself before is judged by how it did. The agent tells that only once.
+    # If the command has ended by itself, its exit code counts. The agent returns that only once.
     status = ended() if stopping else None
     early = stopping and status is None
     if early:
@@ -147,12 +147,12 @@ def interrupt(guest, process):
 
 
 def decoded(status, key):
-    """Output of a command as text."""
+    """Return the output of a command as text."""
     return base64.b64decode(status.get(key, "")).decode(errors="replace")
 
 
 def serve(guest, act, since):
-    """Do something with one guest. Errors are returned, so that one guest hides no other."""
+    """Call `act` for one guest. Errors are returned, so that each guest reports its own."""
     outcome = {"name": guest.name(), "error": "", "started": now()}
     since = outcome["started"]["monotonic"] if since is None else since
     try:
@@ -165,17 +165,16 @@ def serve(guest, act, since):
 
 
 def serve_all(work, since=None):
-    """Serve all guests at once, each in a thread; return their outcomes in order.
+    """Serve all guests in parallel, one thread each; return their outcomes in order.
 
-    `work` is a list of (domain, function of it). libvirt prints every error on stderr by itself;
-    they are all in the outcomes.
+    `work` is a list of (domain, function of it). All errors are in the outcomes.
     """
     with ThreadPoolExecutor(max(1, len(work))) as pool:
         return list(pool.map(lambda job: serve(*job, since), work))
 
 
 def connect(uri):
-    """Connect to libvirt, and let it print nothing by itself."""
+    """Connect to libvirt, and keep it from printing errors to stderr."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         return libvirt.open(uri)

@@ -9,16 +9,16 @@ DOCUMENTATION = r"""
 module: background
 short_description: Start a program in the background, and stop it
 description:
-  - Starts a program that outlives the task, and records what it is and how it ended in the file
-    C(NAME.json) of a directory.
-  - Each program has a supervisor, which waits for its end. M(ksm.testbed.background_wait) waits for
-    the record of the end.
-  - A program is known by its process id and its start time, so that no other process is ever
+  - Starts a program that outlives the task. The file C(NAME.json) in a directory records the
+    program and how it ended.
+  - Each program has a supervisor, which waits until the program ends.
+    M(ksm.testbed.background_wait) waits until the supervisor has recorded that.
+  - A program is identified by its process id and its start time, so that no other process is
     signalled.
 version_added: 0.1.0
 options:
   name:
-    description: What the program is called. A word that can be part of a file name.
+    description: Name of the program. A word of a-z, 0-9, _ and -.
     type: str
     required: true
   directory:
@@ -27,10 +27,10 @@ options:
     required: true
   state:
     description:
-      - V(started) starts the program. A record that exists already is an error, since results are
-        never overwritten.
-      - V(stopped) signals the program and waits until it has ended. Nothing is done if it has ended
-        or was never started.
+      - V(started) starts the program. An existing record is an error, because results are never
+        overwritten.
+      - V(stopped) signals the program and waits until it has ended. Does nothing if it has ended or
+        was never started.
     type: str
     choices: [started, stopped]
     default: started
@@ -40,8 +40,8 @@ options:
     elements: str
   seconds:
     description: >-
-      How long the program may run. It is signalled with SIGTERM when this time has passed, and
-      killed if that does not end it within O(grace).
+      How long the program may run. After this time it gets SIGTERM, and SIGKILL if it has not ended
+      within O(grace).
     type: float
     default: 86400
   signal:
@@ -81,12 +81,12 @@ EXAMPLES = r"""
 RETURN = r"""
 record:
   description: >-
-    What the record says. name, argv, pid, process_start (clock ticks since boot), supervisor
-    ({pid, process_start}) and started ({wall, monotonic}, seconds). Once the program has ended
+    The record. name, argv, pid, process_start (clock ticks since boot), supervisor
+    ({pid, process_start}) and started ({wall, monotonic}, seconds). After the program has ended,
     also ended ({wall, monotonic}), exit_code, signal (a name such as KILL; null if it exited),
     summary (its standard output, if that is one JSON object) and stderr (the last 4 KiB).
   type: dict
-  returned: unless nothing was ever started
+  returned: if the program was started
 """
 
 import json
@@ -103,20 +103,20 @@ from ansible.module_utils.basic import AnsibleModule
 STDERR_BYTES = 4096
 STDOUT_BYTES = 2**20
 POLL_SECONDS = 0.05
-KILL_SECONDS = 5.0  # how long the kernel may take to end what was killed
+KILL_SECONDS = 5.0  # how long the kernel may take to end a killed process
 
 
 class BackgroundError(Exception):
-    """A program cannot be started or stopped, in words for the user."""
+    """A program cannot be started or stopped; the message is for the user."""
 
 
 def clocks():
-    """Both clocks of the host, in seconds."""
+    """Return both clocks of the host, in seconds."""
     return {"wall": time.time(), "monotonic": time.monotonic()}
 
 
 def process_start(pid):
-    """Start time of a process that runs, in clock ticks since boot; None if it has ended."""
+    """Return the start time of a process in clock ticks since boot; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -126,12 +126,12 @@ def process_start(pid):
 
 
 def runs(process):
-    """Whether a recorded process still runs, and not another with its id."""
+    """Whether a recorded process still runs, and not a later one with its id."""
     return process_start(process["pid"]) == process["process_start"]
 
 
 def write(path, record):
-    """Replace the record at once, readable for its owner alone."""
+    """Replace the record atomically. Only its owner can read it."""
     partial = path.with_suffix(".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -147,23 +147,23 @@ def read(path):
     except FileNotFoundError:
         return None
     except ValueError:
-        raise BackgroundError(f"{path} is damaged: remove it once the program has ended") from None
+        raise BackgroundError(f"{path} is damaged: remove it when the program has ended") from None
 
 
 # --- the supervisor -------------------------------------------------------------------------------
 
 
 def supervise(path, params, report):
-    """Start the program, record it, wait for its end and record that. Runs in a process of its own.
+    """Start the program, record it, wait until it ends and record that. Runs in its own process.
 
-    `report` is a pipe to the module: the record, or why there is none.
+    `report` is a pipe to the module. It gets the record, or the error.
     """
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    # Without names: nothing is left of them, whoever is killed.
+    # Files without names: nothing is left of them, even after SIGKILL.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         try:
             program = subprocess.Popen(
@@ -195,7 +195,7 @@ def supervise(path, params, report):
 
 
 def bounded(program, seconds, grace):
-    """Wait for the end of a program, and end it when its time has passed."""
+    """Wait until a program ends, and end it after its time."""
     for wait, number in ((seconds, signal.SIGTERM), (grace, signal.SIGKILL)):
         try:
             return program.wait(wait)
@@ -205,14 +205,14 @@ def bounded(program, seconds, grace):
 
 
 def outcome(code):
-    """How a program ended, from what wait(2) said of it."""
+    """Return how a program ended, from its return code."""
     if code < 0:
         return {"exit_code": None, "signal": signal.Signals(-code).name.removeprefix("SIG")}
     return {"exit_code": code, "signal": None}
 
 
 def summary(file):
-    """The one JSON object that a program has printed, or None."""
+    """Return the JSON object that a program has printed, or None."""
     file.seek(0)
     try:
         value = json.loads(file.read(STDOUT_BYTES))
@@ -222,7 +222,7 @@ def summary(file):
 
 
 def tail(file):
-    """The end of what a program has printed, as text."""
+    """Return the end of the output of a program, as text."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - STDERR_BYTES))
     return file.read().decode(errors="replace")
@@ -234,7 +234,7 @@ def tail(file):
 def start(path, params):
     """Start the program; return its record."""
     if read(path):
-        raise BackgroundError(f"{path} exists already, and is never overwritten")
+        raise BackgroundError(f"{path} already exists and is not overwritten")
     if not path.parent.is_dir():
         raise BackgroundError(f"{path.parent} is not a directory")
     reader, writer = os.pipe()
@@ -243,7 +243,7 @@ def start(path, params):
         try:
             supervise(path, params, writer)
         finally:
-            os._exit(0)  # nothing of the module is to be done twice
+            os._exit(0)  # the module's exit handlers must run only once
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as pipe:
         said = pipe.read()
@@ -254,7 +254,7 @@ def start(path, params):
 
 
 def stop(path, params, record):
-    """End the program; return its record, which then has how it ended."""
+    """End the program; return its record, which says how it ended."""
     try:
         os.kill(record["pid"], signal.Signals[f"SIG{params['signal']}"])
     except ProcessLookupError:
@@ -267,7 +267,7 @@ def stop(path, params, record):
 
 
 def settled(path, record):
-    """Wait for the record of the end; write it if the supervisor has ended before."""
+    """Wait until the end is recorded; record it if the supervisor has ended without doing so."""
     found = {}
 
     def recorded():
@@ -283,7 +283,7 @@ def settled(path, record):
 
 
 def wait_until(condition, seconds):
-    """Poll; return whether the condition came true in time."""
+    """Poll; return whether the condition became true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -293,7 +293,7 @@ def wait_until(condition, seconds):
 
 
 def run(module):
-    """Do what the parameters ask; return the result for exit_json."""
+    """Execute the module; return the result for exit_json."""
     params = module.params
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", params["name"]):
         raise BackgroundError(f"name: {params['name']!r} is not a word of a-z, 0-9, _ and -")

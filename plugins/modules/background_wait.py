@@ -1,6 +1,6 @@
 # Copyright: The KSM testbed authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""The documentation of an action plugin: it has no module."""
+"""Documentation of an action plugin, which has no module."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ DOCUMENTATION = r"""
 module: background_wait
 short_description: Wait until a program in the background has ended
 description:
-  - Waits for the record of the end of a program that M(ksm.testbed.background) has started, and
-    prints now and then how far a sampler is.
-  - Looks at the host with one plain command at a time. A module would start Python again and again
-    on the very processors that are being measured.
-  - A host that cannot be reached for a moment is asked again.
+  - Waits until a program that M(ksm.testbed.background) has started is recorded as ended. Prints
+    the progress of a sampler periodically.
+  - Runs one shell command per poll. A module would start Python repeatedly on the processors that
+    are being measured.
+  - A host that is unreachable for a moment is polled again.
 version_added: 0.1.0
 options:
   name:
-    description: What the program is called.
+    description: Name of the program.
     type: str
     required: true
   directory:
@@ -24,34 +24,34 @@ options:
     type: path
     required: true
   seconds:
-    description: How long the program should still take.
+    description: How much longer the program is expected to run.
     type: float
     default: 0
   grace:
-    description: How much longer it may take. After that the task fails; the program runs on.
+    description: Additional time. After that the task fails; the program continues to run.
     type: float
     default: 60
   success:
-    description: Exit codes that are no error.
+    description: Exit codes that mean success.
     type: list
     elements: int
     default: [0]
   samples:
-    description: The sampler's file. Its last sample is printed.
+    description: The file of the sampler. Its last sample is printed.
     type: path
   label:
-    description: The name of the run in what is printed. Nothing is printed without one.
+    description: Name of the run in the printed lines. If it is empty, nothing is printed.
     type: str
     default: ""
   report:
-    description: Seconds between two looks while the program should still run.
+    description: Seconds between two polls while the program is expected to run.
     type: float
     default: 10
 attributes:
   check_mode:
     description: Says what would change, and changes nothing.
     support: none
-    details: The task is skipped in check mode, in which nothing was started.
+    details: The task is skipped in check mode, because check mode starts nothing.
   diff_mode:
     description: Shows what changes.
     support: none
@@ -73,7 +73,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 record:
-  description: What the record says; M(ksm.testbed.background) describes it.
+  description: The record; M(ksm.testbed.background) describes it.
   type: dict
-  returned: once the program has ended
+  returned: if the program has ended
 """

@@ -1,6 +1,6 @@
 # Copyright: The KSM testbed authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""The documentation of an action plugin: it has no module."""
+"""Documentation of an action plugin, which has no module."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ DOCUMENTATION = r"""
 module: fetch_directory
 short_description: Copy a directory from a host to the controller
 description:
-  - Packs the directory into one archive on the host, copies that, checks its SHA-256 checksum and
-    unpacks it on the controller. Nothing of it passes through the memory of either as a whole.
-  - Works for files that only root may read, whoever logs in. The archive is kept in a directory of
-    the user who logs in, which is removed in any case.
-  - A failure leaves the directory on the host as it was.
+  - Packs the directory into one archive on the host, copies it, checks its SHA-256 checksum and
+    unpacks it on the controller. It never holds the whole archive in memory.
+  - Works for files that only root may read, also if another user logs in. The archive is in a
+    temporary directory of the user who logs in, which is always removed.
+  - A failure does not change the directory on the host.
 version_added: 0.1.0
 options:
   src:
@@ -21,8 +21,8 @@ options:
     required: true
   dest:
     description: >-
-      The directory on the controller, made if it does not exist. Files of the same names are
-      replaced.
+      The directory on the controller. It is created if it does not exist. Files with the same names
+      are replaced.
     type: path
     required: true
 attributes:
@@ -40,7 +40,7 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Fetch what a run has left
+- name: Fetch the files of a run
   ksm.testbed.fetch_directory:
     src: /var/lib/ksm-testbed/run
     dest: results/quick/g01-k1-idle-r1.partial

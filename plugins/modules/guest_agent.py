@@ -8,9 +8,9 @@ module: guest_agent
 short_description: Wait for guests, or run commands in them, through their agents
 description:
   - With O(guests), waits until the QEMU guest agent of each answers.
-  - With O(commands), runs each command in its guest, and waits until all have ended. No network and
-    no login is needed. A command that fails is an error.
-  - The guests are served by one thread each, so that the last does not start later than the first.
+  - With O(commands), runs each command in its guest, and waits until all have ended. This needs no
+    network and no login. A command that fails is an error.
+  - Each guest has its own thread, so that all commands start at the same time.
 options:
   guests:
     description: Names of libvirt domains to wait for.
@@ -19,11 +19,11 @@ options:
     default: []
   since:
     description: >-
-      With O(guests), when they were begun to be started, on the host's CLOCK_MONOTONIC: their
-      seconds count from then. The start of this module if it is not given.
+      With O(guests), when their start began, on the host's CLOCK_MONOTONIC. Their seconds count
+      from this time. By default the start of this module.
     type: float
   commands:
-    description: What to run in which guest.
+    description: Commands to run in guests.
     type: list
     elements: dict
     default: []
@@ -39,25 +39,25 @@ options:
         required: true
       at:
         description: >-
-          When to start it, on the host's CLOCK_MONOTONIC; a time that has passed means now. Nothing
-          is started if the domain has ended by then, even if another of its name runs.
+          When to start it, on the host's CLOCK_MONOTONIC; a past time means now. Nothing is started
+          if the domain has ended by then, even if another domain with its name runs.
         type: float
         default: 0
       seconds:
         description: >-
-          How long the command is known to take. It is not asked about before that, so that asking
-          does not disturb the guest.
+          How long the command takes. The agent is not polled before that, because polling disturbs
+          the guest.
         type: float
         default: 0
       success:
-        description: Exit codes that are no error.
+        description: Exit codes that mean success.
         type: list
         elements: int
         default: [0]
   timeout:
     description: >-
-      Seconds after which a guest that has not answered, or a command that has not ended although
-      its C(seconds) have passed, is an error.
+      A guest that has not answered after so many seconds is an error. So is a command that has not
+      ended so long after its C(seconds).
     type: float
     default: 300
   uri:
@@ -69,7 +69,7 @@ attributes:
   check_mode:
     description: Says what would change, and changes nothing.
     support: full
-    details: Nothing is run and nothing is waited for.
+    details: Runs no command and does not wait.
 author: [The KSM testbed authors (@ksm-testbed)]
 """
 
@@ -89,8 +89,8 @@ EXAMPLES = r"""
 RETURN = r"""
 guests:
   description: >-
-    One entry a guest or command: name, error (empty if all went well), started and stopped
-    ({wall, monotonic}, seconds), seconds, and of a command that was started argv, exitcode,
+    One entry per guest or command: name, error (empty on success), started and stopped
+    ({wall, monotonic}, seconds), seconds; and for a command that was started argv, exitcode,
     stdout and stderr.
   type: list
   elements: dict
@@ -104,7 +104,7 @@ from ansible_collections.ksm.testbed.plugins.module_utils import guest_agents
 
 
 def jobs(connection, params):
-    """What to do with which domain: a list of (domain, function of it)."""
+    """Return a list of (domain, function to call with it)."""
     timeout = params["timeout"]
     ready = partial(guest_agents.wait_ready, guest_agents.now()["monotonic"] + timeout)
     found = [(guest_agents.domain(connection, name), ready) for name in params["guests"]]
@@ -118,12 +118,12 @@ def jobs(connection, params):
 
 
 def never():
-    """Let no command stop before its time."""
+    """No command stops early."""
     return False
 
 
 def started(when):
-    """Tell nobody that a command has started."""
+    """Ignore that a command has started."""
 
 
 def main():

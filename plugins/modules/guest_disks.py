@@ -7,12 +7,12 @@ DOCUMENTATION = r"""
 module: guest_disks
 short_description: Make a disk for each guest, as an overlay on one image
 description:
-  - Makes a qcow2 overlay for each guest, in one go. One that exists is left alone; if it has
-    another size or another image, the module fails and changes nothing. Only root can read the
-    overlays; libvirt gives them to QEMU's own user while the guest runs.
+  - Makes a qcow2 overlay for each guest, in one task. Existing overlays are not changed; if one has
+    another size or another image, the module fails and changes nothing. Only root can read them;
+    libvirt makes QEMU's user their owner while the guest runs.
 options:
   directory:
-    description: Where the overlays are; made if need be, so that QEMU's own user can pass through.
+    description: Directory of the overlays, created if needed. QEMU's user can pass through it.
     type: path
     required: true
   guests:
@@ -21,7 +21,7 @@ options:
     elements: str
     required: true
   image:
-    description: The qcow2 image below them all.
+    description: The qcow2 image that the overlays are based on.
     type: path
     required: true
   gib:
@@ -40,7 +40,7 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Make two
+- name: Make two disks
   ksm.testbed.guest_disks:
     directory: /var/lib/ksm-testbed/guests
     guests: [ksm-guest-01, ksm-guest-02]
@@ -49,7 +49,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-disks: {description: Paths that were made, type: list, elements: str, returned: always}
+disks: {description: Paths of new disks, type: list, elements: str, returned: always}
 """
 
 import json
@@ -61,7 +61,7 @@ GIB = 2**30
 
 
 def lines(texts):
-    """One text a line."""
+    """Return one text per line."""
     return "".join(f"{text}\n" for text in texts)
 
 

@@ -8,15 +8,15 @@ module: guest_domains
 short_description: Start or remove many libvirt domains at once
 description:
   - Defines and starts all domains of O(xml), or stops and removes all whose names match O(pattern),
-    side by side. A loop of M(community.libvirt.virt) does the same one after the other, and takes
-    about a second for each guest while those before it already keep the processors busy.
+    in parallel. A loop of M(community.libvirt.virt) handles one domain after the other. That takes
+    about a second per guest, while the earlier guests already keep the processors busy.
 options:
   state:
     description:
-      - V(running) defines and starts the domains of O(xml). One that runs already is left alone; if
-        its memory, processors, kernel, disks, networks or merging are not those of O(xml), the
-        module fails and changes nothing.
-      - V(absent) stops at once, and undefines, every domain whose whole name matches O(pattern).
+      - V(running) defines and starts the domains of O(xml). Running domains are not changed; if the
+        memory, processors, kernel, disks, networks or merging of one differ from O(xml), the module
+        fails and changes nothing.
+      - V(absent) destroys and undefines every domain whose whole name matches O(pattern).
     type: str
     choices: [running, absent]
     default: running
@@ -43,11 +43,11 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Start two
+- name: Start two guests
   ksm.testbed.guest_domains:
     xml: <domains><domain><name>a</name>…</domain><domain><name>b</name>…</domain></domains>
 
-- name: Remove them
+- name: Remove the guests
   ksm.testbed.guest_domains:
     state: absent
     pattern: "[ab]"
@@ -60,7 +60,7 @@ domains:
   elements: str
   returned: always
 monotonic:
-  description: When this began, on the host's CLOCK_MONOTONIC. Guests boot while the others start.
+  description: Start of the module, on the host's CLOCK_MONOTONIC. Guests boot while others start.
   type: float
   returned: always
 """
@@ -82,7 +82,7 @@ else:
 
 
 def side_by_side(function, items):
-    """Call a function for all items at once; the first error is raised when all have ended."""
+    """Call a function for all items in parallel; raise the first error when all have ended."""
     with ThreadPoolExecutor(max(1, len(items))) as pool:
         calls = [pool.submit(function, item) for item in items]
     for call in calls:
@@ -120,7 +120,7 @@ def unlike(domain, wanted):
 
 
 def start(module, connection):
-    """Define and start what does not run; return (names before, names after, changed ones)."""
+    """Define and start missing domains; return (names before, names after, changed names)."""
     wanted = wanted_domains(module.params["xml"])
     active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
     domains = [d for d in connection.listAllDomains(active) if d.name() in wanted]
@@ -135,7 +135,7 @@ def start(module, connection):
 
 
 def end(domain):
-    """Stop a domain, unless it has just stopped by itself, and undefine it."""
+    """Stop a domain, if it still runs, and undefine it."""
     try:
         domain.destroy()
     except libvirt.libvirtError as error:
@@ -145,7 +145,7 @@ def end(domain):
 
 
 def remove(module, connection):
-    """Stop and undefine what matches; return (names before, names after, changed ones)."""
+    """Stop and undefine matching domains; return (names before, names after, changed names)."""
     pattern = re.compile(module.params["pattern"])
     matching = [d for d in connection.listAllDomains() if pattern.fullmatch(d.name())]
     names = sorted(domain.name() for domain in matching)
@@ -168,7 +168,7 @@ def main():
     )
     if LIBVIRT_ERROR:
         module.fail_json(msg=missing_required_lib("python3-libvirt"), exception=LIBVIRT_ERROR)
-    # libvirt prints every error on stderr by itself; they are all in the result.
+    # Keep libvirt from printing errors on stderr; the result has them all.
     libvirt.registerErrorHandler(lambda *_: None, None)
     began = time.monotonic()
     act = start if module.params["state"] == "running" else remove

@@ -1,16 +1,15 @@
 #!/usr/bin/python
-"""One experiment at a time on a host, by a lock that says who holds it."""
+"""Lock a host for one experiment at a time. The lock names its holder."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_lock
-short_description: Take, renew and release the lock of a host
+short_description: Acquire, renew and release the lock of a host
 description:
-  - The lock is a file that names its holder. A holder is dead when its process has ended, if that
-    process can be seen from here (it runs in this boot of this machine, and not in a container).
-    Of any other holder, it is dead when the time it asked for has passed without renewal.
-  - The lock of a dead holder is taken over.
+  - The lock is a file that names its holder. A holder is dead if its process has ended (if it ran
+    on this machine since its last boot, and not in a container), or if the lock has expired without
+    renewal. The lock of a dead holder is taken over.
 options:
   path:
     description: The lock file.
@@ -18,23 +17,23 @@ options:
     required: true
   state:
     description: >-
-      V(present) takes or renews the lock; V(absent) releases it. Another's lock is never released,
-      unless its holder is dead or O(force) is set.
+      V(present) acquires or renews the lock; V(absent) releases it. The lock of another holder is
+      released only if the holder is dead or O(force) is set.
     type: str
     choices: [present, absent]
     default: present
   holder:
     description: >-
-      Who asks. C(machine) (boot id and PID namespace) and C(pid) are the same at each call of
-      one C(ansible-playbook), and C(what), for the message.
+      The holder. C(machine) (its boot id and PID namespace) and C(pid) are the same in all tasks of
+      one C(ansible-playbook). C(what) is used in messages.
     type: dict
     required: true
   seconds:
-    description: How long the lock holds without renewal.
+    description: Time until the lock expires without renewal.
     type: float
     default: 3600
   force:
-    description: Release the lock whoever holds it.
+    description: Release the lock even if another holder is alive.
     type: bool
     default: false
 attributes:
@@ -45,7 +44,7 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Take the lock for ten minutes
+- name: Lock the host for ten minutes
   ksm.testbed.host_lock:
     path: /var/lib/ksm-testbed/lock.json
     holder: {machine: "3f… pid:[4026531836]", pid: 4242, what: ansible-playbook site.yml}
@@ -54,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 taken_over:
-  description: The dead holder whose lock was taken, or null.
+  description: The dead holder whose lock was taken over, or null.
   type: dict
   returned: when O(state=present)
 own:
@@ -75,7 +74,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 @contextmanager
 def alone(path):
-    """Let one process at a time look at the lock and change it."""
+    """Allow one process at a time to read and change the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -86,13 +85,13 @@ def alone(path):
 
 
 def machine_id():
-    """Identify this boot of this machine, and the PID namespace, in which a pid has a meaning."""
+    """Return boot id and PID namespace. A process id is unique only within both."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def process_start(pid):
-    """Start time of a process in clock ticks, or None: tells a process from a later namesake."""
+    """Return the start time of a process, or None. It distinguishes processes with the same id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -100,7 +99,7 @@ def process_start(pid):
 
 
 def current(path):
-    """Return the holder, or None. An unreadable lock is one that was never finished."""
+    """Return the holder, or None. An unreadable lock was never completely written."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -108,38 +107,38 @@ def current(path):
 
 
 def dead(holder):
-    """Whether a holder can no longer be at work."""
+    """Whether a holder is dead."""
     if holder["machine"] == machine_id():
         return process_start(holder["pid"]) != holder["process_start"]
     return time.time() > holder["until"]
 
 
 def same(held, mine):
-    """Whether two holders are one: the same process of the same boot of the same machine."""
+    """Whether two holders are the same process of the same boot."""
     return all(held[key] == mine[key] for key in ("machine", "pid", "process_start"))
 
 
 def describe(holder):
-    """Name a holder."""
+    """Describe a holder."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
     return f"{holder['what']} (process {holder['pid']}), since {since}"
 
 
 def write(path, holder):
-    """Replace the lock at once."""
+    """Replace the lock atomically."""
     partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)  # a command line is not for everybody
+    partial.touch(mode=0o600)  # other users must not read the command line
     partial.write_text(json.dumps(holder))
     partial.replace(path)
 
 
 def take(module, path, held, mine):
-    """Lock the host or renew its lock; fail, naming the holder, if another has it."""
+    """Acquire or renew the lock. If another holder has it, fail and name the holder."""
     taken_over = None
     if held and not same(held, mine):
         if not dead(held):
             module.fail_json(
-                msg=f"this host is busy with {describe(held)}. If that is dead: "
+                msg=f"this host is locked by {describe(held)}. If that is dead: "
                 "ansible-playbook playbooks/teardown.yml -e keep_image=true -e force=true"
             )
         taken_over = held
@@ -151,10 +150,10 @@ def take(module, path, held, mine):
 
 
 def release(module, path, held, mine):
-    """Remove the lock if it is ours, or its holder is dead, or we are told to."""
+    """Remove the lock if it is ours, if its holder is dead, or with force."""
     if held and not same(held, mine) and not dead(held) and not module.params["force"]:
         module.fail_json(
-            msg=f"this host is busy with {describe(held)}; force: true breaks its lock"
+            msg=f"this host is locked by {describe(held)}; force: true breaks the lock"
         )
     exists = path.exists()
     if exists and not module.check_mode:
@@ -177,7 +176,7 @@ def main():
     path = Path(module.params["path"])
     mine = module.params["holder"] | {"until": time.time() + module.params["seconds"]}
     mine["pid"] = int(mine["pid"])
-    # The controller's start time can be read here only if the controller is this machine.
+    # The start time of the controller's process is readable only if the controller is this machine.
     mine["process_start"] = process_start(mine["pid"]) if mine["machine"] == machine_id() else None
     act = take if module.params["state"] == "present" else release
     if module.check_mode and not path.parent.is_dir():

@@ -1,20 +1,20 @@
 #!/usr/bin/python
-"""What a measurement on this host depends on."""
+"""Read what a measurement on this host depends on."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_provenance_info
 short_description: Read what a measurement on this host depends on
-description: Reads; changes nothing. What the host does not tell is null.
+description: Changes nothing. Values that the host does not have are null.
 options:
   packages:
-    description: Debian packages whose versions are wanted.
+    description: Debian packages whose versions are read.
     type: list
     elements: str
     default: []
   files:
-    description: JSON files to include, by the name they get in the provenance.
+    description: JSON files to include, by their key in the provenance.
     type: dict
     default: {}
 attributes:
@@ -34,7 +34,7 @@ RETURN = r"""
 provenance:
   description: >-
     kernel, cpu, memory_bytes, page_size, transparent_hugepage, swap_bytes, numa_nodes, versions,
-    and what O(files) names
+    and the content of O(files)
   type: dict
   returned: always
 wall: {description: CLOCK_REALTIME, type: float, returned: always}
@@ -57,7 +57,7 @@ KERNEL_OPTIONS = (
 
 
 def text(path):
-    """Content of a file without its last newline, or None."""
+    """Return the content of a file without its last newline, or None."""
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -65,7 +65,7 @@ def text(path):
 
 
 def kernel_config(release):
-    """Return the options of this kernel that bear on KSM, where the kernel or /boot shows them."""
+    """Return the options of this kernel that affect KSM, from the kernel or /boot."""
     try:
         with gzip.open("/proc/config.gz", "rt") as file:
             config = file.read()
@@ -78,7 +78,7 @@ def kernel_config(release):
 
 
 def kernel():
-    """Release, build, command line and configuration."""
+    """Return release, build, command line and configuration."""
     name = os.uname()
     return {
         "release": name.release,
@@ -90,7 +90,7 @@ def kernel():
 
 
 def cpu():
-    """Model, number, governor."""
+    """Return model, number and governor."""
     model = re.search(r"^model name\s*:\s*(.*)$", text("/proc/cpuinfo") or "", re.MULTILINE)
     return {
         "model": model[1] if model else None,
@@ -100,13 +100,13 @@ def cpu():
 
 
 def memory(key):
-    """Return a line of /proc/meminfo, in bytes."""
+    """Return a value of /proc/meminfo, in bytes."""
     found = re.search(rf"^{key}:\s+(\d+) kB$", text("/proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024
 
 
 def package_versions(module, names):
-    """Versions of installed Debian packages; null for one that is not installed."""
+    """Return the versions of Debian packages; None for a package that is not installed."""
     versions = dict.fromkeys(names)
     if names:
         _, out, _ = module.run_command(
@@ -117,7 +117,7 @@ def package_versions(module, names):
 
 
 def contents(module, files):
-    """Return what the files hold."""
+    """Return the contents of the files."""
     try:
         return {name: json.loads(Path(path).read_text()) for name, path in files.items()}
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 # Copyright: The KSM testbed authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""The documentation of an action plugin: it has no module."""
+"""Documentation of an action plugin, which has no module."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ DOCUMENTATION = r"""
 module: ksm_info
 short_description: Read what affects KSM on a host
 description:
-  - Reads the knobs and counters of KSM, memory, services and guests, and the counters a second time
-    some seconds later.
-  - Sends its program to the standard input of the host's Python, so that no file is written there.
-    A module would be unpacked into files on the host.
+  - Reads the knobs and counters of KSM, memory, services and guests. Reads the counters a second
+    time some seconds later.
+  - Sends its program to the standard input of the host's Python, so that no file is written on the
+    host. A module would be unpacked into files there.
 version_added: 0.1.0
 options:
   seconds:
@@ -40,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 facts:
-  description: What was read. The README of the role P(ksm.testbed.doctor#role) describes it.
+  description: The facts. The README of the role P(ksm.testbed.doctor#role) describes them.
   type: dict
   returned: always
 """

@@ -7,15 +7,15 @@ DOCUMENTATION = r"""
 module: ksm_knobs
 short_description: Set the knobs of Kernel Samepage Merging
 description:
-  - Sets knobs in C(/sys/kernel/mm/ksm) in the order that the kernel demands, and only those that
-    differ. A knob is a writable file there; the host's own list decides which exist.
-  - C(advisor_mode) is turned off before C(pages_to_scan) is written and turned on after, since the
-    kernel refuses C(pages_to_scan) while the advisor rules it. C(max_page_sharing) and
-    C(merge_across_nodes) can only change while nothing is shared, so pages are unmerged first
-    where a change to them meets shared pages. C(run) is written last.
-  - When O(remember) is given and does not exist, all knobs are saved there before the first change.
-  - Before pages are unmerged, those that are merged (C(pages_sharing) and C(ksm_zero_pages)) must
-    fit into the host's C(MemAvailable) less 5 % of C(MemTotal).
+  - Sets knobs in C(/sys/kernel/mm/ksm) in the order that the kernel requires, and only those that
+    differ. A knob is a writable file there; the kernel of the host decides which knobs exist.
+  - C(advisor_mode) is turned off before C(pages_to_scan) is written and turned on after that,
+    because the kernel refuses C(pages_to_scan) while the advisor controls it. C(max_page_sharing)
+    and C(merge_across_nodes) can change only while nothing is shared, so a change of them unmerges
+    shared pages first. C(run) is written last.
+  - If O(remember) is given and does not exist, all knobs are saved there before the first change.
+  - Before pages are unmerged, the module checks that the merged pages (C(pages_sharing) and
+    C(ksm_zero_pages)) fit into the host's C(MemAvailable) minus 5 % of C(MemTotal).
 options:
   knobs:
     description: Knobs and their values. Booleans count as 1 and 0.
@@ -27,33 +27,34 @@ options:
     default: {}
   state:
     description:
-      - V(set) sets O(knobs). V(restored) sets what O(remember) has saved and removes that file;
-        nothing saved, nothing done. If ksmd did not run, all pages are unmerged first.
-      - When the merged pages would not fit into memory, V(set) fails and changes nothing.
-        V(restored) restores the knobs without unmerging, with a warning. Knobs that cannot change
-        while pages are merged stay as they are then, and O(remember) is kept for another try.
+      - V(set) sets O(knobs). V(restored) sets the values that O(remember) has saved and removes
+        that file; without the file it does nothing. If ksmd did not run before, V(restored)
+        unmerges all pages first.
+      - If the merged pages do not fit into memory, V(set) fails and changes nothing. V(restored)
+        restores the knobs without unmerging and warns. Knobs that cannot change while pages are
+        merged then keep their values, and O(remember) is kept, so that the task can be repeated.
     type: str
     choices: [set, restored]
     default: set
   unmerge:
     description: >-
-      Unmerge all pages (run=2) and wait until none is shared, before anything is set. ksmd also
-      forgets what it knew and counts C(full_scans) from 0. Always a change. Fails when the merged
-      pages would not fit into memory.
+      Unmerge all pages (run=2) and wait until none is shared, before anything is set. ksmd then
+      starts from the beginning and counts C(full_scans) from 0. Always reported as a change. Fails
+      if the merged pages do not fit into memory.
     type: bool
     default: false
   at:
     description: >-
-      Do it when the host's CLOCK_MONOTONIC reaches this, at most 600 s ahead; a time that has
-      passed means now. Check mode does not wait.
+      Set the knobs when the host's CLOCK_MONOTONIC reaches this time, at most 600 s ahead; a past
+      time means now. Check mode does not wait.
     type: float
     default: 0
   timeout:
-    description: Seconds to wait for pages to be unmerged.
+    description: Seconds to wait until pages are unmerged.
     type: int
     default: 120
   remember:
-    description: File that keeps the knobs as they were found. A damaged one is an error.
+    description: File that saves the previous values of all knobs. A damaged file is an error.
     type: path
   directory:
     description: The directory of the knobs.
@@ -70,7 +71,7 @@ author: [The KSM testbed authors (@ksm-testbed)]
 """
 
 EXAMPLES = r"""
-- name: Scan 1000 pages every 20 ms, from a clean start
+- name: Scan 1000 pages every 20 ms, starting with unmerged memory
   ksm.testbed.ksm_knobs:
     knobs: {run: 1, pages_to_scan: 1000, sleep_millisecs: 20}
     unmerge: true
@@ -78,10 +79,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-before: {description: Every knob before, type: dict, returned: always}
-after: {description: Every knob after (in check mode as it would be), type: dict, returned: always}
-wall: {description: CLOCK_REALTIME when all was set, type: float, returned: always}
-monotonic: {description: CLOCK_MONOTONIC when all was set, type: float, returned: always}
+before: {description: All knobs before the change, type: dict, returned: always}
+after: {description: All knobs after the change or check mode, type: dict, returned: always}
+wall: {description: CLOCK_REALTIME after all knobs were set, type: float, returned: always}
+monotonic: {description: CLOCK_MONOTONIC after all knobs were set, type: float, returned: always}
 """
 
 import errno
@@ -97,20 +98,20 @@ NEEDS_NOTHING_SHARED = ("max_page_sharing", "merge_across_nodes")
 MAX_WAIT = 600
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MEMINFO = Path("/proc/meminfo")
-MARGIN = 0.05  # of MemTotal, which stays free when pages are unmerged
+MARGIN = 0.05  # part of MemTotal that must stay free when pages are unmerged
 
 
 class KnobError(Exception):
-    """A knob cannot be set, in words for the user."""
+    """A knob cannot be set; the message is for the user."""
 
 
 def knob_names(directory):
-    """Names of all writable files: what the running kernel lets anyone set."""
+    """Return the names of all writable files: the knobs of the running kernel."""
     return sorted(path.name for path in directory.iterdir() if path.stat().st_mode & stat.S_IWUSR)
 
 
 def parse(text):
-    """Value of a knob: an int, or text; of `[none] scan-time` the word in brackets."""
+    """Return the value of a knob: an int or text; for `[none] scan-time` the word in brackets."""
     text = text.strip()
     if "[" in text:
         return text[text.index("[") + 1 : text.index("]")]
@@ -121,12 +122,12 @@ def parse(text):
 
 
 def read(directory, names):
-    """Return {name: value} of the named files."""
+    """Return {name: value} for the named files."""
     return {name: parse((directory / name).read_text()) for name in names}
 
 
 def wanted(knobs, names):
-    """Check the asked knobs against those that exist; return {name: int or text}."""
+    """Check that the requested knobs exist; return {name: int or text}."""
     unknown = sorted(set(knobs) - set(names))
     if unknown:
         raise KnobError(
@@ -136,7 +137,7 @@ def wanted(knobs, names):
 
 
 def write(directory, name, value):
-    """Write one knob; raise KnobError with the kernel's word and what it likely means."""
+    """Write one knob; raise KnobError with the kernel's error and its likely cause."""
     try:
         (directory / name).write_text(str(value))
     except OSError as error:
@@ -147,12 +148,12 @@ def write(directory, name, value):
         }
         hint = hints.get(error.errno, "the kernel refused")
         if name == "pages_to_scan" and error.errno == errno.EINVAL:
-            hint += "; while the advisor is on it rules pages_to_scan (set advisor_mode: none)"
+            hint += "; the active advisor controls pages_to_scan (set advisor_mode: none)"
         raise KnobError(f"{name}={value}: {os.strerror(error.errno)}: {hint}") from error
 
 
 def unmerge(directory, timeout):
-    """Write run=2, which breaks all sharing, and wait until no page is shared."""
+    """Write run=2, which unmerges all pages, and wait until no page is shared."""
     write(directory, "run", 2)
     deadline = time.monotonic() + timeout
     while any(read(directory, ("pages_shared", "pages_sharing")).values()):
@@ -163,13 +164,13 @@ def unmerge(directory, timeout):
 
 
 def read_meminfo():
-    """Return {name: KiB} of the host's memory."""
+    """Return {name: KiB} from /proc/meminfo."""
     fields = (line.split() for line in MEMINFO.read_text().splitlines())
     return {field[0].rstrip(":"): int(field[1]) for field in fields}
 
 
 def shortfall(counters, page_size, meminfo):
-    """Say why the merged pages do not fit into memory once unmerged; None if they do.
+    """Return why the merged pages do not fit into memory when unmerged; None if they do.
 
     `counters` are KSM's (in pages), `page_size` is in bytes, `meminfo` in KiB.
     """
@@ -186,25 +187,25 @@ def shortfall(counters, page_size, meminfo):
 
 
 def host_shortfall(directory):
-    """Return `shortfall` of this host as it is now."""
+    """Return `shortfall` for the current state of this host."""
     names = [n for n in ("pages_sharing", "ksm_zero_pages") if (directory / n).exists()]
     return shortfall(read(directory, names), os.sysconf("SC_PAGE_SIZE"), read_meminfo())
 
 
 def held(directory, before, target):
-    """Names of the knobs that can only change once pages are unmerged."""
+    """Return the names of knobs that can change only after pages are unmerged."""
     if not read(directory, ["pages_shared"])["pages_shared"]:
         return []
     return [name for name in NEEDS_NOTHING_SHARED if target.get(name) != before.get(name)]
 
 
 def order(name):
-    """Sort key of a knob: the advisor rules pages_to_scan, and run comes last."""
+    """Return the sort key of a knob: the advisor controls pages_to_scan, and run comes last."""
     return (name == "run", name == "advisor_mode", name)
 
 
 def apply(directory, before, target, timeout, unmerge_first):
-    """Bring the knobs from `before` to `target` (both complete) in an order the kernel accepts."""
+    """Change the knobs from `before` to `target` (both complete) in an order the kernel accepts."""
     changes = {name: value for name, value in target.items() if before[name] != value}
     if unmerge_first or held(directory, before, target):
         unmerge(directory, timeout)
@@ -213,7 +214,7 @@ def apply(directory, before, target, timeout, unmerge_first):
         "advisor_mode",
         "pages_to_scan",
     }:
-        # Turning the advisor off, too, sets pages_to_scan: to the kernel's default.
+        # Turning the advisor off also sets pages_to_scan, to the kernel's default.
         write(directory, "advisor_mode", "none")
         changes |= {name: target[name] for name in ("advisor_mode", "pages_to_scan")}
     for name in sorted(changes, key=order):
@@ -221,7 +222,7 @@ def apply(directory, before, target, timeout, unmerge_first):
 
 
 def check(asked, after):
-    """Require that every knob is now what was asked, but for what the advisor rules."""
+    """Require that every knob has its requested value, except those that the advisor controls."""
     advised = after.get("advisor_mode", "none") != "none"
     wrong = [
         f"{name} is {after[name]}, not {value}"
@@ -229,11 +230,11 @@ def check(asked, after):
         if after[name] != value and not (advised and name == "pages_to_scan")
     ]
     if wrong:
-        raise KnobError(f"the kernel did not take what was written: {'; '.join(wrong)}")
+        raise KnobError(f"the kernel did not accept the written values: {'; '.join(wrong)}")
 
 
 def remembered(path):
-    """Knobs saved in `path` by this boot, or None: a reboot has already reset the kernel's."""
+    """Return the knobs saved since the last boot, or None: a reboot has reset the knobs."""
     if not path or not path.exists():
         return None
     try:
@@ -241,12 +242,12 @@ def remembered(path):
     except ValueError as error:
         raise KnobError(f"{path} is damaged: {error}") from error
     if not well_formed(saved):
-        raise KnobError(f"{path} is damaged: it does not hold a boot_id and knobs")
+        raise KnobError(f"{path} is damaged: boot_id or knobs are missing")
     return saved["knobs"] if saved["boot_id"] == BOOT_ID.read_text().strip() else None
 
 
 def well_formed(saved):
-    """Whether this is what `remember` saves."""
+    """Whether the content has the form that `remember` saves."""
     return (
         isinstance(saved, dict)
         and isinstance(saved.get("boot_id"), str)
@@ -256,7 +257,7 @@ def well_formed(saved):
 
 
 def remember(path, knobs):
-    """Save the knobs as found, once, whole or not at all."""
+    """Save the previous knobs, once and atomically."""
     if path and remembered(path) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -268,7 +269,7 @@ def remember(path, knobs):
 
 
 def wait_until(at, check_mode):
-    """Sleep until a time of CLOCK_MONOTONIC; in check mode only check that it is near enough."""
+    """Sleep until a time of CLOCK_MONOTONIC. Check mode only checks that it is near enough."""
     left = at - time.monotonic()
     if left > MAX_WAIT:
         raise KnobError(f"at is {left:.0f} s ahead; at most {MAX_WAIT} s are allowed")
@@ -277,20 +278,20 @@ def wait_until(at, check_mode):
 
 
 def goal(before, asked, restoring):
-    """All knobs as they shall be."""
+    """Return the target values of all knobs."""
     target = {**before, **asked}
     mode = target.get("advisor_mode", "none")
     stays_advised = mode != "none" and before["advisor_mode"] == mode
     if stays_advised and "pages_to_scan" in asked and not restoring:
         raise KnobError(
-            f"pages_to_scan is ruled by the advisor while advisor_mode is {mode}; "
+            f"the advisor controls pages_to_scan while advisor_mode is {mode}; "
             "set advisor_mode: none as well"
         )
     return target
 
 
 def run(module):
-    """Do what the parameters ask; return the result for exit_json."""
+    """Execute the module; return the result for exit_json."""
     p = module.params
     directory = Path(p["directory"])
     path = Path(p["remember"]) if p["remember"] else None
@@ -309,7 +310,7 @@ def run(module):
         return result(before, before, changed=stale)
     asked = wanted(asked, names)
     target = goal(before, asked, restoring)
-    # A restored host that does not scan shall not keep what ksmd knew of memory that has gone.
+    # If the restored host does not scan, ksmd must not keep records of memory that is gone.
     unmerge_first = p["unmerge"] or (restoring and target["run"] != 1)
     unmerges = unmerge_first or (target["run"] == 2 != before["run"])
     held_back = held(directory, before, target)
@@ -320,7 +321,7 @@ def run(module):
         kept = {name: before[name] for name in held_back}
         asked = {**asked, **kept, **({"run": 0} if target["run"] == 2 else {})}
         target, unmerge_first = {**target, **asked}, False
-        also = f"; not restored either: {', '.join(held_back)}" if held_back else ""
+        also = f"; also not restored: {', '.join(held_back)}" if held_back else ""
         module.warn(f"Pages were not unmerged: {too_much}{also}")
     changed = target != before or p["unmerge"] or stale
     if not module.check_mode:
@@ -335,7 +336,7 @@ def run(module):
 
 
 def result(before, after, changed):
-    """Shape of what the module returns."""
+    """Return the result of the module."""
     lines = [
         "".join(f"{name}={value}\n" for name, value in knobs.items()) for knobs in (before, after)
     ]

@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Find out by booting whether KVM really runs a guest kernel."""
+"""Boot a kernel to find out whether KVM works."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: qemu_acceleration_info
-short_description: Find out by booting a kernel whether KVM works
+short_description: Boot a kernel to find out whether KVM works
 description:
   - Boots a kernel under KVM, without a disk, and looks for its banner on the serial console.
     A C(/dev/kvm) that opens, and a libvirt that lists C(kvm), do not prove that a guest boots.
@@ -16,7 +16,7 @@ options:
     type: path
     required: true
   timeout:
-    description: Seconds in which the banner must appear.
+    description: Seconds to wait for the banner.
     type: float
     default: 15
 attributes:
@@ -34,7 +34,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 acceleration: {description: kvm or tcg, type: str, returned: always}
-evidence: {description: Why, type: str, returned: always}
+evidence: {description: The reason, type: str, returned: always}
 """
 
 import select
@@ -49,8 +49,8 @@ KVM = Path("/dev/kvm")
 
 
 def boots(command, timeout):
-    """Whether the kernel prints its banner in time, and the last that it printed."""
-    # AnsibleModule.run_command would wait for its end; the banner is enough.
+    """Return whether the kernel prints its banner in time, and its output."""
+    # AnsibleModule.run_command would wait until QEMU ends; the banner is enough.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -71,7 +71,7 @@ def boots(command, timeout):
 
 
 def last_line(output):
-    """Last printable line of a console."""
+    """Return the last printable line of a console."""
     lines = output.decode(errors="replace").replace("\r", "\n").split("\n")
     printable = ["".join(c for c in line if c.isprintable()).strip() for line in lines]
     return next((line for line in reversed(printable) if line), "nothing")
@@ -85,7 +85,7 @@ def probe(kernel, timeout):
         *("qemu-system-x86_64", "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "256"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"),
         *("-kernel", kernel, "-append", "console=ttyS0 panic=-1"),
-        # As libvirt confines it.
+        # The same sandbox that libvirt uses.
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
     banner, output = boots(command, timeout)

@@ -1,6 +1,6 @@
 # Copyright: The KSM testbed authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""The documentation of an action plugin: it has no module."""
+"""Documentation of an action plugin, which has no module."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: run_directory
 short_description: Write a run directory on the controller
 description:
-  - Makes the directory, writes files into it, and gives it its name once they are written.
-  - Sends nothing to the host.
+  - Makes the directory, writes files into it, and renames it when all files are written.
+  - Does nothing on the host.
 version_added: 0.1.0
 options:
   path:
@@ -17,11 +17,11 @@ options:
     type: path
     required: true
   files:
-    description: Texts by file name. A file that exists is overwritten.
+    description: Texts by file name. Existing files are overwritten.
     type: dict
     default: {}
   rename:
-    description: The name that the directory gets at the end. The task fails if it exists.
+    description: Final path of the directory. The task fails if it exists.
     type: path
 attributes:
   check_mode:

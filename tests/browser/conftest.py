@@ -1,4 +1,4 @@
-"""A page to look at, and a real Chromium to look at it with."""
+"""Fixtures for tests of the page in a real Chromium."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 @pytest.fixture(scope="session")
 def page_file(tmp_path_factory):
-    """Write a report of two workloads, two settings and repetitions, with a name out of a fiend."""
+    """Write a report of two workloads, two settings and repetitions, with a malicious name."""
     directory = tmp_path_factory.mktemp("results") / "made-up"
     write, index = Writer(directory), 0
     for repetition in (1, 2):

@@ -63,7 +63,7 @@ def test_the_table_of_a_heat_map_has_its_numbers(opened):
     assert len(rest) + 1 == 2 * (2 * 2 + 10 * 10)
 
 
-def test_bars_of_guests_that_are_left_out_go_with_their_bases(opened):
+def test_filtered_bars_are_removed_with_their_bases(opened):
     bars = """() => [...document.querySelector('#census-by-kind .plot')._fullData].map(
       (trace) => [trace.x.length, trace.y.length, trace.base.length])"""
     assert opened.page.evaluate(bars)[2] == [3, 3, 3]

@@ -17,7 +17,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 @pytest.fixture(scope="module")
 def sections(page_file):
-    """Make a few figures, among them one of several panels with a name out of a fiend."""
+    """Make a few figures, among them one of several panels with a malicious name."""
     measured = [measurement.measure(run) for run in read_results(page_file.parent).usable]
     every = sections_of(measured)
     wanted = ("savings-against-cost", "general_profit-by-interval", "ksm_rmap_items-by-time")
@@ -40,14 +40,14 @@ def test_each_panel_is_a_file(sections, tmp_path, form, begin):
         assert path.stat().st_size > 3000
 
 
-def test_a_picture_is_for_paper_whatever_the_theme(sections):
+def test_a_picture_is_for_paper_in_any_theme(sections):
     for figure in sections[0].figures:
         for title, panel in figure.panels:
             picture = export.on_paper(panel, title)
 
             assert picture.layout.paper_bgcolor == "white"
             assert picture.layout.height > 310
-            assert panel.layout.paper_bgcolor is None  # the page's own is left alone
+            assert panel.layout.paper_bgcolor is None  # the figure of the page is not changed
 
 
 def test_results_without_a_usable_run_have_no_pictures(tmp_path, capsys):

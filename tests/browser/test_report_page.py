@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn whole, at home on small and large screens, and offline."""
+"""The page in a real browser: complete, on small and large screens, and offline."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 
 DRAWN = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every(
   (plot) => plot.dataset.drawn || plot.parentElement.hidden)"""
-# Each figure with the number of its traces, and of those that have left something to see
+# Each figure with the number of its traces, and of visible ones
 TRACES = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
   figure: plot.closest('figure').id,
   traces: plot.data.filter((trace) => trace.visible !== 'legendonly').length,
@@ -34,7 +34,7 @@ FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].eve
 
 
 class Opened:
-    """A page that was opened, with all that it said and asked for."""
+    """An open page, with its messages and requests."""
 
     def __init__(self, browser, file, width, scheme="light", every_metric=False):
         self.context = browser.new_context(
@@ -52,7 +52,7 @@ class Opened:
         self.draw()
 
     def choose(self, *labels, keep=True):
-        """Tick, or untick, what is to be shown."""
+        """Check or uncheck filters."""
         filters = self.page.locator("#filters")
         if filters.get_attribute("open") is None:
             filters.locator("summary").click()
@@ -60,12 +60,12 @@ class Opened:
             filters.get_by_label(label, exact=True).set_checked(keep)
 
     def draw(self):
-        """Draw all, as before printing: else what is far below the screen waits."""
+        """Draw all figures, as before printing; otherwise those outside of the screen wait."""
         self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
         self.page.wait_for_function(DRAWN, timeout=120_000)
 
     def lines(self, figure):
-        """Names and x values of what one figure shows."""
+        """Return names and x values of the visible lines of a figure."""
         return self.page.evaluate(LINES, figure)
 
 
@@ -90,7 +90,7 @@ def test_legends_stay_within_their_figures(opened):
     assert [p["figure"] for p in opened.page.evaluate(TRACES) if not p["legend"]] == []
 
 
-def test_nothing_goes_wrong_and_no_name_runs(opened):
+def test_no_error_occurs_and_no_name_is_executed(opened):
     assert opened.said == []
     assert opened.page.locator("img").count() == 0
     assert opened.page.get_by_text("onerror=alert(1)").count() > 0
@@ -180,7 +180,7 @@ def test_few_metrics_are_shown_until_more_are_chosen(fresh):
     assert fresh.page.locator("#intervals .none").is_visible()
 
 
-def test_values_at_the_end_of_a_scan_come_with_the_raw_ones(fresh):
+def test_values_at_scan_ends_are_shown_with_raw_values(fresh):
     fresh.choose("pages_unshared")
 
     assert fresh.page.locator("#pages_unshared-by-time").is_visible()
@@ -221,7 +221,7 @@ def test_a_workload_is_filtered_and_comes_back(fresh):
     assert fresh.lines(figure) == before
 
 
-def test_the_time_of_a_workload_goes_with_its_lines(fresh):
+def test_the_window_of_a_workload_is_hidden_with_its_lines(fresh):
     shown = """() => [...document.querySelectorAll('#pages_sharing-by-time .plot')]
       .filter((plot) => !plot.parentElement.hidden)
       .flatMap(({ layout }) => [...(layout.shapes ?? []), ...(layout.annotations ?? [])]).length"""
@@ -234,14 +234,14 @@ def test_the_time_of_a_workload_goes_with_its_lines(fresh):
     assert not [heading for heading in headings if "stress" in heading]
 
 
-def test_a_figure_of_which_all_lines_are_left_out_is_left_out(fresh):
+def test_a_figure_without_lines_is_hidden(fresh):
     fresh.choose("idle", "stress", keep=False)
 
     assert fresh.page.locator("figure:not([hidden])").count() == 0
     assert fresh.page.locator("#intervals .none").is_visible()
 
 
-def test_the_box_for_all_metrics_says_whether_all_are_chosen(fresh):
+def test_the_box_for_all_metrics_shows_whether_all_are_chosen(fresh):
     box = fresh.page.get_by_label("All metrics")
     fresh.choose("All metrics")
     fresh.choose("pages_shared", keep=False)
@@ -249,7 +249,7 @@ def test_the_box_for_all_metrics_says_whether_all_are_chosen(fresh):
     assert not box.is_checked()
 
 
-def test_published_values_are_laid_over_when_asked_for(fresh):
+def test_published_values_are_shown_on_request(fresh):
     figure = "percent-of-configured-by-guests"
     own = fresh.lines(figure)
     fresh.choose("published values")
@@ -307,7 +307,7 @@ def test_the_csv_file_has_the_numbers_of_the_table(browser, long_page_file):
 
 
 @pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("svg", b"<svg")])
-def test_pictures_of_a_figure_can_be_kept(fresh, kind, begin):
+def test_pictures_of_a_figure_can_be_saved(fresh, kind, begin):
     figure = fresh.page.locator("#general_profit-by-interval")
     with fresh.page.expect_download() as download:
         figure.get_by_role("button", name=f"as {kind.upper()}").click()
@@ -340,7 +340,7 @@ def test_nine_guests_are_a_band(browser, long_page_file):
 # --- for all --------------------------------------------------------------------------------------
 
 
-def test_all_can_be_reached_and_has_a_name(fresh):
+def test_all_elements_are_reachable_and_have_a_name(fresh):
     page = fresh.page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the answer"
@@ -359,7 +359,7 @@ def test_all_can_be_reached_and_has_a_name(fresh):
     assert page.locator(".plot:not([role=group][aria-label])").count() == 0
 
 
-def test_tables_of_bands_and_costs_tell_what_each_row_is_of(browser, long_page_file):
+def test_tables_of_bands_and_costs_label_each_row(browser, long_page_file):
     opened = Opened(browser, long_page_file, 1280)
     cells = set()
     for figure in ("ksm_merging_pages-by-interval", "savings-against-cost"):
@@ -370,7 +370,7 @@ def test_tables_of_bands_and_costs_tell_what_each_row_is_of(browser, long_page_f
     assert {"lowest of all 9 guests", "highest of all 9 guests", "9 guests"} <= cells
 
 
-def test_it_prints_without_what_paper_cannot_do(fresh):
+def test_print_omits_interactive_elements(fresh):
     fresh.page.set_viewport_size({"width": 1040, "height": 720})  # A4 across, without its margins
     fresh.page.emulate_media(media="print")
     wide = """() => [...document.querySelectorAll('table')]
@@ -386,8 +386,8 @@ def test_it_prints_without_what_paper_cannot_do(fresh):
     assert len(fresh.page.pdf()) > 50_000
 
 
-def test_the_page_can_be_used_soon(browser, page_file):
-    """Not how fast it is, which is for the bench, but that the answer needs no figure."""
+def test_the_answer_is_visible_before_any_figure(browser, page_file):
+    """The answer does not wait for a figure. (A benchmark measures the time.)"""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())
@@ -398,7 +398,7 @@ def test_the_page_can_be_used_soon(browser, page_file):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_runs_without_guests_and_imported_logs_are_at_home_too(browser, other_page_file, width):
+def test_the_page_shows_runs_without_guests_and_imported_logs(browser, other_page_file, width):
     opened = Opened(browser, other_page_file, width, every_metric=True)
     page, plots = opened.page, opened.page.evaluate(TRACES)
 

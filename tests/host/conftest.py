@@ -7,12 +7,12 @@ import os
 import subprocess
 
 import pytest
-from machine import ROOT, SHORT, STATE, Playbook, assert_given_back, knobs
+from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory):
-    """Make this machine a host with an image, and give it back afterwards."""
+    """Make this machine a host with an image, and restore it afterwards."""
     logs = tmp_path_factory.mktemp("host")
     found = "true" if (STATE / "images/current").exists() else "false"
     keep = os.environ.get("KSM_KEEP_IMAGE") or found
@@ -24,14 +24,14 @@ def host(tmp_path_factory):
 
 
 def teardown(log, *more):
-    """Restore this machine, whatever runs on it."""
+    """Restore this machine, even if an experiment runs."""
     playbook = Playbook("playbooks/teardown.yml", "-e", "force=true", *more, log=log)
     assert playbook.wait() == 0, playbook.log.read_text()
 
 
 @pytest.fixture
 def play(tmp_path):
-    """Start playbooks. What a failing test leaves running is ended, and the machine restored."""
+    """Start playbooks. If a test fails, end them and restore the machine."""
     started = []
 
     def start(*arguments: str) -> Playbook:
@@ -47,16 +47,16 @@ def play(tmp_path):
 
 
 @pytest.fixture
-def given_back():
-    """The machine is, at the end of the test, what it was at its beginning."""
+def restored():
+    """Check that the test restores the machine."""
     before = knobs()
     yield
-    assert_given_back(before)
+    assert_restored(before)
 
 
 @pytest.fixture
 def experiment(tmp_path, play):
-    """Start an experiment in a results directory of its own."""
+    """Start an experiment with a separate directory of results."""
 
     def start(count=1, intervals=5, workload="idle", text=None, more=()):
         definition = tmp_path / "short.yml"

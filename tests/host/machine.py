@@ -1,4 +1,4 @@
-"""The real thing: playbooks on this machine, with its ksmd, its libvirt and real guests."""
+"""Run playbooks on this machine, with its ksmd, its libvirt and real guests."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ sampling: {{interval: 1, intervals: {intervals}, period: 0.25}}
 
 
 def knobs() -> dict[str, str]:
-    """Every knob of this kernel as it is now."""
+    """Return the current knobs of this kernel."""
     return {path.name: path.read_text() for path in KSM.iterdir() if path.stat().st_mode & 0o200}
 
 
 def guests() -> list[str]:
-    """Names of the testbed's domains, running or not; where libvirt does not run, its processes."""
+    """Return the domains of the testbed, running or not; without libvirt, their processes."""
     listed = subprocess.run(
         ["virsh", "--connect", "qemu:///system", "list", "--all", "--name"],
         capture_output=True,
@@ -41,7 +41,7 @@ def guests() -> list[str]:
 
 
 def processes(pattern: str) -> list[str]:
-    """Process ids whose command line matches."""
+    """Return ids of processes whose command line matches."""
     found = subprocess.run(
         ["pgrep", "--full", pattern], capture_output=True, text=True, check=False
     )
@@ -49,22 +49,22 @@ def processes(pattern: str) -> list[str]:
 
 
 def samplers() -> list[str]:
-    """Process ids of samplers that run."""
+    """Return ids of running samplers."""
     return processes(f"{STATE}/sampler/ksm_sampler.py --output")
 
 
 def censuses() -> list[str]:
-    """Process ids of census programs that run."""
+    """Return ids of running census programs."""
     return processes(f"{STATE}/census/ksm_census.py --output")
 
 
 def is_python(pid: str) -> bool:
-    """Whether this is the program itself, not what started it with its command line."""
+    """Whether this is the program itself, and not its parent with the same command line."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return words[1].endswith((b"/ksm_sampler.py", b"/ksm_census.py"))
 
 
-def assert_given_back(knobs_before: dict[str, str]) -> None:
+def assert_restored(knobs_before: dict[str, str]) -> None:
     """Nothing of a run is left on this machine."""
     assert knobs() == knobs_before
     assert guests() == []
@@ -81,7 +81,7 @@ def assert_given_back(knobs_before: dict[str, str]) -> None:
 
 
 class Command:
-    """One process, in a process group of its own, whose output goes to a file."""
+    """A process in its own process group, whose output goes to a file."""
 
     def __init__(self, *argv: str, log: Path) -> None:
         self.log = log
@@ -96,12 +96,12 @@ class Command:
             )
 
     def wait(self, timeout: float = 600) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait until it ends and return its exit code."""
         return self.process.wait(timeout)
 
     @property
     def output(self) -> str:
-        """What it has printed so far, on one line, so that wrapped messages are found."""
+        """Return its output so far on one line, so that wrapped messages are found."""
         return " ".join(self.log.read_text().split())
 
     def until(self, condition, timeout: float = 240) -> None:
@@ -109,11 +109,11 @@ class Command:
         deadline = time.monotonic() + timeout
         while not condition():
             assert self.process.poll() is None, f"the play has ended: {self.log.read_text()}"
-            assert time.monotonic() < deadline, f"waited in vain: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"timeout: {self.log.read_text()}"
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it and all its workers at once, as a crash would."""
+        """Kill it and all its workers, like a crash."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -134,6 +134,6 @@ class Run(Command):
 
 
 def sampling() -> bool:
-    """Whether a run is in the middle of its sampling."""
+    """Whether a run is being sampled."""
     path = STATE / "run" / "samples.jsonl"
     return path.exists() and path.read_bytes().count(b"\n") > 4

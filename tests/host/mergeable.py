@@ -1,9 +1,9 @@
-"""A process with mergeable memory whose contents are known, for tests of what is counted in it.
+"""A process with mergeable memory of known contents, for tests of the counts.
 
-It is started with the numbers of pages of each kind: zero, common (the same page in every such
-process), own (the same page within this one), unique; then the seed of its own contents. It says
-`ready`, and again once it has done what a line on its standard input says: `change N` changes N of
-its unique pages, `read N` reads N pages beyond, which it has never written.
+The arguments are the numbers of pages of each kind: zero, common (the same page in every such
+process), own (the same page within this process), unique; then the seed of its own contents. It
+prints `ready`, also after each command on standard input: `change N` changes N of its unique pages,
+`read N` reads N more pages, which were never written.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ NO_HUGE_PAGES = 41  # PR_SET_THP_DISABLE
 
 
 def main() -> None:
-    """Write the pages, and obey."""
+    """Write the pages, and execute commands."""
     zero, common, own, unique, seed = map(int, sys.argv[1:])
     contents = random.Random(seed)
     pages = [bytes(PAGE)] * zero + [COMMON] * common + [contents.randbytes(PAGE)] * own

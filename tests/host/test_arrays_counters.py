@@ -1,9 +1,9 @@
-"""Two arrays without guests: what KSM makes of them is known to the page."""
+"""Two arrays without guests: the counters of KSM are known exactly."""
 
 import json
 
 import pytest
-from machine import Run, assert_given_back, knobs
+from machine import Run, assert_restored, knobs
 
 pytestmark = pytest.mark.host
 COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared")
@@ -17,7 +17,7 @@ AFTERWARDS = {
 
 
 def counters(sample: dict, before: dict) -> tuple[int, ...]:
-    """What the host shares, less what it shared before."""
+    """Return the counters minus those before the run."""
     return tuple(sample["ksm"][name] - before["ksm"][name] for name in COUNTERS)
 
 
@@ -40,7 +40,7 @@ def results(tmp_path_factory):
     definition.write_text(DEFINITION)
     run = Run(str(definition), "--results", str(directory), log=directory / "log")
     assert run.wait() == 0, run.output
-    assert_given_back(before)
+    assert_restored(before)
     return directory / "arrays"
 
 

@@ -1,4 +1,4 @@
-"""A campaign that is cut off in every way there is: what is finished stays, and it goes on."""
+"""A campaign is interrupted in many ways: finished runs are kept, and it can be continued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from machine import (
     Playbook,
     Run,
-    assert_given_back,
+    assert_restored,
     guests,
     is_python,
     knobs,
@@ -48,14 +48,14 @@ class Campaign:
         self.started: list[Run] = []
 
     def run(self, *more: str) -> Run:
-        """Start it, or go on with it."""
+        """Start or continue it."""
         log = self.directory / f"run-{len(self.started)}.log"
         place = ("--results", str(self.results.parent))
         self.started.append(Run(str(self.definition), *place, *more, log=log))
         return self.started[-1]
 
     def cut(self) -> Run:
-        """Go on with it; return when its second run is in the middle of sampling."""
+        """Continue it; return when its second run is being sampled."""
         run = self.run("--resume")
         run.until(sampling)
         assert knobs() != self.found, "the run has changed the host"
@@ -65,14 +65,14 @@ class Campaign:
         return json.loads((self.results / run / "run.json").read_text())
 
     def finished(self) -> dict[str, str]:
-        """Checksums of all that the first run has left."""
+        """Return checksums of all files of the first run."""
         files = sorted((self.results / FIRST).iterdir())
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
 def campaign(host, tmp_path_factory):
-    """Do the first run, on a file system of its own."""
+    """Do the first run, on a separate file system."""
     directory = tmp_path_factory.mktemp("campaign")
     made = Campaign(directory)
     made.results.parent.mkdir()
@@ -82,7 +82,7 @@ def campaign(host, tmp_path_factory):
         made.definition.write_text(DEFINITION.format(repetitions=1))
         first = made.run()
         assert first.wait() == 0, first.output
-        assert_given_back(made.found)
+        assert_restored(made.found)
         made.definition.write_text(DEFINITION.format(repetitions=2))
         yield made
     finally:
@@ -94,17 +94,17 @@ def campaign(host, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def untouched(campaign):
-    """Whatever happens, the finished run stays as it is, and the host is restored."""
+    """Check that the finished run is not changed, and the host is restored."""
     before = campaign.finished()
     yield
     assert campaign.finished() == before
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
 
 
 def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
-    """The run has ended by itself, restored the host, and says why it failed."""
+    """Check that the run has ended, restored the host, and reports why it failed."""
     assert run.wait() == 1, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     kept = campaign.record(SECOND)
     assert kept["status"] == "failed"
     for word in words:
@@ -121,24 +121,24 @@ def test_ctrl_c(campaign):
     run = campaign.cut()
     os.kill(run.process.pid, signal.SIGINT)
     assert run.wait(120) == 130, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     assert "--resume" in run.output
 
 
-def test_a_controller_that_is_killed(campaign, tmp_path):
+def test_the_controller_is_killed(campaign, tmp_path):
     run = campaign.cut()
-    assert processes(PLAYBOOK), "it is this one that is looked for below"
+    assert processes(PLAYBOOK), "the search below would find it"
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
     deadline = time.monotonic() + 10
     while processes(PLAYBOOK):
-        assert time.monotonic() < deadline, "the playbook dies with it"
+        assert time.monotonic() < deadline, "the playbook ends too"
         time.sleep(0.1)
     teardown(tmp_path)
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
 
 
-def test_a_sampler_that_is_killed(campaign):
+def test_the_sampler_is_killed(campaign):
     run = campaign.cut()
     (sampler,) = (pid for pid in samplers() if is_python(pid))
     os.kill(int(sampler), signal.SIGKILL)
@@ -146,15 +146,15 @@ def test_a_sampler_that_is_killed(campaign):
     assert (campaign.results / SECOND / "samples.jsonl").stat().st_size > 0
 
 
-def test_a_guest_that_is_killed(campaign):
+def test_a_guest_is_killed(campaign):
     run = campaign.cut()
     os.kill(int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text()), signal.SIGKILL)
     assert_failed(campaign, run, "ksm-guest-01")
     lines = (campaign.results / SECOND / "samples.jsonl").read_text().splitlines()
-    assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling goes on"
+    assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling continues"
 
 
-def test_a_guest_that_lost_its_agent(campaign):
+def test_a_guest_loses_its_agent(campaign):
     run = campaign.cut()
     stop = {"path": "/bin/systemctl", "arg": ["stop", "--no-block", "qemu-guest-agent"]}
     ask = json.dumps({"execute": "guest-exec", "arguments": stop})
@@ -162,37 +162,37 @@ def test_a_guest_that_lost_its_agent(campaign):
     assert_failed(campaign, run, "ksm-guest-01", "agent")
 
 
-def test_a_libvirtd_that_is_killed(campaign):
+def test_libvirtd_is_killed(campaign):
     run = campaign.cut()
     os.kill(int(Path("/run/libvirtd.pid").read_text()), signal.SIGKILL)
     assert_failed(campaign, run)
     assert guests() == []
 
 
-def test_a_full_disk_of_results(campaign):
+def test_the_disk_of_results_is_full(campaign):
     run = campaign.cut()
     filler = campaign.results.parent / "filler"
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False)
     assert shutil.disk_usage(filler.parent).free == 0
     assert run.wait() == 1, run.output
-    assert_given_back(campaign.found)
+    assert_restored(campaign.found)
     assert "No space left on device" in run.output
     assert "Traceback" not in run.output
     filler.unlink()
 
 
-def test_an_experiment_that_is_held_by_another_is_refused(campaign, tmp_path):
+def test_an_experiment_on_a_locked_host_is_refused(campaign, tmp_path):
     holder = campaign.cut()
     other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
     assert other.wait() == 1
-    assert "this host is busy with" in other.output
-    assert sampling(), "the run that holds the host goes on"
+    assert "this host is locked by" in other.output
+    assert sampling(), "the run that holds the lock continues"
     os.kill(holder.process.pid, signal.SIGTERM)
     assert holder.wait(120) != 0
 
 
-def test_and_in_the_end_it_is_whole(campaign):
-    """Of all that was cut off, nothing keeps the campaign from being completed."""
+def test_the_campaign_can_be_completed(campaign):
+    """The campaign can be completed after all interruptions."""
     last = campaign.run("--resume")
     assert last.wait() == 0, last.output
     assert campaign.record(SECOND)["status"] == "complete"
@@ -202,7 +202,7 @@ def test_and_in_the_end_it_is_whole(campaign):
         ".aside",
     }
     asides = [path.name for path in (campaign.results / ".aside").iterdir()]
-    assert len(asides) >= 7, "what was cut off is kept"
+    assert len(asides) >= 7, "interrupted runs are kept"
     page = campaign.results / "report.html"
     assert page.stat().st_mtime > time.time() - 60
     nothing = campaign.run("--resume")

@@ -1,4 +1,4 @@
-"""The census against processes whose contents are known, and against the kernel's own counters."""
+"""The census of processes with known contents, compared with the counters of the kernel."""
 
 import contextlib
 import json
@@ -97,10 +97,10 @@ ALONE = (Pages(300, 500, 40, 200),)
 
 @pytest.fixture
 def ksm():
-    """Write knobs, which are restored; nobody else may use KSM."""
+    """Write knobs and restore them; no other process may use KSM."""
     before = knobs()
     if before["run"] != "0\n" or (KSM / "pages_shared").read_text() != "0\n":
-        pytest.skip("somebody uses KSM on this machine")
+        pytest.skip("another process uses KSM on this machine")
 
     def write(**values):
         for name, value in values.items():
@@ -116,7 +116,7 @@ def ksm():
 
 @contextlib.contextmanager
 def processes(*every):
-    """Start a process for each, and end them whatever happens."""
+    """Start a process for each, and always end them."""
     with contextlib.ExitStack() as stack:
         started = {}
         for seed, pages in enumerate(every, 1):
@@ -150,7 +150,7 @@ def command(started, *more, output="-"):
 
 
 def census(started, *more, before=()):
-    """The one line that a census by hand prints."""
+    """Return the line of a single census."""
     done = subprocess.run(
         [*before, *command(started, *more)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -163,7 +163,7 @@ def counter(name):
 
 
 def merge_until_nothing_moves(ksm):
-    """Let ksmd work until no counter has changed in four scans; then it stops."""
+    """Let ksmd run until no counter has changed in four scans; then stop it."""
     ksm(run=1)
     seen, scans = None, counter("full_scans")
     while True:
@@ -177,12 +177,12 @@ def merge_until_nothing_moves(ksm):
 
 
 def frames(equal, largest):
-    """How many KSM pages it takes for so many equal ones."""
+    """Return how many KSM pages so many equal pages need."""
     return math.ceil(equal / largest)
 
 
 def contents_of(every):
-    """How often each content occurs: a list of counts by process for each."""
+    """Return how often each content occurs, as a list of counts per process."""
     zeros = [pages.zero for pages in every]
     common = [pages.common for pages in every]
     own = [[p.own if p is pages else 0 for p in every] for pages in every]
@@ -245,7 +245,7 @@ def test_closed_form_before_during_and_after_merging(ksm, every, use_zero_pages,
             assert after["matrix"]["pages"] == matrix(merged)
             assert_attributed(after, merged, zeros if use_zero_pages else [0] * len(every))
         assert_agrees(census(started))
-        assert copies() == copied, "reading has split nothing"
+        assert copies() == copied, "reading has unmerged nothing"
 
 
 def assert_guests(line, every, others):
@@ -260,8 +260,8 @@ def assert_guests(line, every, others):
 
 
 def assert_agrees(line):
-    """What is counted is what the kernel says, to the page."""
-    assert line["ksm"] == line["ksm_after"], "ksmd is at rest"
+    """The counts match the kernel exactly."""
+    assert line["ksm"] == line["ksm_after"], "ksmd does not run"
     assert line["complaints"] == []
     assert line["saved_ksm_pages"] == line["ksm"]["pages_sharing"]
     assert line["saved_zero_pages"] == line["ksm"]["ksm_zero_pages"]
@@ -276,7 +276,7 @@ def assert_agrees(line):
 
 
 def matrix(merged):
-    """Row A, column B: pages of A whose content B has too; row A, column A: has more than once."""
+    """Row A, column B: pages of A whose content B also has; in A, A: those it has repeatedly."""
     every = range(len(merged[0]))
     return [
         [sum(n[a] for n in merged if (n[a] > 1 if a == b else n[b] > 0)) for b in every]
@@ -285,7 +285,7 @@ def matrix(merged):
 
 
 def assert_attributed(line, merged, given_up):
-    """Of n equal pages each saves (n - 1) / n of a page, and a page of zeros all of it."""
+    """Each of n equal pages saves (n - 1) / n of a page, and a page of zeros a whole page."""
     for number, guest in enumerate(line["guests"].values()):
         exact = given_up[number] + sum(
             Fraction(counts[number] * (sum(counts) - 1), sum(counts)) for counts in merged
@@ -302,7 +302,7 @@ def resident(process):
     return Path(f"/proc/{process.pid}/statm").read_text().split()[1]
 
 
-def test_nothing_is_faulted_in(ksm):
+def test_no_page_is_faulted_in(ksm):
     with processes(Pages(10, 10, 10, 10)) as started:
         was = resident(started["p1"])
         line = census(started)
@@ -310,7 +310,7 @@ def test_nothing_is_faulted_in(ksm):
         assert resident(started["p1"]) == was
 
 
-def test_pages_that_were_only_read_are_nobodys(ksm):
+def test_pages_that_were_only_read_are_not_counted(ksm):
     with processes(Pages(10, 0, 0, 20)) as started:
         tell(started["p1"], "read 7")
         line = census(started)
@@ -324,7 +324,7 @@ def test_pages_that_were_only_read_are_nobodys(ksm):
         assert (line["unwritten_pages"], line["present_pages"]) == (7, 30)
 
 
-def test_what_has_changed_between_two(ksm, tmp_path):
+def test_changes_between_two_censuses(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(Pages(0, 5, 0, 100), Pages(3, 0, 0, 50)) as started:
         moments = ("--every", "1", "--seconds", "60", "--end")
@@ -350,7 +350,7 @@ def wait_for_lines(path, number, seconds=20):
         time.sleep(0.01)
 
 
-def test_moments_come_when_they_are_due(ksm, tmp_path):
+def test_censuses_are_taken_on_time(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(*ALONE) as started:
         begun = time.monotonic() + 1
@@ -379,11 +379,11 @@ def test_a_census_for_each_scan(ksm, tmp_path):
     _, *lines, _ = map(json.loads, output.read_text().splitlines())
     scans = [line["ksm"]["full_scans"] for line in lines]
     assert len(scans) > 3
-    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once, and none was missed"
+    assert scans == list(range(scans[0], scans[0] + len(scans))), "each once and none missed"
     assert {line["moment"] for line in lines} == {"scan"}
 
 
-def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
+def test_paused_processes_are_stopped_and_continue(ksm):
     with processes(*UNLIKE) as started:
         line = census(started, "--pause")
         assert line["read_seconds"] < line["paused_seconds"] < line["read_seconds"] + 0.5
@@ -391,14 +391,14 @@ def test_paused_processes_stand_still_while_they_are_read_and_go_on(ksm):
         tell(started["p1"], "change 1")
 
 
-def test_one_that_somebody_else_has_stopped_stays_so(ksm):
+def test_a_process_that_was_stopped_before_stays_stopped(ksm):
     with processes(*UNLIKE) as started:
         started["p2"].send_signal(signal.SIGSTOP)
         census(started, "--pause")
         assert [state(process) for process in started.values()] == ["S", "T", "S"]
 
 
-def test_paused_processes_go_on_when_the_census_is_killed(ksm):
+def test_paused_processes_continue_when_the_census_is_killed(ksm):
     with processes(Pages(0, 0, 0, 60_000)) as started:
         (process,) = started.values()
         counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
@@ -420,7 +420,7 @@ def until(condition, seconds=10):
         assert time.monotonic() < deadline
 
 
-def test_a_process_that_ends_is_left_out_and_the_others_are_right(ksm, tmp_path):
+def test_a_process_that_ends_is_left_out_and_the_others_are_exact(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with processes(*UNLIKE) as started:
         moments = ("--every", "0.5", "--seconds", "60", "--end")
@@ -459,7 +459,7 @@ def test_a_process_that_becomes_another_program_is_left_out(tmp_path):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one process reads alone")
-def test_what_is_not_read_to_the_end_is_not_counted(ksm):
+def test_an_incompletely_read_process_is_not_counted(ksm):
     with processes(Pages(0, 0, 0, 100_000)) as started:
         counting = subprocess.Popen(command(started), stdout=subprocess.PIPE)
         children = Path(f"/proc/{counting.pid}/task/{counting.pid}/children")
@@ -470,7 +470,7 @@ def test_what_is_not_read_to_the_end_is_not_counted(ksm):
     assert line["complaints"] == ["p1: what read it has failed, or was killed; it is left out"]
 
 
-def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
+def test_without_cap_sys_admin_only_the_limit_is_known(ksm):
     ksm(run=2, smart_scan=0, sleep_millisecs=1)
     with processes(*UNLIKE) as started:
         merge_until_nothing_moves(ksm)
@@ -487,8 +487,8 @@ def test_without_the_right_to_see_frames_there_is_the_limit_alone(ksm):
 
 
 @pytest.mark.parametrize("mergeable", [0, 1])
-def test_memory_on_hugepages_is_told(ksm, mergeable):
-    """A guest on hugepages has some memory that may be merged all the same: its ROMs."""
+def test_memory_on_hugepages_is_reported(ksm, mergeable):
+    """A guest on hugepages still has some mergeable memory: its ROMs."""
     before = HUGE.read_text()
     HUGE.write_text(str(int(before) + 4))
     try:
@@ -506,14 +506,14 @@ def test_memory_on_hugepages_is_told(ksm, mergeable):
     assert line["present_pages"] == ALONE[0].all + mergeable
 
 
-def test_shared_memory_is_told(ksm):
+def test_shared_memory_is_reported(ksm):
     shared = ON_HUGE_PAGES.replace("MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000", "MAP_SHARED")
     with running("-c", shared, "with a ROM") as guest:
         line = census({"guest": guest})
     assert "2 MiB are shared, which KSM does not merge" in line["guests"]["guest"]["complaint"]
 
 
-def test_threads_that_end_meanwhile_disturb_nothing(ksm, tmp_path):
+def test_threads_may_end_meanwhile(ksm, tmp_path):
     output = tmp_path / "census.jsonl"
     with running("-c", THREADS) as guest:
         moments = ("--pause", "--every", "0.02", "--seconds", "3")
@@ -521,7 +521,7 @@ def test_threads_that_end_meanwhile_disturb_nothing(ksm, tmp_path):
     assert json.loads(output.read_text().splitlines()[-1])["kind"] == "end"
 
 
-def test_nobody_stops_a_census_while_others_are_stopped(ksm):
+def test_a_census_ignores_ctrl_z_while_others_are_stopped(ksm):
     with processes(Pages(0, 0, 0, 60_000)) as started:
         (process,) = started.values()
         counting = subprocess.Popen(command(started, "--pause"), stdout=subprocess.DEVNULL)
@@ -556,7 +556,7 @@ def test_pages_of_a_huge_page_are_pages(ksm):
         assert line["saved_pages"] == 255
 
 
-def test_mappings_of_others_are_told_apart(ksm):
+def test_mappings_of_other_processes_are_counted_separately(ksm):
     ksm(run=2, smart_scan=0, sleep_millisecs=1)
     ksm(use_zero_pages=1, max_page_sharing=1000)  # all in one frame
     with processes(*[Pages(50, 200, 0, 10)] * 3) as started:
@@ -571,7 +571,7 @@ def test_mappings_of_others_are_told_apart(ksm):
     assert attributed == 499 * PAGE
 
 
-def test_pages_shared_since_a_fork_are_not_ksms(ksm):
+def test_pages_shared_after_a_fork_do_not_count_as_ksm(ksm):
     forking = PROGRAM.read_text().replace(
         'print("ready", flush=True)\n    for',
         'import os\n    pid = os.fork()\n    print("ready" * (pid > 0), flush=True)\n    for',
@@ -597,7 +597,7 @@ def test_pages_shared_since_a_fork_are_not_ksms(ksm):
         ([], "required: --process"),
     ],
 )
-def test_bad_arguments_are_told_and_nothing_is_written(arguments, words, tmp_path):
+def test_bad_arguments_are_reported_and_nothing_is_written(arguments, words, tmp_path):
     output = tmp_path / "census.jsonl"
     done = subprocess.run(
         ["/usr/bin/python3", CENSUS, *arguments, "--output", output],
@@ -619,7 +619,7 @@ def test_a_file_is_never_overwritten(tmp_path):
     assert output.read_text() == "raw facts"
 
 
-def test_what_is_counted_does_not_hang_on_the_key(ksm):
+def test_counts_do_not_depend_on_the_hash_key(ksm):
     seeded = {**os.environ, "PYTHONHASHSEED": "0"}
     with processes(*UNLIKE) as started:
         run = subprocess.run(command(started), env=seeded, capture_output=True, check=True)

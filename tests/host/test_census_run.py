@@ -1,4 +1,4 @@
-"""Runs with a census: what it counts is what the kernel counts, and nothing is left of it."""
+"""Runs with a census: it matches the counters of the kernel, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from machine import ROOT, SHORT, STATE, assert_given_back, censuses, is_python, knobs
+from machine import ROOT, SHORT, STATE, assert_restored, censuses, is_python, knobs
 
 from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
@@ -25,7 +25,7 @@ census: [end, every: 4, at-scan-boundary]
 
 
 def counting() -> bool:
-    """Whether a census has been taken in the run that goes on."""
+    """Whether a census has been taken in the current run."""
     path = STATE / "run/census.jsonl"
     return path.exists() and path.read_bytes().count(b"\n") > 1
 
@@ -35,12 +35,12 @@ def saved_by_the_kernel(counters: dict) -> int:
 
 
 def census_of(path: Path) -> dict:
-    """The last census of a run, as it was written."""
+    """Return the last census of a run."""
     lines = map(json.loads, (path / "census.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == "census"][-1]
 
 
-def test_arrays_are_counted_to_the_page(experiment, given_back):
+def test_arrays_are_counted_to_the_page(experiment, restored):
     play = experiment(text=ARRAYS)
     assert play.wait() == 0, play.log.read_text()
     run = read_run(experiment.results / "g00-k1-single-r1")
@@ -67,7 +67,7 @@ def test_arrays_are_counted_to_the_page(experiment, given_back):
     assert summary["censuses"] == len(rows)
 
 
-def test_two_idle_guests(experiment, given_back):
+def test_two_idle_guests(experiment, restored):
     text = SHORT.format(count=2, intervals=25, workload="idle") + "census: [end]\n"
     play = experiment(text=text)
     assert play.wait() == 0, play.log.read_text()
@@ -103,7 +103,7 @@ def test_two_idle_guests(experiment, given_back):
 PAUSED = "census: {moments: [every: 1], pause: true}\n"
 
 
-def test_a_census_that_is_killed_fails_its_run_and_leaves_no_guest_stopped(experiment, given_back):
+def test_a_killed_census_fails_its_run_and_leaves_no_guest_stopped(experiment, restored):
     play = experiment(text=SHORT.format(count=1, intervals=15, workload="idle") + PAUSED)
     play.until(counting)
     program = parent_of_all(censuses())
@@ -123,12 +123,12 @@ def state(pid: int) -> str:
 
 
 def stat(pid: int) -> list[str]:
-    """What the kernel says of a process: its state, its parent, and so on."""
+    """Return the fields of /proc/PID/stat: state, parent, and so on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def parent_of_all(pids: list[str]) -> str:
-    """The one that has started the others: while it reads, it has children that help it."""
+    """Return the parent of the others: while it reads, it has worker processes."""
     parents = {}
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -138,7 +138,7 @@ def parent_of_all(pids: list[str]) -> str:
     return program
 
 
-def test_what_a_crash_leaves_of_a_census_is_given_back(experiment, play):
+def test_a_crash_during_a_census_is_recovered(experiment, play):
     before = knobs()
     cut = experiment(text=SHORT.format(count=1, intervals=60, workload="idle") + PAUSED)
     cut.until(counting)
@@ -146,15 +146,15 @@ def test_what_a_crash_leaves_of_a_census_is_given_back(experiment, play):
     assert censuses() != []
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
-    assert_given_back(before)
+    assert_restored(before)
 
 
-def test_a_census_is_rehearsed(play, tmp_path, given_back):
+def test_a_census_in_check_mode(play, tmp_path, restored):
     file = ROOT / "experiments/census.yml"
     results = tmp_path / "results"
-    rehearsal = play(
+    checked = play(
         *("playbooks/experiment.yml", "--check"),
         *("-e", f"experiment={file}", "-e", f"results={results}"),
     )
-    assert rehearsal.wait() == 0, rehearsal.log.read_text()
+    assert checked.wait() == 0, checked.log.read_text()
     assert not results.exists()

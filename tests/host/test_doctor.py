@@ -1,4 +1,4 @@
-"""The doctor on this machine: real knobs, QEMUs and domains. It finds, and changes nothing."""
+"""The doctor on this machine, with real knobs, QEMU processes and domains. It changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.host
 MIB = 1024 * 1024
 LIBVIRTD = "(^|/)libvirtd( |$)"
 FACTS = ROOT / "roles/doctor/files/ksm_facts.py"
-# 64 MiB: half of the pages are equal by the pair, and half unlike; or all are equal, or all unlike.
+# 64 MiB: half of the pages are equal in pairs and half differ; or all are equal; or all differ.
 OFFERS = """
 import mmap, os, sys
 size = 64 << 20
@@ -50,7 +50,7 @@ DOMAIN = """
   <devices><controller type="usb" model="none"/><memballoon model="none"/></devices>
 </domain>
 """
-# All that is mounted is read-only for the program that follows, and nothing can be written.
+# Make all mounts read-only for the program, so that it cannot write anything.
 READ_ONLY = """
 mount --make-rprivate /
 while read -r _ place _; do
@@ -66,7 +66,7 @@ exec "$@"
 
 @pytest.fixture(autouse=True)
 def as_found():
-    """Knobs and the testbed's files are what they were, whatever a test has set."""
+    """Restore the knobs, and check that the files of the testbed did not change."""
     before, files = knobs(), files_of_the_testbed()
     yield
     (KSM / "run").write_text("2")
@@ -81,7 +81,7 @@ def as_found():
 
 
 def files_of_the_testbed() -> dict:
-    """Every file of the testbed's directory, and when it was last changed."""
+    """Return every file of the testbed, and its time of change."""
     return {path: path.lstat().st_mtime_ns for path in [STATE, *STATE.rglob("*")] if path.exists()}
 
 
@@ -105,7 +105,7 @@ def start():
 
 @pytest.fixture
 def qemu(start):
-    """Start tiny QEMUs, whose guests never run."""
+    """Start small QEMU processes, whose guests never run."""
 
     def run(*options) -> int:
         usual = ("-accel", "tcg", "-S", "-m", "64", "-display", "none", "-nodefaults")
@@ -121,14 +121,14 @@ def qemu(start):
 
 
 def smaps_size(pid: int) -> int:
-    """Size of the biggest mapping that a guest's memory can be; translated code is bigger."""
+    """Return the size of the largest possible guest memory; translated code is larger."""
     lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
     sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("Size:")]
     return max((size for size in sizes if size == 64 * MIB), default=0)
 
 
 def doctor(*arguments, seconds=0.2) -> tuple[int, dict]:
-    """Exit status, and all that is known of this machine."""
+    """Return the exit status, and the output for this machine."""
     before = knobs()
     command = [sys.executable, "-m", "ksm_analysis", "doctor", "--json", "--seconds", str(seconds)]
     done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -138,25 +138,25 @@ def doctor(*arguments, seconds=0.2) -> tuple[int, dict]:
 
 
 def found(told: dict, pid: int | None = None) -> dict:
-    """Findings on a process, or on the host, by their names."""
+    """Return findings of a process, or of the host, by name."""
     return {each["finding"]: each for each in told["findings"] if each["where"]["pid"] == pid}
 
 
 def domain(told: dict, pid: int) -> dict:
-    """Facts of a domain."""
+    """Return the facts of a domain."""
     (one,) = [each for each in told["facts"]["domains"] if each["pid"] == pid]
     return one
 
 
 def let_run(**values) -> None:
-    """Set knobs, and let ksmd run."""
+    """Set knobs, and start ksmd."""
     for name, value in values.items():
         (KSM / name).write_text(str(value))
     (KSM / "run").write_text("1")
 
 
 def wait_for_scans(number: int) -> None:
-    """Wait until ksmd has come round so often."""
+    """Wait until ksmd has done so many full scans."""
     deadline = time.monotonic() + 60
     while int((KSM / "full_scans").read_text()) < number:
         assert time.monotonic() < deadline, "ksmd is too slow"
@@ -177,7 +177,7 @@ def test_nothing_is_wrong(start):
     wait_for_scans(3)
     status, told = doctor(seconds=1)
     (process,) = [each for each in told["facts"]["processes"] if each["pid"] == pid]
-    # A quarter is there twice, and each pair is merged to one page
+    # A quarter of the contents occurs twice, and each pair is merged to one page
     assert process["memory"]["mergeable"]["ksm"] == 32 * MIB
     assert process["memory"]["mergeable"]["anonymous"] == 64 * MIB
     assert found(told, pid) == {}
@@ -194,7 +194,7 @@ def test_all_memory_of_a_process_is_offered(start):
     assert process["memory"]["mergeable"]["anonymous"] >= 8 * MIB
 
 
-def test_a_qemu_in_order(qemu):
+def test_a_qemu_without_findings(qemu):
     pid = qemu("-name", "in-order")
     _, told = doctor()
     assert found(told, pid) == {}
@@ -218,7 +218,7 @@ def test_a_qemu_with_shared_memory(qemu):
     assert [*found(told, pid)] == ["shared-memory"]
     evidence = found(told, pid)["shared-memory"]["evidence"]
     assert evidence["shared_bytes"] == 64 * MIB
-    # Its ROMs are offered all the same: that there is mergeable memory proves nothing
+    # Its ROMs are still offered: mergeable memory alone proves nothing
     assert evidence["mergeable_bytes"] > 0
     assert domain(told, pid)["ksm_stat"].get("ksm_mergeable", "yes") == "yes"
 
@@ -249,7 +249,7 @@ def test_a_scan_that_takes_hours(start):
 
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
-def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
+def test_the_time_of_a_scan_is_measured_correctly(start, smart_scan):
     start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=1000, smart_scan=smart_scan)
     wait_for_scans(10)
@@ -261,7 +261,7 @@ def test_the_time_of_a_scan_is_measured_rightly(start, smart_scan):
 
 
 @pytest.mark.parametrize("smart_scan", [0, 1])
-def test_pages_that_are_unlike_cost_and_are_skipped(start, smart_scan):
+def test_different_pages_cost_memory_and_are_skipped(start, smart_scan):
     pid = start(sys.executable, "-c", OFFERS, "unlike")
     let_run(pages_to_scan=5000, smart_scan=smart_scan)
     wait_for_scans(30)
@@ -269,7 +269,7 @@ def test_pages_that_are_unlike_cost_and_are_skipped(start, smart_scan):
     names = {"general-profit", "smart-scan"} if smart_scan else {"general-profit"}
     assert {name for name, each in found(told).items() if each["severity"] != "note"} == names
     profit = found(told, pid)["process-profit"]["evidence"]
-    # All are known, and none is merged: 64 bytes a page
+    # All pages have records of 64 bytes, and none is merged
     assert profit["ksm_process_profit"] == -64 * profit["ksm_rmap_items"]
     assert profit["ksm_rmap_items"] >= 64 * MIB // 4096
 
@@ -281,12 +281,12 @@ def test_a_limit_of_two_costs_as_much_as_it_saves(start):
     let_run(pages_to_scan=5000, smart_scan=0)
     wait_for_scans(4)
     evidence = found(doctor()[1])["max-page-sharing"]["evidence"]
-    # 16,384 equal pages in 8192 frames; with one frame, the other 8191 would be saved as well
+    # 16,384 equal pages in 8192 frames; with one frame, the other 8191 would also be saved
     assert (evidence["pages_shared"], evidence["pages_sharing"]) == (8192, 8192)
     assert (evidence["stable_node_chains"], evidence["lost_pages"]) == (1, 8191)
 
 
-def test_the_usual_limit_costs_next_to_nothing(start):
+def test_the_default_limit_costs_almost_nothing(start):
     start(sys.executable, "-c", OFFERS, "equal")
     let_run(pages_to_scan=5000, smart_scan=0)
     wait_for_scans(4)
@@ -295,7 +295,7 @@ def test_the_usual_limit_costs_next_to_nothing(start):
     assert "max-page-sharing" not in found(told)
 
 
-def test_zero_pages_of_a_qemu_are_open_to_khugepaged(qemu):
+def test_khugepaged_may_fill_zero_pages_of_qemu(qemu):
     qemu()
     assert "khugepaged-zero" not in found(doctor()[1])
     (KSM / "use_zero_pages").write_text("1")
@@ -305,14 +305,14 @@ def test_zero_pages_of_a_qemu_are_open_to_khugepaged(qemu):
     assert found(told)["khugepaged-zero"]["evidence"]["open_to_huge_pages"] >= 64 * MIB
 
 
-def test_the_advisor_rules():
+def test_the_advisor_controls_pages_to_scan():
     (KSM / "advisor_mode").write_text("scan-time")
     _, told = doctor()
     assert found(told)["ruled"]["severity"] == "note"
     assert "knobs-change" not in found(told)
 
 
-def test_somebody_changes_the_knobs():
+def test_another_program_changes_the_knobs():
     command = [sys.executable, "-m", "ksm_analysis", "doctor", "--json", "--seconds", "6"]
     looking = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     time.sleep(4)
@@ -343,7 +343,7 @@ def test_a_domain_of_libvirt(start):
 
 @pytest.fixture
 def _no_libvirtd():
-    """Libvirt's daemon does not run meanwhile; guests do not mind."""
+    """Stop libvirt's daemon meanwhile; guests continue to run."""
     ran = processes(LIBVIRTD)
     if ran:
         subprocess.run(["service", "libvirtd", "stop"], check=True, capture_output=True)
@@ -357,11 +357,11 @@ def test_libvirt_is_not_started():
     assert processes(LIBVIRTD) == []
     _, told = doctor()
     assert told["facts"]["domains_from"] == "proc"
-    assert "neither libvirtd nor virtqemud runs" in told["facts"]["libvirt"]
+    assert "libvirtd and virtqemud do not run" in told["facts"]["libvirt"]
     assert processes(LIBVIRTD) == []
 
 
-def test_it_needs_nothing_that_can_be_written(qemu):
+def test_it_works_on_a_read_only_file_system(qemu):
     pid = qemu("-machine", "mem-merge=off")
     command = ["unshare", "--mount", "bash", "-ec", READ_ONLY, "bash"]
     command += ["/usr/bin/python3", "-I", "-B", "-", "--seconds", "0"]
@@ -373,7 +373,7 @@ def test_it_needs_nothing_that_can_be_written(qemu):
 
 
 def test_ansible_leaves_nothing_behind(tmp_path):
-    # Where its temporary files would be, if a module were sent
+    # Directory of temporary files, if a module were sent
     places = {"ANSIBLE_REMOTE_TMP": str(tmp_path / "remote"), "TMPDIR": str(tmp_path)}
     inventory = tmp_path / "hosts.yml"
     local = "ansible_connection: local, ansible_python_interpreter: /usr/bin/python3"
@@ -393,7 +393,7 @@ def test_ansible_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hosts.yml"]
 
 
-def test_a_user_without_rights_is_told_what_was_not_seen(qemu):
+def test_a_user_without_rights_learns_what_is_unreadable(qemu):
     pid = qemu()
     program = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     command = [*program, "/usr/bin/python3", "-I", "-B", "-", "--seconds", "0"]

@@ -1,4 +1,4 @@
-"""The module that sets knobs, against the kernel."""
+"""The module ksm_knobs with the real kernel."""
 
 import mmap
 import time
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.host
 
 @pytest.fixture
 def remember(tmp_path, module):
-    """A place to remember the knobs in; they are restored from it in any case."""
+    """Return a file for saved knobs, and always restore them."""
     path = tmp_path / "knobs.json"
     before = knobs()
     yield path
@@ -21,7 +21,7 @@ def remember(tmp_path, module):
 
 @pytest.fixture
 def merged_memory():
-    """Two hundred identical pages that may be merged."""
+    """Hold 200 identical mergeable pages."""
     with mmap.mmap(-1, 200 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(mmap.MADV_MERGEABLE)
         memory.write(b"k" * len(memory))
@@ -53,19 +53,19 @@ def test_sets_and_restores(module, remember):
     assert not again["changed"]
 
 
-def test_the_first_change_is_what_counts(module, remember):
+def test_the_first_change_is_saved(module, remember):
     found = module("ksm_knobs", {"knobs": {"pages_to_scan": 777}, "remember": str(remember)})
     module("ksm_knobs", {"knobs": {"pages_to_scan": 888}, "remember": str(remember)})
     restored = module("ksm_knobs", {"state": "restored", "remember": str(remember)})
     assert restored["after"] == found["before"]
 
 
-def test_check_mode_tells_the_truth_and_changes_nothing(module, remember):
+def test_check_mode_predicts_the_change_and_changes_nothing(module, remember):
     before = knobs()
     asked = {"knobs": {"pages_to_scan": 777}, "remember": str(remember)}
-    rehearsed = module("ksm_knobs", asked, check=True)
-    assert rehearsed["changed"]
-    assert rehearsed["after"]["pages_to_scan"] == 777
+    checked = module("ksm_knobs", asked, check=True)
+    assert checked["changed"]
+    assert checked["after"]["pages_to_scan"] == 777
     assert knobs() == before
     assert not remember.exists()
 
@@ -78,7 +78,7 @@ def test_refuses_an_unknown_knob_with_the_list(module):
     assert knobs() == before
 
 
-def test_says_what_the_kernel_refuses(module, remember):
+def test_reports_what_the_kernel_refuses(module, remember):
     refused = module("ksm_knobs", {"knobs": {"run": 7}, "remember": str(remember)})
     assert "run=7" in refused["msg"]
     assert "does not allow" in refused["msg"]
@@ -90,7 +90,7 @@ def test_max_page_sharing_changes_while_pages_are_shared(module, remember, merge
     wait_until_shared()
     done = module("ksm_knobs", {"knobs": {"max_page_sharing": 16}, "remember": str(remember)})
     assert done["after"]["max_page_sharing"] == 16
-    assert done["after"]["run"] == 1, "ksmd goes on after the unmerging that the change needs"
+    assert done["after"]["run"] == 1, "ksmd continues after the unmerging that the change needs"
 
 
 def test_unmerges_and_waits(module, remember, merged_memory):
@@ -113,7 +113,7 @@ def test_the_advisor_is_turned_off_and_on_around_pages_to_scan(module, remember)
 
 
 @pytest.mark.skipif(not (KSM / "advisor_mode").exists(), reason="no advisor before Linux 6.8")
-def test_what_the_advisor_did_to_pages_to_scan_is_undone(module, remember, tmp_path):
+def test_a_change_of_pages_to_scan_by_the_advisor_is_undone(module, remember, tmp_path):
     set_first = {"knobs": {"pages_to_scan": 500}, "remember": str(remember)}
     module("ksm_knobs", set_first)
     inner = str(tmp_path / "inner.json")

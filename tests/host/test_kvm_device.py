@@ -1,4 +1,4 @@
-"""libvirt has one view of KVM, also where /dev/kvm was root's alone."""
+"""libvirt uses KVM consistently, even if only root could open /dev/kvm before."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Probes(threading.Thread):
 
 @pytest.fixture
 def root_alone(host, tmp_path):
-    """Make the device root's alone, as where no udev runs; libvirt has not probed QEMU yet."""
+    """Make the device accessible only to root, as without udev; libvirt has not probed QEMU yet."""
     found = DEVICE.stat()
     record = STATE / "kvm.json"
     kept = record.read_bytes() if record.exists() else None
@@ -65,7 +65,7 @@ def root_alone(host, tmp_path):
         record.write_bytes(kept)
 
 
-@pytest.mark.usefixtures("root_alone", "given_back")
+@pytest.mark.usefixtures("root_alone", "restored")
 def test_qemu_is_probed_at_most_twice_and_the_device_is_restored(experiment, tmp_path):
     with Probes() as probes:
         run = experiment(count=1, intervals=3)

@@ -1,8 +1,8 @@
-"""The monitor's metrics all the way: node_exporter, Prometheus, alerts, the dashboard's questions.
+"""The metrics of the monitor through node_exporter, Prometheus, alerts and the dashboard.
 
-Everything is real and on the loopback: a process of another user in place of a guest, the service
-with no more than the capability that its unit grants, Debian's node_exporter and Prometheus.
-Nothing of KSM is changed.
+Everything is real and on the loopback: a process of another user instead of a guest, the service
+with only the capability that its unit grants, Debian's node_exporter and Prometheus. KSM is not
+changed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ NOBODY, OTHER = 65534, 64055
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    """Return a function that gives a program of Debian's by name.
+    """Return a function that returns the path of a Debian program.
 
-    What is not installed is unpacked for these tests alone: installed, it would start and listen.
+    Missing packages are only unpacked: if they were installed, their services would start.
     """
     directory = tmp_path_factory.mktemp("tools")
 
@@ -66,7 +66,7 @@ def promtool(tools):
 
 @contextlib.contextmanager
 def running(*command, **options):
-    """Run a process; what it prints is shown if it fails."""
+    """Run a process; show its output if it fails."""
     process = subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, **options)
     try:
         yield process
@@ -91,13 +91,13 @@ def until(condition, seconds=60):
         with contextlib.suppress(OSError):
             if found := condition():
                 return found
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def place():
-    """Make a directory that other users may pass, unlike pytest's own, with what the role makes."""
+    """Make the directories of the role, where other users can pass, unlike in those of pytest."""
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)
         base.chmod(0o755)
@@ -112,7 +112,7 @@ def place():
 
 @pytest.fixture(scope="module")
 def guest(place):
-    """Run a process of another user that says it is a guest."""
+    """Run a process of another user that looks like a guest."""
     command = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
     argv = ["/usr/bin/python3", "-c", "input()", "-name", 'guest=a "b",debug-threads=on']
     with running(*command, *argv) as process:
@@ -123,7 +123,7 @@ def guest(place):
 
 @pytest.fixture(scope="module")
 def service(place, guest):
-    """Run the service as a user of its own, with the one capability that its unit grants."""
+    """Run the service as its own user, with only the capability that its unit grants."""
     privileges = [f"--{kind}={CAPABILITY}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *privileges]
     argv = ["/usr/bin/python3", "-EsB", place / "program/ksm_monitor.py", "--period", 0.5]
@@ -135,7 +135,7 @@ def service(place, guest):
 
 @pytest.fixture(scope="module")
 def exporter(tools, service, place):
-    """Run node_exporter on the directory with the link to the metrics; give its address."""
+    """Run node_exporter on the directory with the link to the metrics; yield its address."""
     address = f"127.0.0.1:{free_port()}"
     program = tools("prometheus-node-exporter", "prometheus-node-exporter")
     collectors = ["--collector.disable-defaults", "--collector.textfile", "--collector.ksmd"]
@@ -148,7 +148,7 @@ def exporter(tools, service, place):
 
 @pytest.fixture(scope="module")
 def ask(tools, promtool, exporter, tmp_path_factory):
-    """Run Prometheus on node_exporter; return a function that asks it."""
+    """Run Prometheus on node_exporter; return a function that queries it."""
     directory, address = tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{free_port()}"
     jobs = [{"job_name": "node", "static_configs": [{"targets": [exporter]}]}]
     settings = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -169,7 +169,7 @@ def ask(tools, promtool, exporter, tmp_path_factory):
         yield query
 
 
-def test_the_metrics_are_as_prometheus_wants_them(promtool, place, service):
+def test_promtool_accepts_the_metrics(promtool, place, service):
     text = (place / "state/ksm.prom").read_text()
     assert 'ksm_guest_rmap_items{guest="a \\"b\\""}' in text
     done = subprocess.run(
@@ -178,8 +178,8 @@ def test_the_metrics_are_as_prometheus_wants_them(promtool, place, service):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_promtool_tells_of_what_is_wrong(promtool):
-    """Else the test above would be one that cannot fail."""
+def test_promtool_rejects_wrong_metrics(promtool):
+    """Without this, the test above might never fail."""
     text = "# TYPE ksm_full_scans counter\nksm_full_scans 1\n"
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True
@@ -187,14 +187,14 @@ def test_promtool_tells_of_what_is_wrong(promtool):
     assert done.returncode != 0
 
 
-def test_the_service_has_that_capability_alone(service):
+def test_the_service_has_only_that_capability(service):
     status = Path(f"/proc/{service.pid}/status").read_text()
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     assert {fields[f"Cap{kind}"] for kind in ("Eff", "Prm", "Bnd")} == {f"{1 << 2:016x}"}
     assert fields["Uid"].split() == [str(NOBODY)] * 4
 
 
-def test_values_are_those_of_the_kernel(place, service, guest):
+def test_values_match_the_kernel(place, service, guest):
     fields = dict(
         line.replace(":", "").split()
         for line in Path(f"/proc/{guest.pid}/ksm_stat").read_text().splitlines()
@@ -211,7 +211,7 @@ def test_values_are_those_of_the_kernel(place, service, guest):
         assert f"\nksm_{name} {value}\n" in f"\n{text}"
 
 
-def test_node_exporter_picks_them_up_beside_its_own(exporter, place):
+def test_node_exporter_exports_the_metrics_with_its_own(exporter, place):
     text = get(f"http://{exporter}/metrics")
     told = (place / "state/ksm.prom").read_text()
     names = {line.split()[2] for line in told.splitlines() if line.startswith("# TYPE")}
@@ -243,7 +243,7 @@ def test_rules_are_well_formed(promtool):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alerts_come_when_they_should_and_not_else(promtool):
+def test_alerts_fire_only_when_they_should(promtool):
     done = subprocess.run(
         [promtool, "test", "rules", Path(__file__).with_name("prometheus_rules_test.yml")],
         capture_output=True,
@@ -252,10 +252,8 @@ def test_alerts_come_when_they_should_and_not_else(promtool):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_guest_that_ends_is_told_of_no_more_and_a_service_that_ends_is_seen(
-    ask, place, guest, service
-):
-    """The last test here: it ends what the others look at."""
+def test_an_ended_guest_disappears_and_an_ended_service_is_noticed(ask, place, guest, service):
+    """This must be the last test here: it ends the processes of the others."""
     guest.kill()
     guest.wait()
     until(lambda: not ask("ksm_guest_resident_bytes"))

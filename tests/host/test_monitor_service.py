@@ -1,7 +1,7 @@
 """The monitor service under a real systemd, with guests of a real libvirt.
 
-Both run in a container that sees this machine's files and kernel, but whose changes, processes and
-network are its own. There, ksmd's own process cannot be seen; all else is as on a host.
+Both run in a container that sees the files and kernel of this machine, but has its own changes,
+processes and network. The process of ksmd is not visible there; everything else is like on a host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HAS_SYSTEMD = Path("/run/systemd/system").is_dir()
 PLACES = (STATE, "/usr/local/lib/ksm-monitor", "/etc/systemd/system/ksm-monitor.service")
 LINK = "/var/lib/prometheus/node-exporter/ksm.prom"
 QUICK = ("-e", "monitor_service_period=0.5")
-# The files of this machine, which changes are laid over; nothing that it would start is started.
+# An overlay on the files of this machine, without its enabled services.
 BOOT = """
 mount --make-rprivate /
 [ -d /run/systemd/system ] || mount -t tmpfs tmpfs /run
@@ -51,7 +51,7 @@ DOMAIN = """
 
 
 class Container:
-    """A machine with a systemd of its own."""
+    """A container with its own systemd."""
 
     def __init__(self, directory: Path):
         self.root = directory / "root"
@@ -72,7 +72,7 @@ class Container:
         self.leader = None
 
     def enter_cgroup(self):
-        """What systemd makes of control groups is below one of our own."""
+        """Put the control groups of systemd below our own."""
         if self.cgroup:
             self.cgroup.mkdir()
             (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
@@ -80,12 +80,12 @@ class Container:
     def wait(self):
         """Wait until it has booted."""
         self.leader = until(self.find_leader)
-        # Degraded is enough: on a busy machine, some unit of Debian's may have taken too long
+        # Degraded is enough: on a busy machine, a unit of Debian may have timed out
         state = ("systemctl", "is-system-running")
         until(lambda: self.run(*state, check=False).strip() in ("running", "degraded"), 240)
 
     def find_leader(self):
-        """Its first process, as seen from here."""
+        """Find its first process, as seen from the host."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         for pid in children.split():
             if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
@@ -93,7 +93,7 @@ class Container:
         return None
 
     def run(self, *command, check=True, stdin=None):
-        """Run a command in it and return what it prints."""
+        """Run a command in it and return its output."""
         paths = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
         environment = ["env", f"--chdir={ROOT}", "-i", f"PATH={paths}", "HOME=/root"]
         environment += ["LANG=C.UTF-8", "ANSIBLE_NOCOLOR=1"]
@@ -107,25 +107,25 @@ class Container:
         return done.stdout
 
     def play(self, *arguments, playbook="monitor"):
-        """Run a playbook; return what it prints, and how many tasks changed and failed."""
+        """Run a playbook; return its output and the numbers of changed and failed tasks."""
         text = self.run("ansible-playbook", f"playbooks/{playbook}.yml", *arguments, check=False)
         found = re.search(r"changed=([0-9]+) +unreachable=0 +failed=([0-9]+)", text)
         return " ".join(text.split()), *map(int, found.groups())
 
     def exists(self, path):
-        """Whether it has a file; a link counts, wherever it leads."""
+        """Whether it has a file; a broken link counts, too."""
         return bool(self.run("find", path, "-maxdepth", 0, check=False))
 
     def pid(self):
-        """Process id of the service in the container; 0: it does not run."""
+        """Return the process id of the service in the container; 0 if it does not run."""
         return int(self.run("systemctl", "show", "--property=MainPID", "--value", "ksm-monitor"))
 
     def lines(self, name="samples.jsonl"):
-        """Lines of a file of samples."""
+        """Return the lines of a file of samples."""
         return [json.loads(line) for line in self.run("cat", f"{STATE}/{name}").splitlines()]
 
     def guests(self):
-        """Guests that Prometheus is told of."""
+        """Return the guests in the metrics."""
         text = self.run("cat", f"{STATE}/ksm.prom")
         return set(re.findall(r'^ksm_guest_rmap_items\{guest="(.*)"\}', text, re.M))
 
@@ -142,7 +142,7 @@ class Container:
 
 
 def cgroups():
-    """Where the unified hierarchy of control groups is."""
+    """Return the mount point of the unified hierarchy of control groups."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
 
@@ -150,14 +150,14 @@ def cgroups():
 def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.2)
     return found
 
 
 @pytest.fixture(scope="module")
 def container():
-    """Boot a container; of its libvirt nothing has run yet."""
+    """Boot a container, in which libvirt has not run yet."""
     packages = {"systemd-nspawn": "systemd-container", "libvirtd": "libvirt-daemon-system"}
     packages |= {"virsh": "libvirt-clients", "qemu-system-x86_64": "qemu-system-x86"}
     if missing := [package for name, package in packages.items() if not shutil.which(name)]:
@@ -195,8 +195,8 @@ def service(container, installed):
     return container
 
 
-@pytest.mark.skipif(HAS_SYSTEMD, reason="this machine is run by systemd")
-def test_a_machine_without_systemd_is_told_so():
+@pytest.mark.skipif(HAS_SYSTEMD, reason="this machine runs systemd")
+def test_a_machine_without_systemd_is_refused():
     done = subprocess.run(
         ["ansible-playbook", "--check", "playbooks/monitor.yml"],
         cwd=ROOT,
@@ -204,16 +204,16 @@ def test_a_machine_without_systemd_is_told_so():
         text=True,
     )
     assert done.returncode != 0
-    assert "the monitor service is a systemd unit" in " ".join(done.stdout.split())
+    assert "not systemd, which the monitor service needs" in " ".join(done.stdout.split())
 
 
-def test_a_host_without_libvirt_is_told_so(container):
+def test_a_host_without_libvirt_is_refused(container):
     text, changed, failed = container.play()
     assert (changed, failed) == (0, 1)
-    assert "has no /run/libvirt/qemu: libvirt makes it when its daemon starts" in text
+    assert "has no /run/libvirt/qemu, which libvirt's daemon makes when it starts" in text
 
 
-def test_a_rehearsal_installs_nothing(container, libvirt):
+def test_check_mode_installs_nothing(container, libvirt):
     _, changed, failed = container.play("--check", *QUICK)
     assert changed > 0
     assert failed == 0
@@ -240,10 +240,10 @@ def test_a_change_restarts_it(service):
     assert until(service.lines)[0]["period"] == 0.25
 
 
-def test_its_unit_is_sound_and_hardened(service):
+def test_the_unit_is_valid_and_hardened(service):
     unit = PLACES[-1]
     assert service.run("systemd-analyze", "verify", unit) == ""
-    # In tenths; of what is left, most is what it is for: other users' processes in /proc.
+    # In tenths. Most of the exposure is needed: it reads other users' processes in /proc.
     service.run("systemd-analyze", "security", "--offline=yes", "--threshold=9", unit)
 
 
@@ -265,19 +265,19 @@ def test_it_sees_little_and_can_change_nothing(service):
     assert "rw" in options[STATE]
 
 
-def test_guests_come_and_go(service):
+def test_guests_start_and_end(service):
     name = 'a "b" & c, d'
     for each in (name.replace("&", "&amp;"), "other"):
         service.run("virsh", "create", "/dev/stdin", stdin=DOMAIN.format(name=each))
     escaped = name.replace('"', r"\"")
     until(lambda: service.guests() == {escaped, "other"})
     text = service.run("cat", f"{STATE}/ksm.prom")
-    assert f'ksm_guest_mergeable{{guest="{escaped}"}} 0' in text, "this machine's KSM is left alone"
+    assert f'ksm_guest_mergeable{{guest="{escaped}"}} 0' in text, "KSM here is not affected"
     resident = re.search(r'ksm_guest_resident_bytes\{guest="other"\} ([0-9]+)', text)
     assert int(resident[1]) > 8 << 20
     service.run("virsh", "destroy", "other")
     until(lambda: service.guests() == {escaped})
-    # Its process dies while libvirt is not there to clean up after it.
+    # The process dies while libvirt does not run and cannot clean up.
     service.run("systemctl", "stop", "libvirtd.socket", "libvirtd")
     service.run("pkill", "--full", "--signal", "KILL", "qemu.*guest=a ")
     until(lambda: service.guests() == set())
@@ -285,7 +285,7 @@ def test_guests_come_and_go(service):
     service.run("systemctl", "start", "libvirtd")
     until(lambda: service.lines()[-1].get("guests") == {})
     found = [line["guests"] for line in service.lines()[1:]]
-    assert found.count({name: None}) == 1, "gone in one sample, and absent from the next"
+    assert found.count({name: None}) == 1, "null in one sample, and absent in the next"
 
 
 def test_it_is_started_again_when_it_dies(service):
@@ -308,7 +308,7 @@ def test_it_is_started_again_when_it_hangs(service):
     service.run("systemctl", "restart", "ksm-monitor")
     pid = service.pid()
     time.sleep(5)
-    assert service.pid() == pid, "each sample is a sign of life"
+    assert service.pid() == pid, "each sample resets the watchdog"
     service.run("kill", "-STOP", pid)
     until(lambda: service.pid() not in (0, pid))
     service.run("rm", drop_in)
@@ -329,7 +329,7 @@ def test_when_it_is_stopped_it_ends_its_file(service):
     assert "ksm_run " not in service.run("cat", f"{STATE}/ksm.prom")
 
 
-def test_the_testbed_leaves_it_alone(service):
+def test_the_testbed_does_not_affect_it(service):
     pid, directory = service.pid(), "/var/lib/ksm-testbed/monitor"
     service.run("mkdir", "-p", directory)
     service.run("cp", ROOT / "roles/part_sampler/files/ksm_sampler.py", directory)
@@ -342,7 +342,7 @@ def test_the_testbed_leaves_it_alone(service):
     assert service.pid() == pid
 
 
-def test_it_is_removed_wholly(service):
+def test_it_is_removed_completely(service):
     assert all(map(service.exists, (*PLACES, LINK)))
     absent = ("-e", "monitor_service_state=absent")
     _, changed, failed = service.play(*absent, "--check")

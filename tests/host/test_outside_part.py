@@ -1,4 +1,4 @@
-"""A part that lives outside the repository: docs/extending.md, followed to the page."""
+"""A part outside the repository, made as in docs/extending.md, up to the page."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-@pytest.mark.usefixtures("outside", "given_back")
+@pytest.mark.usefixtures("outside", "restored")
 def test_its_output_is_on_the_page(tmp_path):
     definition = tmp_path / "probed.yml"
     definition.write_text(DEFINITION)

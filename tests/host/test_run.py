@@ -1,4 +1,4 @@
-"""Runs on real guests, and what becomes of the host when they are cut off."""
+"""Runs on real guests, and the state of the host when they are interrupted."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from machine import KSM, ROOT, STATE, assert_given_back, guests, knobs, sampling
+from machine import KSM, ROOT, STATE, assert_restored, guests, knobs, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 
@@ -26,7 +26,7 @@ def runs(results: Path) -> list[Path]:
 
 
 def counters() -> dict[str, int]:
-    """Counters that only grow, read here and now."""
+    """Read counters that only grow."""
     return {name: int((KSM / name).read_text()) for name in ("full_scans", "pages_scanned")}
 
 
@@ -41,22 +41,22 @@ def test_provisioning_again_changes_nothing(play):
     assert "changed=0" in again.output
 
 
-def test_a_rehearsal_changes_nothing(play, given_back):
-    rehearsal = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
-    assert rehearsal.wait() == 0, rehearsal.output
-    assert "changed=0" in rehearsal.output
+def test_check_mode_changes_nothing(play, restored):
+    checked = play("playbooks/host.yml", "playbooks/guest_image.yml", "--check", "--diff")
+    assert checked.wait() == 0, checked.output
+    assert "changed=0" in checked.output
 
 
-def test_two_guests_under_stress(experiment, given_back):
+def test_two_guests_under_stress(experiment, restored):
     workload = "{name: stress, stress_ng: {vm: 1, vm_bytes: 32M}, active: first-half}"
     play = experiment(count=2, intervals=8, workload=workload)
     play.until(sampling)
     seen = [(time.monotonic(), counters()) for _ in range(8) if not time.sleep(0.3)]
     refused = experiment()
     assert refused.wait() != 0
-    assert "this host is busy with ansible-playbook" in refused.output
+    assert "this host is locked by ansible-playbook" in refused.output
     assert f"(process {play.process.pid})" in refused.output
-    assert sampling(), "the run that holds the host goes on"
+    assert sampling(), "the run that holds the lock continues"
     assert play.wait() == 0, play.log.read_text()
 
     run = "g02-k1-stress-r1"
@@ -77,11 +77,11 @@ def test_two_guests_under_stress(experiment, given_back):
 
 
 def assert_agrees(taken, seen):
-    """A counter that was read beside the sampler lies between the samples around it."""
+    """A counter that was read in parallel lies between the samples around it."""
     checked = 0
     for moment, read in seen:
         for before, after in pairwise(taken):
-            # The two reads of a sample are not one instant: leave the seam between samples out.
+            # A sample is not taken in one instant: skip the time between samples.
             if before["monotonic"] + 0.05 < moment < after["monotonic"] - 0.05:
                 for name, value in read.items():
                     assert before["ksm"][name] <= value <= after["ksm"][name]
@@ -90,7 +90,7 @@ def assert_agrees(taken, seen):
 
 
 def assert_worked(happened, taken):
-    """Both guests have worked, in the first half, and say how much."""
+    """Both guests worked in the first half, and report their throughput."""
     started = [event for event in happened if event["event"] == "workload started"]
     stopped = [event for event in happened if event["event"] == "workload stopped"]
     assert {event["guest"] for event in started} == {"ksm-guest-01", "ksm-guest-02"}
@@ -117,11 +117,11 @@ stop: {steady: {scans: 3, seconds: 4, percent: 50}}
 """
 
 
-def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, given_back):
+def test_a_run_of_different_guests_ends_when_it_is_steady(experiment, restored):
     play = experiment(text=MIXED)
     assert play.wait() != 0
     broken = record(experiment.results, "g02-k1-broken-r1")
-    assert broken["status"] == "failed", "ending early does not hide it"
+    assert broken["status"] == "failed", "an early end does not hide it"
     assert "/usr/bin/timeout ended with 3" in broken["reason"]
     kept = record(experiment.results, "g02-k1-mixed-r1")
     assert kept["status"] == "complete", kept["reason"]
@@ -143,7 +143,7 @@ def test_a_run_of_unlike_guests_ends_when_it_is_steady(experiment, given_back):
     assert all(abs(at - taken[0]["monotonic"]) < 0.5 for at in began.values())
 
 
-def test_a_controller_that_is_killed(experiment, play):
+def test_the_controller_is_killed(experiment, play):
     before = knobs()
     cut = experiment(intervals=60)
     cut.until(sampling)
@@ -152,12 +152,12 @@ def test_a_controller_that_is_killed(experiment, play):
     assert guests() == ["ksm-guest-01"]
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
-    assert_given_back(before)
+    assert_restored(before)
     (left,) = runs(experiment.results)
     assert left.name == "g01-k1-idle-r1.partial"
 
 
-def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, given_back):
+def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
     cut = experiment(intervals=60)
     cut.until(sampling)
     cut.kill()
@@ -166,16 +166,16 @@ def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, given_back):
     assert record(experiment.results, "g01-k1-idle-r1")["status"] == "complete"
 
 
-def test_a_guest_that_never_answers(experiment, given_back):
+def test_a_guest_that_never_answers(experiment, restored):
     play = experiment(more=("-e", "guests_ready_timeout=2"))
     assert play.wait() != 0
     kept = record(experiment.results, "g01-k1-idle-r1")
     assert kept["status"] == "failed"
-    assert "ksm-guest-01: time is up while waiting for its agent to answer" in kept["reason"]
+    assert "ksm-guest-01: timeout while waiting for its agent to answer" in kept["reason"]
     assert (experiment.results / "g01-k1-idle-r1" / "ksm-guest-01.console.log").exists()
 
 
-def test_a_run_that_fails_does_not_end_the_others(experiment, given_back):
+def test_a_run_that_fails_does_not_end_the_others(experiment, restored):
     text = "guests: {count: 1}\nworkloads: [idle]\n"
     text += "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n"
     text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
@@ -190,7 +190,7 @@ def test_a_run_that_fails_does_not_end_the_others(experiment, given_back):
     }, "run: 0 is KSM off"
 
 
-def test_an_unknown_knob_boots_nothing(experiment, given_back):
+def test_an_unknown_knob_boots_no_guest(experiment, restored):
     experiment.results.mkdir(parents=True)
     (experiment.results / "precious").touch()
     text = "guests: {count: 1}\nknobs: [{run: 1, pages_to_skan: 5}]\nworkloads: [idle]\n"
@@ -198,11 +198,11 @@ def test_an_unknown_knob_boots_nothing(experiment, given_back):
     play = experiment(text=text)
     assert play.wait() != 0
     assert "no KSM knob pages_to_skan" in play.output
-    assert (experiment.results / "precious").exists(), "what is refused moves nothing"
+    assert (experiment.results / "precious").exists(), "a refused experiment moves nothing"
     assert "Start the guests" not in play.output
 
 
-def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_back):
+def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, restored):
     play = experiment(more=("-e", "guests_overhead_mib=100000000"))
     assert play.wait() != 0
     assert "1 guests do not fit" in play.output
@@ -210,7 +210,7 @@ def test_guests_that_do_not_fit_are_refused_with_the_numbers(experiment, given_b
     assert "Start the guests" not in play.output
 
 
-def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
+def test_an_error_in_the_definition_changes_nothing(experiment, restored):
     play = experiment(text="guests:\n  cuont: 3\n")
     assert play.wait() != 0
     assert "short.yml:2" in play.output
@@ -218,7 +218,7 @@ def test_an_error_in_the_definition_touches_nothing(experiment, given_back):
     assert "Lock the host, or renew its lock" not in play.output
 
 
-def test_a_mirror_that_does_not_answer(play, given_back):
+def test_a_mirror_that_does_not_answer(play, restored):
     image = (STATE / "images/current").resolve()
     build = play(
         "playbooks/guest_image.yml",
@@ -229,7 +229,7 @@ def test_a_mirror_that_does_not_answer(play, given_back):
     )
     assert build.wait() != 0
     assert "127.0.0.1:9" in build.output
-    assert (STATE / "images/current").resolve() == image, "the image that was there is still there"
+    assert (STATE / "images/current").resolve() == image, "the previous image still exists"
     again = play("playbooks/guest_image.yml")
     assert again.wait() == 0
     assert [path for path in (STATE / "images").iterdir() if not path.is_symlink()] == [image]

@@ -1,4 +1,4 @@
-"""The sampler against the kernel's own files, ksmd and processes."""
+"""The sampler with the real kernel, ksmd and processes."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ ksm_sampler = load(SAMPLER)
 
 @contextlib.contextmanager
 def ended(*command):
-    """Start a process, and end it whatever happens."""
+    """Start a process, and always end it."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -41,10 +41,10 @@ def ended(*command):
 
 @pytest.fixture
 def ksm_at_rest():
-    """Nobody uses KSM, and whatever a test writes to the knobs is undone, `run` first."""
+    """Require that no process uses KSM, and restore the knobs, `run` first."""
     before = knobs()
     if before["run"] != "0\n":
-        pytest.skip("somebody uses KSM on this machine: its knob run is not 0")
+        pytest.skip("KSM is used on this machine: the knob run is not 0")
     yield
     (KSM / "run").write_text("2")  # unmerge, for some knobs cannot be written before
     for name, value in before.items():
@@ -55,7 +55,7 @@ def ksm_at_rest():
 
 @pytest.fixture
 def mergeable():
-    """Give a process with 400 identical pages that may be merged."""
+    """Start a process with 400 identical mergeable pages."""
     with ended(sys.executable, "-c", HOLD_MERGEABLE) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
@@ -66,7 +66,7 @@ def command(*arguments):
 
 
 def sample(*arguments):
-    """Header, samples and end line of a whole run."""
+    """Return header, samples and end line of a complete run."""
     done = subprocess.run(
         command(*arguments), stdout=subprocess.PIPE, text=True, check=True, timeout=60
     )
@@ -75,13 +75,13 @@ def sample(*arguments):
 
 
 def until(process, condition, seconds=60):
-    """Read lines of a sampler until one is as wanted."""
+    """Read lines of a sampler until one meets a condition."""
     deadline = time.monotonic() + seconds
     for text in process.stdout:
         line = json.loads(text)
         if condition(line):
             return line
-        assert time.monotonic() < deadline, f"waited in vain; the last line: {line}"
+        assert time.monotonic() < deadline, f"timeout; the last line: {line}"
     raise AssertionError("the sampler has ended")
 
 
@@ -93,19 +93,19 @@ def files_of_ksm():
 def test_every_file_of_ksm_with_the_value_it_has(ksm_at_rest):
     before = files_of_ksm()
     _, samples, _ = sample("--samples", 2, "--period", 0.05)
-    assert files_of_ksm() == before, "KSM was not at rest"
+    assert files_of_ksm() == before, "KSM was in use"
     assert [line["ksm"] for line in samples] == [before, before]
-    assert len(before) >= 16  # the files of the oldest kernel that anybody may still run
+    assert len(before) >= 16  # the files of the oldest supported kernel
 
 
-def test_header_tells_what_the_kernel_tells():
+def test_the_header_has_the_values_of_the_kernel():
     header, _, _ = sample("--samples", 1)
     assert header["kernel"] == os.uname().release
     assert header["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert Path(f"/proc/{header['ksmd_pid']}/comm").read_text() == "ksmd\n"
 
 
-def test_the_kernel_prints_its_files_anew_for_every_pread(ksm_at_rest):
+def test_the_kernel_prints_its_files_again_for_every_pread(ksm_at_rest):
     reader, _ = ksm_sampler.open_reader(Path("/"), [("self", os.getpid())])
     fds = list(reader.fds)
     (KSM / "pages_to_scan").write_text("123")
@@ -127,19 +127,19 @@ def test_the_kernel_prints_its_files_anew_for_every_pread(ksm_at_rest):
 
 
 @pytest.mark.parametrize(("path", "field"), [("/proc/kallsyms", 2), ("/proc/vmstat", 0)])
-def test_the_kernel_gives_long_files_in_pieces(path, field):
+def test_the_kernel_returns_long_files_in_pieces(path, field):
     fd = os.open(path, os.O_RDONLY)
     try:
         text = list(ksm_sampler.pieces(fd))
     finally:
         os.close(fd)
     if path == "/proc/kallsyms":
-        assert max(map(len, text)) < ksm_sampler.BUFFER, "a short read was taken for the end"
+        assert max(map(len, text)) < ksm_sampler.BUFFER, "a short read was mistaken for the end"
     names = [line.split()[field] for line in b"".join(text).splitlines()]
     assert names == [line.split()[field] for line in Path(path).read_bytes().splitlines()]
 
 
-def test_values_of_meminfo_and_vmstat_are_those_of_the_kernel():
+def test_values_of_meminfo_and_vmstat_match_the_kernel():
     _, samples, _ = sample("--samples", 1)
     meminfo = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
     vmstat = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
@@ -151,7 +151,7 @@ def test_values_of_meminfo_and_vmstat_are_those_of_the_kernel():
     assert samples[0]["vmstat"]["cow_ksm"] <= int(vmstat["cow_ksm"])
 
 
-def test_merged_memory_shows(ksm_at_rest, mergeable):
+def test_merged_memory_is_visible(ksm_at_rest, mergeable):
     knob = {"pages_to_scan": "1000", "sleep_millisecs": "10", "smart_scan": "0", "run": "1"}
     options = ["--samples", 100000, "--period", 0.05, "--guest", f"a={mergeable.pid}"]
     with ended(*command(*options)) as sampler:
@@ -159,7 +159,7 @@ def test_merged_memory_shows(ksm_at_rest, mergeable):
         for name, value in knob.items():
             if (KSM / name).exists():
                 (KSM / name).write_text(value)
-        # All but one page of each 256 (max_page_sharing) are saved, so many of 400 are merged.
+        # Of each 256 pages (max_page_sharing) all but one are saved.
         merged = until(sampler, lambda line: line["guests"]["a"]["ksm_merging_pages"] >= 390)
     assert first["guests"]["a"]["ksm_merging_pages"] == 0
     assert first["guests"]["a"]["ksm_mergeable"] == "yes"
@@ -172,7 +172,7 @@ def test_merged_memory_shows(ksm_at_rest, mergeable):
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_guest_that_dies_is_null_and_sampling_goes_on(reaped):
+def test_a_guest_that_dies_is_null_and_sampling_continues(reaped):
     with ended("sleep", "600") as dying, ended("sleep", "600") as living:
         guests = ["--guest", f"dying={dying.pid}", "--guest", f"living={living.pid}"]
         with ended(*command("--samples", 100000, "--period", 0.02, *guests)) as sampler:
@@ -193,19 +193,19 @@ def test_guest_that_dies_is_null_and_sampling_goes_on(reaped):
     assert end["reason"] == "SIGTERM"
 
 
-def test_a_pid_that_is_used_again_is_not_taken_for_the_guest():
+def test_a_reused_pid_is_not_mistaken_for_the_guest():
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     with ended("sleep", "600") as dying:
         reader, _ = ksm_sampler.open_reader(Path("/"), [("a", dying.pid)])
         dying.kill()
         dying.wait()
-        for _ in range(20):  # somebody else may start a process in between
+        for _ in range(20):  # another process may start in between
             last_pid.write_text(str(dying.pid - 1))
             with ended("sleep", "600") as successor:
                 if successor.pid == dying.pid:
                     assert json.loads(reader.line(0, 0, 0))["guests"] == {"a": None}
                     return
-    pytest.skip("the pid could not be had again")
+    pytest.skip("the pid could not be reused")
 
 
 def test_100_hz():
@@ -214,5 +214,5 @@ def test_100_hz():
     assert end["samples"] + end["missed"] == 300
     for line in samples:
         late = line["monotonic"] - header["monotonic"] - line["n"] * 0.01
-        assert -1e-6 < late < 0.01 + 1e-6  # else it would have been the next deadline's
+        assert -1e-6 < late < 0.01 + 1e-6  # otherwise it belongs to the next deadline
     assert end["cpu_seconds"] < samples[-1]["monotonic"] - header["monotonic"] + 0.01

@@ -1,4 +1,4 @@
-"""What a run opens to others: no port, no screen, no network card, no file of a guest."""
+"""A run exposes no port, no screen, no network card and no file of a guest to other users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from machine import SHORT, STATE, Playbook, assert_given_back, knobs, samplers, sampling
+from machine import SHORT, STATE, Playbook, assert_restored, knobs, samplers, sampling
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sampled")]
 
@@ -19,13 +19,13 @@ IMAGE = {
     f"images/current/{name}" for name in ("initrd.img", "manifest.json", "root.qcow2", "vmlinuz")
 }
 PROGRAMS = {"arrays/ksm_arrays.py", "census/ksm_census.py", "sampler/ksm_sampler.py"}
-# Others may read these: nothing of it comes out of a guest, or tells who measures what.
+# Other users may read these: they contain no data of guests, and not who measures what.
 PUBLIC = {"acceleration.json", "host.json", "knobs.json", "kvm.json"} | PROGRAMS | IMAGE
 PRIVATE = {
     *(f"guests/{GUEST}.qcow2", f"run/{GUEST}.console.log", "lock.json"),
     *("run/samples.jsonl", "run/sampler.json", "run/run.json"),
 }
-# All that a guest has. The mouse and the keyboard are q35's own, and nothing is connected to them.
+# All devices of a guest. Mouse and keyboard belong to q35, and nothing is connected to them.
 DEVICES = {"emulator", "disk", "controller", "serial", "console", "channel", "input"}
 ABSENT = {"audio": {"type": "none"}, "memballoon": {"model": "none"}}
 OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "-incoming"}
@@ -33,7 +33,7 @@ OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "
 
 @pytest.fixture(scope="module")
 def sampled(host, tmp_path_factory):
-    """Have a guest that is being sampled, for as long as the tests look at it."""
+    """Keep a sampled guest running during the tests."""
     found, directory = knobs(), tmp_path_factory.mktemp("security")
     definition = directory / "short.yml"
     definition.write_text(SHORT.format(count=1, intervals=90, workload="idle"))
@@ -42,10 +42,10 @@ def sampled(host, tmp_path_factory):
     try:
         play.until(sampling)
         yield
-        assert play.process.poll() is None, "it was still sampled when all was looked at"
+        assert play.process.poll() is None, "it was still sampled at the end of the tests"
     finally:
         play.wait()
-        assert_given_back(found)
+        assert_restored(found)
 
 
 def run(*command: str) -> str:
@@ -57,13 +57,13 @@ def virsh(*command: str) -> str:
 
 
 def nobody_may(mode: str, *paths: Path) -> set[Path]:
-    """Those of the paths that a user without any right can read (R) or write (W)."""
+    """Return the paths that an unprivileged user can read (R) or write (W)."""
     answers = run(*NOBODY, "/usr/bin/python3", "-c", ACCESS.format(mode), *map(str, paths))
     return {path for path, may in zip(paths, json.loads(answers), strict=True) if may}
 
 
 def files() -> dict[Path, str]:
-    """Every file that the testbed keeps on the host, with its name below the directory."""
+    """Return every file of the testbed on the host, with its name below the directory."""
     image = (STATE / "images/current").resolve()
     paths = [path for path in STATE.rglob("*") if path.is_file() and not path.is_symlink()]
     return {
@@ -83,23 +83,23 @@ def process() -> Path:
 
 
 def in_guest(module, *argv: str) -> str:
-    """What a command prints in the guest."""
+    """Return the output of a command in the guest."""
     done = module("guest_agent", {"commands": [{"guest": GUEST, "argv": argv}]})
     return done["guests"][0]["stdout"]
 
 
-def test_others_read_nothing_of_guests():
+def test_other_users_cannot_read_files_of_guests():
     there = files()
-    assert set(there.values()) >= PRIVATE | IMAGE, "these are among those that are asked for"
+    assert set(there.values()) >= PRIVATE | IMAGE, "these files are checked"
     assert {there[path] for path in nobody_may("R", *there)} <= PUBLIC
 
 
-def test_others_write_nothing():
+def test_other_users_cannot_write():
     paths = [STATE, *(path for path in STATE.rglob("*") if not path.is_symlink())]
     assert nobody_may("W", *paths) == set()
 
 
-def test_a_guest_cannot_write_to_the_disk_that_all_share():
+def test_a_guest_cannot_write_to_the_shared_image():
     disk = STATE / "images/current/root.qcow2"
     assert disk.stat().st_uid == 0, "not QEMU's user"
     assert disk.stat().st_mode & 0o022 == 0
@@ -123,7 +123,7 @@ def test_a_guest_has_neither_screen_nor_network_card():
     assert words[words.index("-sandbox") + 1].startswith("on,")
 
 
-def test_console_and_agent_are_on_this_host_and_not_for_others():
+def test_console_and_agent_are_local_and_private():
     wires = [wire for kind in ("serial", "console", "channel") for wire in domain().iter(kind)]
     assert {wire.get("type") for wire in wires} == {"pty", "unix"}
     sources = [Path(wire.find("source").get("path")) for wire in wires]
@@ -131,7 +131,7 @@ def test_console_and_agent_are_on_this_host_and_not_for_others():
     assert nobody_may("R", *sources) | nobody_may("W", *sources) == set()
 
 
-def test_others_cannot_end_a_guest():
+def test_other_users_cannot_end_a_guest():
     command = [*NOBODY, "virsh", "--connect", "qemu:///system", "destroy", GUEST]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
     assert GUEST in virsh("list", "--name").split()
@@ -141,7 +141,7 @@ def test_no_network_was_started():
     assert virsh("net-list", "--name").split() == []
 
 
-def test_nobody_can_log_in_to_a_guest(module):
+def test_no_user_can_log_in_to_a_guest(module):
     shadow = in_guest(module, "/usr/bin/cat", "/etc/shadow")
     passwords = dict(line.split(":")[:2] for line in shadow.splitlines())
     assert "root" in passwords

@@ -188,7 +188,7 @@ def test_without_cpu_time_of_ksmd_there_are_no_savings_for_each_second(make):
     assert setting.saved_per_cpu_second is None
 
 
-def test_what_a_log_does_not_tell_is_none_and_not_zero(imported):
+def test_values_missing_in_a_log_are_none_and_not_zero(imported):
     setting = only([imported(100 * MIB, 110 * MIB, 112 * MIB)])
 
     assert setting.saved_mib == Estimate(112, None, None, 1)
@@ -405,7 +405,7 @@ def test_a_plateau_is_little_change_in_the_last_quarter(make, sharing, plateau):
 
 @pytest.mark.parametrize("sharing", [FLAT, RISING], ids=["flat", "rising"])
 @pytest.mark.parametrize("converged", [True, False])
-def test_a_run_that_was_to_end_when_steady_knows_of_its_plateau(make, sharing, converged):
+def test_a_run_that_ends_when_steady_has_a_plateau_if_converged(make, sharing, converged):
     assert only([make(sharing=sharing, converged=converged)]).plateaued is converged
 
 
@@ -471,7 +471,7 @@ def test_single_runs_more_than_a_percent_apart_are_no_tie(make):
     assert best.setting.knobs == FAST
 
 
-def test_what_runs_do_not_tell_apart_is_said_and_the_most_still_wins(repeat):
+def test_an_uncertain_difference_is_reported_and_the_most_savings_win(repeat):
     measured = repeat(100, 110, 120, knobs=FAST, cpu=1.6) + repeat(60, 80, 115, knobs=ON, cpu=0.4)
     best = the_best(measured)
 
@@ -489,7 +489,7 @@ def test_more_runs_do_not_make_the_worse_one_the_best(repeat):
     assert best.why.endswith("It costs 1.6 CPU seconds of ksmd, against 0.4.")
 
 
-def test_what_differs_by_less_than_matters_is_a_tie_however_sure(repeat):
+def test_a_difference_that_does_not_matter_is_a_tie(repeat):
     # 0.5 % apart, and each known to 0.05 %
     measured = repeat(1_000, 1_000.1, 999.9, knobs=FAST, cpu=1.6)
     measured += repeat(995, 995.1, 994.9, knobs=ON, cpu=0.4)
@@ -516,7 +516,7 @@ def test_a_single_setting_is_not_the_best_of_anything(repeat):
     assert best_of([]) == []
 
 
-def test_ksm_that_is_off_is_no_rival(make):
+def test_settings_with_ksm_off_do_not_compete(make):
     measured = [make(sharing=500 * MIB, knobs=OFF), make(sharing=100 * MIB)]
 
     assert best_of(settings_of(measured)) == []
@@ -551,7 +551,7 @@ def test_the_best_of_logs_has_no_cost(imported):
     )
 
 
-def test_a_tie_of_logs_is_said_so(imported):
+def test_a_tie_of_logs_is_reported(imported):
     best = the_best([imported(1_000 * MIB, label="slow"), imported(1_001 * MIB, label="fast")])
 
     assert best.why == (
@@ -560,7 +560,7 @@ def test_a_tie_of_logs_is_said_so(imported):
     )
 
 
-def test_a_cost_that_is_not_known_is_not_the_least(make):
+def test_an_unknown_cost_is_not_the_lowest(make):
     best = the_best([make(sharing=FLAT, cpu=None, knobs=FAST), make(sharing=FLAT, cpu=0.8)])
 
     assert best.setting.knobs == ON
@@ -667,7 +667,7 @@ def test_the_headline_of_a_log_has_no_cost(imported):
     )
 
 
-def test_the_headline_tells_that_a_run_was_too_short(make):
+def test_the_headline_reports_a_run_that_was_too_short(make):
     words = headline(settings_of([make(sharing=RISING)]))
 
     assert words.endswith(
@@ -676,7 +676,7 @@ def test_the_headline_tells_that_a_run_was_too_short(make):
     assert "95 %" not in words
 
 
-def test_the_headline_tells_that_nothing_is_merged(make):
+def test_the_headline_reports_that_nothing_is_merged(make):
     words = headline(settings_of([make(sharing=0)]))
 
     assert "KSM saves 0 MiB" in words

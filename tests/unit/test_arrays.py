@@ -127,7 +127,7 @@ def test_nothing_else_of_it_is_mergeable():
         assert all("nh" in flags for _, flags in areas)
 
 
-def test_larger_than_what_is_made_at_a_time(monkeypatch):
+def test_an_array_larger_than_one_piece(monkeypatch):
     monkeypatch.setattr(ksm_arrays, "PIECE", 7)
     memory = mmap.mmap(-1, 100 * ksm_arrays.INT)
     ksm_arrays.fill(memory, 100, range)
@@ -167,7 +167,7 @@ def test_all_times_are_from_the_start():
     assert time.monotonic() >= start + 0.3
 
 
-def test_a_start_that_has_passed_is_now():
+def test_a_past_start_means_now():
     before = time.monotonic()
     done = run("--start", before - 100, "--second", 0.1, "--changed", 0.2, "--seconds", 0.3)
     times = [json.loads(line)["monotonic"] for line in done.stdout.splitlines()]
@@ -228,7 +228,7 @@ def wait_for(file):
     assert file.exists()
 
 
-def test_what_was_told_before_a_signal_is_whole():
+def test_events_before_a_signal_are_complete():
     with started("--second", 500, "--changed", 500, "--seconds", 500) as process:
         told = next_event(process)
         process.terminate()
@@ -263,7 +263,7 @@ def test_refused(arguments, message):
     assert done.stdout == ""
 
 
-def test_what_to_change_is_not_left_to_chance():
+def test_the_change_is_a_required_argument():
     done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "the following arguments are required: --change" in done.stderr
@@ -288,7 +288,7 @@ def test_too_little_memory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kernel_that_does_not_know_the_advice(monkeypatch):
+def test_a_kernel_without_madv_mergeable(monkeypatch):
     monkeypatch.setattr(mmap, "MADV_MERGEABLE", 9999)
     with pytest.raises(ksm_arrays.UnusableError, match=r"Invalid argument; .* CONFIG_KSM$"):
         ksm_arrays.mergeable(INTS)

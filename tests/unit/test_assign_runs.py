@@ -33,7 +33,7 @@ def test_one_host_does_all_in_the_order_of_the_plan():
 
 @pytest.mark.parametrize("many", [1, 2, 3, 5])
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7])
-def test_no_host_is_taken_for_a_setting(number, many):
+def test_hosts_and_settings_are_not_confounded(number, many):
     """As many repetitions as hosts, or a multiple: each host does each cell equally often."""
     hosts = [f"h{n}" for n in range(many)]
     shares = assign_runs(runs(number, 2 * many), hosts)
@@ -42,7 +42,7 @@ def test_no_host_is_taken_for_a_setting(number, many):
 
 
 @pytest.mark.parametrize("repetitions", [1, 2, 3])
-def test_every_run_is_dealt_once_and_hosts_have_about_as_much_to_do(repetitions):
+def test_every_run_is_assigned_once_and_hosts_have_equal_work(repetitions):
     every = runs(5, repetitions)
     shares = assign_runs(every, ["a", "b", "c"])
     lengths = [len(share) for share in shares.values()]
@@ -57,7 +57,7 @@ def test_a_long_run_counts_for_several_short_ones():
     assert ids(assign_runs(every, ["a", "b"]))["a"] == ["c0-r1"]
 
 
-def test_the_order_of_a_host_is_that_of_the_plan():
+def test_the_runs_of_a_host_keep_the_order_of_the_plan():
     every = runs(4, 3)
     order = [run["id"] for run in every]
     for share in ids(assign_runs(every, ["a", "b"])).values():
@@ -68,24 +68,24 @@ def ended(run, host, status="complete"):
     return {run["id"]: {"host": host, "status": status, "factors": run["factors"]}}
 
 
-def test_what_a_lost_host_has_left_goes_to_those_that_live():
+def test_runs_of_a_lost_host_are_assigned_to_other_hosts():
     left = runs(4, 2)[1::2]
     assert ids(assign_runs(left, ["a"], ended(runs(4)[0], "a"))) == {
         "a": [run["id"] for run in left]
     }
 
 
-def test_what_has_failed_on_a_host_goes_to_another():
+def test_a_failed_run_is_assigned_to_another_host():
     (run,) = runs(1)
     failed = ended(run, "a", "failed")
     assert ids(assign_runs([run], ["a", "b"], failed)) == {"a": [], "b": ["c0-r1"]}
     assert ids(assign_runs([run], ["a"], failed)) == {"a": ["c0-r1"]}
 
 
-def test_what_a_host_has_done_before_counts_as_a_repetition_of_its_cell():
+def test_earlier_runs_of_a_host_count_as_repetitions():
     first, second = runs(1, 2)
     assert ids(assign_runs([second], ["a", "b"], ended(first, "a"))) == {"a": [], "b": ["c0-r2"]}
 
 
-def test_without_a_host_nothing_is_dealt():
+def test_without_a_host_nothing_is_assigned():
     assert assign_runs(runs(), []) == {}

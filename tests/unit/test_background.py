@@ -98,7 +98,7 @@ def test_it_returns_at_once_and_the_end_is_recorded(background, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["program.json"]
 
 
-def test_what_is_not_one_json_object_is_no_summary(background, tmp_path):
+def test_output_that_is_not_one_json_object_is_no_summary(background, tmp_path):
     background(argv=python("print('[1]'); print('two')"))
 
     assert ended(tmp_path)["summary"] is None
@@ -125,7 +125,7 @@ def test_a_record_is_never_overwritten(background, tmp_path):
     background(argv=["/bin/true"])
     before = ended(tmp_path)
 
-    assert "never overwritten" in background(argv=["/bin/true"])["msg"]
+    assert "is not overwritten" in background(argv=["/bin/true"])["msg"]
     assert record(tmp_path) == before
 
 
@@ -145,7 +145,7 @@ def test_stopping_twice_changes_once(background, tmp_path):
     assert second["record"] == record(tmp_path) == first["record"]
 
 
-def test_stopping_what_was_never_started_changes_nothing(background):
+def test_stopping_a_program_that_was_never_started_changes_nothing(background):
     assert background(state="stopped") == {
         "changed": False,
         "invocation": background(state="stopped")["invocation"],
@@ -159,7 +159,7 @@ def test_the_signal_can_be_chosen(background, tmp_path):
     assert background(state="stopped", signal="INT")["record"]["exit_code"] == 5
 
 
-def test_one_that_ignores_the_signal_is_killed_with_its_children(background, tmp_path):
+def test_a_program_that_ignores_the_signal_is_killed_with_its_children(background, tmp_path):
     pid = background(argv=python(IGNORES_TERM))["record"]["pid"]
     time.sleep(0.7)
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -171,13 +171,13 @@ def test_one_that_ignores_the_signal_is_killed_with_its_children(background, tmp
     assert not alive(child)
 
 
-def test_its_time_is_bounded(background, tmp_path):
+def test_the_time_of_a_program_is_limited(background, tmp_path):
     background(argv=["/bin/sleep", "60"], seconds=0.3)
 
     assert ended(tmp_path)["signal"] == "TERM"
 
 
-def test_a_process_with_a_reused_id_is_left_alone(background, tmp_path):
+def test_a_process_with_a_reused_id_is_not_signalled(background, tmp_path):
     background(argv=["/bin/true"])
     ended(tmp_path)
     other = subprocess.Popen(["/bin/sleep", "60"])
@@ -214,7 +214,7 @@ def test_check_mode_says_what_would_change(background, tmp_path):
     assert alive(pid)
 
 
-def test_a_damaged_record_is_named(background, tmp_path):
+def test_a_damaged_record_is_reported(background, tmp_path):
     (tmp_path / "program.json").write_text("{")
 
     assert "program.json is damaged" in background(state="stopped")["msg"]
@@ -286,4 +286,4 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
     assert bad["msg"] == "the bad ended with exit code 1. no room"
     assert killed["msg"] == "the killed was killed by signal KILL"
     assert late["msg"] == "the late still runs 0.3 s after its end was due"
-    assert orphaned["msg"] == "the orphan has lost its supervisor, so nobody knows how it ended"
+    assert orphaned["msg"] == "the orphan has lost its supervisor, so its exit status is unknown"

@@ -29,16 +29,16 @@ def nothing(_n, _line):
     pass
 
 
-def test_a_run_without_fault_has_no_warning(warnings):
+def test_a_good_run_has_no_warning(warnings):
     assert warnings(nothing) == []
 
 
-def test_a_little_strain_is_none(warnings):
+def test_a_little_strain_causes_no_warning(warnings):
     # 4 s were sampled
     assert warnings(nothing, memory_some_us=39_000, memory_full_us=1, throttled=0) == []
 
 
-def test_swapping_is_told_with_its_pages(warnings):
+def test_swapping_is_reported_with_its_pages(warnings):
     def swap(n, line):
         line["vmstat"] |= {"pswpout": 7 + 100 * n, "pswpin": 3 * (n > 9)}
 
@@ -48,7 +48,7 @@ def test_swapping_is_told_with_its_pages(warnings):
     ]
 
 
-def test_swapping_before_the_run_is_none_of_it(warnings):
+def test_swapping_before_the_run_does_not_count(warnings):
     assert warnings(lambda n, line: line["vmstat"].update(pswpout=9_999)) == []
 
 
@@ -80,7 +80,7 @@ def test_stolen_time(warnings):
     assert warnings(steal) == ["4.8% of the CPU time was stolen: the host is a guest itself"]
 
 
-def test_old_runs_that_do_not_tell_have_no_warning(write_run):
+def test_old_runs_without_strain_have_no_warning(write_run):
     record = run_record()
     lines = sample_lines(record)
     lines[0]["strain"] = {"throttled": 5}  # a sampler that was killed has no end line
@@ -121,7 +121,7 @@ def plan_of(*runs: dict) -> str:
     return json.dumps({"runs": [record["run"] for record in runs]})
 
 
-def test_the_plan_knows_of_runs_of_which_no_other_tells(write_run):
+def test_the_plan_reveals_missing_runs(write_run):
     planned = [run_record(guests=guests, repetition=n) for guests in (1, 2) for n in (1, 2)]
     path = write_run(planned[0])
     write_run(planned[1])
@@ -132,7 +132,7 @@ def test_the_plan_knows_of_runs_of_which_no_other_tells(write_run):
     )
 
 
-def test_what_the_plan_has_not_is_not_missing(write_run):
+def test_runs_not_in_the_plan_are_not_missing(write_run):
     planned = [run_record(guests=1, workload="idle"), run_record(guests=2, workload="stress")]
     for record in planned:
         path = write_run(record)
@@ -142,7 +142,7 @@ def test_what_the_plan_has_not_is_not_missing(write_run):
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"runs": [{}]}', '{"runs": 1}'])
-def test_a_damaged_plan_is_told_and_costs_no_run(write_run, damaged):
+def test_a_damaged_plan_is_reported_and_loses_no_run(write_run, damaged):
     path = write_run()
     (path.parent / "plan.json").write_text(damaged)
     results = read_results(path.parent)
@@ -151,7 +151,7 @@ def test_a_damaged_plan_is_told_and_costs_no_run(write_run, damaged):
     assert results.warnings[0].startswith("plan.json cannot be read, so runs of it may be missing")
 
 
-def test_unlike_hosts_are_told_with_what_they_differ_in(write_run):
+def test_different_hosts_are_reported_with_their_differences(write_run):
     path = write_run(repetition=1, host="a")
     small = run_record(repetition=2, host="b")
     small["provenance"] |= {"memory_bytes": 2**30, "acceleration": "kvm"}
@@ -164,7 +164,7 @@ def test_unlike_hosts_are_told_with_what_they_differ_in(write_run):
     )
 
 
-def test_a_setting_that_one_host_alone_has_measured_is_told(write_run):
+def test_a_setting_measured_on_one_host_only_is_reported(write_run):
     for guests, repetition, host in ((1, 1, "a"), (1, 2, "b"), (2, 1, "b"), (2, 2, "b")):
         path = write_run(guests=guests, repetition=repetition, host=host)
 

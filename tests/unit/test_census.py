@@ -57,7 +57,7 @@ def test_a_census_that_was_asked_for_and_is_missing(write_run):
     assert read_run(write_run(counted())).warnings == ("a census was asked for, and there is none",)
 
 
-def test_what_cannot_be_known_has_no_value(read):
+def test_unknown_values_are_empty(read):
     def hide(lines):
         for line in lines[1:-1]:
             hidden = dict.fromkeys([key for key in line if key.startswith("saved")])
@@ -84,7 +84,7 @@ def test_what_cannot_be_known_has_no_value(read):
         ("page_size", "what is attributed to guests is not what is saved"),
     ],
 )
-def test_parts_that_are_not_the_whole_are_told(read, key, words):
+def test_wrong_sums_are_reported(read, key, words):
     def change(lines):
         lines[2][key] += 1
 
@@ -94,7 +94,7 @@ def test_parts_that_are_not_the_whole_are_told(read, key, words):
     assert warning.endswith("it cannot be trusted (in 1 of 2 censuses)")
 
 
-def test_a_program_that_was_killed_in_a_line(write_run):
+def test_a_census_killed_while_writing_a_line(write_run):
     path = write_run(counted(), census=census_lines(counted()))
     file = path / "census.jsonl"
     file.write_text(file.read_text()[:-200])
@@ -106,7 +106,7 @@ def test_a_program_that_was_killed_in_a_line(write_run):
 
 
 @pytest.mark.parametrize("line", ["null", "[]", '{"kind": "census"}', '{"kind": "census", "n": 1}'])
-def test_lines_that_are_no_census_are_passed_over(write_run, line):
+def test_lines_that_are_not_a_census_are_skipped(write_run, line):
     path = write_run(counted(), census=census_lines(counted()))
     file = path / "census.jsonl"
     file.write_text(file.read_text().replace("\n", f"\n{line}\n", 1))
@@ -116,7 +116,7 @@ def test_lines_that_are_no_census_are_passed_over(write_run, line):
     assert len(run.warnings) == 1
 
 
-def test_a_guest_that_went_away_is_left_out_and_told(read):
+def test_a_guest_that_ended_is_left_out_and_reported(read):
     def change(lines):
         gone = {"pid": 4243, "complaint": "it has ended; it is left out"}
         lines[2]["guests"]["ksm-guest-02"] = gone
@@ -134,7 +134,7 @@ def test_a_guest_that_went_away_is_left_out_and_told(read):
     )
 
 
-def test_missed_censuses_are_told(read):
+def test_missed_censuses_are_reported(read):
     (warning,) = read(change=lambda lines: lines[-1].update(missed=3)).warnings
 
     assert warning == "3 censuses were missed, as one took longer than until the next"
@@ -148,14 +148,14 @@ def test_censuses_of_an_unknown_format_are_left_out(read):
     assert "format 2 of census.jsonl is not known" in run.warnings[0]
 
 
-def test_a_damaged_first_line_loses_itself_alone(read):
+def test_a_damaged_first_line_loses_only_itself(read):
     run = read(change=lambda lines: lines.__setitem__(0, None))
 
     assert run.census is not None
     assert "line 1 of census.jsonl is not a JSON object; it is skipped" in run.warnings
 
 
-def test_nothing_whole_in_the_file(read):
+def test_no_complete_census_in_the_file(read):
     run = read(lines=[])
 
     assert run.census is None

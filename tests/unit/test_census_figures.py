@@ -52,7 +52,7 @@ def test_efficiency_over_time_has_a_point_for_each_census(measure):
     assert one.meta["guests"] == 1
 
 
-def test_one_census_a_run_is_no_course_of_time(measure):
+def test_one_census_per_run_gives_no_figure_over_time(measure):
     measured = [measure(progress=(1.0,))]
 
     assert census_figures.efficiency_over_time(figures.load(measured), measured) == []
@@ -172,7 +172,7 @@ def test_many_guests_have_no_numbers_in_their_heat_map(measure):
     assert figure.layout.meta["height"] > 310
 
 
-def test_names_of_guests_are_no_markup(measure):
+def test_names_of_guests_are_escaped(measure):
     def rename(lines):
         lines[-2]["matrix"]["guests"] = ["<b>one</b>", "two"]
 
@@ -189,7 +189,7 @@ def with_profit(lines):
         guest["ksm_stat"]["ksm_process_profit"] = 200 * MIB
 
 
-def test_attribution_is_beside_the_profit_that_the_kernel_tells(measure):
+def test_attribution_is_shown_with_the_profit_of_the_kernel(measure):
     attributed, profit = lines_of(census_figures.attribution([measure(change=with_profit)]))
 
     assert list(attributed.x) == ["ksm-guest-01", "ksm-guest-02"]
@@ -254,7 +254,7 @@ def test_a_guest_that_saves_nothing_is_better_excluded(measure):
     assert (cell.advice, cell.test) == ("exclude ksm-guest-02", "nosharepages: [2]")
 
 
-def test_what_is_excluded_already_stays_so(measure):
+def test_an_excluded_guest_stays_excluded(measure):
     def changed(record):
         scanned(record)
         record["run"]["guests"]["nosharepages"] = [3]
@@ -272,7 +272,7 @@ def test_what_is_excluded_already_stays_so(measure):
     assert tables.UNKNOWN not in table["rows"][-1]
 
 
-def test_whom_the_setting_fails_is_not_excluded(measure):
+def test_a_guest_that_the_setting_does_not_merge_is_not_excluded(measure):
     def unmerged(lines):
         for line in lines[1:-1]:
             line["guests"]["ksm-guest-02"]["attributed_bytes"] = 0
@@ -284,7 +284,7 @@ def test_whom_the_setting_fails_is_not_excluded(measure):
     assert guest.why.startswith("Up to 234 MiB of it could be merged.")
 
 
-def test_equal_pages_that_do_not_hold_still_speak_for_nobody(measure):
+def test_changing_equal_pages_are_no_reason_to_merge(measure):
     def unmerged(lines):
         for line in lines[2:-1]:
             guest = line["guests"]["ksm-guest-02"]
@@ -293,7 +293,7 @@ def test_equal_pages_that_do_not_hold_still_speak_for_nobody(measure):
     assert advice([measure(change=unmerged, changed=scanned)]).guests[1].verdict == "exclude"
 
 
-def test_the_test_of_idle_guests_is_a_workload_of_its_own(measure):
+def test_the_test_of_idle_guests_is_a_separate_workload(measure):
     cell = advice([measure(change=worthless(2), changed=scanned, workload="idle")])
 
     assert cell.test == "{name: idle-apart, nosharepages: [2]}"
@@ -313,7 +313,7 @@ def test_kinds_have_a_legend_where_frames_are_hidden(measure):
     ]
 
 
-def test_where_all_are_better_excluded_all_are_named(measure):
+def test_all_guests_are_named_if_all_should_be_excluded(measure):
     def nothing(lines):
         for guest in lines[-2]["guests"].values():
             guest |= {"attributed_bytes": 0, "zero_pages": 0, "duplicate_pages": 0}
@@ -322,7 +322,7 @@ def test_where_all_are_better_excluded_all_are_named(measure):
     assert cell.test == "nosharepages: all"
 
 
-def test_before_a_few_scans_nobody_is_excluded(measure):
+def test_no_guest_is_excluded_before_a_few_scans(measure):
     measured = measure(guests=3, change=worthless(2), changed=scanned)
     scans = measured.run.samples["ksm.full_scans"].iloc[0] + 2
     measured.run.census.rows["ksm.full_scans"] = scans
@@ -333,7 +333,7 @@ def test_before_a_few_scans_nobody_is_excluded(measure):
     assert cell.guests[1].why == "ksmd had been through all memory 2 times, and it takes 3."
 
 
-def test_a_census_long_before_the_end_excludes_nobody(measure):
+def test_a_census_long_before_the_end_excludes_no_guest(measure):
     def early(lines):
         worthless(2)(lines)
         for line in lines[1:-1]:
@@ -345,7 +345,7 @@ def test_a_census_long_before_the_end_excludes_nobody(measure):
     assert cell.guests[1].why == "The last census was taken long before the end."
 
 
-def test_while_sharing_rises_nobody_is_excluded(measure):
+def test_no_guest_is_excluded_while_sharing_rises(measure):
     def changed(record):
         scanned(record)
         record["converged"] = False
@@ -355,7 +355,7 @@ def test_while_sharing_rises_nobody_is_excluded(measure):
     assert cell.guests[1].verdict == "too early to say"
 
 
-def test_what_could_not_be_counted_is_not_judged(measure):
+def test_uncounted_guests_are_not_judged(measure):
     def hidden(lines):
         for guest in lines[-2]["guests"].values():
             guest["attributed_bytes"] = None
@@ -383,7 +383,7 @@ def test_the_table_of_guests_sums_up(measure):
     assert every["advice"] == ""
 
 
-def test_columns_that_nobody_knows_are_left_out(measure):
+def test_columns_without_values_are_left_out(measure):
     (table,) = tables.of_guests([advice([measure(progress=(1.0,), changed=scanned)])])
     titles = [heading["title"] for heading in table["headings"]]
 
@@ -423,7 +423,7 @@ def test_complaints_are_redacted_as_all_warnings_are(write_run):
     assert "host 1 hides its frames" in page
 
 
-def test_a_page_without_census_says_nothing_of_it(write_run):
+def test_a_page_without_census_has_no_section(write_run):
     page = render.page(read_results(write_run(guests=2).parent))
 
     assert 'id="census"' not in page

@@ -42,7 +42,7 @@ def test_plan_for_people(capsys):
     assert "6 runs, about 10 min in all" in out
 
 
-def test_plan_tells_of_a_census(capsys, tmp_path):
+def test_plan_shows_the_census(capsys, tmp_path):
     file = tmp_path / "counted.yml"
     census = "{moments: [end, every: 20, at-scan-boundary], pause: true}"
     sampling = "sampling: {interval: 1, intervals: 60}"
@@ -62,7 +62,7 @@ def test_plan_for_programs(capsys):
     assert len(planned["runs"]) == 6
 
 
-def test_plan_of_a_rehearsal(capsys):
+def test_plan_with_shorter_intervals(capsys):
     options = ["--interval", "1", "--intervals", "20", "--json"]
     assert main(["plan", QUICK, *options]) == 0
     planned = json.loads(capsys.readouterr().out)
@@ -101,7 +101,7 @@ def interrupted(capsys, tmp_path):
     return str(tmp_path)
 
 
-def test_plan_of_what_is_left(capsys, interrupted):
+def test_plan_of_the_remaining_runs(capsys, interrupted):
     assert main(["plan", QUICK, "--results", interrupted, "--resume"]) == 0
     shown = capsys.readouterr().out
     assert main(["plan", QUICK, "--results", interrupted, "--resume", "--json"]) == 0
@@ -132,7 +132,7 @@ def test_nothing_is_left(capsys, interrupted):
     assert "0 of 6 runs left, about 0 min in all" in capsys.readouterr().out
 
 
-def test_what_has_finished_was_another_run(interrupted):
+def test_a_finished_run_that_differs_is_refused(interrupted):
     options = ["--results", interrupted, "--resume", "--intervals", "20"]
     done = call("plan", QUICK, *options)
 
@@ -141,12 +141,12 @@ def test_what_has_finished_was_another_run(interrupted):
     assert "sampling.intervals: recorded 15, asked 20" in done.stderr
 
 
-def test_the_schema_that_comes_with_the_project_is_what_is_printed(capsys):
+def test_the_schema_of_the_project_is_up_to_date(capsys):
     assert main(["schema"]) == 0
     assert capsys.readouterr().out == (ROOT / "experiments/experiment.schema.json").read_text()
 
 
-def test_words_of_a_definition_are_no_markup(capsys, tmp_path):
+def test_text_of_a_definition_is_not_markup(capsys, tmp_path):
     file = tmp_path / "a.yml"
     file.write_text(
         "note: '[red]loud[/]'\nguests: {count: 1}\nsampling: {interval: 1, intervals: 1}"
@@ -156,7 +156,7 @@ def test_words_of_a_definition_are_no_markup(capsys, tmp_path):
     assert "[red]loud[/]" in capsys.readouterr().out
 
 
-def test_a_wrong_definition_ends_with_2_and_words(tmp_path):
+def test_a_wrong_definition_ends_with_2_and_a_message(tmp_path):
     file = tmp_path / "wrong.yml"
     file.write_text("guests: {cuont: 1}\nsampling: {interval: 1, intervals: 1}")
     done = call("plan", str(file), "--json")
@@ -184,7 +184,7 @@ def test_a_wrong_definition_ends_with_2_and_words(tmp_path):
         ["report", "absent", "-o", "page.html"],
     ],
 )
-def test_what_cannot_be_used_ends_with_2_and_words(arguments):
+def test_unusable_arguments_end_with_2_and_a_message(arguments):
     done = call(*arguments)
 
     assert done.returncode == 2
@@ -193,7 +193,7 @@ def test_what_cannot_be_used_ends_with_2_and_words(arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_a_format_that_is_not_known_is_told(capsys, write_run):
+def test_an_unknown_format_is_reported(capsys, write_run):
     path = write_run(run_record(format=7))
 
     assert main(["summary", str(path.parent)]) == 0
@@ -240,24 +240,24 @@ def test_report_says_where_it_is(capsys, results, tmp_path):
     assert (results / "report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
 
 
-def test_report_to_where_nothing_can_be_written(capsys, results):
+def test_report_to_an_unwritable_path(capsys, results):
     assert main(["report", str(results), "-o", "/absent/page.html"]) == 2
     assert "/absent/page.html: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_list_of_commands_says_what_each_says(command):
+def test_the_list_of_commands_has_their_help(command):
     assert COMMANDS[command] == module(command).HELP
 
 
-def test_there_is_no_command_beside_the_list():
+def test_the_list_of_commands_is_complete():
     files = (ROOT / "ksm_analysis/commands").glob("[a-z]*.py")
 
     assert {file.stem.rstrip("_") for file in files} == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_teaches_and_is_quick(command):
+def test_help_has_examples_and_is_fast(command):
     done = call(*filter(None, [command]), "--help")
     assert done.returncode == 0
     assert "examples:" in done.stdout
@@ -280,7 +280,7 @@ def test_help_teaches_and_is_quick(command):
     assert loaded.stderr.strip() == "light"
 
 
-def test_a_reader_that_has_had_enough():
+def test_a_reader_that_stops_reading():
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m ksm_analysis plan {QUICK} --json | head -1"],
         cwd=ROOT,

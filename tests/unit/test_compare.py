@@ -53,7 +53,7 @@ def compare(capsys):
 SHARING = ("--metric", "pages_sharing", "--json")
 
 
-def test_a_difference_is_told_with_all_that_it_rests_on(write, compare):
+def test_a_difference_is_reported_with_its_evidence(write, compare):
     a, b = write("a", 1000, 1010, 990), write("b", 1500, 1490, 1510)
     status, found, err = compare(a, b, *SHARING)
     (one,) = found["comparisons"]
@@ -96,7 +96,7 @@ def test_a_difference_fails_only_if_that_is_asked_for(write, compare):
         ((1500, 1501), "1 more run of A and 1 more run of B needed"),
     ],
 )
-def test_too_few_runs_have_no_verdict_but_what_they_lack(write, compare, sharing, words):
+def test_too_few_runs_have_no_verdict_and_a_reason(write, compare, sharing, words):
     a, b = write("a", *sharing), write("b", *sharing)
     status, found, _ = compare(a, b, *SHARING, "--fail-on-difference")
 
@@ -107,7 +107,7 @@ def test_too_few_runs_have_no_verdict_but_what_they_lack(write, compare, sharing
     assert "it takes 3 runs on each side" in compare(a, b)[1]
 
 
-def test_noise_is_no_difference_and_the_runs_that_would_tell_are_estimated(write, compare):
+def test_noise_is_no_difference_and_the_needed_runs_are_estimated(write, compare):
     a, b = write("a", 1000, 1100, 900), write("b", 1010, 1100, 920)
     (one,) = compare(a, b, *SHARING)[1]["comparisons"]
 
@@ -123,7 +123,7 @@ def test_exact_counters_are_the_same_or_not(write, compare):
     assert compare(a, c, *SHARING)[1]["comparisons"][0]["verdict"] == "higher"
 
 
-def test_cells_are_compared_with_their_equals_alone(write, compare):
+def test_only_equal_cells_are_compared(write, compare):
     for name in ("a", "b"):
         for index, guests in enumerate((1, 2)):
             write(name, 100 * guests, 101 * guests, 99 * guests, index=index, guests=guests)
@@ -139,7 +139,7 @@ def test_cells_are_compared_with_their_equals_alone(write, compare):
     assert "guests 4" in err
 
 
-def test_knobs_are_those_that_were_asked_for_and_not_their_label(write, compare):
+def test_knobs_are_compared_by_value_and_not_by_label(write, compare):
     """The label names what differs within an experiment: two experiments may share it."""
     a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, knobs={"pages_to_scan": 5000})
     status, _, err = compare(a, b, *SHARING)
@@ -152,7 +152,7 @@ def test_knobs_are_those_that_were_asked_for_and_not_their_label(write, compare)
     assert found["comparisons"][0]["a"]["knobs"] == "pages_to_scan=1000"
 
 
-def test_guests_are_equal_if_they_are_made_alike(write, compare):
+def test_guests_are_equal_if_their_configuration_is(write, compare):
     a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, made={"memory_mib": 2048})
     status, _, err = compare(a, b, *SHARING)
 
@@ -181,7 +181,7 @@ def test_cells_that_do_not_differ_in_what_is_asked_for_are_no_comparison(write, 
     assert "they do not differ in workload" in err
 
 
-def test_knobs_of_imported_runs_are_those_that_their_logs_tell(compare, tmp_path, capsys):
+def test_knobs_of_imported_runs_are_from_their_logs(compare, tmp_path, capsys):
     text = (
         "num_intervals=1\ninterval_duration=60\nvm_pid_array=1\nInterval 1:"
         " average_cpu_usage=1\n[BEGIN] Logging ksm system parameters\nfull_scans=1\nrun=1\n"
@@ -239,7 +239,7 @@ def test_failed_runs_are_left_out_with_a_warning(write, compare):
     assert "the run failed: no memory" in err
 
 
-def test_what_else_differs_is_told(write, compare):
+def test_other_differences_are_reported(write, compare):
     a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, kernel="6.18.0", knobs={"pages_to_scan": 9})
     _, found, _ = compare(a, b, *SHARING, "--by", "knobs")
 
@@ -326,7 +326,7 @@ def test_a_hundred_packages_that_differ_do_not_fill_the_screen(write, compare):
     assert len(compare(a, b, *SHARING)[1]["unlike"]) == 100
 
 
-def test_repetitions_that_differ_among_themselves_are_told(write, compare):
+def test_differences_between_repetitions_are_reported(write, compare):
     write("a", 1, 2, kernel="6.1.0")
     a, b = write("a", 3, index=1, kernel="6.18.0"), write("b", 1, 2, 3)
 
@@ -352,7 +352,7 @@ def test_numbers_are_never_cut_off(write, compare, monkeypatch):
         (("--smallest", "many"), "many is not a percentage of 0 or more"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(write, compare, capsys, arguments, words):
+def test_wrong_arguments_are_refused(write, compare, capsys, arguments, words):
     a = write("a", 1)
     try:
         status, _, err = compare(a, a, *arguments)

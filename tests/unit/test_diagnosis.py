@@ -105,7 +105,7 @@ def facts(before=None, domains=None, **changes):
         "unreadable": [],
         "unreadable_processes": 0,
         "domains_from": "proc",
-        "libvirt": "not asked",
+        "libvirt": "not used",
         "readings": [
             {"monotonic": 100.0, "ksm": first, "vmstat": vmstat},
             {"monotonic": 105.0, "ksm": last, "vmstat": vmstat},
@@ -130,13 +130,13 @@ def big(gib):
     return {**GUEST, "size": gib * 1024 * MIB, "anonymous": gib * 1024 * MIB}
 
 
-def test_a_host_in_order():
+def test_a_host_without_findings():
     made = facts()
     assert diagnosis.findings(made) == []
     assert not diagnosis.is_wrong([])
 
 
-def test_findings_are_plain_and_tell_everything():
+def test_findings_as_json_are_complete():
     made = facts(run=0, domains=[domain(mergeable=SUMS, mem_merge=False)])
     for each in diagnosis.findings(made):
         plain = each.plain()
@@ -145,7 +145,7 @@ def test_findings_are_plain_and_tell_everything():
         assert plain["severity"] in SEVERITIES
 
 
-def test_the_document_has_every_finding_and_no_other():
+def test_the_document_lists_exactly_the_findings():
     rules = Path(diagnosis.__file__).parent.glob("*_rules.py")
     code = "".join(path.read_text() for path in rules)
     names = set(re.findall(r'(?:Finding|return )\(\s*"([a-z0-9-]+)",', code))
@@ -168,7 +168,7 @@ def test_the_worst_come_first():
     assert found == ["blocks", "limits", "costs", "unseen", "note"]
 
 
-def test_facts_are_left_as_they_are():
+def test_facts_are_not_changed():
     made = facts(run=0)
     before = copy.deepcopy(made)
     diagnosis.findings(made)
@@ -231,7 +231,7 @@ def test_ksmtuned_has_stopped_ksmd():
     assert "systemctl disable --now ksmtuned" in found.fix
 
 
-def test_ksmd_is_told_to_scan_nothing():
+def test_pages_to_scan_is_0():
     found = names(facts(pages_to_scan=0, before={"pages_scanned": KSM["pages_scanned"]}))
     assert found == ["pages-to-scan-0"]
 
@@ -265,7 +265,7 @@ def test_a_scan_that_is_quick_enough():
     assert names(made) == []
 
 
-def test_of_a_stopped_ksmd_the_knobs_tell():
+def test_the_scan_time_of_a_stopped_ksmd_is_from_its_knobs():
     made = facts(run=0, pages_to_scan=10, before={"run": 0, "pages_scanned": 1_000_000})
     assert read.measured_scan_seconds(made) is None
     assert read.nominal_scan_seconds(made) == pytest.approx(204.8)
@@ -276,7 +276,7 @@ def test_skipped_pages_are_visited():
     assert read.measured_scan_seconds(made) == pytest.approx(102_400 / 10_000 * 5)
 
 
-def test_a_slow_scan_is_the_advisors():
+def test_a_slow_scan_under_the_advisor():
     made = facts(
         run=0,
         pages_to_scan=100,
@@ -350,7 +350,7 @@ def test_ksm_costs_more_than_it_saves():
     assert names(facts(general_profit=-3 * MIB, full_scans=1)) == [], "it has not come round yet"
 
 
-def test_khugepaged_fills_what_was_emptied():
+def test_khugepaged_fills_zero_pages():
     open_to = domain(mergeable={**GUEST, "advised_huge": 512 * MIB})
     found = the("khugepaged-zero", facts(use_zero_pages=1, domains=[open_to]))
     assert found.evidence["max_ptes_none"] == 511
@@ -363,7 +363,7 @@ def test_khugepaged_fills_what_was_emptied():
     assert names(facts(use_zero_pages=1, huge_pages=thp)) == ["khugepaged-zero"]
 
 
-def test_huge_pages_are_worth_knowing():
+def test_huge_pages_are_a_note():
     made = facts(domains=[domain(mergeable={**GUEST, "huge": 300 * MIB})])
     found = the("huge-pages-whole", made)
     assert (found.severity, found.evidence["huge"]) == ("note", 300 * MIB)
@@ -371,26 +371,26 @@ def test_huge_pages_are_worth_knowing():
     assert names(facts(domains=[domain(mergeable={**GUEST, "huge": 100 * MIB})])) == []
 
 
-def test_somebody_changes_the_knobs():
+def test_another_program_changes_the_knobs():
     found = the("knobs-change", facts(before={"pages_to_scan": 64, "sleep_millisecs": 10}))
     assert found.evidence["pages_to_scan"] == [64, 1000]
     assert found.evidence["sleep_millisecs"] == [10, 20]
 
 
-def test_the_advisor_may_change_what_it_rules():
+def test_the_advisor_may_change_pages_to_scan():
     made = facts(before={"pages_to_scan": 64}, advisor_mode="none [scan-time]")
     assert names(made) == ["ruled"]
     assert not diagnosis.is_wrong(diagnosis.findings(made))
 
 
-def test_a_service_and_the_advisor_are_too_many():
+def test_a_service_and_the_advisor_conflict():
     service = [{"name": "ksmtuned", "pid": 3}]
     found = the("two-rulers", facts(advisor_mode="none [scan-time]", services=service))
     assert found.evidence["ksmtuned"] == 3
     assert names(facts(services=service)) == ["ruled"]
 
 
-def test_what_could_not_be_read():
+def test_unreadable_processes():
     made = facts(unreadable_processes=2, unreadable=[{"pid": 9, "name": None}])
     made["host"]["root"] = False
     found = the("permission", made)
@@ -398,7 +398,7 @@ def test_what_could_not_be_read():
     assert diagnosis.is_wrong([found])
 
 
-def test_nobody_offers_memory():
+def test_no_process_offers_memory():
     assert the("nothing-offered", facts(domains=[])).severity == "blocks"
     hidden = facts(domains=[], unreadable_processes=3)
     assert the("nothing-offered", hidden).severity == "unseen"
@@ -416,7 +416,7 @@ def test_a_domain_that_offers_nothing():
     assert "-machine" in found.fix
 
 
-def test_a_domain_of_libvirt_is_mended_by_xml():
+def test_a_domain_of_libvirt_is_fixed_by_xml():
     xml = XML | {"nosharepages": True}
     found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False, xml=xml)]))
     assert "nosharepages" in found.what
@@ -453,12 +453,12 @@ def test_encrypted_memory():
     assert names(made) == ["encrypted"]
 
 
-def test_several_reasons_are_all_told():
+def test_several_reasons_are_all_reported():
     made = facts(domains=[domain(mergeable=SUMS, mem_merge=False, shared=512 * MIB)])
     assert names(made) == ["mem-merge-off", "shared-memory"]
 
 
-def test_no_reason_is_evident():
+def test_no_known_reason():
     found = the("not-mergeable", facts(domains=[domain(mergeable={**GUEST, "size": 64 * MIB})]))
     assert "12%" in found.what
     assert found.severity == "limits"
@@ -500,7 +500,7 @@ def told(capsys, made, errors=None):
 
 def test_nothing_is_wrong_is_said_with_what_was_looked_at(capsys):
     text = told(capsys, facts())
-    assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not asked)" in text
+    assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not used)" in text
     assert "looked twice, 5 s apart" in text
     assert "Nothing is wrong. ksmd runs; 400 MiB are mergeable" in text
 
@@ -512,7 +512,7 @@ def test_domains_with_one_reason_share_it(capsys):
     assert "mem_merge=false" in text
 
 
-def test_a_name_is_no_markup(capsys):
+def test_a_name_is_not_markup(capsys):
     odd = domain(mergeable=SUMS, mem_merge=False) | {"name": "[red]web[/]"}
     assert "domain [red]web[/] (7)" in told(capsys, facts(domains=[odd]))
 
@@ -539,7 +539,7 @@ class ActionModule(ActionBase):
 """
 
 
-def test_a_host_with_a_thousand_guests_is_listened_to(tmp_path):
+def test_the_facts_of_a_thousand_guests_are_received(tmp_path):
     (tmp_path / "action_plugins").mkdir()
     (tmp_path / "action_plugins/many.py").write_text(MANY)
     (tmp_path / "hosts.yml").write_text(INVENTORY % "/usr/bin/python3")
@@ -566,13 +566,13 @@ INVENTORY = "ksm_hosts: {hosts: {lab: {ansible_connection: local, ansible_python
         (["--inventory", "absent.yml"], "absent.yml: no such inventory"),
     ],
 )
-def test_what_cannot_be_used_ends_with_2(capsys, arguments, words):
+def test_unusable_arguments_end_with_2(capsys, arguments, words):
     assert main(["doctor", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "3601", "soon"])
-def test_seconds_that_are_none_end_with_2(capsys, seconds):
+def test_wrong_seconds_end_with_2(capsys, seconds):
     with pytest.raises(SystemExit, match="2"):
         main(["doctor", f"--seconds={seconds}"])
     assert f"{seconds} is not a number from 0 to 3600" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def tasks(run):
     return (options(run, "workload") or {"tasks": []})["tasks"]
 
 
-def test_a_run_is_as_the_contract_has_it():
+def test_a_run_matches_the_contract():
     run = plan(DEFINITION)["runs"][3]
 
     assert run == {
@@ -291,7 +291,7 @@ def test_shuffled_is_the_same_for_a_seed(order):
     assert len({tuple(sorted(order)) for order in orders}) == 1
 
 
-def test_a_seed_gives_what_it_always_gave():
+def test_a_seed_always_gives_the_same_order():
     """Else an experiment that goes on after a new release would be in another order."""
     first = ["g12-k1-stress", "g01-k1-stress", "g01-k2-stress", "g01-k1-idle"]
 
@@ -328,11 +328,11 @@ def test_steady_by_default_and_in_full():
         ("{name: s, mixed: [{command: x, active: {from: 1, to: 9}}, {command: x}, idle]}", 9.0),
     ],
 )
-def test_steady_is_looked_for_when_what_ends_early_has_ended(workload, after):
+def test_steady_is_checked_after_workloads_that_end_early(workload, after):
     assert steady(workload)["after"] == after
 
 
-def test_steady_is_looked_for_when_the_arrays_have_changed():
+def test_steady_is_checked_after_the_arrays_have_changed():
     (run,) = plan(ARRAYS + "stop: {steady: {seconds: 20}}")["runs"]
 
     assert run["sampling"]["steady"]["after"] == 20.0
@@ -368,7 +368,7 @@ def test_moments_of_a_census(given, planned):
 # --- options of the command line ------------------------------------------------------------------
 
 
-def test_options_take_the_place_of_the_file():
+def test_options_override_the_file():
     sampling = plan(DEFINITION, interval=2, intervals=30)["runs"][1]["sampling"]
 
     assert (sampling["interval"], sampling["intervals"], sampling["samples"]) == (2, 30, 241)
@@ -391,14 +391,14 @@ def test_options_take_the_place_of_the_file():
         ),
     ],
 )
-def test_wrong_options_are_told_as_options(options, words):
+def test_errors_in_options_refer_to_the_options(options, words):
     text = SHORT + "workloads: [{name: s, command: x, active: {from: 1, to: 4}}]"
     (found,) = errors(text, **options)
 
     assert found.startswith(words)
 
 
-def test_what_is_wrong_in_the_file_is_told_of_the_file():
+def test_errors_in_the_file_refer_to_the_file():
     text = "guests: {count: 1}\nsampling: {intervals: x}"
 
     assert errors(text, interval=3)[0].startswith("file.yml:2: sampling.intervals: must be")
@@ -497,12 +497,12 @@ def test_the_schema_is_up_to_date_and_valid():
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_schema_takes_the_experiments_of_the_project(file):
+def test_the_schema_accepts_the_experiments_of_the_project(file):
     VALIDATOR.validate(yaml.safe_load(file.read_text()))
 
 
 @pytest.mark.parametrize("text", EVERY_FORM)
-def test_the_schema_takes_what_is_valid(text):
+def test_the_schema_accepts_valid_definitions(text):
     assert plan(text)["runs"]
     VALIDATOR.validate(yaml.safe_load(text))
 
@@ -557,7 +557,7 @@ def test_the_schema_explains_every_key(key, schema):
 # --- what is said about wrong ones ----------------------------------------------------------------
 
 
-def test_all_errors_are_told_with_line_key_and_what_is_allowed():
+def test_all_errors_have_line_key_and_allowed_values():
     found = errors(
         "gests: 1\n"
         "guests:\n"
@@ -837,7 +837,7 @@ ODD += ["{1: 2}", "2001-01-01", "!!binary aGk=", "!!set {a}", "&a [*a]", "&a {a:
 
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 @pytest.mark.parametrize("value", ODD)
-def test_whatever_is_there_is_answered_in_words(key, value):
+def test_any_value_gives_a_message_or_a_plan(key, value):
     for line in errors(as_text(key, value)):
         assert re.match(r"file\.yml:1: [a-z1x_.\[\]]+: [a-z'(]", line)
         assert not re.search("Input|valid|pydantic|NoneType|validator|Error", line)

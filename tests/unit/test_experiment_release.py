@@ -28,7 +28,7 @@ def test_a_host_is_released_even_if_it_cannot_be_restored():
         assert [included(task) for task in both["always"]] == [("ksm.testbed.lock", "release")]
 
 
-def test_a_host_lost_to_another_holder_is_neither_restored_nor_released():
+def test_a_host_locked_by_another_holder_is_not_touched():
     for tasks in endings():
         both = next(i for i, task in enumerate(tasks) if "block" in task)
         assert ("ksm.testbed.lock", "main") in [included(task) for task in tasks[:both]]

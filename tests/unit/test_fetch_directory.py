@@ -86,7 +86,7 @@ def fetch(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
-def test_what_only_root_may_read_arrives_whole(fetch, tmp_path):
+def test_files_of_root_are_fetched_completely(fetch, tmp_path):
     source, dest = tmp_path / "source", tmp_path / "dest"
     (source / "deep").mkdir(parents=True, mode=0o700)
     (source / "samples.jsonl").write_bytes(os.urandom(3 * 2**20))
@@ -151,5 +151,5 @@ def test_a_damaged_archive_is_refused(tmp_path):
     path = tmp_path / "archive"
     path.write_bytes(b"x")
 
-    with pytest.raises(AnsibleError, match="damaged on its way"):
+    with pytest.raises(AnsibleError, match="damaged in transfer"):
         plugin.check(path, "0" * 64)

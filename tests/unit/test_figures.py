@@ -51,7 +51,7 @@ def test_a_line_for_each_cell(load):
     assert figure.data[0].line.dash != figure.data[2].line.dash
 
 
-def test_intervals_of_unlike_length_are_shown_by_their_ends(load):
+def test_intervals_of_different_length_are_shown_by_their_ends(load):
     data = load(
         {"guests": 1, "workload": "idle", "interval": 1.0},
         {"guests": 1, "workload": "stress", "interval": 2.0},
@@ -89,7 +89,7 @@ def test_cells_without_values_have_neither_line_nor_panel(write_run):
     assert [title for title, _ in panels] == ["2 guests"]
 
 
-def test_what_was_done_to_the_arrays_is_a_line_with_words(write_run):
+def test_events_of_arrays_are_labelled_lines(write_run):
     record = run_record(guests=0, workload="single", interval=2.0)
     happened = [
         {"event": "array written", "array": 2, "monotonic": MONOTONIC + 3.001},
@@ -106,7 +106,7 @@ def test_what_was_done_to_the_arrays_is_a_line_with_words(write_run):
     assert words == [("array 2", "left"), ("array 1 changed", "right")]
 
 
-def test_what_runs_did_at_about_the_same_time_is_one_mark(write_run):
+def test_events_at_about_the_same_time_are_one_mark(write_run):
     measured = []
     for repetition, late in ((1, 0.0), (2, 0.2), (3, 30.0)):
         record = run_record(guests=0, workload=f"change-{repetition}", interval=25.0)
@@ -117,7 +117,7 @@ def test_what_runs_did_at_about_the_same_time_is_one_mark(write_run):
     assert [line.x0 for line in figure.layout.shapes] == [50.0, 80.0]
 
 
-def test_the_window_is_where_the_events_say(load):
+def test_the_window_follows_the_events(load):
     data = load({"guests": 1, "workload": "stress", "interval": 2.0})
     ((_, figure),) = figures.by_interval(data, HOST["pages_sharing"])
     (band,) = figure.layout.shapes
@@ -213,7 +213,7 @@ def test_amounts_start_at_zero_and_profit_may_be_negative(write_run):
     assert figure.layout.yaxis.rangemode == "tozero"
 
 
-def test_published_points_are_told_apart_from_those_of_this_experiment(load):
+def test_published_points_are_distinct_from_measured_ones(load):
     ((_, figure),) = figures.percent_by_guests(load({"guests": 2}), "configured")
     own = [t for t in figure.data if "published" not in t.meta]
     others = [t for t in figure.data if "published" in t.meta]
@@ -297,7 +297,7 @@ def test_a_mean_has_a_gap_where_a_repetition_has_ended(write_run):
     assert all(value is None or value != value for value in figure.data[0].y[2:])
 
 
-def test_a_log_that_is_cut_short_is_no_repetition_of_a_whole_one(write_run):
+def test_a_log_that_is_cut_short_is_not_a_repetition_of_a_complete_one(write_run):
     cut = run_record(guests=1, repetition=2, imported={"cut_short": "ends within interval 2 of 4"})
     header, *samples, end = sample_lines(cut)
     whole = run_record(guests=1, imported={"cut_short": None})
@@ -308,7 +308,7 @@ def test_a_log_that_is_cut_short_is_no_repetition_of_a_whole_one(write_run):
     assert [list(trace.y) for trace in figure.data if trace.mode != "markers"] == [[10_000]]
 
 
-def test_nine_numbers_of_guests_are_told_apart_by_more_than_their_colour(load):
+def test_nine_numbers_of_guests_differ_not_only_by_colour(load):
     data = load(*({"guests": count} for count in range(1, 10)))
     ((_, figure),) = figures.by_interval(data, HOST["full_scans"])
     looks = {(t.line.color, t.line.dash) for t in figure.data}
@@ -379,7 +379,7 @@ def test_repetitions_have_a_line_each_and_one_name(load):
     assert len({trace.legendgroup for trace in figure.data}) == 1
 
 
-def test_counters_say_that_they_are_from_sample_to_sample(load):
+def test_counters_are_labelled_as_differences_between_samples(load):
     ((_, figure),) = figures.by_time(load({"guests": 1}), HOST["pages_scanned"])
 
     assert figure.layout.yaxis.title.text == "pages from sample to sample"

@@ -28,7 +28,7 @@ every = pytest.mark.parametrize("directory", ["guests", "arrays", "imported"], i
 
 
 @every
-def test_the_summary_is_that_of_the_version_that_wrote_it(directory, capsys):
+def test_the_summary_is_the_same_as_in_the_version_that_wrote_it(directory, capsys):
     assert main(["summary", "--json", str(directory)]) == 0
 
     expected = json.loads((DATA / f"{directory.name}.json").read_text())
@@ -39,7 +39,7 @@ def test_the_summary_is_that_of_the_version_that_wrote_it(directory, capsys):
 
 
 @every
-def test_there_is_a_page_of_them(directory):
+def test_a_page_is_written(directory):
     results = read_results(directory)
 
     assert len(results.usable) == len(results.runs)
@@ -55,7 +55,7 @@ def test_there_is_a_page_of_them(directory):
     ],
     indirect=["directory"],
 )
-def test_what_was_asked_has_become_parts(directory, parts, events):
+def test_options_are_converted_to_parts(directory, parts, events):
     for run in read_results(directory).runs:
         assert {part.name for part in run.plan.parts} == parts
         assert {event["event"] for event in run.events} - {"knobs set"} == events

@@ -191,7 +191,7 @@ def test_a_damaged_run_is_read_or_left_out_with_a_reason(fresh, seed):
 
 
 @fuzz(max(1, EXAMPLES // 5))
-def test_a_damaged_run_loses_itself_at_most(fresh, whole, seed):
+def test_a_damaged_run_does_not_affect_other_runs(fresh, whole, seed):
     directory = fresh()
     shutil.copytree(whole, directory)
     write_damaged(directory / "damaged", random.Random(seed))

@@ -23,7 +23,7 @@ def test_each_guest_of_a_part_gets_the_same_command():
     assert second == first | {"guest": "ksm-guest-03"}
 
 
-def test_a_command_is_ended_when_its_time_is_over_and_that_is_no_error():
+def test_a_command_is_ended_after_its_time_without_error():
     (command,) = filters.guest_commands([OWN], "vm", 0.0)
     assert command["guest"] == "vm12"
     assert command["argv"] == [
@@ -33,10 +33,10 @@ def test_a_command_is_ended_when_its_time_is_over_and_that_is_no_error():
     assert command["success"] == [0, 124, 137]
 
 
-def test_no_parts_are_no_commands():
+def test_no_tasks_give_no_commands():
     assert filters.guest_commands([], "vm", 0.0) == []
 
 
-def test_an_option_that_is_false_is_left_out():
+def test_a_false_option_is_omitted():
     part = STRESS | {"stress_ng": {"vm": 1, "vm_populate": False}}
     assert "--vm-populate" not in filters.argv(part)

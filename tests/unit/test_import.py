@@ -91,7 +91,7 @@ def test_an_imported_run_is_read_as_any_run_is(write_log, results):
 
 
 @pytest.mark.parametrize("kind", ["no guests", "no ksm_stat", "no cpu"])
-def test_what_old_logs_lack_is_no_obstacle_to_the_reader(tmp_path, results, kind):
+def test_the_reader_accepts_old_logs_with_missing_values(tmp_path, results, kind):
     header = {**HEADER, "vm_pid_array": ""} if kind == "no guests" else HEADER
     lines = [interval(n, "" if kind == "no cpu" else "1", stats=()) for n in (1, 2)]
     path = tmp_path / "a.log"
@@ -110,7 +110,7 @@ def test_a_single_interval_is_enough(write_log, results):
     assert measurement.measure(run).host["host_cpu_percent"].tolist() == [7.03]
 
 
-def test_repetitions_and_indexes_go_on_from_what_is_there(write_log, results):
+def test_repetitions_and_indexes_continue_after_existing_runs(write_log, results):
     assert bring(write_log("b.log"), write_log("a.log"), to=results) == 0
     stress = write_log("d.log", command_executed_in_vms="'stress-ng'")
     assert bring(write_log("c.log"), stress, to=results) == 0
@@ -122,7 +122,7 @@ def test_repetitions_and_indexes_go_on_from_what_is_there(write_log, results):
     assert found["d"]["factors"]["workload"] == "stress-ng"
 
 
-def test_a_log_that_is_imported_twice_is_told(capsys, write_log, results):
+def test_a_log_that_is_imported_twice_is_reported(capsys, write_log, results):
     first, second, third = (write_log(f"{name}.log") for name in "abc")
     assert bring(first, second, to=results) == 0
     assert f"{second}: the same as {first}, byte for byte" in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_a_log_that_is_imported_twice_is_told(capsys, write_log, results):
     assert f"{third}: the same as a, byte for byte" in capsys.readouterr().err
 
 
-def test_what_is_amiss_is_told_and_recorded(capsys, write_log, results):
+def test_problems_of_a_log_are_reported_and_recorded(capsys, write_log, results):
     path = write_log("a.log", num_intervals=30, interval_duration="")
     with path.open("a") as file:
         file.write("cat: no such file\nInterval 3: average_cpu_")
@@ -164,7 +164,7 @@ def test_ids_follow_from_file_names(paths, ids):
     assert names([Path(path) for path in paths]) == ids
 
 
-def test_a_run_that_is_there_is_never_overwritten(capsys, write_log, results):
+def test_an_existing_run_is_never_overwritten(capsys, write_log, results):
     path = write_log("a.log")
     assert bring(path, to=results) == 0
     before = (results / "a" / "run.json").read_bytes()
@@ -176,7 +176,7 @@ def test_a_run_that_is_there_is_never_overwritten(capsys, write_log, results):
     assert [p.name for p in results.iterdir()] == ["a"]
 
 
-def test_what_is_left_of_an_import_that_was_cut_off_is_named(capsys, write_log, results):
+def test_the_rest_of_an_interrupted_import_is_reported(capsys, write_log, results):
     (results / "a.partial").mkdir(parents=True)
 
     assert bring(write_log("a.log"), to=results) == 2
@@ -187,7 +187,7 @@ def test_what_is_left_of_an_import_that_was_cut_off_is_named(capsys, write_log, 
 # --- all or none ----------------------------------------------------------------------------------
 
 
-def test_all_problems_are_told_at_once_and_nothing_is_written(capsys, tmp_path, write_log, results):
+def test_all_problems_are_reported_and_nothing_is_written(capsys, tmp_path, write_log, results):
     (tmp_path / "none.log").write_text("hello\n")
     bad = [tmp_path / "none.log", tmp_path / "absent.log", tmp_path / "logs"]
 
@@ -201,7 +201,7 @@ def test_all_problems_are_told_at_once_and_nothing_is_written(capsys, tmp_path, 
     assert not results.exists()
 
 
-def test_a_full_disk_leaves_nothing_half_written(write_log, results):
+def test_a_full_disk_leaves_no_partial_run(write_log, results):
     small, large = write_log("a.log"), write_log("b.log", intervals=200, num_intervals=200)
     done = subprocess.run(
         [sys.executable, "-m", "ksm_analysis", "import", small, large, "--results", results],
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_nothing_half_written(write_log, results):
     assert list(results.iterdir()) == []
 
 
-def test_results_that_are_no_directory(capsys, write_log, tmp_path):
+def test_results_is_not_a_directory(capsys, write_log, tmp_path):
     (tmp_path / "file").touch()
 
     assert bring(write_log("a.log"), to=tmp_path / "file") == 2

@@ -124,7 +124,7 @@ def count_shares(guests):
         ({}, 2, 0),  # a kernel without NUMA has no such file
     ],
 )
-def test_nodes_that_are_kept_apart_are_told(ksm, nodes, said):
+def test_numa_nodes_that_are_not_merged_are_reported(ksm, nodes, said):
     assert len(ksm_census.apart(ksm, nodes)) == said
 
 
@@ -153,7 +153,7 @@ def test_the_matrix(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_savings_are_dealt_out_as_pss_does(seed):
+def test_savings_are_attributed_like_pss(seed):
     guests = some_frames(seed)
     saved, _, shares = count_shares(guests)
     frames = [frame for guest in guests for frame in guest]
@@ -165,14 +165,14 @@ def test_savings_are_dealt_out_as_pss_does(seed):
         assert abs(byte - share * ksm_census.PAGE) < 1
 
 
-def test_bytes_that_are_left_go_to_the_largest_remainders():
+def test_remaining_bytes_go_to_the_largest_remainders():
     third = Fraction(1, 3 * ksm_census.PAGE)
     assert ksm_census.whole_bytes([7 * third, 4 * third, 10 * third]) == [3, 1, 3]
     assert ksm_census.whole_bytes([2 * third, 2 * third, 2 * third]) == [1, 1, 0]
     assert ksm_census.whole_bytes([]) == []
 
 
-def test_changes_are_of_pages_that_were_in_memory_both_times():
+def test_changes_count_pages_that_were_in_memory_both_times():
     before = {0x1000: array("q", [1, 2, 0, 4, 5]), 0x9000: array("q", [7])}
     now = {0x1000: array("q", [1, 3, 3, 0, 6]), 0xA000: array("q", [8])}
     assert ksm_census.count_changes(before, now) == (2, 3)
@@ -219,7 +219,7 @@ def numbers(tmp_path):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_numbers_that_are_near_are_read_together(seed, numbers):
+def test_near_numbers_are_read_together(seed, numbers):
     draw = random.Random(seed)
     values = [draw.getrandbits(64) for _ in range(5000)]
     indexes = sorted(draw.sample(range(5000), draw.choice((0, 1, 40, 3000))))
@@ -227,7 +227,7 @@ def test_numbers_that_are_near_are_read_together(seed, numbers):
     assert found == [values[index] for index in indexes]
 
 
-def test_frames_are_told_by_their_flags(numbers):
+def test_ksm_frames_are_recognized_by_their_flags(numbers):
     anon, ksm, zero = 1 << 12, 1 << 12 | 1 << 21, 1 << 24
     flags, counts = numbers([0, anon, ksm, ksm, zero]), numbers([0, 2, 5, 70_000, 1])
     guests = [
@@ -258,7 +258,7 @@ class Memory:
         return pages
 
 
-def test_a_frame_that_is_known_is_not_read_again_and_one_that_was_left_is_not_believed():
+def test_a_known_frame_is_not_read_again_unless_its_page_has_moved():
     entries = [PRESENT | 7, PRESENT | ALONE | 99, PRESENT | SOFT_DIRTY | 8, PRESENT | 9, 0]
     later = [PRESENT | 7, PRESENT | ALONE | 99, PRESENT | 8, PRESENT | ALONE | 55, 0]
     known = {}
@@ -283,7 +283,7 @@ def test_a_frame_that_is_known_is_not_read_again_and_one_that_was_left_is_not_be
     assert mapping.frames.tolist() == [8, 9, 7]
 
 
-def test_frames_that_are_hidden_are_not_taken_for_one():
+def test_hidden_frames_do_not_count_as_equal():
     memory = Memory([PRESENT, PRESENT], [PRESENT, PRESENT])
     mapping = ksm_census.Mapping(memory, 100 * ksm_census.PAGE, 2)
     known = {}
@@ -320,9 +320,7 @@ class Clock:
         (100, True, {}, [60], 0),
     ],
 )
-def test_moments_that_come_while_one_is_counted_are_missed(
-    monkeypatch, every, at_end, took, times, missed
-):
+def test_moments_during_a_census_are_missed(monkeypatch, every, at_end, took, times, missed):
     clock, came = Clock(), []
     monkeypatch.setattr(ksm_census, "time", clock)
     moments = ksm_census.Moments(0.0, 60.0, every, False, at_end)

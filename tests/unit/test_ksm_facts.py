@@ -216,7 +216,7 @@ def test_the_configuration_that_the_kernel_shows_itself(tree):
     assert read(tree)["host"]["config_ksm"] == "y"
 
 
-def test_an_interval_that_is_none():
+def test_a_wrong_interval():
     command = [sys.executable, PROGRAM, "--seconds", "-1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -261,7 +261,7 @@ def test_flags_of_a_mapping(flags, kind):
 def test_a_domain_of_proc(tree):
     facts = read(tree)
     (domain,) = facts["domains"]
-    assert (facts["domains_from"], facts["libvirt"][:9]) == ("proc", "not asked")
+    assert (facts["domains_from"], facts["libvirt"][:8]) == ("proc", "not used")
     assert (domain["name"], domain["pid"], domain["libvirt"]) == ("web", 4242, None)
     assert domain["ksm_stat"]["ksm_process_profit"] == -576
     assert domain["pinned"] == 8192
@@ -269,18 +269,18 @@ def test_a_domain_of_proc(tree):
 
 
 @pytest.mark.parametrize("name", ["/usr/libexec/qemu-kvm", "/usr/bin/kvm", "qemu-system-aarch64"])
-def test_who_is_a_qemu(tree, name):
+def test_a_command_line_of_qemu(tree, name):
     put(tree, "proc/4242/cmdline", f"{name}\0-m\x0064\0")
     assert read(tree)["domains"][0]["name"] == f"{name.rpartition('/')[2]}-4242"
 
 
 @pytest.mark.parametrize("name", ["/usr/bin/notkvm", "qemu-img", "vim\0qemu-system-x86_64"])
-def test_who_is_none(tree, name):
+def test_a_command_line_of_another_program(tree, name):
     put(tree, "proc/4242/cmdline", f"{name}\0")
     assert read(tree)["domains"] == []
 
 
-def test_a_process_that_offers_memory_is_looked_at(tree):
+def test_a_process_that_offers_memory_is_read(tree):
     put(tree, "proc/50/cmdline", "/usr/bin/java\0")
     put(tree, "proc/50/status", "Name:\tjava\n")
     put(tree, "proc/50/smaps", SMAPS)
@@ -290,26 +290,26 @@ def test_a_process_that_offers_memory_is_looked_at(tree):
     assert process["memory"]["mergeable"]["size"] == 66 * MIB
 
 
-def test_an_older_kernel_does_not_say_who_offers_memory(tree):
+def test_an_older_kernel_does_not_report_mergeable_memory(tree):
     for pid, flags in ((50, "mr mg"), (51, "mr")):
         put(tree, f"proc/{pid}/cmdline", "program\0")
         put(tree, f"proc/{pid}/smaps", f"1-2 rw-p 0 00:00 0\nSize: 4 kB\nVmFlags: {flags}\n")
     assert [each["pid"] for each in read(tree)["processes"]] == [50]
 
 
-def test_a_process_that_has_just_ended_is_passed_over(tree):
+def test_a_process_that_has_ended_meanwhile_is_skipped(tree):
     (tree / "proc/4242/smaps").unlink()
     facts = read(tree)
     assert facts["domains"] == []
     assert facts["unreadable_processes"] == 0
 
 
-def test_a_process_may_call_itself_nothing(tree):
+def test_a_process_may_have_an_empty_name(tree):
     put(tree, "proc/60/cmdline", "\0")
     assert [domain["pid"] for domain in read(tree)["domains"]] == [4242]
 
 
-def test_what_may_not_be_read_is_counted(tree, monkeypatch):
+def test_unreadable_processes_are_counted(tree, monkeypatch):
     def refuse(root, pid):
         raise PermissionError
 

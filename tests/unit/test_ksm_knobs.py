@@ -99,7 +99,7 @@ def test_a_time_too_far_ahead_is_refused(call, host, check):
     ],
 )
 @pytest.mark.parametrize("state", ["set", "restored"])
-def test_a_damaged_file_is_named_and_changes_nothing(call, host, tmp_path, text, state):
+def test_a_damaged_file_is_reported_and_nothing_changes(call, host, tmp_path, text, state):
     path = tmp_path / "knobs.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     before = values(host)
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_named_and_changes_nothing(call, host, tmp_path, text,
     assert path.exists()
 
 
-def test_merged_pages_count_against_the_memory_available_less_a_margin():
+def test_merged_pages_must_fit_into_the_available_memory_minus_a_margin():
     meminfo = {"MemTotal": 1000, "MemAvailable": 150}  # KiB: 50 are the margin, 100 remain
     assert knobs.shortfall({"pages_sharing": 20, "ksm_zero_pages": 5}, 4096, meminfo) is None
     text = knobs.shortfall({"pages_sharing": 20, "ksm_zero_pages": 6}, 4096, meminfo)
@@ -147,7 +147,7 @@ def test_restored_leaves_pages_merged_that_do_not_fit(call, host, tmp_path):
     assert not Path(path).exists()
 
 
-def test_restored_keeps_for_later_what_it_could_not_restore(call, host, tmp_path):
+def test_knobs_that_could_not_be_restored_stay_saved(call, host, tmp_path):
     counters(host, pages_shared=1, pages_sharing=MORE_THAN_ANY_HOST)
     path = save(tmp_path / "knobs.json", run=0, pages_to_scan=100, max_page_sharing=100)
     answer = call(state="restored", remember=path)

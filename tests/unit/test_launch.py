@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
 """
 REFUSE = """
     - name: Lock the host
-      ansible.builtin.fail: {msg: this host is busy with another (process 1)}
+      ansible.builtin.fail: {msg: this host is locked by another (process 1)}
 """
 WAIT = """
     - name: Lock the host
@@ -163,7 +163,7 @@ def test_a_campaign_that_succeeds(site, capsys):
     assert "note={{ no template }} more=b" in (site / "results/quick.log").read_text()
 
 
-def test_a_campaign_that_is_refused(site, capsys):
+def test_a_campaign_on_a_locked_host(site, capsys):
     (site / "site.yml").write_text(PLAY + REFUSE)
     (site / "results/quick/r1/run.json").write_text('{"status": "complete"}')
     code = Campaign(asked(site), JsonView).run()
@@ -174,7 +174,7 @@ def test_a_campaign_that_is_refused(site, capsys):
     assert code == 1
     assert end["missing"] == ["r1"]
     assert texts(out) == [
-        "Lock the host: this host is busy with another (process 1)",
+        "Lock the host: this host is locked by another (process 1)",
         "0 of 1 run complete; missing: r1",
         "this runs what is left: run --resume",
         f"Ansible's whole output: {site / 'results/quick.log'}",
@@ -229,7 +229,7 @@ class Program:
         until(lambda: not self.left(), seconds=15)
 
 
-def given_back(site):
+def restored(site):
     return (site / "playbooks/given-back").read_text()
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_ends_the_playbook_and_restores_the_host(site, waiting):
 
     assert code == 130
     assert waiting.left() == []
-    assert given_back(site) == "one keep_image=True force=True"
+    assert restored(site) == "one keep_image=True force=True"
     assert notices(out, "end")[0]["exit"] == 130
     assert texts(out)[1:] == [
         "the host is as it was found",
@@ -302,10 +302,10 @@ def test_a_signal_before_ansible_has_said_anything(site):
     assert code == 130
     assert program.left() == []
     # a lock that was not taken is not to be broken
-    assert given_back(site) == "one keep_image=True force=False"
+    assert restored(site) == "one keep_image=True force=False"
 
 
-def test_when_nobody_reads_any_more_the_host_is_restored(site):
+def test_the_host_is_restored_when_the_output_is_closed(site):
     (site / "site.yml").write_text(PLAY + RUN + WAIT)
     program = Program(site)
     program.process.stdout.readline()
@@ -328,7 +328,7 @@ def test_several_hosts_are_one_pattern_within_the_group(site):
 
 
 @pytest.mark.parametrize("text", ["a=1", "a=1 b='x y'", '{"a": {"b": 1}}'])
-def test_variables_are_handed_on(text):
+def test_variables_are_accepted(text):
     assert command._variables(text) == text
 
 
@@ -343,7 +343,7 @@ def test_variables_are_handed_on(text):
         ('{"ksm_limit": "a"}', "Use --limit"),
     ],
 )
-def test_variables_that_cannot_be(text, why):
+def test_wrong_variables_are_refused(text, why):
     with pytest.raises(InputError, match=why):
         command._variables(text)
 
@@ -377,7 +377,7 @@ def test_dry_run_shows_the_plan_and_starts_nothing(quick, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
-def test_nothing_left_is_done_already(quick, tmp_path, capsys):
+def test_nothing_is_left_to_do(quick, tmp_path, capsys):
     planned = experiment.plan(experiment.parse(Path(quick[0]).read_text(), quick[0]), quick[0])
     for each in planned["runs"]:
         path = tmp_path / "results/quick" / each["id"] / "run.json"
@@ -402,7 +402,7 @@ def test_nothing_left_is_done_already(quick, tmp_path, capsys):
         (["-e", "resume=true"], "Use --resume"),
     ],
 )
-def test_what_cannot_be_used_is_told_before_anything_starts(quick, capsys, options, why):
+def test_wrong_arguments_are_reported_before_anything_starts(quick, capsys, options, why):
     assert main(["run", *quick, *options]) == 2
     assert why in capsys.readouterr().err
 
@@ -410,7 +410,7 @@ def test_what_cannot_be_used_is_told_before_anything_starts(quick, capsys, optio
 # --- the log --------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_costs_the_log_and_no_more():
+def test_a_full_disk_loses_only_the_log():
     with Log(Path("/dev/full")) as log:
         said = [log.write("a line"), log.write("another")]
 
@@ -425,7 +425,7 @@ def test_results_that_cannot_be_written_are_refused(tmp_path):
         Log(tmp_path / "results/quick.log")
 
 
-def test_a_worker_that_nobody_knows_of_is_killed(tmp_path):
+def test_an_orphaned_worker_is_killed(tmp_path):
     """One that was forked while its playbook ended is no child of anybody, and ignores signals."""
     marker = f"@{tmp_path}/quick.yml"
     orphan = (

@@ -18,7 +18,7 @@ def plan(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_limit_without_localhost_is_refused_before_anything_is_touched():
+def test_a_limit_without_localhost_is_refused_before_anything_changes():
     done = plan("--limit", "lab-1")
     assert done.returncode == 2
     assert "Use -e ksm_limit='lab-1'" in done.stdout + done.stderr
@@ -31,7 +31,7 @@ def test_a_limit_that_keeps_localhost_is_accepted(options):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_localhost_plans_without_become_whatever_the_inventory_says(tmp_path):
+def test_localhost_plans_without_become_in_any_inventory(tmp_path):
     inventory = tmp_path / "inventory.yml"
     inventory.write_text("all: {vars: {ansible_become: true, ansible_become_method: missing}}\n")
     done = plan("-i", str(inventory), "-e", "ksm_limit=lab-1")

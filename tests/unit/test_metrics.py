@@ -58,7 +58,7 @@ def test_cpu_use(measured):
     assert list(measured.host["guests_cpu_percent"]) == pytest.approx([48.0] * 4)
 
 
-def test_time_that_was_stolen_is_not_use(write_run):
+def test_stolen_time_does_not_count_as_use(write_run):
     def steal(line):
         line["cpu"]["steal"] = 100 * line["n"]
 
@@ -135,11 +135,11 @@ def test_a_run_that_was_cut_short(write_run):
     assert list(host["pages_shared"].isna()) == [False, False], "no interval that was not sampled"
 
 
-def test_what_the_kernel_does_not_offer_has_no_value(measured):
+def test_counters_that_the_kernel_lacks_have_no_value(measured):
     assert measured.host["pages_skipped"].isna().all()
 
 
-def test_a_guest_that_is_gone_has_no_values_from_then_on(write_run):
+def test_a_guest_that_has_ended_has_no_further_values(write_run):
     def lose(line):
         if line["n"] > 8:
             line["guests"]["ksm-guest-02"] = None
@@ -193,7 +193,7 @@ def test_a_summary_has_a_row_for_each_run(write_run):
     assert {m.name for m in catalog.HOST} <= set(table)
 
 
-def test_the_summary_of_nothing_is_empty():
+def test_the_summary_without_runs_is_empty():
     assert isinstance(summary.summary([]), pd.DataFrame)
     assert summary.summary([]).empty
 
@@ -204,7 +204,7 @@ def test_the_summary_of_nothing_is_empty():
 EVERY = [*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST]
 
 
-def test_metrics_have_names_of_their_own_and_known_kinds():
+def test_metrics_have_unique_names_and_known_kinds():
     assert len({metric.name for metric in EVERY}) == len(EVERY)
     assert {metric.kind for metric in EVERY} <= {"gauge", "counter", "total", "derived"}
 

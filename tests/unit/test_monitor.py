@@ -76,7 +76,7 @@ def sampled(guests):
     return {name: guest and guest["resident_pages"] for name, guest in found.items()}
 
 
-def test_guests_come_and_go(tree, guests):
+def test_guests_start_and_end(tree, guests):
     guests.look()
     assert sampled(guests) == {}
     boot(tree, "a", 4242)
@@ -90,14 +90,14 @@ def test_guests_come_and_go(tree, guests):
     assert guests.pids == {"b": 4243}
 
 
-def test_a_guest_whose_pid_file_is_left_behind_is_gone(tree, guests):
+def test_a_guest_with_a_stale_pid_file_has_ended(tree, guests):
     boot(tree, "a", 4242)
     guests.look()
     end(tree, 4242)
     assert [sampled(guests) for _ in range(3)] == [{"a": None}, {}, {}]
 
 
-def test_a_guest_that_comes_back_is_another_process(tree, guests):
+def test_a_restarted_guest_is_a_new_process(tree, guests):
     boot(tree, "a", 4242)
     guests.look()
     end(tree, 4242)
@@ -110,7 +110,7 @@ def test_a_guest_that_comes_back_is_another_process(tree, guests):
 @pytest.mark.parametrize(
     "argument", ["guest=b", "guest=a,,b", "guest=ab", "guest=", "a", "guest=A", "xguest=a"]
 )
-def test_a_pid_that_is_used_again_is_not_taken_for_the_guest(tree, guests, argument):
+def test_a_reused_pid_is_not_mistaken_for_the_guest(tree, guests, argument):
     boot(tree, "a", 4242, argument)
     guests.look()
     assert sampled(guests) == {}
@@ -120,7 +120,7 @@ def test_a_pid_that_is_used_again_is_not_taken_for_the_guest(tree, guests, argum
 
 
 @pytest.mark.parametrize("text", ["", "4242x\n", "-1\n", "99999\n"])
-def test_a_pid_file_of_nobody_is_passed_over(tree, guests, text):
+def test_a_stale_pid_file_is_skipped(tree, guests, text):
     boot(tree, "a", 4242)
     put(tree, "run/b.pid", text)
     guests.look()
@@ -134,7 +134,7 @@ def test_a_kernel_thread_is_no_guest(tree, guests):
     assert sampled(guests) == {}
 
 
-def test_names_are_as_libvirt_has_them(tree, guests):
+def test_names_are_unescaped_like_libvirt(tree, guests):
     name = "a \"b\" & <c>, 'd'"
     pid_file = "a &quot;b&quot; &amp; &lt;c&gt;, &apos;d&apos;"
     boot(tree, name, 4242, f"guest={name.replace(',', ',,')}", pid_file)
@@ -142,7 +142,7 @@ def test_names_are_as_libvirt_has_them(tree, guests):
     assert sampled(guests) == {name: 900}
 
 
-def test_what_is_beside_pid_files_is_passed_over(tree, guests):
+def test_other_files_are_skipped(tree, guests):
     put(tree, "run/a.xml", "<domstatus/>")
     (tree / "run/dbus").mkdir()
     boot(tree, "a", 4242)
@@ -150,7 +150,7 @@ def test_what_is_beside_pid_files_is_passed_over(tree, guests):
     assert sampled(guests) == {"a": 900}
 
 
-def test_a_guest_that_cannot_be_read_is_told_once_and_others_are_sampled(tree, guests, capsys):
+def test_an_unreadable_guest_is_reported_once_and_others_are_sampled(tree, guests, capsys):
     boot(tree, "a", 4242)
     boot(tree, "b", 4243)
     (tree / "proc/4243/ksm_stat").unlink()
@@ -163,7 +163,7 @@ def test_a_guest_that_cannot_be_read_is_told_once_and_others_are_sampled(tree, g
     assert "b.pid: cannot read ksm_stat: Too many levels of symbolic links" in told
 
 
-def test_no_file_stays_open_for_those_that_are_gone(tree, guests):
+def test_no_file_of_an_ended_guest_stays_open(tree, guests):
     put(tree, "proc/4242/ksm_merging_pages", "41\n")
     put(tree, "run/stale.pid", "37\n")  # a process, but no guest
     (tree / "proc/4244").mkdir()  # a process that cannot be read
@@ -225,7 +225,7 @@ def names(state):
     return sorted(path.name for path in state.iterdir())
 
 
-def test_files_are_bounded_in_number_and_each_is_whole(state):
+def test_the_number_of_files_is_limited_and_each_is_complete(state):
     some, n = files(state), 0
     for _ in range(5):
         n = fill(some, n)
@@ -234,7 +234,7 @@ def test_files_are_bounded_in_number_and_each_is_whole(state):
     assert found == [[n - 2, n - 1], [n - 6, n - 5], [n - 4, n - 3]]
 
 
-def test_one_file_may_be_all(state):
+def test_a_single_file_is_allowed(state):
     some = files(state, number=1)
     fill(some, 0)
     fill(some, 10)
@@ -262,14 +262,14 @@ def test_a_file_without_a_sample_takes_no_place(state, left):
     assert numbers(state / "samples.jsonl") == [20, 21]
 
 
-def test_what_was_cut_off_is_set_aside_as_it_is(state):
+def test_an_incomplete_file_is_moved_aside_unchanged(state):
     cut = HEADER + SAMPLE % 5 + b'{"kind":"sample","n"'
     (state / "samples.jsonl").write_bytes(cut)
     fill(files(state), 0)
     assert (state / "samples.1.jsonl").read_bytes() == cut
 
 
-def test_a_directory_that_cannot_be_written_costs_no_sampling(state, capsys):
+def test_sampling_continues_if_the_directory_is_not_writable(state, capsys):
     some = files(state / "missing")
     for n in range(3):
         some.begin(HEADER)
@@ -283,7 +283,7 @@ def test_a_directory_that_cannot_be_written_costs_no_sampling(state, capsys):
     assert numbers(state / "missing/samples.jsonl") == [0, 1]
 
 
-def test_a_text_that_cannot_be_replaced_stays(state, capsys):
+def test_metrics_that_cannot_be_replaced_stay(state, capsys):
     text = ksm_monitor.Textfile(state / "ksm.prom", ksm_monitor.Complaints())
     text.write("ksm_run 1\n")
     (state / "ksm.prom.new").mkdir()
@@ -379,7 +379,7 @@ def test_it_samples_until_it_is_stopped(tree, state, start, number):
     assert last["reason"] == number.name
 
 
-def test_a_service_that_was_stopped_tells_of_itself_alone(tree, state, start):
+def test_a_stopped_service_leaves_only_its_own_metrics(tree, state, start):
     boot(tree, "a", 4242)
     process = start()
     until(sampled_since(state, 2), process)
@@ -391,7 +391,7 @@ def test_a_service_that_was_stopped_tells_of_itself_alone(tree, state, start):
     assert left["ksm_monitor_last_sample_timestamp_seconds"] == last["wall"]
 
 
-def test_a_guest_that_vanishes_is_told_of_no_more(tree, state, start):
+def test_metrics_of_an_ended_guest_disappear(tree, state, start):
     boot(tree, "a", 4242)
     boot(tree, "b", 4243)
     process = start()
@@ -401,7 +401,7 @@ def test_a_guest_that_vanishes_is_told_of_no_more(tree, state, start):
     assert 'ksm_guest_resident_bytes{guest="b"}' in told(state)
 
 
-def test_the_text_is_always_whole_and_anybody_may_read_it(tree, state, start):
+def test_the_metrics_are_always_complete_and_readable(tree, state, start):
     boot(tree, "a", 4242)
     process = start(period=0.01, preexec_fn=lambda: os.umask(0o077))
     until(sampled_since(state, 1), process)
@@ -458,7 +458,7 @@ def test_hangup_begins_a_new_file(state, start):
         assert following == pytest.approx(due, abs=1e-6)
 
 
-def test_a_storm_of_signals_tears_nothing(state, start):
+def test_many_signals_do_not_damage_files(state, start):
     process = start("--files", 1000, period=0.01)
     until(sampled_since(state, 1), process)
     for n in range(300):
@@ -471,7 +471,7 @@ def test_a_storm_of_signals_tears_nothing(state, start):
     assert told(state)["ksm_monitor_samples_total"] == taken
 
 
-def test_a_restart_leaves_what_was_before_as_it_is(state, start):
+def test_a_restart_keeps_earlier_files(state, start):
     process = start()
     until(sampled_since(state, 3), process)
     process.kill()
@@ -485,7 +485,7 @@ def test_a_restart_leaves_what_was_before_as_it_is(state, start):
     whole(state / "samples.jsonl")
 
 
-def test_without_space_whole_lines_stay_and_sampling_goes_on(state, start):
+def test_without_disk_space_complete_lines_stay_and_sampling_continues(state, start):
     limit = 9000  # of any file: enough for what Prometheus is told
     process = start()
     until(sampled_since(state, 1), process)
@@ -516,7 +516,7 @@ def test_missed_samples_are_counted(state, start):
     assert told(state)["ksm_monitor_missed_samples_total"] == last["missed"]
 
 
-def test_systemd_is_told_once_there_is_a_sample(state, start, tmp_path):
+def test_systemd_is_notified_after_the_first_sample(state, start, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(60)
@@ -528,7 +528,7 @@ def test_systemd_is_told_once_there_is_a_sample(state, start, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["run", "sys"])
-def test_without_what_it_watches_it_does_not_start(tree, state, start, missing):
+def test_it_does_not_start_without_its_inputs(tree, state, start, missing):
     (tree / missing).rename(tree / "elsewhere")
     process = start()
     told = process.communicate(timeout=60)[1]
@@ -537,14 +537,14 @@ def test_without_what_it_watches_it_does_not_start(tree, state, start, missing):
     assert names(state) == []
 
 
-def test_without_guests_it_watches_the_host(state, start):
+def test_without_guests_it_samples_the_host(state, start):
     process = start(domains=False)
     until(sampled_since(state, 2), process)
     stop(process)
     assert whole(state / "samples.jsonl")[0]["guests"] == {}
 
 
-def test_a_file_of_samples_can_be_read_as_that_of_a_run(tree, state, start, tmp_path):
+def test_a_file_of_samples_is_readable_like_that_of_a_run(tree, state, start, tmp_path):
     boot(tree, "a", 4242)
     process = start()
     until(sampled_since(state, 2), process)

@@ -205,7 +205,7 @@ HOLDING = {
 }
 
 
-def test_every_observation_is_checked_whatever_there_is():
+def test_every_observation_is_always_checked():
     found = observations.checks([])
 
     assert [each.name for each in found] == list(HOLDING)
@@ -351,7 +351,7 @@ def test_a_rank_correlation_of_just_what_is_asked_is_enough(make):
     ],
     ids=["one number", "another host", "another workload", "other knobs", "no guests"],
 )
-def test_growth_takes_two_numbers_of_guests_with_all_else_equal(make, others):
+def test_growth_needs_two_numbers_of_guests_with_all_else_equal(make, others):
     found = check("grows-with-guests", [make(), make(repetition=2, **others)])
 
     assert found.verdict == UNTESTED
@@ -361,7 +361,7 @@ def test_growth_takes_two_numbers_of_guests_with_all_else_equal(make, others):
 # --- a faster scan --------------------------------------------------------------------------------
 
 
-def test_a_faster_scan_is_sooner_and_dearer_and_ends_the_same(make):
+def test_a_faster_scan_is_earlier_and_costs_more_with_the_same_end(make):
     found = check("faster-scan", two_rates(make))
 
     # 2 s against 1 s, and 0.4 s against 0.8 s: a difference of 1 to a mean of 1.5
@@ -373,7 +373,7 @@ def test_a_faster_scan_is_sooner_and_dearer_and_ends_the_same(make):
     )
 
 
-def test_several_pairs_are_told_by_their_interval(make):
+def test_several_pairs_are_judged_by_their_interval(make):
     costs = {1: (0.4, 0.8), 2: (0.45, 0.8), 3: (0.5, 0.8)}
     runs = [run for guests, cpu in costs.items() for run in two_rates(make, cpu=cpu, guests=guests)]
     found = check("faster-scan", runs)
@@ -392,7 +392,7 @@ def test_a_part_that_does_not_hold_is_enough(make):
     assert "with the slower rate -67% in 1 pair" in later.evidence
 
 
-def test_ends_that_differ_in_pair_after_pair_are_not_the_same(make):
+def test_ends_that_differ_in_every_pair_are_not_the_same(make):
     more = [0] * 4 + [1_500] * 13
     runs = [run for guests in (1, 2) for run in two_rates(make, fast=more, guests=guests)]
     found = check("faster-scan", runs)
@@ -401,14 +401,14 @@ def test_ends_that_differ_in_pair_after_pair_are_not_the_same(make):
     assert "pages_sharing at the end +40% (+40% to +40%) over 2 pairs." in found.evidence
 
 
-def test_a_part_that_is_not_told_leaves_the_whole_open(make):
+def test_an_uncertain_part_leaves_the_observation_open(make):
     found = check("faster-scan", two_rates(make, fast=[0] * 4 + [1_500] * 13), times=1)
 
     assert found.verdict == UNTESTED
     assert "+40% in 1 pair (tells nothing yet: it takes more runs)" in found.evidence
 
 
-def test_costs_that_overlap_tell_nothing(make):
+def test_overlapping_costs_are_inconclusive(make):
     runs = [
         run
         for repetition, cpu in ((1, (0.4, 0.5)), (2, (0.7, 0.8)))
@@ -422,14 +422,14 @@ def test_costs_that_overlap_tell_nothing(make):
     )
 
 
-def test_costs_that_scatter_over_pairs_tell_nothing(make):
+def test_scattered_costs_are_inconclusive(make):
     costs = {1: (0.4, 0.8), 2: (0.8, 0.6)}
     runs = [run for guests, cpu in costs.items() for run in two_rates(make, cpu=cpu, guests=guests)]
 
     assert verdict("faster-scan", runs) == UNTESTED
 
 
-def test_a_workload_that_ends_later_than_merging_tells_nothing_of_the_time(make):
+def test_a_workload_that_ends_after_merging_does_not_test_the_time(make):
     # else this would contradict
     runs = two_rates(make, slow=SOON, fast=LATE, workload="stress")
     found = check("faster-scan", runs)
@@ -467,14 +467,14 @@ def test_ten_times_as_long_a_sleep_is_a_tenth_of_the_rate(make):
     ],
     ids=["one rate", "no sleep", "other knobs", "other guests", "another host", "longer"],
 )
-def test_a_faster_scan_takes_two_rates_with_all_else_equal(make, other):
+def test_a_faster_scan_needs_two_rates_with_all_else_equal(make, other):
     found = check("faster-scan", [make(knobs=SLOW), make(**other)])
 
     assert found.verdict == UNTESTED
     assert found.evidence.startswith("Needs two scan rates with all else equal")
 
 
-def test_logs_tell_of_a_faster_scan(imported):
+def test_a_faster_scan_is_tested_with_logs(imported):
     runs = [
         imported("", sharing=[0, 500, 800, 1_000], **SLOW),
         imported("", sharing=[0, 990, 1_000, 1_000], **FAST),
@@ -504,7 +504,7 @@ def test_sharing_is_lower_after_the_workload(make):
     assert "-100% in 1 pair (-100% to -100%); 300 pages during and 100 after it" in found.evidence
 
 
-def test_workloads_are_told_by_the_interval_over_cells(make):
+def test_workloads_are_judged_by_the_interval_over_cells(make):
     pairs = [(100, 300), (100, 250), (100, 280)]
     runs = [
         make(workload="stress", guests=guests, ksm=halves(*pair))
@@ -519,7 +519,7 @@ def test_workloads_are_told_by_the_interval_over_cells(make):
     assert verdict("after-workload", [*runs, fallen]) == UNTESTED
 
 
-def test_workloads_whose_repetitions_overlap_tell_nothing(make):
+def test_overlapping_repetitions_of_workloads_are_inconclusive(make):
     runs = [
         make(workload="stress", repetition=number, ksm=halves(*pair))
         for number, pair in enumerate([(100, 150), (300, 350)], start=1)
@@ -531,7 +531,7 @@ def test_workloads_whose_repetitions_overlap_tell_nothing(make):
 
 
 @pytest.mark.parametrize("other", [{"workload": "idle"}, {"stop": 4.0}], ids=["idle", "busy"])
-def test_after_the_workload_takes_one_that_ends_before_its_run(make, other):
+def test_after_the_workload_needs_a_workload_that_ends_before_its_run(make, other):
     found = check("after-workload", [make(**{"workload": "stress", **other})])
 
     assert found.verdict == UNTESTED
@@ -552,7 +552,7 @@ def test_advice_changes_nothing(make):
     assert "<nosharepages/>" in found.note
 
 
-def test_advice_that_changes_sharing_in_pair_after_pair(make):
+def test_advice_that_changes_sharing_in_every_pair(make):
     pairs = [(1_000, 1_500), (1_000, 1_600), (1_000, 1_400)]
     runs = [
         run
@@ -565,7 +565,7 @@ def test_advice_that_changes_sharing_in_pair_after_pair(make):
     assert f"against unmergeable: {change(pairs)}. Within" in found.evidence
 
 
-def test_advice_that_changes_a_single_pair_tells_nothing(make):
+def test_advice_that_changes_a_single_pair_is_inconclusive(make):
     found = check("mergeable", advised(make, 1_500, 1_000), times=1)
 
     assert found.verdict == UNTESTED
@@ -602,7 +602,7 @@ def test_repetitions_of_advice_are_averaged(make):
     ],
     ids=["one advice", "none", "other options", "other knobs", "other guests", "longer"],
 )
-def test_advice_takes_both_with_all_else_equal(make, options, other):
+def test_advice_needs_both_values_with_all_else_equal(make, options, other):
     runs = [make(workload="a", options={"vm_madvise": "mergeable"})]
     found = check("mergeable", [*runs, make(workload="b", options=options, **other)])
 
@@ -649,7 +649,7 @@ def test_idle_guests_share_no_more_when_no_workload_stops(make):
 
 
 @pytest.mark.parametrize("name", PAIRED)
-def test_one_run_a_side_tells_nothing(make, name):
+def test_one_run_per_side_is_inconclusive(make, name):
     pairs = {
         "faster-scan": two_rates(make),
         "after-workload": [make(workload="stress", ksm=halves(100, 300))],
@@ -703,7 +703,7 @@ def test_a_loss_that_becomes_a_gain_is_a_rise(make):
     assert "+200% in 1 pair (+200% to +200%); 10 MiB with it and -10 MiB without" in found.evidence
 
 
-def test_profits_that_overlap_tell_nothing(make):
+def test_overlapping_profits_are_inconclusive(make):
     runs = hanging(make, 10, 20) + hanging(make, 40, 50, repetition=2)
     found = check("vm-hang", runs)
 
@@ -711,7 +711,7 @@ def test_profits_that_overlap_tell_nothing(make):
     assert "+33% in 1 pair (tells nothing yet: it takes more runs); 35 MiB" in found.evidence
 
 
-def test_profits_of_repetitions_that_do_not_overlap_are_told_apart(make):
+def test_profits_of_repetitions_that_do_not_overlap_differ(make):
     runs = hanging(make, 10, 20) + hanging(make, 10.1, 20.1, repetition=2)
     runs += hanging(make, 9.9, 19.9, repetition=3)
 
@@ -731,7 +731,7 @@ def test_profits_of_repetitions_that_do_not_overlap_are_told_apart(make):
     ],
     ids=["both hang", "idle", "other options", "other knobs", "another host", "older kernel"],
 )
-def test_holding_memory_takes_both_with_all_else_equal(make, other):
+def test_holding_memory_needs_both_with_all_else_equal(make, other):
     runs = [make(workload="vm", options={"vm_hang": 10}), make(**{"workload": "vm", **other})]
     found = check("vm-hang", runs)
 
@@ -750,7 +750,7 @@ def test_holding_memory_is_found_in_the_commands_of_logs(imported):
     assert "30 MiB with it and 10 MiB without" in found.evidence
 
 
-def test_an_idle_log_does_not_stand_beside_one_that_hangs(imported):
+def test_an_idle_log_is_not_compared_with_one_with_vm_hang(imported):
     runs = [imported("", profit=MIB), imported("stress-ng --vm-hang 10", profit=2 * MIB)]
 
     assert verdict("vm-hang", runs) == UNTESTED
@@ -790,7 +790,7 @@ def test_percentages_of_repetitions_are_averaged(make):
     assert "shared +5.00, then +2.00" in found.evidence
 
 
-def test_flattening_takes_four_numbers_of_guests(make):
+def test_flattening_needs_four_numbers_of_guests(make):
     found = check("flattens", percents(make, 10, 20, 25))
 
     assert found.verdict == UNTESTED
@@ -850,7 +850,7 @@ def test_cpu_use_of_repetitions_is_averaged(make):
     ],
     ids=["as often", "ten times, almost", "guests", "workload", "knobs", "host"],
 )
-def test_what_sampling_costs_takes_equal_runs_that_are_sampled_ten_times_as_often(make, other):
+def test_sampling_costs_need_equal_runs_sampled_ten_times_as_often(make, other):
     found = check("sampling-cost", [make(busy=50), make(busy=5, **other)])
 
     assert found.verdict == UNTESTED
@@ -864,7 +864,7 @@ def test_ten_times_as_often_is_enough(make):
     assert verdict("sampling-cost", [make(busy=5), make(busy=5, interval=10.0)]) == HOLDS
 
 
-def test_logs_do_not_tell_what_their_sampler_used(imported):
+def test_logs_do_not_have_the_cost_of_their_sampler(imported):
     found = check("sampling-cost", [imported("")])
 
     assert found.evidence == "Needs equal runs that were sampled 10 times as often as others."

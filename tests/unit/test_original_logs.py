@@ -74,7 +74,7 @@ def test_carriage_returns_and_blank_lines_change_nothing():
     assert (other.header, other.other, other.cut_short) == (HEADER, [], None)
 
 
-def test_keys_that_are_not_known_are_kept_where_they_stand():
+def test_unknown_keys_are_kept_in_place():
     ksm = [*KSM, "advisor_mode=[none] scan-time", "new-thing=2.5"]
     stats = ["/proc/11/ksm_stat=ksm_zero_pages 3 ksm_merge_any: no ksm_mergeable yes", STATS[1]]
     log = parse(head(kernel="6.18"), interval(1, ksm=ksm, stats=stats), ["swap=7"], interval(2))
@@ -93,7 +93,7 @@ def test_keys_that_are_not_known_are_kept_where_they_stand():
     assert log.other == []
 
 
-def test_lines_of_no_known_form_are_kept_as_they_are():
+def test_lines_of_unknown_form_are_kept_unchanged():
     strange = ["cat: a=b: No such file", "=5", "run=0", "Interval one: x=2", "[WHAT]"]
     odd = "/proc/22/ksm_stat=ksm_rmap_items 5 ksm_merging_pages"
     stats = [STATS[0], STATS[0], odd]
@@ -116,7 +116,7 @@ def test_cpu_usage_as_any_locale_writes_it(written, value):
 
 
 @pytest.mark.parametrize("written", ["1_000", "nan", "inf", "1e999", "0x10", "1 2", "٣"])
-def test_what_is_no_number_in_json_stays_text(written):
+def test_values_that_are_not_json_numbers_stay_text(written):
     log = parse(head(num_intervals=1), interval(1, ksm=[*KSM, f"strange={written}"]))
 
     assert kept(log)[1]["ksm"]["strange"] == written
@@ -228,7 +228,7 @@ def test_a_log_may_be_longer_than_it_says():
     assert (log.planned, log.cut_short) == (2, None)
 
 
-def test_intervals_that_are_not_there_are_named_and_counted():
+def test_missing_intervals_are_named_and_counted():
     log = parse(head(num_intervals=9), interval(4), interval(5), interval(7), interval(9))
 
     assert log.cut_short == "has no whole interval 1-3, 6, 8"
@@ -253,7 +253,7 @@ def test_cut_at_any_byte_no_value_is_wrong():
     assert lengths == {1, 2}
 
 
-def test_the_last_line_counts_without_a_newline_only_if_it_cannot_be_torn():
+def test_the_last_line_without_a_newline_counts_only_if_complete():
     guestless = text(head(vm_pid_array="", num_intervals=1), interval(1, stats=()))
 
     assert original_logs.parse(guestless[:-1], "a.log").cut_short is None
@@ -281,6 +281,6 @@ def test_the_last_line_counts_without_a_newline_only_if_it_cannot_be_torn():
         (text(head(), interval(1), interval(200_000_000)), "expected Interval 2, not 200000000"),
     ],
 )
-def test_what_is_no_log_is_refused_with_its_line(data, words):
+def test_a_file_that_is_not_a_log_is_refused_with_its_line(data, words):
     with pytest.raises(InputError, match=words):
         original_logs.parse(data, "a.log")

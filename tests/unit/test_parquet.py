@@ -39,7 +39,7 @@ def test_a_converted_run_is_the_same(write_run):
     assert_same(first, second)
 
 
-def test_so_is_one_with_gaps_and_guests_that_went(write_run):
+def test_a_converted_run_with_gaps_and_ended_guests_is_the_same(write_run):
     record = run_record(guests=2)
     header, *samples, end = sample_lines(record)
     for line in samples[7:]:
@@ -52,7 +52,7 @@ def test_so_is_one_with_gaps_and_guests_that_went(write_run):
     assert_same(first, second)
 
 
-def test_so_is_one_of_arrays(write_run):
+def test_a_converted_run_of_arrays_is_the_same(write_run):
     record = run_record(guests=0)
     record["run"]["guests"]["memory_mib"] = 0
     first, second = twice(write_run(record))
@@ -61,7 +61,7 @@ def test_so_is_one_of_arrays(write_run):
     assert_same(first, second)
 
 
-def test_what_is_wrong_with_the_raw_file_is_said_each_time(write_run):
+def test_problems_of_the_raw_file_are_reported_each_time(write_run):
     path = write_run()
     with (path / "samples.jsonl").open("a") as file:
         file.write('{"kind": "sam')
@@ -86,7 +86,7 @@ def test_a_raw_file_that_has_changed_is_read_again(write_run):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more", b"\0" * 4000])
-def test_a_converted_file_that_is_damaged_or_gone_is_made_again(write_run, name, content):
+def test_a_damaged_or_missing_converted_file_is_rewritten(write_run, name, content):
     path = write_run()
     first = read_run(path)
     if content is None:
@@ -112,7 +112,7 @@ def test_no_byte_of_a_converted_value_can_change_unnoticed(write_run, name):
         assert_same(first, read_run(path))
 
 
-def test_what_changes_while_it_is_read_is_read_again(write_run):
+def test_a_file_that_changes_while_it_is_read_is_read_again(write_run):
     raw = write_run() / "samples.jsonl"
     read_run(raw.parent)
     before = parquet.source(raw)
@@ -124,7 +124,7 @@ def test_what_changes_while_it_is_read_is_read_again(write_run):
     assert parquet.load(raw, parquet.source(raw)) is None
 
 
-def test_a_run_that_goes_on_is_not_converted(write_run):
+def test_a_current_run_is_not_converted(write_run):
     path = write_run(name="g02-k1-idle-r1.partial")
 
     assert len(read_run(path).samples) == 17
@@ -143,7 +143,7 @@ def little_space(size):
 
 
 @pytest.mark.parametrize("size", [0, 1_000, 8_000])
-def test_what_cannot_be_written_whole_is_not_left(write_run, size):
+def test_a_partially_written_file_is_removed(write_run, size):
     path = write_run()
     with little_space(size):
         run = read_run(path)
@@ -154,7 +154,7 @@ def test_what_cannot_be_written_whole_is_not_left(write_run, size):
     assert_same(run, read_run(path))
 
 
-def test_where_nothing_can_be_written_the_raw_file_is_enough(write_run):
+def test_the_raw_file_suffices_if_nothing_can_be_written(write_run):
     path = write_run()
     for name in FILES:
         (path / name).mkdir()  # nothing can take its place, not even for root

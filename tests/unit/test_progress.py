@@ -95,7 +95,7 @@ def test_a_run_from_its_beginning_to_its_end(progress):
         ("playbooks/report.yml", "making the page"),
     ],
 )
-def test_phases_are_told_by_where_a_task_is_written(progress, where, phase):
+def test_phases_follow_from_the_place_of_a_task(progress, where, phase):
     (notice,) = take(progress, event("runner_on_start", where))
 
     assert notice["phase"] == phase
@@ -108,16 +108,16 @@ def test_tasks_between_phases_do_not_end_one(progress):
     assert progress.hosts["h1"].phase == "sampling"
 
 
-def test_a_failure_outside_of_a_run_is_told_at_once(progress):
-    res = {"msg": "this host is busy with quick (process 1)", "exception": "(traceback)"}
+def test_a_failure_outside_of_a_run_is_reported_at_once(progress):
+    res = {"msg": "this host is locked by quick (process 1)", "exception": "(traceback)"}
     (notice,) = take(progress, event("runner_on_failed", res=res))
 
-    assert notice["text"] == "A task: this host is busy with quick (process 1)"
+    assert notice["text"] == "A task: this host is locked by quick (process 1)"
     assert notice["failed"]
     assert progress.unexplained() is None
 
 
-def test_a_failure_within_a_run_is_told_by_the_run(progress):
+def test_a_failure_within_a_run_is_reported_by_the_run(progress):
     take(progress, begins())
 
     assert take(progress, event("runner_on_failed", res={"msg": "no answer"})) == []
@@ -125,7 +125,7 @@ def test_a_failure_within_a_run_is_told_by_the_run(progress):
     assert ended["reason"] == "Boot guests: no answer"
 
 
-def test_a_run_that_the_host_leaves_has_failed_for_what_failed_last(progress):
+def test_an_interrupted_run_has_the_last_failure_as_its_reason(progress):
     take(progress, begins(), event("runner_on_failed", res={"msg": "no space left"}))
     (ended,) = take(progress, {"event": "playbook_on_stats", "event_data": {}})
 
@@ -142,14 +142,14 @@ def test_a_host_that_cannot_be_reached_ends_its_run(progress):
     assert message["text"] == "unreachable: no route"
 
 
-def test_what_is_ignored_or_said_elsewhere_is_not_told(progress):
+def test_ignored_failures_and_the_verdict_are_not_reported(progress):
     ignored = event("runner_on_failed", res={"msg": "no"}, ignore_errors=True)
     verdict = event("runner_on_failed", task="Require that all runs succeeded")
 
     assert take(progress, ignored, verdict) == []
 
 
-def test_without_a_failed_task_the_last_words_count(progress):
+def test_without_a_failed_task_the_last_error_counts(progress):
     error = {"event": "error", "stdout": "[ERROR]: not a valid attribute\r\nOrigin: a\r\n\r\n1 - x"}
     take(progress, error)
 
@@ -168,15 +168,15 @@ def test_without_a_failed_task_the_last_words_count(progress):
         ({}, "failed without a message"),
     ],
 )
-def test_words_of_a_failure(result, words):
+def test_the_message_of_a_failure(result, words):
     assert failure(result) == words
 
 
-def test_a_failure_is_shown_in_bounds():
+def test_the_message_of_a_failure_is_limited():
     assert len(failure({"msg": "x" * 100_000})) < 3000
 
 
-def test_the_lock_is_held_from_taking_to_releasing(progress):
+def test_the_lock_is_held_until_it_is_released(progress):
     take(progress, event("runner_on_ok", "roles/lock/tasks/main.yml"))
     assert progress.held == {"h1"}
 
@@ -191,7 +191,7 @@ def test_before_the_first_run_the_plan_is_the_estimate(progress):
     assert progress.left(now=30.0) == 300.0
 
 
-def test_the_estimate_follows_how_it_has_held(progress):
+def test_the_estimate_follows_the_actual_pace(progress):
     take(progress, begins(), now=0.0)
     assert progress.left(now=40.0) == 260.0
 
@@ -207,7 +207,7 @@ def test_a_late_run_still_needs_its_sampling(progress):
     assert progress.left(now=190.0) == 40.0
 
 
-def test_hosts_share_the_runs_and_the_slowest_counts():
+def test_the_estimate_is_that_of_the_slowest_host():
     progress = Progress(plan(100.0, 10.0, 100.0, 10.0), ["h1", "h2"], now=0.0)
     assert progress.left(now=0.0) == 200.0
 
@@ -221,7 +221,7 @@ def test_hosts_share_the_runs_and_the_slowest_counts():
 # --- views ----------------------------------------------------------------------------------------
 
 
-def test_plain_lines_tell_a_tenth_of_the_sampling_at_a_time(progress, capsys):
+def test_plain_lines_report_each_tenth_of_the_sampling(progress, capsys):
     view = PlainView(progress)
     events = (begins(), SAMPLING, *(sampling(float(s)) for s in range(46)), ends())
     for notice in take(progress, *events):
@@ -253,7 +253,7 @@ def test_json_is_one_object_a_line(progress, capsys):
     assert all(each["time"] > 1e9 for each in read)
 
 
-def test_live_keeps_what_has_ended_and_draws_what_goes_on(progress, capsys, monkeypatch):
+def test_live_keeps_ended_runs_and_draws_the_current_one(progress, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
     counters = "pages_sharing=25600 page_size=4096 general_profit=-1048576"
@@ -287,7 +287,7 @@ def test_words_of_factors_and_times():
     ]  # fmt: skip
 
 
-def test_the_plan_is_told_in_a_line():
+def test_the_plan_is_one_line():
     notice = {"event": "plan", "plan": plan(60.0), "hosts": ["h1"], "results": "/r/quick"}
 
     assert sentence(notice) == "experiment quick: 1 run on h1, about 1 min once all is in place"
@@ -301,7 +301,7 @@ def test_an_event_reaches_no_other_method(progress, name):
     assert take(progress, {"event": name, "event_data": {}}) == []
 
 
-def test_every_phase_is_of_tasks_that_there_are():
+def test_every_phase_belongs_to_existing_tasks():
     for place in PHASES:
         role, _, file = place.partition("/")
         if role == "playbooks":

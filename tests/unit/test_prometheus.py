@@ -79,18 +79,18 @@ def test_each_family_is_one_block_with_its_help_and_type():
     block = [line for line in lines if "ksm_guest_resident_bytes" in line]
     at = lines.index(block[0])
     assert lines[at : at + len(block)] == block
-    assert block[0].startswith("# HELP ksm_guest_resident_bytes Memory that")
+    assert block[0].startswith("# HELP ksm_guest_resident_bytes Resident memory")
     assert block[1] == "# TYPE ksm_guest_resident_bytes gauge"
     assert "# TYPE ksm_full_scans_total counter" in lines
 
 
 @pytest.mark.parametrize("value", [None, "many", "5 \\"])
-def test_what_is_no_number_is_left_out(value):
+def test_a_value_that_is_not_a_number_is_left_out(value):
     assert told(ksm={"full_scans": value, "run": 0}) == {"ksm_run": "0"}
     assert told(guests={"a": {"utime": 5, "stime": value}}) == {}
 
 
-def test_nothing_is_told_of_nothing():
+def test_no_sections_give_no_metrics():
     assert ksm_prometheus.exposition({}) == ""
 
 
@@ -125,7 +125,7 @@ def of_prometheus(metric, section):
 
 
 @pytest.mark.parametrize(("metric", "section"), measured())
-def test_it_is_of_the_kind_and_unit_that_the_page_shows(metric, section):
+def test_kind_and_unit_match_the_page(metric, section):
     twin = of_prometheus(metric, section)
     assert twin.kind == {"total": "counter"}.get(metric.kind, metric.kind)
     if metric.unit in ("pages", "bytes") and metric.kind == "gauge":
@@ -136,7 +136,7 @@ def test_it_is_of_the_kind_and_unit_that_the_page_shows(metric, section):
         assert "_seconds" in twin.name
 
 
-def test_names_are_of_this_project_alone_and_tell_their_unit():
+def test_names_have_the_prefix_and_their_unit():
     assert len(METRICS) == len(ksm_prometheus.METRICS)
     for metric in METRICS.values():
         assert re.fullmatch(r"ksm_[a-z_]*[a-z]", metric.name)
@@ -157,7 +157,7 @@ def names_in(text):
     return set(re.findall(r"\bksm_\w+", text))
 
 
-def test_the_documentation_lists_them_as_they_are():
+def test_the_documentation_lists_all_metrics():
     rows = re.findall(
         r"^\| `(ksm_\w+)` \| (.*) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M
     )

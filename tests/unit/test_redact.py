@@ -60,7 +60,7 @@ def test_numbers_take_their_place(directory):
     assert "the workload of guest ksm-guest-01 ended with code 3" in runs["g01-k1-busy-r1"].warnings
 
 
-def test_a_name_at_the_end_of_a_sentence_and_with_a_domain_goes_too(write_run):
+def test_a_name_with_a_domain_at_the_end_of_a_sentence_is_replaced(write_run):
     record = run_record(guests=1, host="node1", status="failed")
     record["reason"] = "Boot guests: no way to node1. ssh: node1.corp.example port 22, 10.1.2.3"
     results = redact(read_results(write_run(record).parent))

@@ -100,7 +100,7 @@ def test_every_figure_has_a_title_and_a_definition_and_data(page):
     assert all(figure["layout"]["yaxis"]["title"]["text"] for figure in scripts)
 
 
-def test_it_says_what_was_run(write_run):
+def test_the_page_describes_the_experiment(write_run):
     record = run_record(guests=1)
     record["run"]["note"] = "Is a dog a cat?"
     text = Parser(page_of(write_run(record))).text
@@ -111,7 +111,7 @@ def test_it_says_what_was_run(write_run):
     assert "Each cell was run once" in text
 
 
-def test_warnings_come_first_in_words(write_run):
+def test_warnings_come_first(write_run):
     write_run(guests=1)
     path = write_run(run_record(guests=2, status="failed", reason="guest 2 never answered"))
     text = Parser(page_of(path)).text
@@ -188,7 +188,7 @@ def test_provenance_tells_what_differs_between_runs(write_run):
     assert facts["cpu.governor"].values[0][0] == "null"
 
 
-def test_the_page_is_written_whole_or_not_at_all(write_run, tmp_path, monkeypatch):
+def test_the_page_is_written_atomically(write_run, tmp_path, monkeypatch):
     results = read_results(write_run().parent)
     path = tmp_path / "page.html"
     path.write_text("the page before")
@@ -260,7 +260,7 @@ def runs_of(write_run, *sampled):
     return read_results(path.parent).usable
 
 
-def test_runs_that_were_sampled_unlike_are_not_said_to_be_alike(write_run):
+def test_differently_sampled_runs_are_described_separately(write_run):
     words = in_words(runs_of(write_run, (0, 0, 1.0, 35), (1, 512, 2.0, 4), (3, 1024, 2.0, 4)))
 
     assert "3 runs without guests and with 1 and 3 guests of 512 or 1024 MiB; " in words

@@ -43,14 +43,14 @@ def test_runs_that_have_finished_are_left_out(planned):
     assert {**left, "runs": 0, "seconds": 0} == {**planned, "runs": 0, "seconds": 0}
 
 
-def test_all_none_and_others(planned):
+def test_all_no_and_other_runs_have_finished(planned):
     assert resume.pending(planned, {}) == planned
     assert resume.pending(planned, finished(planned, 0, 1, 2, 3))["runs"] == []
     other = {"g09-k1-idle-r1": record(planned["runs"][0])}
     assert resume.pending(planned, other) == planned
 
 
-def test_where_a_run_stands_and_what_it_is_called_for_people_may_differ(planned):
+def test_index_note_and_estimate_of_a_run_may_differ(planned):
     done = finished(planned, 0)
     done["g01-k1-idle-r1"]["run"] |= {"index": 9, "note": "other words", "seconds": 1.0}
 
@@ -62,7 +62,7 @@ def tasks(run):
     return run["parts"][-1]["options"]["tasks"]
 
 
-def test_what_is_empty_is_as_good_as_absent(planned):
+def test_empty_values_equal_absent_ones(planned):
     done = finished(planned, 0)
     run = done["g01-k1-idle-r1"]["run"]
     del run["guests"]["nosharepages"], run["parts"][0]["options"]["steady"]
@@ -100,7 +100,7 @@ def test_what_is_empty_is_as_good_as_absent(planned):
         ),
     ],
 )
-def test_another_run_of_the_same_name_is_no_result_of_this_one(planned, change, words):
+def test_a_different_run_with_the_same_id_is_refused(planned, change, words):
     done = finished(planned, 1)
     change(done["g01-k1-busy-r1"]["run"])
 
@@ -141,13 +141,13 @@ def test_no_results_yet(tmp_path):
     assert resume.records(tmp_path / "absent") == {}
 
 
-def test_results_that_cannot_be_read_are_not_taken_for_missing(tmp_path):
+def test_unreadable_results_are_not_treated_as_missing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot be read: Not a directory"):
         resume.records(tmp_path / "file")
 
 
-def test_who_has_done_what_is_told_to_those_who_deal_runs_out(planned):
+def test_earlier_runs_are_passed_to_the_assignment(planned):
     first, second, *_ = planned["runs"]
     records = {
         first["id"]: record(first, host="a"),

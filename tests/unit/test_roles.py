@@ -131,7 +131,7 @@ def test_an_entry_point_has_the_variables_that_it_uses_and_no_others(role):
 
 
 @each_role
-def test_a_variable_is_one_thing_wherever_it_is_used(role):
+def test_a_variable_has_the_same_spec_everywhere(role):
     seen = {}
     for entry_point in documented()[role]:
         for name, option in options(role, entry_point).items():
@@ -139,7 +139,7 @@ def test_a_variable_is_one_thing_wherever_it_is_used(role):
 
 
 @each_role
-def test_defaults_are_those_of_the_specs(role):
+def test_defaults_match_the_specs(role):
     path = ROLES / role / "defaults/main.yml"
     written = DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
     templar = Templar(DataLoader(), variables=written)
@@ -155,14 +155,14 @@ def test_defaults_are_those_of_the_specs(role):
 
 
 @each_role
-def test_every_default_says_what_it_is(role):
+def test_every_default_has_a_comment(role):
     text = (ROLES / role / "defaults/main.yml").read_text()
     paragraphs = [paragraph.strip("-\n ") for paragraph in text.split("\n\n")]
     assert [paragraph for paragraph in paragraphs if paragraph[:2] != "# "] == []
 
 
 @each_role
-def test_facts_are_told_of(role):
+def test_facts_are_documented(role):
     told = str(documented()[role])
     assert {fact for fact in facts(role) if f"`{fact}`" not in told} == set()
 
@@ -172,7 +172,7 @@ def internal(asked: dict) -> bool:
     return asked["name"] == f"{PREFIX}run" and asked.get("tasks_from") == "remove_guests"
 
 
-def test_who_uses_a_role_asks_for_what_it_offers():
+def test_callers_use_existing_entry_points_and_variables():
     project = ROLES.parent
     plays = [*project.glob("playbooks/**/*.yml"), *project.glob("roles/*/tasks/*.yml")]
     asked = [
@@ -195,7 +195,7 @@ def examples(role: str) -> list[dict]:
 
 
 @each_role
-def test_examples_give_variables_that_there_are(role):
+def test_examples_use_existing_variables(role):
     there_are = {name for entry_point in documented()[role] for name in options(role, entry_point)}
     given = [name for variables in under(examples(role), "vars") for name in variables]
     assert given, "an example gives at least one"
@@ -203,7 +203,7 @@ def test_examples_give_variables_that_there_are(role):
 
 
 @each_role
-def test_a_role_stands_alone(role, tmp_path):
+def test_a_role_works_alone(role, tmp_path):
     """With no more than `collections_path`, everything that it and its examples run is found."""
     (tmp_path / "ansible.cfg").touch()
     tasks = [
@@ -247,7 +247,7 @@ def spec_of(documentation: dict) -> dict:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_module_is_as_documented(path, monkeypatch):
+def test_a_module_matches_its_documentation(path, monkeypatch):
     module = load(path)
     told = told_to_ansible(module, monkeypatch)
     documentation = yaml.safe_load(module.DOCUMENTATION)

@@ -11,7 +11,7 @@ def clock(seconds):
     return {"wall": 1000.0 + seconds, "monotonic": float(seconds)}
 
 
-def test_a_run_that_reached_nothing_has_no_events():
+def test_a_run_without_steps_has_no_events():
     assert filters.run_events({}, [], {}) == []
 
 

@@ -16,7 +16,7 @@ def warnings(path):
     return list(read_run(path).warnings)
 
 
-def test_a_whole_run(write_run):
+def test_a_complete_run(write_run):
     run = read_run(write_run(guests=2, workload="stress"))
 
     assert run.warnings == ()
@@ -58,7 +58,7 @@ def test_a_torn_last_line_does_not_count(write_run):
     assert run.warnings[0].startswith("the last line of samples.jsonl is torn (31 bytes")
 
 
-def test_a_whole_line_without_its_newline_does_not_count(write_run):
+def test_a_line_without_its_newline_does_not_count(write_run):
     path = write_run()
     file = path / "samples.jsonl"
     file.write_bytes(file.read_bytes()[:-1])
@@ -108,7 +108,7 @@ def test_a_guest_that_is_gone(write_run):
     }
 
 
-def test_guests_that_were_never_there_and_no_guests_at_all(write_run):
+def test_missing_guests_and_no_guests(write_run):
     record = run_record(guests=1)
     lines = sample_lines(record)
     for line in lines[1:-1]:
@@ -148,7 +148,7 @@ def test_a_guest_with_any_name(write_run):
     assert set(read_run(write_run(record, lines)).guests["guest"]) == {name}
 
 
-def test_a_line_that_is_no_sample_is_passed_over(write_run):
+def test_a_line_that_is_not_a_sample_is_skipped(write_run):
     path = write_run()
     file = path / "samples.jsonl"
     lines = file.read_text().splitlines()
@@ -164,7 +164,7 @@ def test_a_line_that_is_no_sample_is_passed_over(write_run):
     "line", ["{}", "", "[]", "null", '{"kind": "sample"}', '{"kind": "other", "n": 3}', "\0\0"]
 )
 @pytest.mark.parametrize("at", [1, 9])
-def test_a_line_of_anything_else_is_passed_over(write_run, line, at):
+def test_a_line_of_anything_else_is_skipped(write_run, line, at):
     path = write_run(guests=1)
     whole = read_run(path)
     lines = (path / "samples.jsonl").read_text().splitlines()
@@ -203,7 +203,7 @@ def test_a_line_that_is_longer_than_a_block(write_run, monkeypatch):
     assert run.warnings == ()
 
 
-def test_what_is_torn_is_told_though_nothing_can_be_read(write_run):
+def test_an_incomplete_line_is_reported_even_if_nothing_is_readable(write_run):
     path = write_run()
     (path / "samples.jsonl").write_text('not json\n{"kind": "sam')
 
@@ -235,7 +235,7 @@ def test_a_workload_that_failed(write_run):
     ]
 
 
-def test_knobs_that_somebody_turned_while_the_run_went_on(write_run):
+def test_knobs_that_changed_during_the_run(write_run):
     record = run_record()
     lines = sample_lines(record)
     lines[1]["ksm"]["run"] = 0  # before the knobs were set, at 0.1 s
@@ -262,7 +262,7 @@ def test_knobs_that_were_not_as_asked_or_not_restored(write_run):
 # --- results of an experiment ---------------------------------------------------------------------
 
 
-def test_failed_and_cut_off_runs_are_left_out_and_named(write_run):
+def test_failed_and_interrupted_runs_are_left_out_and_named(write_run):
     write_run(guests=1)
     record = run_record(guests=2, status="failed", reason="guest ksm-guest-02 never answered")
     path = write_run(record)
@@ -287,7 +287,7 @@ def test_runs_come_in_the_order_of_the_plan(write_run):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "run": 5}'])
-def test_a_record_that_is_not_whole(write_run, text):
+def test_an_incomplete_record(write_run, text):
     write_run(guests=1)
     path = write_run(guests=2)
     (path / "run.json").write_text(text)
@@ -298,7 +298,7 @@ def test_a_record_that_is_not_whole(write_run, text):
     assert "run.json" in results.warnings[0]
 
 
-def test_a_run_of_an_unknown_format_loses_itself_alone(write_run):
+def test_a_run_of_an_unknown_format_does_not_affect_others(write_run):
     write_run(guests=1)
     path = write_run(run_record(guests=2, format=7))
     results = read_results(path.parent)
@@ -314,7 +314,7 @@ def test_a_directory_without_runs(tmp_path):
         read_results(tmp_path / "absent")
 
 
-def test_nothing_is_written_but_converted_samples(write_run):
+def test_only_converted_samples_are_written(write_run):
     path = write_run()
     before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
     read_results(path.parent)
@@ -385,7 +385,7 @@ def test_a_workload_that_was_to_start_after_the_run_was_steady_is_not_missed(wri
     ]
 
 
-def test_a_knob_that_the_kernel_may_lack_is_looked_at_where_it_is(write_run):
+def test_an_optional_knob_is_checked_if_it_exists(write_run):
     record = run_record()
     record["run"]["knobs_if_present"] = {"smart_scan": 0, "no_such_knob": 1}
     record["knobs"]["during"]["smart_scan"] = 1

@@ -139,7 +139,7 @@ def test_strain_of_all_cpus_and_memory(tree):
     assert end["strain"] == header["strain"]
 
 
-def test_strain_is_read_again_in_the_end(tree):
+def test_strain_is_read_again_at_the_end(tree):
     put(tree, "proc/pressure/memory", "some avg10=0.00 total=41\n")
     process, lines = start(tree, "--samples", 10, "--period", 1000)
     put(tree, "proc/pressure/memory", "some avg10=9.00 total=5000041\n")
@@ -153,7 +153,7 @@ def test_strain_is_read_again_in_the_end(tree):
 @pytest.mark.parametrize(
     "text", ["", "some avg10=0.00 total=\n", "some", "\n", "other total=5\n", "some total=-1\n"]
 )
-def test_strain_that_the_kernel_does_not_tell_is_absent(tree, text):
+def test_strain_that_the_kernel_lacks_is_absent(tree, text):
     put(tree, "proc/pressure/memory", text)
     header, _, end = parse(run(tree, "--samples", 1).stdout)
 
@@ -212,7 +212,7 @@ def test_no_sample_is_early(tree):
         assert sample["monotonic"] > due - 1e-6
 
 
-def test_wall_and_monotonic_time_pass_alike(tree):
+def test_wall_and_monotonic_time_advance_equally(tree):
     _, samples, _ = parse(run(tree, "--samples", 2, "--period", 0.3).stdout)
     walls, monotonics = ([sample[clock] for sample in samples] for clock in ("wall", "monotonic"))
     assert walls[1] - walls[0] == pytest.approx(monotonics[1] - monotonics[0], abs=0.1)
@@ -244,7 +244,7 @@ def test_unknown_ksm_file(tree, text, value):
     assert sample["ksm"]["full_scans"] == 12
 
 
-def test_values_without_newline_are_not_run_together(tree):
+def test_values_without_newline_are_not_joined(tree):
     put(tree, f"{KSM}/a", "12")
     put(tree, f"{KSM}/b", "34\n")
     ksm = one_sample(tree)["ksm"]
@@ -269,7 +269,7 @@ def test_ksm_merging_pages_is_read_only_once(tree):
     assert one_sample(tree, "--guest", "a=4242")["guests"]["a"] == GUEST
 
 
-def test_what_the_kernel_has_not_is_absent(tree):
+def test_values_that_the_kernel_lacks_are_absent(tree):
     for path in ("vmstat", "meminfo", "stat", "37/comm", "sys/kernel/random/boot_id"):
         (tree / "proc" / path).unlink()
     header, samples, _ = parse(run(tree, "--samples", 1).stdout)
@@ -338,7 +338,7 @@ def test_a_file_that_changes(tree, path, text, where, value):
         assert found == value
 
 
-def test_a_change_leaves_everything_else_alone(tree):
+def test_a_change_does_not_affect_other_values(tree):
     sampled = reader(tree, a=4242)
     before = read(sampled)
     put(tree, f"{KSM}/full_scans", "many\n")
@@ -372,7 +372,7 @@ def test_a_file_that_becomes_empty_is_left_out(tree):
     assert sample["ksmd"] == {"cpu_ns": None}
 
 
-def test_a_file_that_cannot_be_read_any_more_is_left_out(tree):
+def test_a_file_that_becomes_unreadable_is_left_out(tree):
     sampled = reader(tree)
     hole = os.open("/", os.O_RDONLY)  # pread of a directory fails, as that of a file gone does
     os.dup2(hole, sampled.fds[1])
@@ -381,7 +381,7 @@ def test_a_file_that_cannot_be_read_any_more_is_left_out(tree):
 
 
 @pytest.mark.parametrize("size", [16, 64])
-def test_reads_may_come_in_pieces(tree, monkeypatch, size):
+def test_reads_may_be_partial(tree, monkeypatch, size):
     whole = read(reader(tree, a=4242))
     monkeypatch.setattr(ksm_sampler, "BUFFER", size)
     sampled = reader(tree, a=4242)
@@ -410,13 +410,13 @@ def test_guests_by_pid_and_by_pid_file(tree, tmp_path):
     assert guests == {"a": GUEST, "b": GUEST}
 
 
-def test_names_of_guests_may_hold_anything(tree):
+def test_names_of_guests_may_contain_anything(tree):
     name = 'a "b" 100%d \\ ä'
     assert one_sample(tree, "--guest", f"{name}=4242")["guests"] == {name: GUEST}
 
 
 @pytest.mark.parametrize("state", ["Z", "X"])
-def test_guest_that_has_become_a_zombie_is_gone(tree, state):
+def test_a_guest_that_is_a_zombie_has_ended(tree, state):
     put(tree, "proc/4243/stat", STAT)
     put(tree, "proc/4243/statm", TREE["proc/4242/statm"])
     sampled = reader(tree, a=4242, b=4243)
@@ -427,7 +427,7 @@ def test_guest_that_has_become_a_zombie_is_gone(tree, state):
     assert list(sampled.gone) == ["b"]
 
 
-def test_guest_whose_ksm_stat_is_empty_is_gone_for_good(tree):
+def test_a_guest_with_empty_ksm_stat_has_ended(tree):
     sampled = reader(tree, a=4242)
     put(tree, "proc/4242/ksm_stat", "")
     assert read(sampled)["guests"] == {"a": None}
@@ -482,7 +482,7 @@ def test_a_second_signal_does_not_interrupt_the_end():
     sampler.stop(signal.SIGTERM, None)
 
 
-def test_nor_does_one_after_a_signal_within_a_sample():
+def test_a_second_signal_after_one_within_a_sample_is_ignored():
     sampler = ksm_sampler.Sampler(None, None, 10**12, 100)
     sampler.stop(signal.SIGTERM, None)
     with pytest.raises(ksm_sampler.Stopped):
@@ -518,7 +518,7 @@ def test_no_space_left(tree):
     )
 
 
-def test_the_last_line_may_be_torn_but_no_other(tree, tmp_path):
+def test_only_the_last_line_may_be_incomplete(tree, tmp_path):
     output = tmp_path / "out"
     done = subprocess.run(
         command(tree, "--samples", 50, "--period", 0.01, output=output),
@@ -558,7 +558,7 @@ def test_a_line_is_one_write(tree, tmp_path, monkeypatch):
 # When it begins
 
 
-def test_the_first_deadline_may_be_told(tree):
+def test_the_first_deadline_can_be_set(tree):
     start = time.monotonic() + 0.5
     header, samples, _ = parse(
         run(tree, "--samples", 5, "--period", 0.05, "--start", f"{start:.9f}").stdout
@@ -572,7 +572,7 @@ def test_the_first_deadline_may_be_told(tree):
     assert wall == pytest.approx(monotonic, abs=0.1)
 
 
-def test_a_start_that_has_passed_is_now(tree):
+def test_a_past_start_means_now(tree):
     before = time.monotonic()
     header, samples, end = parse(run(tree, "--samples", 2, "--period", 0.3, "--start", 5).stdout)
     assert before < header["monotonic"] < samples[0]["monotonic"]
@@ -611,7 +611,7 @@ def flat(count, pages=1000, scans=1):
     return [(float(n), 5 + n * scans, pages) for n in range(count)]
 
 
-def test_steady_takes_the_scans_that_lie_wholly_within():
+def test_steady_needs_complete_scans():
     assert steady_at(flat(10), scans=3) == 4
     assert steady_at(flat(10), scans=5) == 6
     assert steady_at(flat(10, scans=2), scans=3) == 2
@@ -626,12 +626,12 @@ def test_after_that_the_first_sample_is_one_of_many():
     assert steady_at(samples, scans=3) == 5
 
 
-def test_steady_takes_the_seconds():
+def test_steady_needs_the_seconds():
     assert steady_at(flat(100, scans=9), seconds=60) == 60
     assert steady_at(flat(100, scans=9), seconds=60.5) == 61
 
 
-def test_steady_takes_scans_however_long_they_last():
+def test_steady_needs_the_scans_independent_of_their_duration():
     slow = [(float(n), n // 50, 1000) for n in range(500)]
     assert steady_at(slow, seconds=60, scans=3) == 150
     assert steady_at([(float(n), 7, 1000) for n in range(500)], seconds=60) is None
@@ -672,12 +672,12 @@ def test_what_was_before_its_time_does_not_count():
     assert steady_at(flat(100), scans=20, after=30) == 51
 
 
-def test_a_drop_begins_anew():
+def test_a_drop_restarts_the_rule():
     samples = [*flat(20), *[(20.0 + n, 25 + n, 0) for n in range(40)]]
     assert steady_at(samples, seconds=30) == 50
 
 
-def test_scans_that_are_counted_anew_begin_anew():
+def test_a_reset_of_full_scans_restarts_the_rule():
     samples = [(float(n), n if n < 20 else n - 20, 1000) for n in range(100)]
     assert steady_at(samples, seconds=30) == 50
     assert steady_at(samples, scans=30) == 51
@@ -711,7 +711,7 @@ def drift(chance, calm):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_rule_is_what_it_says(seed):
+def test_the_rule_matches_its_definition(seed):
     chance = random.Random(seed)
     steady = 0
     for _ in range(200):
@@ -726,7 +726,7 @@ def test_the_rule_is_what_it_says(seed):
     assert steady > 100
 
 
-def test_a_scan_that_never_ends_takes_no_memory():
+def test_an_endless_scan_needs_no_memory():
     rule = ksm_sampler.Steady(3, 60, 1)
     for n in range(100_000):
         rule.add(n / 4, 0, 46920 + n % 7)
@@ -826,7 +826,7 @@ def test_it_has_not_converged_when_a_signal_ends_it(tree):
     assert process.returncode == 143
 
 
-def test_a_signal_goes_before_being_steady(tmp_path):
+def test_a_signal_has_priority_over_steady(tmp_path):
     class SteadyNow(Interrupted):
         def line(self, *arguments):
             super().line(*arguments)
@@ -841,7 +841,7 @@ def test_a_signal_goes_before_being_steady(tmp_path):
     assert (reader.sampler.taken, reader.sampler.reason) == (1, "SIGTERM")
 
 
-def test_where_nothing_is_asked_nothing_is_said(tree):
+def test_without_a_rule_there_is_no_converged(tree):
     with Ksmd(tree):
         end = parse(run(tree, "--samples", 30, "--period", 0.02).stdout)[2]
     assert end["reason"] == "finished"
@@ -921,7 +921,7 @@ def test_never_overwrites(tree, tmp_path):
     (tmp_path / "out").write_text("precious")
     done = run(tree, "--samples", 1, output=tmp_path / "out")
     assert done.returncode == 2
-    assert f"{tmp_path}/out exists already, and is never overwritten" in done.stderr
+    assert f"{tmp_path}/out already exists and is not overwritten" in done.stderr
     assert (tmp_path / "out").read_text() == "precious"
 
 

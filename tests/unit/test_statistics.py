@@ -45,7 +45,7 @@ def test_an_interval_is_that_of_student():
     assert (found.low, found.high) == pytest.approx((7.032, 16.968), abs=0.001)
 
 
-def test_one_run_has_no_interval_and_none_no_estimate():
+def test_one_run_has_no_interval_and_no_run_no_estimate():
     assert estimate([5.0]) == statistics.Estimate(5, None, None, 1)
     assert estimate([np.nan]) is None
 
@@ -126,7 +126,7 @@ def test_values_that_differ_by_rounding_have_finite_bounds():
     assert (found.low, found.high) == pytest.approx((2, 2))
 
 
-def test_many_runs_have_to_hold_in_both_tests():
+def test_many_runs_must_pass_both_tests():
     a, b = np.array([100, 101, 102, 99, 98, 100, 103, 97]), np.arange(8) * 9.0 + 75
     welch = stats.ttest_ind(b, a, equal_var=False).pvalue
 
@@ -160,7 +160,7 @@ def test_runs_without_a_value_do_not_count():
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-def test_lower_and_higher_are_said_of_the_second():
+def test_lower_and_higher_refer_to_the_second():
     low, high = [100, 101, 102, 103], [120, 121, 122, 123]
 
     assert verdict(difference(low, high), 0.001, 0.01) == "higher"
@@ -181,7 +181,7 @@ def test_a_difference_that_other_comparisons_may_explain_is_not_shown():
     assert verdict(found, 0.06, 0.01) == "no difference shown"
 
 
-def test_holm_is_stricter_the_more_is_compared():
+def test_holm_is_stricter_with_more_comparisons():
     # Holm, 1979: 0.01 × 4, then 0.02 × 3, 0.03 × 2, 0.04 × 1, and never less than the one before
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
@@ -218,7 +218,7 @@ def test_false_alarms_are_rare(simulated, monkeypatch, kind, runs, times):
 
 
 @pytest.mark.parametrize("runs", [3, 4, 5, 6, 7])
-def test_runs_that_end_at_either_of_two_values_raise_few_more(simulated, runs):
+def test_runs_with_two_values_raise_few_more_false_alarms(simulated, runs):
     """The hardest case for Welch: docs/metrics.md says how often."""
     a, b = (simulated.two_values(np.random.default_rng(seed), (4000, runs)) for seed in (1, 2))
 
@@ -243,7 +243,7 @@ def test_several_metrics_raise_no_more_false_alarms_than_one(simulated):
     assert alone.mean() > 0.15  # what Holm keeps away
 
 
-def test_samples_that_are_taken_for_runs_raise_many(simulated):
+def test_pooled_samples_raise_many_false_alarms(simulated):
     """The same series as above: that test would see it, if samples were pooled."""
     pooled = simulated.pooled_alarms(np.random.default_rng(1), 200, 5)
 
@@ -252,7 +252,7 @@ def test_samples_that_are_taken_for_runs_raise_many(simulated):
 
 
 @pytest.mark.parametrize("runs", [3, 8])
-def test_verdicts_are_no_more_often_wrong_than_p(simulated, monkeypatch, runs):
+def test_verdicts_are_not_wrong_more_often_than_p(simulated, monkeypatch, runs):
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
     generator = np.random.default_rng(1)
     a, b = (simulated.normal(generator, (100, runs)) for _ in "ab")
@@ -264,7 +264,7 @@ def test_verdicts_are_no_more_often_wrong_than_p(simulated, monkeypatch, runs):
 
 
 @pytest.mark.parametrize("runs", [5, 10])
-def test_a_difference_that_is_there_is_found(simulated, monkeypatch, runs):
+def test_an_existing_difference_is_found(simulated, monkeypatch, runs):
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
     generator = np.random.default_rng(1)
     a, b = (generator.normal(mean, 2, (50, runs)) for mean in (100, 110))

@@ -50,7 +50,7 @@ def test_knobs_that_do_not_differ_keep_their_name(write):
     assert names == {"run=1, pages_to_scan=1000"}
 
 
-def test_a_factor_that_is_not_known_tells_runs_apart(write, tmp_path):
+def test_an_unknown_factor_separates_runs(write, tmp_path):
     """It is one of a later version. Runs that differ in it are not repetitions of one another."""
     for experiment, policies in (("one", ("none", "governor")), ("two", ("none",))):
         for policy in policies:
@@ -67,7 +67,7 @@ def test_a_factor_that_is_not_known_tells_runs_apart(write, tmp_path):
     ]
 
 
-def test_workloads_of_one_name_are_told_apart_and_equal_ones_are_not(write):
+def test_different_workloads_of_one_name_get_distinct_names(write):
     for experiment, advice in (
         ("one", "mergeable"),
         ("two", "unmergeable"),
@@ -89,7 +89,7 @@ def test_workloads_of_one_name_are_told_apart_and_equal_ones_are_not(write):
     ]
 
 
-def test_workloads_that_were_sampled_unlike_are_told_apart(write):
+def test_differently_sampled_workloads_get_distinct_names(write):
     write("one", interval=1.0)
     write("two", interval=60.0)
 
@@ -111,7 +111,7 @@ def test_ids_stay_unique_and_runs_in_order(write):
     assert [run.plan.index for run in runs] == [1, 2, 3]
 
 
-def test_failed_runs_are_no_repetition(write):
+def test_failed_runs_do_not_count_as_repetitions(write):
     write("one", status="failed", reason="no memory")
     write("two")
     runs = write.read("one", "two").runs
@@ -119,7 +119,7 @@ def test_failed_runs_are_no_repetition(write):
     assert [run.factors["repetition"] for run in runs if run.usable] == [1]
 
 
-def test_warnings_say_of_which_experiment_they_are(write):
+def test_warnings_name_their_experiment(write):
     write("one", status="failed", reason="no memory")
     write("two")
 
@@ -128,7 +128,7 @@ def test_warnings_say_of_which_experiment_they_are(write):
     )
 
 
-def test_several_directories_make_one_page_where_it_is_said(write, capsys):
+def test_several_directories_make_one_page_with_an_output_path(write, capsys):
     write("one", pages=1000)
     write("two", pages=5000)
     directories = [str(write.directory / name) for name in ("one", "two")]

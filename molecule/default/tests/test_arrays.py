@@ -1,8 +1,8 @@
-"""The role arrays: two equal arrays, of which one element was changed: all is known to the page."""
+"""The role part_arrays: two equal arrays, one element changed. The counters are known exactly."""
 
 import time
 
-# 4,000,000 bytes are 977 pages. Of 2 x 977, one has no equal any more.
+# 4,000,000 bytes are 977 pages. Of 2 x 977 pages, the changed one no longer has an equal.
 AFTERWARDS = {"ksm_rmap_items": 2 * 977, "ksm_merging_pages": 2 * 977 - 1}
 
 
@@ -11,7 +11,7 @@ def process(host) -> str:
 
 
 def of_process(host) -> dict[str, int]:
-    """What ksmd has made of it: of this process alone, whatever else it merges on this machine."""
+    """KSM counters of this process alone, not of the whole machine."""
     lines = host.file(f"/proc/{process(host)}/ksm_stat").content_string.splitlines()
     return {name: int(value) for name, value in map(str.split, lines) if name in AFTERWARDS}
 

@@ -1,10 +1,10 @@
-"""The role census: all that can be merged of two arrays, of which one element was changed, is."""
+"""The role part_census: two arrays, one element changed. All that can be merged is merged."""
 
 import json
 import time
 
 CENSUSES = "/var/lib/ksm-testbed/run/census.jsonl"
-# Two arrays of 977 pages; of one page, the two are unlike.
+# Two arrays of 977 pages; one pair of pages differs.
 AFTERWARDS = {
     "present_pages": 2 * 977,
     "unique_pages": 2,
@@ -15,12 +15,12 @@ AFTERWARDS = {
 
 
 def last(host) -> dict:
-    """What the last census says."""
+    """Return the last census."""
     line = json.loads(host.file(CENSUSES).content_string.splitlines()[-1])
     return {name: line.get(name) for name in AFTERWARDS}
 
 
-def test_the_program_is_root_s(host):
+def test_root_owns_the_program(host):
     file = host.file("/var/lib/ksm-testbed/census/ksm_census.py")
     assert (file.user, file.group, file.mode) == ("root", "root", 0o755)
 

@@ -1,4 +1,4 @@
-"""The role guests: an ordinary domain that answers through its agent, and through nothing else."""
+"""The role guests: an ordinary domain, reachable only through its agent."""
 
 import base64
 import json
@@ -14,11 +14,11 @@ def ask(host, command: str, **arguments) -> dict:
     return json.loads(host.check_output(f"{VIRSH} qemu-agent-command {GUEST} %s", text))["return"]
 
 
-def test_it_runs(host):
+def test_the_guest_runs(host):
     assert host.check_output(f"{VIRSH} domstate {GUEST}").strip() == "running"
 
 
-def test_a_command_runs_in_it(host):
+def test_a_command_runs_in_the_guest(host):
     pid = ask(host, "guest-exec", path="/bin/hostname", **{"capture-output": True})["pid"]
     deadline = time.monotonic() + 60
     while not (answer := ask(host, "guest-exec-status", pid=pid))["exited"]:
@@ -27,13 +27,13 @@ def test_a_command_runs_in_it(host):
     assert base64.b64decode(answer["out-data"]) == f"{GUEST}\n".encode()
 
 
-def test_it_has_no_network_card_and_no_screen(host):
+def test_the_guest_has_no_network_card_and_no_screen(host):
     xml = host.check_output(f"{VIRSH} dumpxml {GUEST}")
     assert "<interface" not in xml
     assert "<graphics" not in xml
 
 
-def test_the_host_must_not_merge_it(host):
+def test_the_guest_has_nosharepages(host):
     assert "<nosharepages/>" in host.check_output(f"{VIRSH} dumpxml {GUEST}")
     pid = host.file(f"/run/libvirt/qemu/{GUEST}.pid").content_string.strip()
     assert host.file(f"/proc/{pid}/ksm_merging_pages").content_string == "0\n"

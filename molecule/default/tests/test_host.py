@@ -1,9 +1,9 @@
-"""The role host: packages, a directory, libvirt, and which acceleration works."""
+"""The role host: packages, the directory, libvirt, and the acceleration that works."""
 
 import json
 
 
-def test_packages(host):
+def test_packages_are_installed(host):
     for name in ("libvirt-daemon-system", "mmdebstrap", "python3-libvirt", "qemu-system-x86"):
         assert host.package(name).is_installed
 
@@ -13,7 +13,7 @@ def test_libvirt_answers(host):
     assert host.run("virsh --connect qemu:///system version").succeeded
 
 
-def test_the_directory_is_root_s_and_others_pass_through(host):
+def test_root_owns_the_directory_and_others_can_pass_through(host):
     directory = host.file("/var/lib/ksm-testbed")
     assert directory.is_directory
     assert (directory.user, directory.group, directory.mode) == ("root", "root", 0o755)

@@ -1,4 +1,4 @@
-"""The role ksm: the knobs as the kernel has them, and how they were found."""
+"""The role ksm: the knobs are set, and their previous values are saved."""
 
 import json
 import os
@@ -21,11 +21,11 @@ def test_the_knobs_are_set(host):
     assert read == asked
 
 
-def test_how_they_were_found_is_remembered(host):
+def test_the_previous_knobs_are_saved(host):
     before = json.loads(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "before.json").read_text())
     found = dict(line.removeprefix(f"{KSM}/").split(":", 1) for line in before["knobs"])
     remembered = json.loads(host.file("/var/lib/ksm-testbed/knobs.json").content)["knobs"]
     assert {"run", "pages_to_scan", "sleep_millisecs"} <= set(remembered)
-    # of several words, the one in brackets is chosen
+    # the word in brackets is the current value
     chosen = {name: re.sub(r".*\[(.*)\].*", r"\1", found[name]) for name in remembered}
     assert {name: str(value) for name, value in remembered.items()} == chosen

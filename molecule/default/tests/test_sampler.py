@@ -1,4 +1,4 @@
-"""The role monitor: a sampler whose samples advance, and say what the kernel says."""
+"""The role part_sampler: samples advance, and match the counters of the kernel."""
 
 import json
 import time
@@ -10,7 +10,7 @@ def lines(host) -> list[dict]:
     return [json.loads(line) for line in host.file(SAMPLES).content_string.splitlines()]
 
 
-def test_the_program_is_root_s(host):
+def test_root_owns_the_program(host):
     file = host.file("/var/lib/ksm-testbed/sampler/ksm_sampler.py")
     assert (file.user, file.group, file.mode) == ("root", "root", 0o755)
 
@@ -26,12 +26,12 @@ def test_samples_advance(host):
     assert times == sorted(set(times))
 
 
-def test_it_follows_the_arrays_and_the_guest(host):
+def test_it_samples_the_arrays_and_the_guest(host):
     assert set(lines(host)[-1]["guests"]) == {"arrays", "ksm-guest-01"}
 
 
-def test_counters_are_those_of_the_kernel(host):
-    """full_scans only grows, so what is sampled now lies between two readings of the kernel."""
+def test_counters_match_the_kernel(host):
+    """full_scans only grows, so a sample taken now lies between two readings."""
     low = int(host.file("/sys/kernel/mm/ksm/full_scans").content)
     time.sleep(1)
     sampled = lines(host)[-1]["ksm"]["full_scans"]

@@ -1,4 +1,4 @@
-"""The machines as an experiment leaves them: asked over ssh."""
+"""The state of the machines after an experiment, read over ssh."""
 
 import json
 
@@ -6,13 +6,13 @@ KSM = "/sys/kernel/mm/ksm"
 STATE = "/var/lib/ksm-testbed"
 
 
-def test_nothing_was_installed_for_guests_that_there_are_not(host):
+def test_nothing_was_installed_for_guests(host):
     assert host.package("python3").is_installed
     assert not host.package("qemu-system-x86").is_installed
     assert not host.package("libvirt-daemon").is_installed
 
 
-def test_programs_that_root_runs_are_root_s(host):
+def test_root_owns_the_programs_that_root_runs(host):
     for program in ("sampler/ksm_sampler.py", "arrays/ksm_arrays.py"):
         file = host.file(f"{STATE}/{program}")
         assert (file.user, file.group, file.mode) == ("root", "root", 0o755)
@@ -34,13 +34,13 @@ def test_nothing_of_a_run_is_left(host):
     assert not [process.args for process in host.process.filter() if STATE in process.args]
 
 
-def test_nothing_is_merged_any_more(host):
+def test_nothing_is_merged(host):
     for gauge in ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"):
         assert host.file(f"{KSM}/{gauge}").content_string == "0\n"
 
 
-def test_nobody_may_log_in_with_a_password(host):
-    """Whoever has the key that Vagrant made for this machine, and nobody else."""
+def test_no_user_can_log_in_with_a_password(host):
+    """Only the key that Vagrant made for this machine allows a login."""
     shadow = host.check_output("sudo cat /etc/shadow")
     hashes = [line.split(":")[1] for line in shadow.splitlines()]
     assert all(each.startswith(("!", "*")) for each in hashes)

@@ -1,4 +1,4 @@
-"""What the experiment has brought home from both machines."""
+"""The results that were collected from both machines."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_the_counters_are_exact(run):
     assert counters(samples[-1]) == AFTERWARDS[run["run"]["factors"]["workload"]]
 
 
-def test_hosts_were_unlike_and_the_record_says_so():
+def test_the_record_says_that_the_hosts_differ():
     memory = {run["host"]: run["provenance"]["memory_bytes"] for run in runs()}
     assert memory["ksm-host-1"] != memory["ksm-host-2"]
 
@@ -53,12 +53,12 @@ def test_the_plan_is_kept_with_the_results():
     assert {run["id"] for run in planned} == {run["run"]["id"] for run in runs()}
 
 
-def test_the_page_tells_the_hosts_apart():
+def test_the_page_distinguishes_the_hosts():
     page = (RESULTS / "report.html").read_text()
     assert "ksm-host-1" in page
     assert "ksm-host-2" in page
 
 
-def test_knobs_were_given_back_as_they_were_found():
+def test_knobs_were_restored():
     for run in runs():
         assert run["knobs"]["after"] == run["knobs"]["before"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Read all that bears on what KSM merges on this host. Nothing is judged, and nothing is written.
+"""Read everything that affects what KSM merges on this host. Does not judge, and writes nothing.
 
-One file, standard library only, Python 3.9 or newer, so that it can be fed to any host's Python.
+One file, standard library only, Python 3.9 or newer, so that any host's Python can run it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FORMAT = 1
 MIB = 1024 * 1024
 VIRSH_SECONDS = 20
 QEMU = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
-# Their daemons write to the knobs: Debian's, Red Hat's and Proxmox's; oVirt's.
+# Daemons that write to the knobs: of Debian, Red Hat and Proxmox; of oVirt.
 SERVICES = ("ksmtuned", "momd")
-# Users that run QEMU, unless qemu.conf names another: Debian's, Red Hat's and SUSE's.
+# Users that run QEMU, unless qemu.conf names another: on Debian; on Red Hat and SUSE.
 QEMU_USERS = ("libvirt-qemu", "qemu")
 UNITS = ("ksm.service", "ksmtuned.service")
 LIBVIRT = ("libvirtd", "virtqemud")
 VMSTAT = ("thp_collapse_alloc", "thp_split_page")
-# Fields of smaps, and the names they get: bytes.
+# Fields of smaps, and their names in the facts. All are in bytes.
 FIELDS = {
     "Size": "size",
     "Rss": "resident",
@@ -48,14 +48,14 @@ UNIT = {"b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": MIB * MIB}
 HELP = """\
 examples:
   python3 ksm_facts.py --seconds 0        one JSON object: counters, domains and their memory
-  ssh host python3 - < ksm_facts.py       the same of another host, on which no file is left
+  ssh host python3 - < ksm_facts.py       the same for another host; leaves no file there
 
 output: one JSON object; docs/doctor.md of the KSM testbed explains its keys.
 """
 
 
 def read(path, default=None):
-    """Text of a file without the space around it; the default if it cannot be read."""
+    """Return the stripped text of a file; the default if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
@@ -63,7 +63,7 @@ def read(path, default=None):
 
 
 def number(text):
-    """Return an int where a text is one, else the text."""
+    """Return the text as an int if possible, else the text."""
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
 
 
@@ -85,7 +85,7 @@ def host(root):
 
 
 def config_ksm(root, release):
-    """CONFIG_KSM, where the kernel or /boot shows its configuration."""
+    """Return CONFIG_KSM, if the kernel or /boot shows the configuration."""
     try:
         with gzip.open(root / "proc/config.gz", "rt") as file:
             config = file.read()
@@ -98,10 +98,10 @@ def config_ksm(root, release):
 
 
 def kvm(root):
-    """Who may open /dev/kvm, and whether the user of libvirt's QEMU may; None without the device.
+    """Return who can open /dev/kvm, and whether libvirt's QEMU user can; None without the device.
 
     Users and groups are those of /etc. `user` is None if there is no such user, or qemu.conf cannot
-    be read. An ACL is not read: `opens` is then true, since it may well be.
+    be read. ACLs are not evaluated: with an ACL, `opens` is true, because access is likely.
     """
     device = root / "dev/kvm"
     try:
@@ -124,7 +124,7 @@ def kvm(root):
 
 
 def accounts(root):
-    """Users, each with its ids (user, group), and groups, each with its id and its members."""
+    """Return users with their ids (user, group), and groups with their ids and members."""
     rows = (line.split(":") for line in read(root / "etc/passwd", "").splitlines())
     users = {row[0]: (int(row[2]), int(row[3])) for row in rows if len(row) == 7}
     rows = (line.split(":") for line in read(root / "etc/group", "").splitlines())
@@ -132,7 +132,7 @@ def accounts(root):
 
 
 def qemu_user(root, users):
-    """Name the user that libvirt runs QEMU as; None if there is none."""
+    """Return the user that libvirt runs QEMU as; None if there is none."""
     try:
         config = (root / "etc/libvirt/qemu.conf").read_text(errors="replace")
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def qemu_user(root, users):
 
 
 def has_acl(path):
-    """Whether a file has an access list besides its mode."""
+    """Whether a file has an ACL."""
     try:
         return "system.posix_acl_access" in os.listxattr(path)
     except OSError:
@@ -153,7 +153,7 @@ def has_acl(path):
 
 
 def may_open(state, uid, groups):
-    """Whether a user may read and write a file of this state."""
+    """Whether a user may read and write a file with this owner and mode."""
     if uid in (0, state.st_uid):
         bits = state.st_mode >> 6 if uid else 6
     else:
@@ -162,7 +162,7 @@ def may_open(state, uid, groups):
 
 
 def huge_pages(root):
-    """Settings of transparent huge pages, and of khugepaged."""
+    """Return the settings of transparent huge pages and of khugepaged."""
     directory = root / "sys/kernel/mm/transparent_hugepage"
     if not directory.is_dir():
         return None
@@ -179,7 +179,7 @@ def chosen(text):
 
 
 def values(directory):
-    """Every file of a directory of sysfs: a number, or text; None where it is not there."""
+    """Return all files of a sysfs directory, as numbers or text; None without the directory."""
     if not directory.is_dir():
         return None
     texts = {path.name: read(path) for path in sorted(directory.iterdir())}
@@ -187,7 +187,7 @@ def values(directory):
 
 
 def reading(root):
-    """Read what moves. Compared with a later reading, it tells of rates."""
+    """Read the counters. The difference of two readings gives rates."""
     vmstat = dict(line.split() for line in read(root / "proc/vmstat", "").splitlines())
     return {
         "monotonic": time.monotonic(),
@@ -197,7 +197,7 @@ def reading(root):
 
 
 def units(root):
-    """State of the units that rule KSM, where systemd runs and knows them."""
+    """Return the states of the systemd units that control KSM, if systemd runs and knows them."""
     if root != Path("/") or not Path("/run/systemd/system").is_dir():
         return {}
     out = run("systemctl", "is-active", *UNITS) or ""
@@ -206,7 +206,7 @@ def units(root):
 
 
 def run(*command):
-    """Run a command that only asks; return what it prints, or None if it cannot be run."""
+    """Run a read-only command; return its output, or None if it cannot be run."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -228,7 +228,7 @@ def run(*command):
 
 
 def command_lines(root):
-    """Process ids of all programs, and their command lines. Kernel threads have none."""
+    """Return process ids and command lines of all programs, without kernel threads."""
     found = {}
     for directory in sorted(root.glob("proc/[0-9]*"), key=lambda path: int(path.name)):
         words = [word for word in (read(directory / "cmdline") or "").split("\0") if word]
@@ -238,7 +238,7 @@ def command_lines(root):
 
 
 def services(lines):
-    """Programs that are known to write to the knobs. Scripts are named by their second word."""
+    """Return running programs that are known to write to the knobs. A script is the second word."""
     found = []
     for pid, words in lines.items():
         names = [Path(word).name for word in words[:2]]
@@ -247,7 +247,7 @@ def services(lines):
 
 
 def process(root, pid):
-    """What KSM may do with a process, and did. Raises OSError."""
+    """Return what KSM may merge of a process, and what it has merged. Raises OSError."""
     directory = root / "proc" / str(pid)
     status = dict(
         line.split(":\t", 1)
@@ -265,29 +265,29 @@ def process(root, pid):
 
 
 def kib(text):
-    """Bytes of `12 kB`; 0 of what is not there."""
+    """Return the bytes of `12 kB`; 0 if the value is missing."""
     return int(text.split()[0]) * 1024 if text else 0
 
 
 def open_files(directory, prefix):
-    """Files below a path that a process has open."""
+    """Return the open files of a process below a path."""
     for link in (directory / "fd").glob("*"):
         try:
             if str(link.readlink()).startswith(prefix):
                 yield link
         except OSError:
-            continue  # just closed
+            continue  # closed meanwhile
 
 
 def ksm_stat(directory):
-    """Lines of ksm_stat: `name value` and `name: value`; none on kernels before 6.1."""
+    """Return the lines of ksm_stat, `name value` or `name: value`; empty before Linux 6.1."""
     lines = read(directory / "ksm_stat", "").splitlines()
     pairs = (re.fullmatch(r"(\w+):? +(.*)", line) for line in lines)
     return {pair[1]: number(pair[2]) for pair in pairs if pair}
 
 
 def may_merge(stat):
-    """Whether ksm_stat allows mergeable memory; None if this kernel does not say."""
+    """Whether ksm_stat reports mergeable memory; None if this kernel does not say."""
     if stat.get("ksm_rmap_items"):
         return True
     if "ksm_mergeable" not in stat:
@@ -296,10 +296,10 @@ def may_merge(stat):
 
 
 def memory(smaps):
-    """Sum up mappings by what KSM can do with them. All in bytes, but for their number.
+    """Sum up mappings by what KSM can do with them. All values are bytes, except the number.
 
-    mergeable: offered to KSM (mg); shared and hugetlb: of kinds that it never takes; private: it
-    would be taken, if it were offered. advised_huge: open to huge pages by madvise.
+    mergeable: offered to KSM (mg); shared and hugetlb: kinds that KSM never merges; private: KSM
+    could merge it, but it is not offered. advised_huge: huge pages were enabled by madvise.
     """
     names = ("mappings", *FIELDS.values(), "advised_huge")
     kinds = {kind: dict.fromkeys(names, 0) for kind in KINDS}
@@ -319,7 +319,7 @@ def memory(smaps):
 
 
 def kind(flags):
-    """Name what KSM can do with a mapping of these flags."""
+    """Return what KSM can do with a mapping that has these flags."""
     if "ht" in flags:
         return "hugetlb"
     if "sh" in flags or "ms" in flags:
@@ -331,7 +331,7 @@ def kind(flags):
 
 
 def qemu(words):
-    """What a command line of QEMU says of the guest's memory; sizes in bytes."""
+    """Return what a QEMU command line says about the guest's memory; sizes in bytes."""
     given = [*options(words)]
     machine, memory_size, name = {}, {}, {}
     for option, value in given:
@@ -366,7 +366,7 @@ def qemu(words):
 
 
 def options(words):
-    """Options of a command line, each with its value, or an empty one."""
+    """Return the options of a command line with their values, which may be empty."""
     for index, word in enumerate(words[1:], 1):
         if word.startswith("-"):
             following = words[index + 1] if index + 1 < len(words) else ""
@@ -374,14 +374,14 @@ def options(words):
 
 
 def properties(text, first):
-    """Read `a,key=value,…` or JSON. A first word without a key is the value of `first`."""
+    """Parse `a,key=value,…` or JSON. A first word without a key is the value of `first`."""
     if text.startswith("{"):
         try:
             return json.loads(text)
         except ValueError:
             return {}
     found = {}
-    for part in re.split(r"(?<!,),(?!,)", text):  # a doubled comma is one in a value
+    for part in re.split(r"(?<!,),(?!,)", text):  # a doubled comma is a comma in a value
         key, equals, value = part.partition("=")
         if equals:
             found[key] = value
@@ -391,7 +391,7 @@ def properties(text, first):
 
 
 def size(text, unit):
-    """Bytes of a size as QEMU writes it; None if it is none."""
+    """Return the bytes of a size in QEMU's notation; None if it is not a size."""
     if isinstance(text, int):
         return text
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)", text.lower())
@@ -399,12 +399,12 @@ def size(text, unit):
 
 
 def is_backend(properties_of):
-    """Whether an object is memory of the guest."""
+    """Whether a QEMU object is a memory backend."""
     return str(properties_of.get("qom-type", "")).startswith("memory-backend-")
 
 
 def backend(given):
-    """Describe a memory backend. Only memfd is shared where nothing is said."""
+    """Describe a memory backend. Only memfd is shared by default."""
     kind_of = given["qom-type"]
     return {
         "type": kind_of,
@@ -417,16 +417,16 @@ def backend(given):
 
 
 def libvirt(root, lines):
-    """Domains of libvirt by UUID, and why there are none.
+    """Return the domains of libvirt by UUID, and why there are none.
 
-    libvirt is asked only where its daemon runs: to knock at its socket would start it.
+    libvirt is used only if its daemon runs, because a connection to its socket would start it.
     """
     if root != Path("/"):
-        return {}, "not asked: these files are of another machine"
+        return {}, "not used: these files are from another machine"
     if not any(Path(words[0]).name in LIBVIRT for words in lines.values()):
-        return {}, f"not asked: neither {' nor '.join(LIBVIRT)} runs"
+        return {}, f"not used: {' and '.join(LIBVIRT)} do not run"
     if not shutil.which("virsh"):
-        return {}, "not asked: there is no virsh"
+        return {}, "not used: there is no virsh"
     listed = run("virsh", "--readonly", "--connect", "qemu:///system", "list", "--name")
     if listed is None:
         return {}, "it does not answer"
@@ -439,7 +439,7 @@ def libvirt(root, lines):
 
 
 def domain(text):
-    """What libvirt's XML of a domain says of its memory."""
+    """Return what the XML of a domain says about its memory."""
     xml = Xml.fromstring(text)
     backing = xml.find("memoryBacking")
     backing = Xml.Element("memoryBacking") if backing is None else backing
@@ -460,7 +460,7 @@ def domain(text):
 
 
 def look(root, lines):
-    """Every domain, every other process with mergeable memory, and what could not be read."""
+    """Return domains, other processes with mergeable memory, and unreadable processes."""
     managed, why_not = libvirt(root, lines)
     domains, others, unreadable, unknown = [], [], [], 0
     for pid, words in lines.items():
@@ -476,7 +476,7 @@ def look(root, lines):
                 unreadable.append({"pid": pid, "name": qemu(words)["name"]})
             continue
         except OSError:
-            continue  # it has just ended
+            continue  # it has ended meanwhile
         if is_qemu:
             settings = qemu(words)
             xml = managed.get(settings["uuid"])
@@ -495,7 +495,7 @@ def look(root, lines):
 
 
 def facts(root, seconds):
-    """Read it all, with two readings of the counters so many seconds apart, or more."""
+    """Return all facts, with two readings of the counters at least so many seconds apart."""
     first = reading(root)
     lines = command_lines(root)
     found = {
@@ -512,7 +512,7 @@ def facts(root, seconds):
 
 
 def seconds_argument(text):
-    """Seconds of 0 or more, not so many that whoever waits gives up."""
+    """Parse a number of seconds from 0 to 3600."""
     seconds = float(text)
     if not 0 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 3600")
@@ -528,8 +528,8 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--seconds", type=seconds_argument, default=5.0, help="between the readings: 5")
-    option("--root", type=Path, default=Path("/"), help="where /proc and /sys are; for tests")
+    option("--seconds", type=seconds_argument, default=5.0, help="between readings (default: 5)")
+    option("--root", type=Path, default=Path("/"), help="directory of proc and sys, for tests")
     arguments = parser.parse_args(argv)
     json.dump(facts(arguments.root, arguments.seconds), sys.stdout)
     print()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Sample KSM for as long as the host runs, whatever guests come and go: the sampler as a service.
+"""Sample KSM as a service, as long as the host runs, while guests start and end.
 
-The samples are those of ksm_sampler.py, which lies beside this file, and so does ksm_prometheus.py.
-What a service needs besides is here: guests found by libvirt's pid files, samples in files of
-bounded size and number, and the last sample as text that node_exporter hands to Prometheus.
+The service uses ksm_sampler.py and ksm_prometheus.py, which must be in the same directory. This
+file adds what a service needs: it finds guests by libvirt's pid files, limits the size and number
+of the files of samples, and writes the last sample as text that node_exporter reads for Prometheus.
 
 Standard library only, Python 3.9 or newer.
 """
@@ -44,16 +44,17 @@ MIB = 2**20
 
 EPILOG = """\
 in the state directory:
-  samples.jsonl  what ksm_sampler.py writes (see its --help); samples.1.jsonl is the file before it,
-                 and so on. Each is whole: header, samples, end line. In the header, `samples` is
-                 null, and `guests` are those of the first sample. A guest that has ended is null
-                 in one sample and absent from the next, until a process of its name is found again.
-                 `reason` in the end line is rotated (the file was full), SIGHUP, SIGTERM or SIGINT.
-  ksm.prom       the last sample for Prometheus; of a service that has been stopped, what tells of
-                 the service alone
+  samples.jsonl  what ksm_sampler.py writes (see its --help); samples.1.jsonl is the previous file,
+                 and so on. Each file is complete: header, samples, end line. In the header,
+                 `samples` is null, and `guests` are those of the first sample. A guest that has
+                 ended is null in one sample and missing in the next, until a process with its name
+                 is found again. `reason` in the end line is rotated (the file was full), SIGHUP,
+                 SIGTERM or SIGINT.
+  ksm.prom       the last sample for Prometheus; after the service has been stopped, only the
+                 metrics about the service
 
-SIGHUP begins a new file of samples. What cannot be written, say for want of space, is counted and
-left out, and the lines before it stay whole.
+SIGHUP begins a new file of samples. A sample that cannot be written, for example because the disk
+is full, is counted as lost. The earlier lines stay complete.
 
 exit status:
   0    ended by SIGTERM or SIGINT
@@ -61,30 +62,30 @@ exit status:
 """
 
 
-# Where it goes
+# Output
 
 
 class Complaints:
-    """Tells the journal what is wrong, once until it is something else, or right again."""
+    """Reports each problem once, until it changes or is solved."""
 
     def __init__(self):
         self.told = {}
 
     def tell(self, about, message=None):
-        """Tell, unless it was told before; without a message it is right again."""
+        """Report a problem, unless it was reported before. No message: the problem is solved."""
         if message and self.told.get(about) != message:
             print(f"ksm_monitor.py: {about}: {message}", file=sys.stderr, flush=True)
         self.told[about] = message
 
 
 class Textfile:
-    """A file that is replaced as a whole: whoever reads it reads all of one sample."""
+    """A file that is replaced atomically, so that a reader always gets one complete sample."""
 
     def __init__(self, path, complaints):
         self.path, self.complaints = path, complaints
 
     def write(self, text):
-        """Replace it; if that fails, the old one stays, and its timestamp tells so."""
+        """Replace the file. If that fails, the old file stays; its timestamp shows its age."""
         temporary = self.path.with_name(self.path.name + ".new")
         try:
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -97,7 +98,7 @@ class Textfile:
 
 
 class SampleFiles:
-    """Where samples are written: samples.jsonl, and with numbers those before it, 1 the newest."""
+    """The files of samples: samples.jsonl, and numbered earlier files, of which 1 is the newest."""
 
     def __init__(self, directory, limit, number, complaints):
         self.path, self.limit, self.number = directory / "samples.jsonl", limit, number
@@ -106,11 +107,11 @@ class SampleFiles:
 
     @property
     def full(self):
-        """Whether it is time for the next file: also if this one could not even be begun."""
+        """Whether to begin the next file. True also if this file could not be created."""
         return self.fd is None or self.size >= self.limit
 
     def begin(self, header):
-        """Set aside what was written before, and begin a new file."""
+        """Move the current file aside, and begin a new one."""
         self.size = 0
         try:
             self.set_aside()
@@ -131,7 +132,7 @@ class SampleFiles:
         self.close()
 
     def append(self, line):
-        """Write a whole line, or nothing of it; return whether it was written."""
+        """Write a complete line or nothing; return whether it was written."""
         if self.fd is None:
             return False
         try:
@@ -153,7 +154,7 @@ class SampleFiles:
         self.fd = None
 
     def set_aside(self):
-        """Give each file the next number; the oldest goes, and so does one without a sample."""
+        """Give each file the next number. Remove the oldest file, and files without samples."""
         if not self.path.exists():
             return
         if not has_sample(self.path):
@@ -171,18 +172,18 @@ class SampleFiles:
             self.path.unlink()
 
     def numbered(self, number):
-        """Path of an earlier file."""
+        """Return the path of an earlier file."""
         return self.path.with_name(f"samples.{number}.jsonl")
 
 
 def number_of(path):
-    """Number of an earlier file, or 0."""
+    """Return the number of an earlier file, or 0."""
     found = re.fullmatch(r"samples\.([1-9][0-9]*)\.jsonl", path.name)
     return int(found[1]) if found else 0
 
 
 def has_sample(path):
-    """Whether a file holds a whole sample."""
+    """Whether a file has a complete sample."""
     with path.open("rb") as file:
         file.readline()
         line = file.readline()
@@ -193,11 +194,11 @@ def has_sample(path):
 
 
 class Guests:
-    """Keeps the guests of a reader to those that libvirt runs: a pid file NAME.pid each.
+    """Updates the guests of a reader to those that libvirt runs. Each has a pid file NAME.pid.
 
-    What a reader has open stays with its process, so a pid that is used again is never taken for
-    the guest. Before a process is taken for one it must say that it is: QEMU's arguments tell whose
-    it is, and a pid file may have outlived its process.
+    The open files of a reader belong to one process, so a reused pid is not mistaken for the guest.
+    A pid file may outlive its process. So a process counts as a guest only if its command line is
+    that of QEMU with the name of the guest.
     """
 
     def __init__(self, reader, proc, directory, complaints):
@@ -206,7 +207,7 @@ class Guests:
         self.pids = {}
 
     def look(self):
-        """Take in guests that have come, and let go of those that have ended."""
+        """Add guests that have started, and remove guests that have ended."""
         paths = pid_files(self.directory) if self.directory else {}
         known = self.reader.guests.keys()
         ended = [name for name in known if name not in paths or name in self.reader.gone]
@@ -215,10 +216,10 @@ class Guests:
         taken = [name for name in sorted(paths.keys() - known) if self.take(name, paths[name])]
         if ended or taken:
             self.reader.learn()
-            re.purge()  # else each pattern of any set of guests there ever was would stay in memory
+            re.purge()  # the cache of re would keep a pattern for each set of guests
 
     def take(self, name, path):
-        """Take in a guest; return whether it is there."""
+        """Add a guest; return whether it runs."""
         pid = read_text(path, "")
         if not pid.isdecimal():
             return False
@@ -236,32 +237,32 @@ class Guests:
         return True
 
     def let_go(self, name):
-        """Forget a guest."""
+        """Remove a guest."""
         close(fd for fd, _ in self.reader.guests.pop(name))
         del self.pids[name]
 
 
 def pid_files(directory):
-    """Pid files by the names of their guests, which may run or not."""
+    """Return pid files by the names of their guests, which may have ended."""
     try:
         paths = [path for path in directory.iterdir() if path.suffix == ".pid"]
         links = directory.stat().st_nlink
     except OSError as error:
         raise Unusable(f"cannot list {directory}: {error.strerror}; is libvirt there?") from error
-    if not links:  # what is mounted for this service alone is not what is there by now
+    if not links:  # the directory was replaced; this service still sees the old one
         raise Unusable(f"{directory} has been removed")
     return {unescaped(path.stem): path for path in paths}
 
 
 def unescaped(text):
-    """Name of a guest: libvirt escapes it in that of its pid file, as in XML."""
+    """Return the name of a guest. libvirt escapes it in the name of the pid file, as in XML."""
     for entity, character in ("lt", "<"), ("gt", ">"), ("quot", '"'), ("apos", "'"), ("amp", "&"):
         text = text.replace(f"&{entity};", character)
     return text
 
 
 def is_guest(process, name):
-    """Whether a process is QEMU for a guest of this name: -name guest=NAME,..., commas doubled."""
+    """Whether a process is QEMU with -name guest=NAME,..., in which commas are doubled."""
     try:
         arguments = (process / "cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -274,14 +275,14 @@ def is_guest(process, name):
 
 
 class FileSampler(Sampler):
-    """Takes the samples of one file."""
+    """Writes the samples of one file."""
 
     def __init__(self, service):
         super().__init__(service.reader, service.files, service.period, math.inf)
         self.service = service
 
     def after(self, n, _seconds, line):
-        """Do what there is to do between two samples."""
+        """Publish the sample, update the guests, and end the file if it is full."""
         self.service.publish(self, n, line)
         self.service.guests.look()
         if self.output.full:
@@ -289,7 +290,7 @@ class FileSampler(Sampler):
 
 
 class Service:
-    """Samples into one file after the other, until a signal asks for the end."""
+    """Writes samples to one file after the other, until a signal ends it."""
 
     def __init__(self, arguments):
         self.arguments, self.period = arguments, round(arguments.period * 1e9)
@@ -299,11 +300,11 @@ class Service:
         size = round(arguments.file_mib * MIB)
         self.files = SampleFiles(arguments.state, size, arguments.files, complaints)
         self.textfile = Textfile(arguments.state / "ksm.prom", complaints)
-        self.taken = self.missed = 0  # in files that have ended
+        self.taken = self.missed = 0  # in completed files
         self.own = {}
 
     def run(self):
-        """Sample; signals come between files only in that they end the next one at once."""
+        """Sample until a signal. A signal between two files ends the next file at once."""
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         start, reason = time.monotonic_ns(), "rotated"
         while reason in ("rotated", "SIGHUP"):
@@ -318,7 +319,7 @@ class Service:
         self.textfile.write(exposition({"monitor": self.own}))
 
     def one_file(self, sampler, start):
-        """Fill one file; return how many samples were missed."""
+        """Fill one file; return the number of missed samples."""
         self.reader.gone.clear()
         cpu, before = time.process_time_ns(), strain(self.arguments.root)
         described = argparse.Namespace(
@@ -335,7 +336,7 @@ class Service:
         return missed
 
     def publish(self, sampler, n, line):
-        """Tell Prometheus and systemd of sample n."""
+        """Report sample n to Prometheus and systemd."""
         sample = json.loads(line)
         self.own = {
             "page_size": PAGE_SIZE,
@@ -352,7 +353,7 @@ class Service:
 
 @contextlib.contextmanager
 def unblocked():
-    """Let signals come."""
+    """Unblock signals."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     try:
         yield
@@ -361,7 +362,7 @@ def unblocked():
 
 
 def notify(state):
-    """Tell systemd, if it has started this."""
+    """Notify systemd, if it has started this service."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
@@ -377,7 +378,7 @@ def parse_arguments(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--state", required=True, type=Path, metavar="DIR", help="directory to write files in")
+    add("--state", required=True, type=Path, metavar="DIR", help="directory for files")
     add(
         "--domains",
         type=Path,
@@ -403,7 +404,7 @@ def parse_arguments(argv):
         type=count_argument,
         default=8,
         metavar="N",
-        help="files of samples to keep, that which is written included (default: 8)",
+        help="number of files of samples to keep, including the current one (default: 8)",
     )
     add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
     return parser.parse_args(argv)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two equal arrays in mergeable memory, of which one is changed: KSM without guests.
+"""Two equal arrays in mergeable memory, one of which is changed later: KSM without guests.
 
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 """
@@ -21,52 +21,51 @@ from pathlib import Path
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_UNUSABLE = 2
 INT = array("i").itemsize
-PIECE = 2**16  # numbers that are made at a time, so that little memory but the arrays' own is used
+PIECE = 2**16  # numbers per write, so that the program needs little memory besides the arrays
 
 HELP = """\
-Array 1 is written at the start, array 2 some time later, both with array[i] = i; later still, array
-1 is changed:
+Array 1 is written at the start and array 2 some time later, both with array[i] = i. Then array 1 is
+changed:
   single         array1[0] = -1
   half-same      array1[i] = -1 in its first half
   half-distinct  array1[i] = -i in its first half
-These two arrays are all the memory of the process that ksmd may merge.
+The process has no other mergeable memory.
 
-With 1,000,000 numbers, 4 KiB pages, max_page_sharing 256 and smart_scan 0, an array is 977 pages,
-and pages_shared / pages_sharing / pages_unshared are 977 / 977 / 0 once the arrays are merged, and
-in the end 977 / 976 / 1 (single), 979 / 974 / 1 (half-same), 977 / 488 / 489 (half-distinct).
+With 1,000,000 numbers, 4 KiB pages, max_page_sharing 256 and smart_scan 0, an array has 977 pages.
+When the arrays are merged, pages_shared / pages_sharing / pages_unshared are 977 / 977 / 0. At the
+end they are 977 / 976 / 1 (single), 979 / 974 / 1 (half-same), 977 / 488 / 489 (half-distinct).
 
---output gets a line of JSON for each of these, when it is done, with wall (CLOCK_REALTIME) and
-monotonic, in seconds
+--output gets a line of JSON after each of these events, with wall (CLOCK_REALTIME) and monotonic,
+in seconds:
   {"event": "array written", "array": 1, "pages": 977, ...}
   {"event": "array changed", "change": "single", ...}
 
 exit status:
-  0    its time is over
-  2    wrong arguments, or no such memory to be had
+  0    --seconds are over
+  2    wrong arguments, or the memory is not available
   130  ended by SIGINT    143  ended by SIGTERM
 """
 
 
 class UnusableError(Exception):
-    """What was asked for cannot be done; the message is for the user."""
+    """The program cannot do what was requested; the message is for the user."""
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it leads out of any wait, as StopIteration does
-    """A signal has asked for the end; its number."""
+class Stopped(Exception):  # noqa: N818 - not an error: it ends any wait
+    """A signal has requested the end. The argument is its number."""
 
 
 def mergeable(ints):
-    """Get memory for so many numbers, which ksmd may merge.
+    """Allocate mergeable memory for so many numbers.
 
-    Transparent huge pages are kept out of it. ksmd counts small pages in any case, and splits a
-    huge one to merge a part of it; but khugepaged may copy what has been merged into a new huge
-    page, which undoes the merging.
+    It has no transparent huge pages, because khugepaged may copy merged pages into a new huge page,
+    which unmerges them. (ksmd itself counts small pages and splits huge pages.)
     """
     try:
         memory = mmap.mmap(-1, ints * INT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise UnusableError(f"no memory for {ints} numbers: {error}") from error
-    with contextlib.suppress(OSError):  # a kernel without huge pages
+    with contextlib.suppress(OSError):  # the kernel has no huge pages
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     try:
         memory.madvise(mmap.MADV_MERGEABLE)
@@ -79,7 +78,7 @@ def mergeable(ints):
 
 
 def fill(memory, count, values):
-    """Write the first numbers of an array; `values` makes those from one index to another."""
+    """Write the first numbers of an array. `values` returns those from one index to another."""
     for start in range(0, count, PIECE):
         stop = min(start + PIECE, count)
         memory[start * INT : stop * INT] = array("i", values(start, stop)).tobytes()
@@ -93,7 +92,7 @@ CHANGES = {
 
 
 def work(asked, output):
-    """Write, wait, write, wait, change, wait: at times in seconds of CLOCK_MONOTONIC."""
+    """Write array 1, write array 2, change array 1, wait; each at its time of CLOCK_MONOTONIC."""
     start = max(time.monotonic(), asked.start)
     arrays = []
     for number, at in ((1, start), (2, start + asked.second)):
@@ -109,19 +108,19 @@ def work(asked, output):
 
 
 def sleep_until(at):
-    """Sleep to an absolute time."""
+    """Sleep until an absolute time."""
     time.sleep(max(0, at - time.monotonic()))
 
 
 def stop(number, _frame):
-    """Handle a signal: end at once, and let no second one interrupt that."""
+    """Handle a signal: end at once, and ignore further signals."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
 
 def tell(output, **event):
-    """Write an event to a descriptor, with the time."""
+    """Write an event with its time to a descriptor."""
     event.update(wall=time.time(), monotonic=time.monotonic())
     try:
         os.write(output, json.dumps(event).encode() + b"\n")
@@ -131,7 +130,7 @@ def tell(output, **event):
 
 @contextlib.contextmanager
 def opened(name):
-    """Open a new file that only its owner may read; - is standard output."""
+    """Create a file that only its owner can read; - is standard output."""
     if name == "-":
         yield sys.stdout.fileno()
         return
@@ -147,7 +146,7 @@ def opened(name):
 
 @contextlib.contextmanager
 def pid_file(path):
-    """Keep the process id in a file, which is there only when it is whole."""
+    """Keep the process id in a file, which is created atomically."""
     if path is None:
         yield
         return
@@ -167,7 +166,7 @@ def pid_file(path):
 
 
 def seconds_argument(text):
-    """Give a number of seconds."""
+    """Parse a number of seconds."""
     seconds = float(text)
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
@@ -175,7 +174,7 @@ def seconds_argument(text):
 
 
 def ints_argument(text):
-    """Give a number of numbers: of 2, one half can be changed."""
+    """Parse the size of an array: at least 2, so that one half can be changed."""
     ints = int(text)
     if not 2 <= ints < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not from 2 to {2**31 - 1}")
@@ -191,7 +190,7 @@ def parse_arguments(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--change", required=True, choices=CHANGES, help="what becomes of array 1")
+    add("--change", required=True, choices=CHANGES, help="how array 1 is changed")
     add(
         "--ints",
         type=ints_argument,
@@ -216,7 +215,7 @@ def parse_arguments(argv):
         type=seconds_argument,
         default=0,
         metavar="S",
-        help="when it begins, in seconds of CLOCK_MONOTONIC; a time in the past is now (default)",
+        help="start time, in seconds of CLOCK_MONOTONIC; a past time means now (default)",
     )
     add("--output", default="-", metavar="FILE", help="new file for events; - is stdout (default)")
     add("--pid-file", type=Path, metavar="FILE", help="holds the process id while it runs")

@@ -1,21 +1,18 @@
 #!/usr/bin/env python3
-"""Count what KSM could merge, what it has merged, and who shares with whom, page by page.
+"""Count the pages that KSM could merge, that it has merged, and that processes share.
 
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 
-How it leaves things as they are: only pages that /proc/PID/pagemap shows to be in memory are read,
-so that none is faulted in, and they are read through /proc/PID/mem. process_vm_readv() would be
-faster, and wrong: it pins pages, and the kernel gives a process its own copy of a merged page
-before that is pinned.
+It changes nothing: it reads only pages that are in memory according to /proc/PID/pagemap, so that
+none is faulted in, and it reads them through /proc/PID/mem. process_vm_readv() would be faster, but
+it pins pages, and the kernel unmerges a page before it is pinned.
 
-How it is cheap: the flags of a thousand pages are sorted out by one bytes.translate(), own pages
-are read and hashed 128 at a time, by two processes, and frames that many pages share are not read
-for each of them.
+It is fast: one bytes.translate() classifies a thousand pages, two processes read and hash private
+pages, 128 at a time, and a frame that many pages share is read only once.
 
-What is equal: pages with the same 64-bit SipHash, under a key that each process of Python draws
-anew (PYTHONHASHSEED is not heeded), so that nobody can make pages collide. With n different
-contents, the odds that any two are taken for one are below n * n / 2**65: 3e-8 for a million of
-them, which is 4 GiB.
+Pages with the same 64-bit SipHash count as equal. Each Python process has a random key, even if
+PYTHONHASHSEED is set, so that no guest can make pages collide. With n different contents, the
+probability of a collision is below n * n / 2**65: 3e-8 for a million contents, which is 4 GiB.
 """
 
 from __future__ import annotations
@@ -42,100 +39,100 @@ FORMAT = 1
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ZERO = hash(bytes(PAGE))
 MAX_AHEAD = 3600  # seconds to the start
-STOPPING = 1  # seconds that a process may take to stop
-POLL = 0.05  # seconds between looks at full_scans
-SHARE = 0.1  # of the time, at most, that goes into censuses at the boundaries of scans
-LONGEST = 300  # seconds that processes are stopped: what 1 TiB takes to be read
+STOPPING = 1  # seconds to wait until a process has stopped
+POLL = 0.05  # seconds between reads of full_scans
+SHARE = 0.1  # largest part of the time for censuses at scan boundaries
+LONGEST = 300  # maximum seconds that processes are stopped: enough to read 1 TiB
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 
 # /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst
 FRAME = (1 << 55) - 1
-PRESENT, SWAPPED, FILE, ALONE = 0x80, 0x40, 0x20, 0x01  # of its highest byte
+PRESENT, SWAPPED, FILE, ALONE = 0x80, 0x40, 0x20, 0x01  # bits of its highest byte
 KPF_KSM, KPF_ZERO_PAGE = 1 << 21, 1 << 24  # /proc/kpageflags
-ENTRIES = 1024  # of the pagemap, at a time
+ENTRIES = 1024  # of the pagemap, per read
 WORKERS = min(2, len(os.sched_getaffinity(0)))  # this process is one of them
-PIECE = 128  # pages that are read at a time: they stay in the CPU's cache until they are hashed
-# They are read into the same memory, since getting more from the kernel takes as long as reading.
-BUFFER = mmap.mmap(-1, PIECE * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # of each worker
+PIECE = 128  # pages per read: they stay in the CPU's cache until they are hashed
+# Pages are read into the same buffer, because allocating memory takes as long as reading.
+BUFFER = mmap.mmap(-1, PIECE * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # one per worker
 BUFFERED = memoryview(BUFFER).toreadonly().__getitem__
 PLACES = [slice(at, at + PAGE) for at in range(0, PIECE * PAGE, PAGE)]
 SHARED, KNOWN = b"sk"
-IN_MIND = 2**16  # frames whose contents a worker keeps in mind
-GAP = 4  # between frames whose flags are read together, as a system call costs as much as these
+IN_MIND = 2**16  # frames whose contents a worker caches
+GAP = 4  # read flags together over gaps up to this: a system call costs as much
 
 HELP = """\
 examples:
   python3 ksm_census.py --process a=4242 --process b=/run/libvirt/qemu/b.pid --output -
-      the census of two processes as they are now: one line on standard output
+      one census of two processes, now: one line on standard output
   python3 ksm_census.py --process a=4242 --output census.jsonl --seconds 60 --every 20 --end
-      three within a minute, and one at its end
+      three censuses within a minute, and one at the end
   kill -TERM PID
-      ends it early, with the census of the end if that was asked for; kill -INT does without
+      ends early, with the last census if --end was given; kill -INT ends without it
 
-Counted are the pages of anonymous memory that ksmd may merge (VmFlags mg in /proc/PID/smaps).
+The program counts pages of anonymous memory that ksmd may merge (VmFlags mg in /proc/PID/smaps).
 
-output: one JSON object a line; a header and an end line only if moments were asked for.
-Numbers are pages unless it says otherwise; null is what cannot be known, and `complaints` says why.
+output: one JSON object per line. With --every, --at-scan-boundary or --end, also a header and an
+end line. Numbers are pages unless stated otherwise. null means unknown; `complaints` says why.
   census  n, moment (now, every, scan, end)
-          wall, monotonic     seconds, when it began to read (CLOCK_REALTIME, CLOCK_MONOTONIC)
+          wall, monotonic     start of reading, in seconds (CLOCK_REALTIME, CLOCK_MONOTONIC)
           page_size           bytes
-          frames_visible      whether the kernel shows frames (CAP_SYS_ADMIN); else limits alone
+          frames_visible      whether the kernel shows frames (CAP_SYS_ADMIN); if not, only limits
           read_seconds, paused_seconds (0: not paused), cpu_seconds, bytes_read
-          ksm, ksm_after      the files of /sys/kernel/mm/ksm before it, and after
-          present_pages       pages that are in memory; = zero + unique + duplicate
-          swapped_pages       pages that are not
-          unwritten_pages     pages that were read but never written, which are no one's: the
-                              kernel's zero page stands for them without ksmd. In no other number
-          zero_pages          full of zeros
-          unique_pages        others whose contents occur once
-          duplicate_pages     others whose contents occur again, in any of the processes
-          distinct_contents   zeros included
-          limit_pages         what perfect merging saves
-            limit_zero_pages      of it, pages of zeros: all with use_zero_pages, else all but one
-            limit_within_pages    other pages, were each process merged by itself
-            limit_between_pages   what merging across processes adds to that
-          max_page_sharing_pages  how much of the limit is out of reach as max_page_sharing is
-          saved_pages         what merging saves now
-            saved_zero_pages      of it, pages that KSM gave up for the kernel's zero page
-            saved_ksm_pages       of it, mappings of KSM pages less KSM pages; that is again
-              saved_within_pages    less the KSM pages that each process maps, by itself
-              saved_between_pages   what sharing across processes adds to that
+          ksm, ksm_after      the files of /sys/kernel/mm/ksm before and after the census
+          present_pages       pages in memory; = zero + unique + duplicate
+          swapped_pages       pages not in memory
+          unwritten_pages     pages that were read but never written. The kernel maps its zero page
+                              there, without ksmd. They are in no other number
+          zero_pages          pages full of zeros
+          unique_pages        other pages whose contents occur once
+          duplicate_pages     other pages whose contents occur again, in any of the processes
+          distinct_contents   including zeros
+          limit_pages         pages that perfect merging would save
+            limit_zero_pages      pages of zeros: all with use_zero_pages, else all but one
+            limit_within_pages    other pages, if each process is merged by itself
+            limit_between_pages   additional pages if processes are merged with each other
+          max_page_sharing_pages  part of the limit that max_page_sharing makes unreachable
+          saved_pages         pages that merging saves now
+            saved_zero_pages      pages that KSM replaced by the kernel's zero page
+            saved_ksm_pages       mappings of KSM pages minus KSM pages, which is the sum of
+              saved_within_pages    mappings minus KSM pages within each process
+              saved_between_pages   additional savings by sharing across processes
           ksm_frames          KSM pages that these processes map more than once, or share
-          outside_mappings    mappings of these by processes that were not counted, or that were
-                              merged while it was read
-          fork_shared_pages   pages that are shared since a fork, not by KSM
+          outside_mappings    mappings of these KSM pages by other processes, or that were merged
+                              during the census
+          fork_shared_pages   pages that are shared after a fork, not by KSM
           efficiency          saved_pages / limit_pages
-          changed_pages, compared_pages   of those in memory at the census before, too: whose
-                              contents have changed, and all
+          changed_pages, compared_pages   pages that were also in memory at the previous census:
+                              those with changed contents, and all
           guests              per process: pid, most of the above, own_duplicate_pages (duplicates
-                              within it), ksm_pages (mappings of shared KSM pages),
-                              zero_frame_pages, attributed_bytes (of what is saved: each KSM page
-                              split evenly among its mappings, so that the sum is exactly
-                              saved_pages), ksm_stat (as the kernel says)
+                              within the process), ksm_pages (mappings of shared KSM pages),
+                              zero_frame_pages, attributed_bytes (its part of the savings: each KSM
+                              page is split evenly among its mappings, so that the sum is exactly
+                              saved_pages), ksm_stat (from the kernel)
           matrix              guests, and pages: in row A, column B the pages of A whose KSM page B
-                              maps as well; in row A, column A those that A maps more than once
+                              also maps; in row A, column A those that A maps more than once
 
 exit status:
-  0    all moments have come
-  1    the output could not be written any further, and its last line may be torn; or the kernel
-       refused what it takes to count, such as memory
+  0    all censuses were taken
+  1    the output could not be written, and its last line may be incomplete; or the kernel refused
+       a resource, such as memory
   2    wrong arguments, or nothing to count: nothing was written
   130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
 """
 
 
 class Unusable(Exception):  # noqa: N818
-    """What was asked for cannot be counted; the message is for the user."""
+    """The request cannot be counted; the message is for the user."""
 
 
 class WriteError(Exception):
-    """The output cannot be written any further."""
+    """The output cannot be written."""
 
 
 class Stopped(Exception):  # noqa: N818
-    """A signal has asked for the end."""
+    """A signal has requested the end."""
 
 
 class GoneError(Exception):
@@ -148,7 +145,7 @@ class GoneError(Exception):
 def kind_of(flags):
     """Classify a page by the highest byte of its entry in the pagemap: o, s, w or -."""
     if flags & PRESENT and not flags & FILE:
-        return b"o" if flags & ALONE else b"s"  # own: nobody else maps it; or shared
+        return b"o" if flags & ALONE else b"s"  # own: no other process maps it; or shared
     return b"w" if flags & SWAPPED and not flags & FILE else b"-"
 
 
@@ -157,7 +154,7 @@ HIGH = slice(7, None, 8) if sys.byteorder == "little" else slice(0, None, 8)
 
 
 class Process:
-    """A process, and what of it ksmd may merge."""
+    """A process and its mergeable memory."""
 
     def __init__(self, name, pid):
         self.name, self.pid = name, pid
@@ -177,23 +174,23 @@ class Process:
         return os.open(self.proc / file, os.O_RDONLY | os.O_CLOEXEC)
 
     def alive(self):
-        """Whether it has not ended; its pid may be another's when it has."""
+        """Whether it still runs. After its end, its pid may be reused."""
         return not select.select([self.pidfd], [], [], 0)[0]
 
     def signal(self, number):
-        """Send a signal, if it still lives."""
+        """Send a signal, if the process still runs."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
     def text(self, file):
-        """Text of one of its files in /proc."""
+        """Return the text of one of its files in /proc."""
         try:
             return (self.proc / file).read_text(errors="replace")
         except OSError as error:
             raise GoneError(f"it could not be read ({error.strerror})") from None
 
     def mappings(self):
-        """List what ksmd may merge, as (start, pages); with bytes on hugepages, and shared ones."""
+        """List mergeable mappings (start, pages); also return bytes on hugepages and shared."""
         found, huge, shared = [], 0, 0
         for start, end, flags in re.findall(
             r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
@@ -208,7 +205,7 @@ class Process:
         return found, huge, shared
 
     def stat(self):
-        """What the kernel itself says of it, as far as it does."""
+        """Return the kernel's counters of the process, if it has them."""
         found = {}
         with contextlib.suppress(GoneError):
             for line in self.text("ksm_stat").splitlines():
@@ -217,21 +214,21 @@ class Process:
         return found
 
     def entries(self, start, first, pages):
-        """Entries of the pagemap for pages of the mapping that starts there; none if it is gone."""
+        """Return pagemap entries for pages of a mapping; empty if the mapping is gone."""
         try:
             return os.pread(self.pagemap, 8 * pages, 8 * (start // PAGE + first))
         except OSError:
             return b""
 
     def read(self, address, pages):
-        """Read pages into the buffer; returns how many could be."""
+        """Read pages into the buffer; return how many could be read."""
         try:
             return os.preadv(self.mem, [memoryview(BUFFER)[: pages * PAGE]], address) // PAGE
         except OSError:
             return 0
 
     def stopped(self):
-        """Whether all of its threads are stopped; one that has just ended is."""
+        """Whether all of its threads are stopped or have ended."""
         states = set()
         for path in self.proc.glob("task/*/stat"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -240,11 +237,11 @@ class Process:
 
 
 class Mapping:
-    """A mapping that ksmd may merge, in memory that workers share.
+    """A mergeable mapping, in memory that workers share.
 
-    `kinds` has the kind of each page: o, s, w or - as above; k is a shared one whose frame was read
-    before; 0 if nobody could tell. `contents` has the hash of each that is in memory and 0 for
-    others, `frames` the frame of each shared one, 0 where the kernel hides them.
+    `kinds` has the kind of each page: o, s, w or - as above; k is a shared page whose frame was
+    read before; 0 is unknown. `contents` has the hash of each page in memory, and 0 for others.
+    `frames` has the frame of each shared page, or 0 if the kernel hides frames.
     """
 
     def __init__(self, process, start, pages):
@@ -256,13 +253,13 @@ class Mapping:
 
 
 class Pages:
-    """The pages of a process as they were read; `ksm` has the frames of those on KSM pages."""
+    """The pages of a process as read; `ksm` has the frames of its KSM pages."""
 
     def __init__(self, process):
         self.process, self.name, self.pid = process, process.name, process.pid
         mappings, huge, shared = process.mappings()
         mergeable = sum(pages for _, pages in mappings) * PAGE
-        # A guest whose memory is of such a kind has some that may be merged all the same: its ROMs
+        # A guest on such memory still has some mergeable memory: its ROMs
         self.complaint = None
         if huge + shared > mergeable:
             self.complaint = (
@@ -270,25 +267,25 @@ class Pages:
                 f"shared, which KSM does not merge; {mergeable >> 20} MiB may be merged"
             )
         if not mappings:
-            raise GoneError(self.complaint or "it has no memory that KSM may merge (no VmFlags mg)")
+            raise GoneError(self.complaint or "it has no mergeable memory (no VmFlags mg)")
         self.mappings = [Mapping(process, *mapping) for mapping in mappings]
         self.swapped = self.bytes_read = self.zero_frame = self.fork_shared = 0
         self.stat, self.hidden, self.ksm = {}, False, []
 
     @property
     def contents(self):
-        """Contents of the pages of each mapping, by its start."""
+        """Return the contents of the pages of each mapping, by its start."""
         return {mapping.start: mapping.contents for mapping in self.mappings}
 
 
 def read_all(processes, flags, counts):
-    """Read all processes: the pages of each, why others are missing, mappings of KSM pages."""
+    """Read all processes. Return their pages, why others are missing, mappings of KSM pages."""
     read, counted, gone = [], [], {}
     for process in processes:
         with left_out(process, gone):
             read.append(Pages(process))
     if not hash_own([mapping for pages in read for mapping in pages.mappings]):
-        why = "what read it has failed, or was killed; it is left out"
+        why = "its reader failed or was killed; it is left out"
         return [], {process.name: why for process in processes}, 0
     for pages in read:
         with left_out(pages.process, gone):
@@ -302,7 +299,7 @@ def read_all(processes, flags, counts):
 
 @contextlib.contextmanager
 def left_out(process, gone):
-    """Note why a process cannot be counted, if it cannot."""
+    """Record why a process cannot be counted, if it cannot."""
     try:
         yield
     except GoneError as error:
@@ -310,9 +307,9 @@ def left_out(process, gone):
 
 
 def hash_own(mappings):
-    """Hash all pages that are nobody else's, all workers together; whether that could be done."""
+    """Hash all private pages, with all workers; return whether that succeeded."""
     pieces = [(each, first) for each in mappings for first in range(0, each.pages, ENTRIES)]
-    # What is left to do is what is left of a file: those who have it open together read on in it.
+    # The work queue is a file: workers share its offset, so each reads the next piece.
     left = os.memfd_create("pieces")
     try:
         os.write(left, array("I", range(len(pieces))))
@@ -326,7 +323,7 @@ def hash_own(mappings):
 
 
 def fork(work, *arguments):
-    """Have a child do work for as long as this process lives; returns its pid."""
+    """Start a child that works as long as this process lives; return its pid."""
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -342,7 +339,7 @@ def fork(work, *arguments):
 
 
 def hash_pieces(pieces, left, wanted=lambda: True):
-    """Hash pieces until none is left, or it is no longer wanted."""
+    """Hash pieces until none is left, or `wanted` returns false."""
     known = {}
     while wanted() and (number := os.read(left, 4)):
         hash_piece(*pieces[int.from_bytes(number, sys.byteorder)], known)
@@ -365,12 +362,12 @@ def hash_piece(mapping, first, known):
 
 
 def frames_of(raw):
-    """Frames of entries of the pagemap."""
+    """Return the frames of pagemap entries."""
     return array("q", [entry & FRAME for entry in memoryview(raw).cast("Q")])
 
 
 def copy_known(mapping, first, kinds, frames, known):
-    """Copy the contents of pages whose frame is known; returns the kinds, with k for these."""
+    """Copy the contents of pages whose frame is known; return the kinds, with k for these."""
     kinds = bytearray(kinds)
     mapping.frames[first : first + len(frames)] = memoryview(frames)
     for at, (kind, frame) in enumerate(zip(kinds, frames)):  # noqa: B905 - Python 3.9
@@ -381,50 +378,50 @@ def copy_known(mapping, first, kinds, frames, known):
 
 
 def keep_contents(mapping, first, kinds, known):
-    """Keep in mind what shared frames hold, if the pages are in them still."""
+    """Cache the contents of shared frames, if the pages still use these frames."""
     again = frames_of(mapping.process.entries(mapping.start, first, len(kinds)))
     for at, (kind, frame) in enumerate(zip(kinds, again), first):  # noqa: B905
         if kind != SHARED:
             continue
-        if frame != mapping.frames[at]:  # it was written to meanwhile, and got a frame of its own
+        if frame != mapping.frames[at]:  # the page was written to meanwhile, and has a new frame
             mapping.kinds[at : at + 1] = b"o" if mapping.contents[at] else b"-"
         elif frame:
             known[frame] = mapping.contents[at]
 
 
 def hash_run(mapping, begin, end):
-    """Hash pages that are in memory, from one to another."""
+    """Hash a range of pages that are in memory."""
     while begin < end:
         wanted = min(PIECE, end - begin)
         whole = mapping.process.read(mapping.start + begin * PAGE, wanted)
         hashes = array("q", map(hash, map(BUFFERED, PLACES[:whole])))
         mapping.contents[begin : begin + whole] = memoryview(hashes)
         begin += whole
-        if whole < wanted:  # one has gone meanwhile, or the hardware has lost it
+        if whole < wanted:  # a page is gone meanwhile, or has a hardware error
             mapping.kinds[begin : begin + 1] = b"-"
             mapping.contents[begin] = 0
             begin += 1
 
 
 def shared_frames(pages):
-    """Frames of all shared pages; raises GoneError if the process could not be read."""
+    """Return the frames of all shared pages; raises GoneError if the process has ended."""
     shared = array("q")
     for mapping in pages.mappings:
         kinds = mapping.kinds[:]
         if b"\0" in kinds:
-            raise GoneError("it has ended, or has become another program, while it was counted")
+            raise GoneError("it ended, or became another program, while it was counted")
         pages.swapped += kinds.count(b"w")
         pages.bytes_read += PAGE * (kinds.count(b"o") + kinds.count(b"s"))
         for run in re.finditer(b"[sk]+", kinds):
             shared.frombytes(mapping.frames[slice(*run.span())].tobytes())
     pages.stat = pages.process.stat()
     if not pages.process.alive():
-        raise GoneError("it has ended while it was read")
+        raise GoneError("it ended while it was read")
     return shared
 
 
 def look_up(every, flags, counts):
-    """Leave in `ksm` those frames that are KSM pages; returns how many mappings these have."""
+    """Keep in `ksm` the frames that are KSM pages; return how many mappings these have."""
     mapped = 0
     for part in range(PARTS):
         frames = sorted(set().union(*(pages.ksm[part] for pages in every)))
@@ -443,7 +440,7 @@ def look_up(every, flags, counts):
 
 
 def numbers_at(fd, indexes):
-    """Yield 64-bit numbers of a file, at ascending indexes; those that are near in one go."""
+    """Yield 64-bit numbers of a file at ascending indexes; near ones with one system call."""
     near = []
     for index in indexes:
         if near and (index - near[-1] > GAP or index - near[0] >= ENTRIES):
@@ -455,7 +452,7 @@ def numbers_at(fd, indexes):
 
 
 def numbers_near(fd, indexes):
-    """List the numbers at indexes; reads all from the first to the last."""
+    """Return the numbers at indexes; reads everything from the first to the last."""
     first, last = indexes[0], indexes[-1]
     raw = array("Q", os.pread(fd, 8 * (last - first + 1), 8 * first))
     return [raw[index - first] for index in indexes]
@@ -463,12 +460,12 @@ def numbers_near(fd, indexes):
 
 # --- counting -------------------------------------------------------------------------------------
 
-PARTS = 16  # pages are counted a part at a time, as counting takes much memory a page
-FRAME_PART = 12  # the bit from which on a frame's number tells its part, so that many lie close by
+PARTS = 16  # pages are counted in parts, because counting takes much memory per page
+FRAME_PART = 12  # lowest bit of a frame's number that selects its part: a part has near frames
 
 
 def split(arrays, shift=0):
-    """Sort hashes, or frames, into parts such that equal ones are in the same; without zeros."""
+    """Split hashes or frames into parts, equal ones into the same part; without zeros."""
     parts = [array("q") for _ in range(PARTS)]
     add = [part.append for part in parts]
     for numbers in arrays:
@@ -479,10 +476,10 @@ def split(arrays, shift=0):
 
 
 def count_contents(guests, largest):
-    """Count equal contents within each guest and among all, those that are not zero.
+    """Count equal nonzero contents within each guest and among all guests.
 
-    `guests` has the parts of each; `largest` is how many pages one KSM page can stand for, None if
-    there is no bound. Returns the counts of all, and a list of those of each.
+    `guests` has the parts of each guest; `largest` is the maximum number of mappings of a KSM page,
+    None if there is no maximum. Returns the counts of all guests, and a list of those of each.
     """
     every = collections.Counter()
     each = [collections.Counter() for _ in guests]
@@ -504,9 +501,9 @@ def count_contents(guests, largest):
 
 
 def count_limits(every, each, zero, saved, ksm):
-    """What perfect merging would save, and what of it the knobs leave out of reach.
+    """Return the savings of perfect merging, and the part that the knobs make unreachable.
 
-    There are `zero` pages of zeros, of which KSM gave up `saved` for the kernel's zero page.
+    There are `zero` pages of zeros, of which KSM replaced `saved` by the kernel's zero page.
     """
     own_zero = zero - saved
     given_up = ksm.get("use_zero_pages", 0) == 1
@@ -527,10 +524,10 @@ def count_limits(every, each, zero, saved, ksm):
 
 
 def count_shares(guests):
-    """Who shares KSM pages with whom, and what that saves.
+    """Count which guests share KSM pages, and what that saves.
 
-    `guests` has for each the frames of its mappings of KSM pages, in parts. Returns counts of all,
-    and for each guest its row of the matrix and its share of the savings in pages, as a Fraction.
+    `guests` has the frames of the mappings of KSM pages of each guest, in parts. Returns the counts
+    of all guests, and for each guest its row of the matrix and its savings in pages, a Fraction.
     """
     every, numbers = collections.Counter(), range(len(guests))
     sharers, among = ([collections.Counter() for _ in guests] for _ in range(2))
@@ -562,7 +559,7 @@ def count_shares(guests):
 
 
 def whole_bytes(shares):
-    """Round shares, whose sum is whole, to bytes such that their sum is kept."""
+    """Round shares to bytes without changing their sum, which is a whole number."""
     exact = [share * PAGE for share in shares]
     given = [math.floor(share) for share in exact]
     order = sorted(range(len(exact)), key=lambda i: given[i] - exact[i])
@@ -572,7 +569,7 @@ def whole_bytes(shares):
 
 
 def count_changes(before, now):
-    """Pages whose contents differ, and all that were in memory both times."""
+    """Count pages whose contents differ, and all that were in memory both times."""
     changed = compared = 0
     for start, contents in now.items():
         for old, new in zip(before.get(start, ()), contents):  # noqa: B905
@@ -586,7 +583,7 @@ def count_changes(before, now):
 
 
 class Census:
-    """Takes censuses of processes, one after the other; `before` has the pages of the last."""
+    """Takes censuses of processes; `before` has the pages of the previous census."""
 
     def __init__(self, processes, pause, keep):
         self.processes, self.pause, self.keep = processes, pause, keep
@@ -596,7 +593,7 @@ class Census:
         self.before, self.taken = {}, 0
 
     def open(self, path):
-        """Open a file of the kernel's, or say why not."""
+        """Open a kernel file, or record why not."""
         try:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -604,7 +601,7 @@ class Census:
             return None
 
     def take(self, moment):
-        """Take one; returns what its line says."""
+        """Take a census; return its members."""
         cpu, complaints = cpu_seconds(), list(self.complaints)
         with paused(self.processes if self.pause else (), complaints) as pause:
             ksm, wall, began = read_ksm(), time.time(), time.monotonic()
@@ -634,13 +631,13 @@ class Census:
         return line | {"cpu_seconds": cpu_seconds() - cpu}
 
     def counted(self, guests, mapped, ksm, complaints):
-        """Count what was read."""
+        """Count the pages that were read."""
         visible = bool(guests) and not any(pages.hidden for pages in guests)
         complaints += apart(ksm, self.nodes)
         if guests and not visible:
             complaints.append(
-                "the kernel does not show which frames pages are in (it takes CAP_SYS_ADMIN): what "
-                "is saved cannot be known, and pages that were never written count as present"
+                "the kernel does not show the frames of pages (this needs CAP_SYS_ADMIN): savings "
+                "are unknown, and pages that were never written count as present"
             )
         zeros = [zeros_of(pages, ksm, complaints) if visible else (None, 0) for pages in guests]
         every, each = count_contents(
@@ -661,14 +658,14 @@ class Census:
         totals |= self.saved(guests, mapped, zeros, own, totals, visible)
         if forked := totals["fork_shared_pages"]:
             complaints.append(
-                f"{forked} pages share frames since a fork, and not by KSM: they are in the limit"
+                f"{forked} pages share frames after a fork and not by KSM: they are in the limit"
             )
         self.compare(guests, own, totals)
         totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}  # noqa: B905
         return totals
 
     def saved(self, guests, mapped, zeros, own, totals, visible):
-        """Count what is saved, put each guest's part with its own counts, and return the whole."""
+        """Count the savings, add each guest's part to its counts, and return the total."""
         if not visible:
             names = ("saved", "saved_zero", "saved_ksm", "saved_within", "saved_between")
             more = ("ksm_frames", "outside_mappings", "fork_shared_pages", "efficiency", "matrix")
@@ -698,7 +695,7 @@ class Census:
         }
 
     def compare(self, guests, own, totals):
-        """Count what has changed since the census before, if there was one."""
+        """Count the changes since the previous census, if there was one."""
         changes = []
         for pages, counts in zip(guests, own):  # noqa: B905
             if pages.name in self.before:
@@ -709,16 +706,16 @@ class Census:
 
 
 def zeros_of(pages, ksm, complaints):
-    """Tell pages that KSM gave up for the kernel's zero page from those never written.
+    """Distinguish pages that KSM replaced by the kernel's zero page from those never written.
 
-    Both are mapped to it. Since 6.6 the kernel tells how many the former are. Before, it is taken
-    that use_zero_pages has been what it is now.
+    Both are mapped to the zero page. Linux 6.6 and newer count the former. For older kernels it is
+    assumed that use_zero_pages has not changed.
     """
     given_up = pages.stat.get("ksm_zero_pages")
     if given_up is None and pages.zero_frame:
         complaints.append(
-            f"{pages.name}: the kernel does not tell how many of the {pages.zero_frame} pages that "
-            "are its zero page were given up by KSM; taken for so are "
+            f"{pages.name}: the kernel does not say how many of the {pages.zero_frame} pages that "
+            "are mapped to its zero page KSM has replaced; assumed "
             + ("all" if ksm.get("use_zero_pages") == 1 else "none")
         )
         given_up = pages.zero_frame if ksm.get("use_zero_pages") == 1 else 0
@@ -727,7 +724,7 @@ def zeros_of(pages, ksm, complaints):
 
 
 def apart(ksm, nodes):
-    """List what is to be said of NUMA nodes that ksmd keeps apart."""
+    """Return a complaint if ksmd does not merge across NUMA nodes."""
     if ksm.get("merge_across_nodes", 1) or nodes < 2:
         return []
     return [
@@ -737,7 +734,7 @@ def apart(ksm, nodes):
 
 
 def guest_counts(pages, count):
-    """What is said of one process, as far as it follows from its contents."""
+    """Return the counts of one process that follow from its contents."""
     return {
         "pid": pages.pid,
         "present_pages": count["zero"] + count["pages"],
@@ -754,7 +751,7 @@ def guest_counts(pages, count):
 
 
 def cpu_seconds():
-    """CPU time of this process and of its workers that have ended."""
+    """Return the CPU time of this process and of its workers that have ended."""
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -780,10 +777,10 @@ class Pause:
 
 @contextlib.contextmanager
 def paused(processes, complaints):
-    """Stop processes; they go on afterwards, even if this program is killed meanwhile.
+    """Stop processes; they continue afterwards, even if this program is killed meanwhile.
 
-    Those that somebody else has stopped stay so. A child of this program lets the others go on when
-    the pipe between the two breaks, or after LONGEST. Meanwhile, Ctrl-Z does nothing.
+    Processes that were already stopped stay stopped. A child of this program continues the others
+    when the pipe between the two breaks, or after LONGEST. Meanwhile, Ctrl-Z is ignored.
     """
     pause = Pause()
     running = [process for process in processes if process.alive() and not process.stopped()]
@@ -809,7 +806,7 @@ def paused(processes, complaints):
             process.signal(signal.SIGCONT)
         pause.seconds = time.monotonic() - began
         if pause.seconds > LONGEST:
-            complaints.append(f"processes went on after {LONGEST} s, before all was read")
+            complaints.append(f"processes continued after {LONGEST} s, before all was read")
         for number, handler in handlers.items():
             signal.signal(number, handler)
         os.close(writer)
@@ -817,7 +814,7 @@ def paused(processes, complaints):
 
 
 def let_go_on_when_broken(reader, writer, processes):
-    """Do the child's work, in a session of its own, whatever becomes of the parent."""
+    """Run the child, in its own session, so that it survives the parent."""
     try:
         os.setsid()
         for number in (*SIGNALS, signal.SIGHUP):
@@ -831,7 +828,7 @@ def let_go_on_when_broken(reader, writer, processes):
 
 
 def wait_for(what, seconds):
-    """Whether something is so, at the latest after some seconds."""
+    """Wait until a condition is true, at most some seconds; return whether it is."""
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline:
@@ -852,14 +849,14 @@ class Moments:
         self.reason, self.asleep, self.missed = "finished", False, 0
 
     def stop(self, number, _frame):
-        """Handle a signal: end a sleep at once, but no census."""
+        """Handle a signal: end a sleep at once, but do not interrupt a census."""
         self.reason = signal.Signals(number).name
         if self.asleep:
             self.asleep = False
             raise Stopped
 
     def __iter__(self):
-        """Yield the moments, each when it has come."""
+        """Yield each moment when it is due."""
         with contextlib.suppress(Stopped):
             self.sleep_until(self.start)
             yield from self.before_the_end()
@@ -867,7 +864,7 @@ class Moments:
             yield "end"
 
     def before_the_end(self):
-        """Yield the moments until the end; those that come while a census is taken are missed."""
+        """Yield the moments until the end. Moments during a census are missed."""
         due = self.start + self.every if self.every else math.inf
         scans, earliest = full_scans(), self.start
         while True:
@@ -875,7 +872,7 @@ class Moments:
             if due <= now and (due < self.end or not self.at_end):
                 yield "every"
                 passed = max(1, math.ceil((time.monotonic() - due) / self.every))
-                left = (self.end - due) / self.every  # the end itself has a moment of its own
+                left = (self.end - due) / self.every  # the end is a separate moment
                 self.missed += min(passed, math.ceil(left) if self.at_end else int(left) + 1) - 1
                 due += self.every * passed
             if now >= self.end:
@@ -888,7 +885,7 @@ class Moments:
             self.sleep_until(min(due, again, self.end))
 
     def sleep_until(self, deadline):
-        """Sleep; raise Stopped if a signal comes, or came."""
+        """Sleep; raise Stopped on a signal, also on an earlier one."""
         self.asleep = True
         if self.reason != "finished":
             self.asleep = False
@@ -898,7 +895,7 @@ class Moments:
 
 
 def full_scans():
-    """How often ksmd has been through all memory; None if the kernel does not say."""
+    """Return the number of full scans; None if the kernel does not say."""
     try:
         return int(Path("/sys/kernel/mm/ksm/full_scans").read_text())
     except (OSError, ValueError):
@@ -909,7 +906,7 @@ def full_scans():
 
 
 class Output:
-    """A new file, or standard output, that gets whole lines."""
+    """A new file, or standard output, to which whole lines are written."""
 
     def __init__(self, path):
         self.name = path
@@ -917,7 +914,7 @@ class Output:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self.fd = 1 if path == "-" else os.open(path, flags, 0o600)
         except FileExistsError:
-            raise Unusable(f"{path} exists already, and is never overwritten") from None
+            raise Unusable(f"{path} already exists and is not overwritten") from None
         except OSError as error:
             raise Unusable(f"cannot create {path}: {error.strerror}") from None
 
@@ -932,7 +929,7 @@ class Output:
 
 
 def process_argument(text):
-    """Name and pid of NAME=PID or NAME=PIDFILE."""
+    """Parse NAME=PID or NAME=PIDFILE; return name and pid."""
     name, _, value = text.partition("=")
     if not name or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PID or NAME=PIDFILE")
@@ -950,7 +947,7 @@ def process_argument(text):
 
 
 def seconds_argument(text):
-    """Give a number of 0 or more."""
+    """Parse a number of 0 or more."""
     seconds = float(text)
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
@@ -983,21 +980,21 @@ def parse_arguments(argv):
         help="a census each time S seconds have passed",
     )
     add("--at-scan-boundary", action="store_true", help="a census when full_scans has risen")
-    add("--end", action="store_true", help="a census when --seconds are over, or on SIGTERM")
-    add("--seconds", type=seconds_argument, metavar="S", help="how long, if there are moments")
+    add("--end", action="store_true", help="a census after --seconds, or on SIGTERM")
+    add("--seconds", type=seconds_argument, metavar="S", help="duration, for several censuses")
     add(
         "--start",
         type=seconds_argument,
         default=0,
         metavar="S",
-        help="when, in seconds of CLOCK_MONOTONIC; one that has passed is now (default)",
+        help="start time, in seconds of CLOCK_MONOTONIC; a past time means now (default)",
     )
     arguments = parser.parse_args(argv)
     moments = arguments.every is not None or arguments.at_scan_boundary or arguments.end
     if arguments.every == 0:
         parser.error("argument --every: must be more than 0")
     if moments != (arguments.seconds is not None):
-        parser.error("--seconds belongs to moments: --every, --at-scan-boundary, --end")
+        parser.error("--seconds goes with --every, --at-scan-boundary or --end")
     if len(dict(arguments.process)) < len(arguments.process):
         parser.error("argument --process: a name is given twice")
     if arguments.start > time.monotonic() + MAX_AHEAD:
@@ -1006,7 +1003,7 @@ def parse_arguments(argv):
 
 
 def count(arguments):
-    """Do what the arguments say; returns the exit status."""
+    """Execute the command line; return the exit status."""
     processes = [Process(name, pid) for name, pid in arguments.process]
     keep = bool(arguments.every or arguments.at_scan_boundary)
     census = Census(processes, arguments.pause, keep)
@@ -1048,7 +1045,7 @@ def count_at_moments(arguments, census, output):
 
 
 def header(arguments, wall, start):
-    """Say what is counted, and when."""
+    """Return the members of the header line."""
     kernel = Path("/proc/sys/kernel")
     return {
         "kind": "header",
@@ -1068,7 +1065,7 @@ def header(arguments, wall, start):
 
 
 def complain(message):
-    """Tell the user what is wrong."""
+    """Report an error to the user."""
     print(f"ksm_census.py: error: {message}", file=sys.stderr)
 
 
@@ -1084,5 +1081,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     if os.environ.pop("PYTHONHASHSEED", None) not in (None, "random"):
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # with a key that nobody knows
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # with a random key
     sys.exit(main())

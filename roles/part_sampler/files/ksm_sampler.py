@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Sample the counters of KSM, the host and its guests at a steady pace, at about the cost of C.
+"""Sample the counters of KSM, the host and its guests at a steady pace, about as fast as C.
 
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 
-How it is cheap: every file stays open and is read anew with one pread() at offset 0, which makes
-the kernel print it again. What the files look like is learned once, as one regular expression for
-all of them whose groups are the values and whose rest is literal; each sample is then one match and
-one template of bytes. The match is also the check: a name, a unit or a kind of value that is not
-what was learned does not match, and the layout is learned again from what the files say now.
+It is fast: every file stays open and is read again with one pread() at offset 0, which makes the
+kernel print it again. The layout of the files is learned once, as one regular expression for all of
+them. Its groups are the values, and the rest is literal. Each sample is then one match and one
+template of bytes. The match is also the check: if a name, a unit or a kind of value has changed, it
+does not match, and the layout is learned again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import NamedTuple
 FORMAT = 1
 MIN_PERIOD = 0.01  # seconds
 MAX_AHEAD = 3600  # seconds to the start
-BUFFER = 8192  # bytes a pread; a file that does not fit is read in as many as it takes
+BUFFER = 8192  # bytes per pread; a larger file is read with several
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
 
@@ -46,93 +46,93 @@ VMSTAT = frozenset(b"cow_ksm ksm_swpin_copy pswpin pswpout".split())
 HELP = """\
 examples:
   python3 ksm_sampler.py --output - --samples 3
-      three samples of the host, a second apart, on standard output
+      three samples of the host, one per second, on standard output
   python3 ksm_sampler.py --output samples.jsonl --period 0.25 --samples 181 \\
       --guest ksm-guest-01=/run/libvirt/qemu/ksm-guest-01.pid --guest other=4242
       45 seconds at 4 Hz, with two guests; the end line also goes to standard output
   python3 ksm_sampler.py --output samples.jsonl --samples 3601 --steady-scans 3 --steady-seconds 60
-      at most an hour, and less if pages_sharing is flat before
+      at most an hour; ends earlier if pages_sharing is flat
   kill -TERM PID
-      ends it at once, with a whole last line and an end line
+      ends at once, with a complete last line and an end line
 
-output: one JSON object a line.
-  header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (a second),
-          boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), and strain, of it
-          what the kernel tells:
-            memory_some_us, memory_full_us  us that some task, all tasks waited for memory since
+output: one JSON object per line.
+  header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (per
+          second), boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), and strain,
+          with those values that the kernel has:
+            memory_some_us, memory_full_us  us that some tasks, all tasks waited for memory since
                                             boot (/proc/pressure/memory)
-            throttled                       times that CPUs were throttled by their heat since boot,
-                                            over all CPUs (thermal_throttle/core_throttle_count)
-  sample  n            index of the deadline: sample n was due at the header's monotonic
+            throttled                       thermal throttling events of all CPUs since boot
+                                            (thermal_throttle/core_throttle_count)
+  sample  n            index of the deadline: sample n is due at the header's monotonic
                        + n * period, and is never early; a gap in n is a missed sample
           wall         seconds, CLOCK_REALTIME   } both read once, immediately
           monotonic    seconds, CLOCK_MONOTONIC  } before the counters
-          ksm          every file of /sys/kernel/mm/ksm: a number, or text
+          ksm          every file of /sys/kernel/mm/ksm: a number or text
                        (pages_*: pages; general_profit: bytes, signed)
           cpu          first line of /proc/stat: clock ticks of all CPUs since boot
-          meminfo      KiB, from /proc/meminfo, those that exist of:
+          meminfo      KiB, from /proc/meminfo, if they exist:
 %(meminfo)s
-          vmstat       events since boot (pswp*: pages), from /proc/vmstat, those that exist of:
+          vmstat       events since boot (pswp*: pages), from /proc/vmstat, if they exist:
 %(vmstat)s
-          ksmd         cpu_ns: ns that ksmd has run, from /proc/PID/schedstat, as of its last
-                       scheduler tick; else from the clock ticks of /proc/PID/stat; null: unknown
-          guests       null: gone; else per guest
+          ksmd         cpu_ns: CPU time of ksmd in ns, from /proc/PID/schedstat, as of its last
+                       scheduler tick; or from the clock ticks of /proc/PID/stat; null: unknown
+          guests       null: has ended; else per guest
                          ksm_*            lines of /proc/PID/ksm_stat: pages, and
-                                          ksm_process_profit in bytes, signed (a kernel without
-                                          it: /proc/PID/ksm_merging_pages; without that: none)
+                                          ksm_process_profit in bytes, signed (older kernels:
+                                          /proc/PID/ksm_merging_pages, or nothing)
                          utime, stime     clock ticks of the whole process, /proc/PID/stat
                          resident_pages   second field of /proc/PID/statm
-  end     samples (taken), missed, cpu_seconds (of the sampler itself, from its header on),
-          reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time it was found
-          gone), strain (as in the header), and with --steady-scans converged (false: it was not
+  end     samples (taken), missed, cpu_seconds (of the sampler itself, since its header),
+          reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
+          noticed), strain (as in the header), and with --steady-scans converged (false: not
           steady when sampling ended)
 
-A sample is no atomic snapshot: its files are read one after the other, within some 0.3 ms, while
-ksmd may be at work. pages_volatile is what the kernel computes from counters that move meanwhile.
+A sample is not an atomic snapshot: its files are read one after the other, within about 0.3 ms,
+while ksmd may run. The kernel computes pages_volatile from counters that change meanwhile.
 
-It runs with the real-time policy SCHED_FIFO, priority 1, where it may (root or CAP_SYS_NICE), so
-that busy guests neither delay a sample nor tear it apart; else it says what it missed.
+The sampler uses the real-time policy SCHED_FIFO, priority 1, if it may (root or CAP_SYS_NICE), so
+that busy guests do not delay or interrupt a sample. The end line counts missed samples.
 
-With --steady-scans, sampling ends as soon as pages_sharing has stayed within so many percent
-(maximum less minimum, of the maximum) for the seconds and the full scans that are asked for. Pages
+With --steady-scans, sampling ends as soon as pages_sharing has been flat for the given seconds and
+full scans. Flat means: maximum minus minimum is at most the given percentage of the maximum. Pages
 that are merged with the kernel's zero page (use_zero_pages) are not in pages_sharing.
 
 exit status:
-  0    every deadline passed, or it was steady
-  1    the output could not be written any further (say, no space left); its last line may be torn
+  0    all samples are done, or it was steady
+  1    the output could not be written (for example, no space left); its last line may be incomplete
   2    wrong arguments, or nothing to sample: nothing was written
   130  ended by SIGINT    143  ended by SIGTERM    (both with an end line)
 """
 
 
 class Unusable(Exception):  # noqa: N818
-    """What was asked for cannot be sampled; the message is for the user."""
+    """The request cannot be sampled; the message is for the user."""
 
 
 class Stopped(Exception):  # noqa: N818
-    """A signal has asked for the end."""
+    """A signal has requested the end."""
 
 
-# Layouts: what the text of a file looks like. Each takes the text and returns a regular expression
-# for it, with a group for each value, and the JSON members that these values are put into.
+# A layout describes the text of a file. Each function takes the text and returns a regular
+# expression for it, with a group for each value, and a JSON template for these values.
 
 NUMBER = rb"(0|-?[1-9][0-9]*)"  # exactly the integers of JSON
 TEXT = rb"(?!-?[0-9]+(?![ -~]))([ !#-\[\]-~]*)"  # not a number; nothing that JSON escapes
-REST = rb"[^\0]*"  # of the file: a NUL separates it from the next
-# /proc/PID/stat up to its field 14, utime; the name in parentheses may hold anything. A zombie has
-# its times still, but is as good as gone.
+REST = rb"[^\0]*"  # the rest of the file: a NUL separates it from the next
+# /proc/PID/stat up to its field 14, utime; the name in parentheses may contain anything. A zombie
+# still has its times, but counts as ended.
 PROCESS = rb"[0-9]+ \([^\0]*\) [^ZX] (?:[^ ]+ ){10}"
 
 
 def json_text(text):
-    """JSON string of str or bytes, to stand in a template."""
+    """Return str or bytes as a JSON string for a template."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     return json.dumps(text).encode().replace(b"%", b"%%")
 
 
 def slot(text):
-    """Pattern and JSON of one value: a group to fill in, or literal if JSON must escape it."""
+    """Return pattern and JSON of one value: a group, or literal if JSON must escape it."""
     if re.fullmatch(NUMBER, text):
         return NUMBER, b"%b"
     if re.fullmatch(TEXT, text):
@@ -141,14 +141,14 @@ def slot(text):
 
 
 def value_layout(name, text):
-    """Lay out a file that is one value, as in sysfs."""
+    """Return the layout of a file with one value, as in sysfs."""
     value = text.rstrip(b"\n")
     pattern, json_value = slot(value)
     return pattern + re.escape(text[len(value) :]), [(name, json_value)]
 
 
 def lines_layout(text, wanted=None):
-    """Lay out lines of `name value` or `name: value [kB]`: those wanted, else all."""
+    """Return the layout of lines `name value` or `name: value [kB]`: the wanted ones, or all."""
     pattern, members, skipped = b"", [], 0
     for line in text.splitlines(keepends=True):
         found = re.fullmatch(rb"([^\s:]+):? +(.*?)((?: kB)?\n?)", line)
@@ -163,16 +163,16 @@ def lines_layout(text, wanted=None):
 
 
 def skip(lines):
-    """Pattern for a number of lines.
+    """Return a pattern for a number of lines.
 
-    The end of many is cheaper to find from behind. That is also safe: the name that follows is in
-    the text but once, so that no other end than the right one is ever tried further.
+    For many lines, a greedy match that backtracks is faster. It is safe because the name that
+    follows occurs only once in the text.
     """
     return rb"(?s:.*)\n" if lines > 16 else rb"[^\n]*\n" * lines
 
 
 def cpu_layout(text):
-    """Lay out /proc/stat, of which only the first line is wanted: ticks of all CPUs."""
+    """Return the layout of /proc/stat: only its first line, ticks of all CPUs."""
     found = re.match(rb"cpu +((?:[0-9]+ ?)+)", text)
     names = CPU[: len(found[1].split())] if found else []
     return (rb"cpu +" + rb" ".join([NUMBER] * len(names)) if names else b"") + REST, [
@@ -181,15 +181,16 @@ def cpu_layout(text):
 
 
 def process_layout(_text):
-    """Lay out /proc/PID/stat: CPU time in clock ticks."""
+    """Return the layout of /proc/PID/stat: CPU time in clock ticks."""
     pattern = PROCESS + NUMBER + rb" " + NUMBER + rb" " + REST
     return pattern, [(b"utime", b"%b"), (b"stime", b"%b")]
 
 
 def ticks_layout(text):
-    """Lay out /proc/PID/stat of a kernel thread: its stime, for its utime is 0, in ns.
+    """Return the layout of /proc/PID/stat of a kernel thread: its stime in ns; its utime is 0.
 
-    A clock tick is 1/100 s (1/1024 s on Alpha, which this would get wrong): zeros make it ns.
+    A clock tick is 1/100 s (except 1/1024 s on Alpha, which is not supported). Appended zeros
+    convert it to ns.
     """
     if re.match(PROCESS + rb"0 0 ", text):
         return PROCESS + rb"0 0 " + REST, [(b"cpu_ns", b"0")]
@@ -197,16 +198,16 @@ def ticks_layout(text):
 
 
 def resident_layout(_text):
-    """Lay out /proc/PID/statm: the second field, pages in memory."""
+    """Return the layout of /proc/PID/statm: the second field, pages in memory."""
     return rb"[0-9]+ " + NUMBER + rb" " + REST, [(b"resident_pages", b"%b")]
 
 
 def schedstat_layout(_text):
-    """Lay out /proc/PID/schedstat: the first field, ns on a CPU."""
+    """Return the layout of /proc/PID/schedstat: the first field, ns on a CPU."""
     return NUMBER + rb" " + REST, [(b"cpu_ns", b"%b")]
 
 
-# What a section holds that has no files.
+# The value of a section without files.
 EMPTY = {"ksmd": [(b"cpu_ns", b"null")]}
 SAMPLE = b'{"kind":"sample","n":%d,"wall":%d.%09d,"monotonic":%d.%09d,'
 
@@ -215,8 +216,8 @@ class Reader:
     """Reads the files of a sample and makes its line.
 
     `host` and `guests` map a section, such as meminfo or a guest's name, to its files: a list of
-    (descriptor, layout). A file of the host that cannot be read any more is left out from then on.
-    A guest that has ended is null from then on, and in `gone` with the time it was found so.
+    (descriptor, layout). If a file of the host becomes unreadable, later samples leave it out. If a
+    guest has ended, it is null in later samples, and `gone` has the time when this was noticed.
     """
 
     def __init__(self, host, guests):
@@ -224,7 +225,7 @@ class Reader:
         self.learn()
 
     def line(self, n, wall, monotonic):
-        """One sample line; the counters are read here. Times are in ns."""
+        """Read the counters and return the sample line. Times are in ns."""
         try:
             match = self.match(self.read())
         except OSError:
@@ -234,18 +235,18 @@ class Reader:
         return self.template % (n, *wall, *monotonic, *match.groups())
 
     def read(self):
-        """Text of all files, with a NUL between them."""
+        """Return the text of all files, with a NUL between them."""
         if self.long:
             return b"\0".join([self.read_file(fd) for fd in self.fds])
-        # Half of the time of a sample goes into this line.
+        # This line takes half of the time of a sample.
         return b"\0".join(map(os.pread, self.fds, repeat(BUFFER), repeat(0)))
 
     def read_file(self, fd):
-        """Text of one file, where some are longer than what one pread gives."""
+        """Return the text of one file, which may need more than one pread."""
         return b"".join(pieces(fd)) if fd in self.long else os.pread(fd, BUFFER, 0)
 
     def learn(self):
-        """Read every file whole and lay it out anew; return the match of what was read."""
+        """Read every file completely and learn its layout again; return the match."""
         laid, host, guests = [], [], []
         for name, files in self.host.items():
             found = [file for file in map(lay_out, files) if file]
@@ -265,17 +266,17 @@ class Reader:
 
 
 class LaidOut(NamedTuple):
-    """A file whose layout is known."""
+    """A file with a known layout."""
 
     fd: int
     text: bytes
     pattern: bytes
     members: list
-    long: bool  # what is wanted of it does not come with the first pread
+    long: bool  # the wanted values need more than the first pread
 
 
 def lay_out(file):
-    """Read a file and learn its layout; None if it cannot be read, or is not what it should be."""
+    """Read a file and learn its layout; None if it is unreadable or has an unexpected form."""
     fd, layout = file
     try:
         text = list(pieces(fd))
@@ -291,19 +292,19 @@ def lay_out(file):
 
 
 def members_of(laid):
-    """Template of the JSON object for files."""
+    """Return the template of the JSON object for files."""
     return json_object([member for file in laid for member in file.members])
 
 
 def json_object(members):
-    """Template of a JSON object."""
+    """Return the template of a JSON object."""
     return b"{" + b",".join([json_text(name) + b":" + value for name, value in members]) + b"}"
 
 
 def pieces(fd):
-    """Yield the whole text of an open file, in the pieces in which the kernel gives it.
+    """Yield the whole text of an open file, in the pieces that the kernel returns.
 
-    A short read is not the end: seq_file gives at most one page of whole records at a time.
+    A short read is not the end: seq_file returns at most one page of whole records at a time.
     """
     offset = 0
     while piece := os.pread(fd, BUFFER, offset):
@@ -312,7 +313,7 @@ def pieces(fd):
 
 
 def open_file(path, dir_fd=None):
-    """Open for reading; None if it does not exist."""
+    """Open a file for reading; None if it does not exist."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
     except (FileNotFoundError, ProcessLookupError):
@@ -322,7 +323,7 @@ def open_file(path, dir_fd=None):
 
 
 def ksm_files(root):
-    """Every file of /sys/kernel/mm/ksm, whatever this kernel has."""
+    """Open every file that this kernel has in /sys/kernel/mm/ksm."""
     directory = root / "sys/kernel/mm/ksm"
     try:
         paths = sorted(path for path in directory.iterdir() if path.is_file())
@@ -336,13 +337,13 @@ def ksm_files(root):
 
 
 def one_file(path, layout):
-    """One file as a section; nothing where the kernel has not the file."""
+    """Return one file as a section; empty if the kernel does not have the file."""
     fd = open_file(path)
     return [] if fd is None else [(fd, layout)]
 
 
 def read_text(path, default=None):
-    """Text of a small file without the space around it; the default if it cannot be read."""
+    """Return the stripped text of a small file; the default if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
@@ -350,19 +351,19 @@ def read_text(path, default=None):
 
 
 def find_ksmd(proc):
-    """Pid of the kernel thread ksmd; None if it cannot be seen, as from within a container."""
+    """Return the pid of the kernel thread ksmd; None if it is not visible, as in a container."""
     for directory in sorted(proc.glob("[0-9]*")):
-        # Anyone may call a process ksmd, but only kernel threads have no command line.
+        # Any process may have the name ksmd, but only kernel threads have no command line.
         if read_text(directory / "comm") == "ksmd" and not read_text(directory / "cmdline", ""):
             return int(directory.name)
     return None
 
 
 def ksmd_files(proc, pid):
-    """CPU time of ksmd, from the best file there is."""
+    """Return the most exact file for the CPU time of ksmd."""
     if pid is None:
         return []
-    # All zero where the kernel does not keep the statistics: ksmd has run at least once.
+    # All values are zero if the kernel does not keep the statistics: ksmd has run at least once.
     if (read_text(proc / f"{pid}/schedstat") or "0 0 0") != "0 0 0":
         return one_file(proc / f"{pid}/schedstat", schedstat_layout)
     return one_file(proc / f"{pid}/stat", ticks_layout)
@@ -371,8 +372,8 @@ def ksmd_files(proc, pid):
 def guest_files(proc, name, pid):
     """Open the files of one guest's process.
 
-    The files are opened beneath one descriptor of /proc/PID, and all of them stay with the process
-    they were opened for: once it has ended they give ESRCH, even if the kernel reuses its pid.
+    The files are opened relative to one descriptor of /proc/PID, and all belong to that process:
+    when it has ended, reads fail with ESRCH, even if the kernel reuses its pid.
     """
     directory = open_file(proc / str(pid))
     if directory is None:
@@ -395,19 +396,19 @@ def guest_files(proc, name, pid):
     finally:
         os.close(directory)
     if fds["ksm_stat"] is not None:
-        close([fds.pop("ksm_merging_pages")])  # it is a line of ksm_stat
+        close([fds.pop("ksm_merging_pages")])  # ksm_stat includes it
     return [(fd, layouts[file]) for file, fd in fds.items() if fd is not None]
 
 
 def close(fds):
-    """Close files, of those that were there to be opened."""
+    """Close files; None is ignored."""
     for fd in fds:
         if fd is not None:
             os.close(fd)
 
 
 class Output:
-    """Where lines go: a new file, or standard output."""
+    """The output: a new file, or standard output."""
 
     def __init__(self, path):
         self.name, self.fd = "standard output", sys.stdout.fileno()
@@ -415,66 +416,66 @@ class Output:
             return
         self.name = path
         try:
-            # The kernel tells only its owner what is merged of a process.
+            # The kernel shows the counters of a process only to its owner.
             self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
-            raise Unusable(f"{path} exists already, and is never overwritten") from error
+            raise Unusable(f"{path} already exists and is not overwritten") from error
         except OSError as error:
             raise Unusable(f"cannot create {path}: {error.strerror}") from error
 
     def write(self, line):
-        """Hand over a whole line with one system call, and more only if that takes a part of it."""
+        """Write a whole line with one system call; more only after a partial write."""
         while line:
             line = line[os.write(self.fd, line) :]
 
 
 class Steady:
-    """Whether pages_sharing has been flat for long enough.
+    """Decides whether pages_sharing has been flat for long enough.
 
-    It is flat over some samples if the greatest value is above the least by at most `percent` of
-    the greatest. It has to be flat from a sample on, not before `after`, since which `seconds` have
-    passed and `scans` full scans lie wholly within: one more has to end meanwhile, as nobody knows
-    where in a scan a sample is taken. The first sample of a run is taken before ksmd starts.
+    It is flat over some samples if maximum minus minimum is at most `percent` of the maximum. The
+    flat samples must not begin before `after`, must cover `seconds`, and must contain `scans`
+    complete full scans. For that, one more scan has to end meanwhile, because a sample may be taken
+    in the middle of a scan. The first sample of a run is taken before ksmd starts.
     """
 
     def __init__(self, scans, seconds, percent, after=0.0):
         self.scans, self.seconds, self.percent, self.after = scans, seconds, percent, after
         self.origin = self.now = self.since = None  # samples, as (seconds, full_scans)
-        # Of the values since then those that are greater than all later ones, so that the greatest
-        # is the first; each with the earliest sample from which on it is. The same of the negative
-        # values. However long it is flat, that is no more than there are different values.
+        # The values since then that are greater than all later ones, so that the first is the
+        # maximum, each with the earliest sample since which this holds. The same for the negated
+        # values. The length is limited by the number of different values.
         self.highs, self.lows = collections.deque(), collections.deque()
 
     def add(self, seconds, full_scans, pages_sharing):
-        """Take note of a sample."""
+        """Add a sample."""
         now = (seconds, full_scans)
-        self.origin = self.origin or (seconds, 0)  # where scans have ended, ksmd runs already
+        self.origin = self.origin or (seconds, 0)  # if scans have ended, ksmd already runs
         if seconds < self.after:
             return
-        if self.now is None or full_scans < self.now[1]:  # ksmd has begun anew, with run=2
+        if self.now is None or full_scans < self.now[1]:  # run=2 has reset ksmd
             self.forget(now)
         self.now = now
         push(self.highs, pages_sharing, now)
         push(self.lows, -pages_sharing, now)
         while not self.is_flat():
-            # The new value is the cause, so it alone is left of its kind: others have to go.
+            # The new value is the only one of its kind; remove values of the other kind.
             others = self.lows if len(self.highs) == 1 else self.highs
             others.popleft()
             self.since = others[0][1]
 
     def forget(self, now):
-        """Begin with a sample."""
+        """Start again with a sample."""
         self.highs.clear()
         self.lows.clear()
         self.since = now
 
     def is_flat(self):
-        """Whether all values are close enough together."""
+        """Whether the range of all values is small enough."""
         high = self.highs[0][0]
         return high + self.lows[0][0] <= self.percent / 100 * high
 
     def reached(self):
-        """Whether it is steady now."""
+        """Whether pages_sharing is steady now."""
         if self.now is None:
             return False
         seconds, scans = self.now[0] - self.since[0], self.now[1] - self.since[1]
@@ -489,7 +490,7 @@ def push(greatest, value, now):
     greatest.append((value, since))
 
 
-# In a line of ours: cheaper to find than to parse the whole of it.
+# Finding these in our own line is faster than parsing it.
 SCANS = re.compile(rb'"full_scans":([0-9]+)').search
 SHARING = re.compile(rb'"pages_sharing":([0-9]+)').search
 
@@ -504,14 +505,14 @@ class Sampler:
         self.reason, self.asleep = "finished", False
 
     def stop(self, number, _frame):
-        """Handle a signal: end a sleep at once, but never cut a line in two."""
+        """Handle a signal: end a sleep at once, but never interrupt the writing of a line."""
         self.reason = signal.Signals(number).name
         if self.asleep:
-            self.asleep = False  # so that no second signal cuts short what follows
+            self.asleep = False  # a second signal must not interrupt the end
             raise Stopped
 
     def run(self, start):
-        """Sample until the end, or a signal; return the number of deadlines that were missed.
+        """Sample until the end or a signal; return the number of missed deadlines.
 
         A deadline is missed when the next one comes before its sample could be taken.
         """
@@ -529,26 +530,26 @@ class Sampler:
         return min(n, self.samples) - self.taken
 
     def after(self, n, seconds, line):
-        """Do what is to be done after sample n, which was taken so many seconds from the start."""
+        """Handle the end of sample n, which was taken so many seconds after the start."""
         if self.steady and self.is_steady(n, seconds, line):
             self.end("steady")
 
     def end(self, reason):
-        """End early, unless a signal came meanwhile, which is to be obeyed in the same way."""
+        """End early. If a signal came meanwhile, it is the reason."""
         if self.reason == "finished":
             self.reason = reason
         raise Stopped
 
     def is_steady(self, n, seconds, line):
-        """Whether to end with sample n, which is asked where an interval ends."""
+        """Whether to end with sample n. Checked at the ends of intervals."""
         scans, sharing = SCANS(line), SHARING(line)
-        if not (scans and sharing):  # a file that could not be read
+        if not (scans and sharing):  # a file was unreadable
             return False
         self.steady.add(seconds, int(scans[1]), int(sharing[1]))
         return n % self.every == 0 and self.steady.reached()
 
     def sleep_until(self, deadline):
-        """Sleep; raise Stopped if a signal comes, or came."""
+        """Sleep; raise Stopped on a signal, also on an earlier one."""
         self.asleep = True
         if self.reason != "finished":
             self.asleep = False
@@ -558,12 +559,12 @@ class Sampler:
 
 
 def json_line(**members):
-    """One line of JSON."""
+    """Return one line of JSON."""
     return json.dumps(members, separators=(",", ":")).encode() + b"\n"
 
 
 def guest_argument(text):
-    """Name and pid of NAME=PID or NAME=PIDFILE."""
+    """Parse NAME=PID or NAME=PIDFILE; return name and pid."""
     name, _, value = text.partition("=")
     if not name or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PID or NAME=PIDFILE")
@@ -577,7 +578,7 @@ def guest_argument(text):
 
 
 def period_argument(text):
-    """Seconds between deadlines."""
+    """Parse the seconds between deadlines."""
     period = float(text)
     if not MIN_PERIOD <= period < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a period: {MIN_PERIOD} seconds or more")
@@ -585,7 +586,7 @@ def period_argument(text):
 
 
 def count_argument(text):
-    """Give a whole number of 1 or more."""
+    """Parse a whole number of 1 or more."""
     count = int(text)
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
@@ -593,7 +594,7 @@ def count_argument(text):
 
 
 def amount_argument(text):
-    """Give a number of 0 or more."""
+    """Parse a number of 0 or more."""
     amount = float(text)
     if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
@@ -620,7 +621,7 @@ def parse_arguments(argv):
     )
     add = parser.add_argument
     add("--output", required=True, metavar="FILE", help="new file to write, or - for stdout")
-    add("--samples", required=True, type=count_argument, metavar="N", help="deadlines to meet")
+    add("--samples", required=True, type=count_argument, metavar="N", help="number of samples")
     add(
         "--period",
         type=period_argument,
@@ -641,18 +642,18 @@ def parse_arguments(argv):
         type=amount_argument,
         default=0,
         metavar="S",
-        help="first deadline, in seconds of CLOCK_MONOTONIC; one that has passed is now (default)",
+        help="first deadline, in seconds of CLOCK_MONOTONIC; a past time means now (default)",
     )
     add(
         "--steady-scans",
         type=count_argument,
         metavar="N",
-        help="end early, once pages_sharing was flat for N full scans and --steady-seconds",
+        help="end early when pages_sharing was flat for N full scans and --steady-seconds",
     )
     for name, default, text in (
-        ("seconds", 60, "how long it was flat, at least"),
-        ("percent", 1, "what is flat: its range, in percent of its greatest value"),
-        ("after", 0, "seconds from the first sample that do not count"),
+        ("seconds", 60, "minimum time that it was flat"),
+        ("percent", 1, "maximum range of flat values, in percent of the greatest"),
+        ("after", 0, "seconds after the first sample that do not count"),
     ):
         add(
             f"--steady-{name}",
@@ -666,7 +667,7 @@ def parse_arguments(argv):
         type=count_argument,
         default=1,
         metavar="N",
-        help="end only with a sample whose n is a multiple of this (default: 1)",
+        help="end only at samples whose n is a multiple of this (default: 1)",
     )
     add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
     arguments = parser.parse_args(argv)
@@ -678,7 +679,7 @@ def parse_arguments(argv):
 
 
 def open_reader(root, guests):
-    """Open everything that is sampled; return its reader, and the pid of ksmd."""
+    """Open all sampled files; return their reader and the pid of ksmd."""
     proc = root / "proc"
     ksmd = find_ksmd(proc)
     host = {
@@ -695,17 +696,17 @@ def open_reader(root, guests):
 
 
 def take_precedence():
-    """Let the sampler go first when its deadline comes, and be interrupted within no sample.
+    """Give the sampler real-time priority, so that nothing delays or interrupts a sample.
 
-    Without it, guests that keep all CPUs busy delay samples and tear them apart. Real-time priority
-    needs root or CAP_SYS_NICE; sampling goes on without, and says what it missed.
+    Without it, guests that keep all CPUs busy do. Real-time priority needs root or CAP_SYS_NICE;
+    sampling works without it, and counts missed samples.
     """
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def sample(arguments):
-    """Do what the arguments say; return the exit status."""
+    """Execute the command line; return the exit status."""
     reader, ksmd = open_reader(arguments.root, arguments.guest)
     output = Output(arguments.output)
     steady = steady_rule(arguments)
@@ -714,7 +715,7 @@ def sample(arguments):
     for number in SIGNALS:
         signal.signal(number, sampler.stop)
     take_precedence()
-    before = strain(arguments.root)  # a host of many CPUs takes its time: that of no deadline
+    before = strain(arguments.root)  # slow on a host with many CPUs, so before the first deadline
     wall, monotonic, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
     start = max(monotonic, round(arguments.start * 1e9))
     header = header_line(arguments, wall + start - monotonic, start, ksmd, before)
@@ -735,7 +736,7 @@ def sample(arguments):
 
 
 def steady_rule(arguments):
-    """Rule for ending early, or None."""
+    """Return the rule for ending early, or None."""
     if arguments.steady_scans is None:
         return None
     return Steady(
@@ -747,7 +748,7 @@ def steady_rule(arguments):
 
 
 def header_line(arguments, wall, start, ksmd, before):
-    """First line; times in ns are those of the first deadline."""
+    """Return the first line; times are in ns, of the first deadline."""
     kernel = arguments.root / "proc/sys/kernel"
     return json_line(
         kind="header",
@@ -767,7 +768,7 @@ def header_line(arguments, wall, start, ksmd, before):
 
 
 def end_line(arguments, sampler, missed, cpu, **more):
-    """Last line; `cpu` is the CPU time in ns that the sampler had used before the header."""
+    """Return the last line; `cpu` is the CPU time of the sampler before the header, in ns."""
     return json_line(
         kind="end",
         samples=sampler.taken,
@@ -781,7 +782,7 @@ def end_line(arguments, sampler, missed, cpu, **more):
 
 
 def strain(root):
-    """What the host suffers from, since boot; read twice a run, so that it costs no sample."""
+    """Return memory pressure and throttling since boot. Read only at start and end of a run."""
     found = {}
     for line in (read_text(root / "proc/pressure/memory") or "").splitlines():
         kind, total = line.partition(" ")[0], line.rpartition("total=")[2]
@@ -795,7 +796,7 @@ def strain(root):
 
 
 def complain(message):
-    """Tell the user what is wrong."""
+    """Report an error to the user."""
     print(f"ksm_sampler.py: error: {message}", file=sys.stderr)
 
 

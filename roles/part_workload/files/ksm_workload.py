@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run commands in guests through their agents, each at its time, and write down what they did.
+"""Run commands in guests through their agents, each at its time, and record how they ended.
 
 Needs python3-libvirt, and guest_agents.py beside it. Python 3.9 or newer.
 """
@@ -19,7 +19,7 @@ import guest_agents
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
-TIMEOUT = 120  # seconds that a command may take longer than it is known to take
+TIMEOUT = 120  # extra seconds until a command is overdue
 ENDED = ("argv", "exitcode", "stdout", "stderr", "stopped_early")
 
 HELP = """\
@@ -32,46 +32,46 @@ HELP = """\
   {"event": "workload started", "guest": "ksm-guest-01", "argv": [...], ...}
   {"event": "workload stopped", "guest": "ksm-guest-01", "exitcode": 0, "stdout": "...", ...}
 
-SIGTERM and SIGINT interrupt the commands that still run. How these end is no error.
+SIGTERM and SIGINT interrupt running commands. Their exit codes are then ignored.
 
 exit status:
-  0    all commands ended well
+  0    all commands succeeded
   1    a command or a guest failed; standard error says which
   2    the commands cannot be read, or libvirt cannot be reached
 """
 
 
 class Events:
-    """A new file of events, which threads write to."""
+    """A new file of events; safe to use from several threads."""
 
     def __init__(self, path):
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def tell(self, event, when, **more):
-        """Write one event with one write, so that lines of threads do not mix."""
+        """Write one event with one write(), so that lines of threads do not mix."""
         line = {"event": event, "wall": when["wall"], "monotonic": when["monotonic"], **more}
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def started(self, command, when):
-        """Tell that a command has started."""
+        """Record that a command has started."""
         self.tell("workload started", when, argv=command["argv"], guest=command["guest"])
 
     def stopped(self, command, outcome):
-        """Tell that a command has stopped, unless it never started."""
+        """Record that a command has stopped, unless it never started."""
         if "exitcode" in outcome:
             ended = {key: outcome[key] for key in ENDED}
             self.tell("workload stopped", outcome["stopped"], guest=command["guest"], **ended)
 
 
 def work(commands, events, stop, uri):
-    """Run all commands; return the errors in words."""
+    """Run all commands; return the error messages."""
     connection = guest_agents.connect(uri)
     outcomes = guest_agents.serve_all([_job(connection, each, events, stop) for each in commands])
     return [outcome["error"] for outcome in outcomes if outcome["error"]]
 
 
 def _job(connection, command, events, stop):
-    """Return the domain of a command, and what is to be done with it."""
+    """Return the domain of a command, and the function to call with it."""
     started = partial(events.started, command)
     run = partial(guest_agents.execute, command, TIMEOUT, stop.is_set, started)
 
@@ -92,7 +92,7 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--commands", type=Path, required=True, metavar="FILE", help="what to run in which guest")
+    add("--commands", type=Path, required=True, metavar="FILE", help="commands and their guests")
     add("--output", required=True, metavar="FILE", help="new file for events")
     add("--uri", default="qemu:///system", help="address of libvirt (default: qemu:///system)")
     arguments = parser.parse_args(argv)

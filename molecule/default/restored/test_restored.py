@@ -1,4 +1,4 @@
-"""The machine after cleanup: as it was found."""
+"""After cleanup, the machine is in the state it had before."""
 
 import json
 import os
@@ -13,11 +13,11 @@ STATE = "/var/lib/ksm-testbed"
 @pytest.fixture(scope="module")
 def before():
     found = json.loads(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "before.json").read_text())
-    found["image"] |= os.environ.get("KSM_KEEP_IMAGE") == "true"  # other tests are to use it
+    found["image"] |= os.environ.get("KSM_KEEP_IMAGE") == "true"  # other tests will use it
     return found
 
 
-def test_every_knob_is_as_it_was(host, before):
+def test_every_knob_is_restored(host, before):
     found = dict(line.split(":", 1) for line in before["knobs"])
     writable = host.check_output(f"find {KSM} -type f -perm -200").split()
     assert len(writable) > 5
@@ -25,7 +25,7 @@ def test_every_knob_is_as_it_was(host, before):
     assert now == {path: found[path] for path in writable}
 
 
-def test_only_an_image_that_was_here_is_here(host, before):
+def test_only_an_image_that_existed_before_is_left(host, before):
     assert host.file(f"{STATE}/images/current").exists == before["image"]
     if not before["image"]:
         assert not host.file(STATE).exists
@@ -41,6 +41,6 @@ def test_no_guest_and_no_process_is_left(host):
     assert f"{STATE}/census/ksm_census.py" not in running
 
 
-def test_libvirt_runs_if_it_ran_or_the_image_that_it_serves_was_here(host, before):
+def test_libvirt_runs_only_if_it_ran_or_an_image_existed_before(host, before):
     if not before["libvirt"] and not before["image"]:
         assert not host.run("virsh --connect qemu:///system version").succeeded

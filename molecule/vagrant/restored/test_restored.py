@@ -1,4 +1,4 @@
-"""The machines after teardown: as they were before anything was done with them."""
+"""After teardown, the machines are in the state they had before."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ def test_the_testbed_s_directory_is_gone(host):
     assert not host.file("/var/lib/ksm-testbed").exists
 
 
-def test_every_knob_is_as_it_was(host):
+def test_every_knob_is_restored(host):
     name = host.backend.host.rpartition("@")[2]
     file = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], f"knobs-{name}")
     before = dict(line.rsplit(":", 1) for line in file.read_text().splitlines())
