@@ -228,12 +228,15 @@ INVENTORY = "inventory/localhost.yml"
 PLAY = """
 - hosts: localhost
   gather_facts: false
+  vars:
+    programs: PROGRAMS
   tasks:
+    # The first is started last: it must still run when it is waited for.
     - ksm.testbed.background:
         name: "{{ item.name }}"
         directory: DIRECTORY
         argv: "{{ item.argv }}"
-      loop: PROGRAMS
+      loop: "{{ programs | reverse }}"
     - ksm.testbed.background_wait:
         name: "{{ item.name }}"
         directory: DIRECTORY
@@ -242,7 +245,7 @@ PLAY = """
         label: "{{ item.label | default('') }}"
         seconds: "{{ item.seconds | default(0) }}"
         report: 0.3
-      loop: PROGRAMS
+      loop: "{{ programs }}"
       register: waited
       ignore_errors: true
     - ansible.builtin.copy: {content: "{{ waited.results | to_json }}", dest: DIRECTORY/waited}
