@@ -54,7 +54,7 @@ def test_results_without_a_usable_run_have_no_pictures(tmp_path, capsys):
     (tmp_path / "none.partial").mkdir()
 
     assert main(["report", str(tmp_path), "--export", "png"]) == 2
-    assert "no run can be used: there are no figures" in capsys.readouterr().err
+    assert "no usable run: there are no figures" in capsys.readouterr().err
 
 
 def test_without_a_browser_it_says_what_to_install(page_file, tmp_path, monkeypatch, capsys):

@@ -387,7 +387,7 @@ def test_print_omits_interactive_elements(fresh):
 
 
 def test_the_answer_is_visible_before_any_figure(browser, page_file):
-    """The answer does not wait for a figure. A benchmark measures the time."""
+    """The answer does not wait for a figure; a benchmark measures the time."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())

@@ -253,7 +253,7 @@ def test_alerts_fire_only_when_they_should(promtool):
 
 
 def test_an_ended_guest_disappears_and_an_ended_service_is_noticed(ask, place, guest, service):
-    """The last test here, since it ends the processes of the others."""
+    """Must be the last test here: it ends the processes of the others."""
     guest.kill()
     guest.wait()
     until(lambda: not ask("ksm_guest_resident_bytes"))

@@ -1,4 +1,4 @@
-"""What unit tests share."""
+"""Fixtures of the unit tests."""
 
 import pytest
 from made_up_runs import Writer
@@ -6,5 +6,5 @@ from made_up_runs import Writer
 
 @pytest.fixture
 def write_run(tmp_path):
-    """Write made-up run directories below one directory of results."""
+    """Write simulated run directories into one directory of results."""
     return Writer(tmp_path / "results" / "made-up")

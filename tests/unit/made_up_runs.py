@@ -1,4 +1,4 @@
-"""A writer of made-up run directories, in the shape of docs/data.md."""
+"""Write simulated run directories, as docs/data.md describes them."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def guest_names(record):
 
 
 def sample_lines(record):
-    """Header, samples that rise towards a plateau, end line: as a sampler would write them."""
+    """Return header, samples that rise to a plateau, and end line, like a sampler."""
     sampling, names = record["run"]["sampling"], guest_names(record)
     samples, period = sampling["samples"], sampling["period"]
     header = {
@@ -107,7 +107,7 @@ def _sample(n, period, names, samples):
 
 
 def events(record):
-    """Make what happened: the workload, if any, from 0.1 s on for its planned time."""
+    """Make the events: the workload, if any, from 0.1 s on for its planned time."""
     rows = [{"event": "knobs set", "knobs": record["knobs"]["during"], "at": -1.0}]
     for workload in record["run"]["workload"]["parts"]:
         for i, name in enumerate(guest_names(record)):
@@ -128,10 +128,10 @@ def events(record):
 
 
 def census_lines(record, progress=(0.5, 1.0), every=2.0):
-    """Make censuses of memory of which a growing part is merged, as the program would write them.
+    """Make censuses of memory of which a growing part is merged, like the census program.
 
     Of the 100,000 pages of each guest 10,000 are zeros, 10,000 are 5,000 contents twice each, and
-    40,000 are those that every guest has. use_zero_pages is 1.
+    40,000 are the same in every guest. use_zero_pages is 1.
     """
     names = guest_names(record) or ["arrays"]
     header = {
@@ -204,9 +204,9 @@ class Writer:
     def __call__(
         self, record=None, lines=None, happened=None, name=None, census=None, **factors
     ) -> Path:
-        """Write a run; `record`, `lines` and `happened` stand in for what is made up otherwise.
+        """Write a run; `record`, `lines` and `happened` replace the simulated defaults.
 
-        `census` has the lines of census.jsonl; there is none without.
+        `census` has the lines of census.jsonl; without it there is no such file.
         """
         record = record or run_record(**factors)
         path = self.directory / (name or record["run"]["id"])

@@ -1,4 +1,4 @@
-"""What each setting saves and costs, which is best, and how that is said."""
+"""Savings and costs of each setting, the best setting, and the texts about them."""
 
 # ruff: noqa: RUF001
 
@@ -28,10 +28,10 @@ FLAT = (1_000,) * 17
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """Write a run of 17 samples in 4 s and measure it; once, if several tests ask for the same.
+    """Write a run of 17 samples in 4 s and measure it; equal runs are cached.
 
-    `sharing` is pages_sharing: one number, or one for each sample. `cpu` is what ksmd used in all,
-    in seconds. `rate` is what stress-ng says of each guest. `change` is given all lines.
+    `sharing` is pages_sharing: one number, or one for each sample. `cpu` is the CPU time of ksmd in
+    seconds. `rate` is the throughput of each guest. `change` is a function of all lines.
     """
     write_run, number = Writer(tmp_path_factory.mktemp("results")), itertools.count()
 
@@ -58,7 +58,7 @@ def make(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """Write a run of intervals of 1 s as it is read from a log, and measure it."""
+    """Write a run with intervals of 1 s like an imported log, and measure it."""
     write_run, number = Writer(tmp_path_factory.mktemp("results")), itertools.count()
 
     def imported(*sharing, run=1, label="pages_to_scan=1000"):
@@ -90,7 +90,7 @@ def imported(tmp_path_factory):
 
 @pytest.fixture
 def repeat(make):
-    """Repeat a run with other savings each time, in MiB."""
+    """Repeat a run with different savings, in MiB."""
 
     def repeat(*saved, **factors):
         return [

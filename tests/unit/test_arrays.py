@@ -1,4 +1,4 @@
-"""The program of two arrays, as a real process with a few pages: nothing here waits for ksmd."""
+"""The program of two arrays, as a real process with a few pages; no test waits for ksmd."""
 
 import ast
 import contextlib
@@ -42,7 +42,7 @@ def run(*arguments, **options):
 
 @contextlib.contextmanager
 def started(*arguments, **options):
-    """Start the program; it is killed in the end if it still runs."""
+    """Start the program; kill it at the end if it still runs."""
     process = subprocess.Popen(
         command(*arguments, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -58,7 +58,7 @@ def next_event(process):
 
 
 def mergeable(pid):
-    """Address ranges of a process that ksmd may merge, with their flags."""
+    """Return the mergeable address ranges of a process, with their flags."""
     areas, area = [], None
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
@@ -69,7 +69,7 @@ def mergeable(pid):
 
 
 def contents(pid):
-    """All that is mergeable, an array at a time, in the order of addresses."""
+    """Return the contents of all mergeable ranges, in the order of addresses."""
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         return [
             array("i", os.pread(memory.fileno(), SIZE, address))
@@ -79,7 +79,7 @@ def contents(pid):
 
 
 def numbers(whole):
-    """What was written to an array; what follows to the end of the page must be 0."""
+    """Return the numbers of an array; the rest of its last page must be 0."""
     assert set(whole[INTS:]) <= {0}
     return list(whole[:INTS])
 
@@ -92,7 +92,7 @@ CHANGED = {
 }
 
 
-# What it does
+# Function
 
 
 @pytest.mark.parametrize("change", CHANGED)
@@ -136,7 +136,7 @@ def test_an_array_larger_than_one_piece(monkeypatch):
     assert list(written) == [-i for i in range(50)] + list(range(50, 100))
 
 
-# When, and what it tells
+# Times and events
 
 
 def test_events():
@@ -191,7 +191,7 @@ def test_the_pid_file_is_there_while_it_runs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# How it ends
+# End
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
@@ -237,7 +237,7 @@ def test_events_before_a_signal_are_complete():
     assert told["event"] == "array written"
 
 
-# What is refused
+# Refused arguments
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_events_that_cannot_be_written():
     assert done.stderr.endswith("cannot write an event: No space left on device\n")
 
 
-# What it promises of itself
+# Properties of the file
 
 
 def test_it_is_one_file_for_python_3_9_without_dependencies():

@@ -1,4 +1,4 @@
-"""Which host does which runs."""
+"""Assignment of runs to hosts."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def test_one_host_does_all_in_the_order_of_the_plan():
 @pytest.mark.parametrize("many", [1, 2, 3, 5])
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7])
 def test_hosts_and_settings_are_not_confounded(number, many):
-    """As many repetitions as hosts, or a multiple: each host does each cell equally often."""
+    """With as many repetitions as hosts, or a multiple, each host does each cell equally often."""
     hosts = [f"h{n}" for n in range(many)]
     shares = assign_runs(runs(number, 2 * many), hosts)
     for share in shares.values():

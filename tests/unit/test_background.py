@@ -1,4 +1,4 @@
-"""Programs in the background: real processes, started, waited for and stopped."""
+"""Background programs: real processes are started, waited for and stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def _ended(tmp_path):
-    """Kill what a test has left running."""
+    """Kill processes that a test has left."""
     yield
     for path in tmp_path.glob("*.json"):
         left = json.loads(path.read_text())
@@ -64,7 +64,7 @@ def record(directory, name="program"):
 
 
 def ended(directory, name="program"):
-    """Wait for the record of the end."""
+    """Wait until the end is recorded."""
     deadline = time.monotonic() + 30
     while "ended" not in (found := record(directory, name)):
         assert time.monotonic() < deadline
@@ -254,7 +254,7 @@ PLAY = """
 
 @pytest.mark.usefixtures("_ended")
 def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
-    """One play for all cases, since starting Ansible is what takes the time."""
+    """One play for all cases, because starting Ansible is slow."""
     samples = tmp_path / "samples.jsonl"
     header = {"kind": "header", "monotonic": 10, "samples": 5, "period": 1, "page_size": 4096}
     sample = {"kind": "sample", "monotonic": 12.5, "ksm": {"full_scans": 2, "pages_sharing": 7}}

@@ -1,4 +1,4 @@
-"""What one has to know of a run before trusting its numbers."""
+"""Warnings about a run."""
 
 import json
 
@@ -10,7 +10,7 @@ from ksm_analysis.results.reader import read_results, read_run
 
 @pytest.fixture
 def warnings(write_run):
-    """Write a run whose lines were changed, and return what is said of it."""
+    """Write a run with changed lines, and return its warnings."""
 
     def warnings(change, **strain):
         record = run_record(guests=1)

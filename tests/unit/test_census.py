@@ -1,4 +1,4 @@
-"""Censuses of a run: read, checked, and what is made of them."""
+"""Censuses of a run: reading, checks and values."""
 
 import pytest
 from made_up_runs import PAGE, census_lines, run_record

@@ -1,4 +1,4 @@
-"""What is drawn of censuses, and what is advised from them."""
+"""Figures of censuses, and recommendations from them."""
 
 import copy
 
@@ -15,7 +15,7 @@ MIB = 2**20
 
 @pytest.fixture
 def measure(write_run):
-    """Measure a run with censuses; `change` is given its lines, `changed` its record."""
+    """Measure a run with censuses; `change` is a function of its lines, `changed` of its record."""
 
     def measure(change=None, changed=None, progress=(0.5, 1.0), **factors):
         record = run_record(**factors)
@@ -213,7 +213,7 @@ def test_what_changed_is_a_line_for_each_guest(measure):
     assert list(two.y) == [2, 2]
 
 
-# --- what is advised ------------------------------------------------------------------------------
+# --- recommendations ------------------------------------------------------------------------------
 
 
 def worthless(number):

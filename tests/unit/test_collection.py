@@ -23,7 +23,7 @@ DOCUMENTED = [
 
 
 def run(*command: str, cwd: Path, collections: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of Ansible that finds collections in one directory only."""
+    """Run an Ansible program that finds collections only in one directory."""
     environment = {key: value for key, value in os.environ.items() if key[:8] != "ANSIBLE_"}
     return subprocess.run(
         command,
@@ -37,7 +37,7 @@ def run(*command: str, cwd: Path, collections: Path) -> subprocess.CompletedProc
 
 @functools.cache
 def documentation(kind: str) -> dict:
-    """Return the documentation of all plugins of a kind, as Ansible reads it."""
+    """Return the documentation of all plugins of a kind, read by Ansible."""
     names = [name for each, name in DOCUMENTED if each == kind]
     done = run(
         *("ansible-doc", "--json", "--type", kind, *names),
@@ -77,7 +77,7 @@ def archive(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(archive, tmp_path_factory) -> Path:
-    """Install the collection, without a network, where there is no other."""
+    """Install the collection into an empty directory, without a network."""
     place = tmp_path_factory.mktemp("collections")
     done = run(
         *("ansible-galaxy", "collection", "install", "--offline", "--no-deps"),
@@ -90,7 +90,7 @@ def installed(archive, tmp_path_factory) -> Path:
 
 
 def play(installed: Path, plays: list[dict], cwd: Path, *options: str) -> str:
-    """Run a playbook that knows no more of the collection than where it is installed."""
+    """Run a playbook that finds only the installed collection."""
     (cwd / "ansible.cfg").touch()
     (cwd / "play.yml").write_text(yaml.safe_dump(plays))
     command = ["ansible-playbook", "--inventory", "localhost,", *options, "play.yml"]

@@ -1,4 +1,4 @@
-"""The command line, as it is called."""
+"""The command line."""
 
 import csv
 import io
@@ -89,7 +89,7 @@ def test_wrong_options_are_named(options, words):
 
 @pytest.fixture
 def interrupted(capsys, tmp_path):
-    """Results of the quick experiment of which four of six runs have finished, one has failed."""
+    """Write results of the quick experiment: of six runs, four are complete and one failed."""
     assert main(["plan", QUICK, "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     for run in runs[:5]:

@@ -1,4 +1,4 @@
-"""Two directories of results, compared: what pairs up, what is said, and how it exits."""
+"""Compare two directories of results: pairs, verdicts and exit status."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from ksm_analysis.__main__ import main
 
 @pytest.fixture
 def write(tmp_path):
-    """Write runs of idle guests: the directory, pages_sharing of each run, and what is other."""
+    """Write runs of idle guests: directory, pages_sharing of each run, and other values."""
 
     def write(name, *sharing, index=0, **other):
         for repetition, pages in enumerate(sharing, start=1):
@@ -39,7 +39,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def compare(capsys):
-    """Compare, and return the exit status and what was printed; as JSON, read."""
+    """Compare, and return the exit status and the output; JSON is parsed."""
 
     def compare(*arguments):
         status = main(["compare", *arguments])
@@ -104,7 +104,7 @@ def test_too_few_runs_have_no_verdict_and_a_reason(write, compare, sharing, word
     assert found["comparisons"][0]["verdict"] == "no verdict"
     assert found["comparisons"][0]["reason"] == words
     assert found["comparisons"][0]["p"] is None
-    assert "it takes 3 runs on each side" in compare(a, b)[1]
+    assert "3 runs on each side are needed" in compare(a, b)[1]
 
 
 def test_noise_is_no_difference_and_the_needed_runs_are_estimated(write, compare):
@@ -113,7 +113,7 @@ def test_noise_is_no_difference_and_the_needed_runs_are_estimated(write, compare
 
     assert one["verdict"] == "no difference shown"
     assert one["reason"].startswith("about 1,")
-    assert one["reason"].endswith("runs a side would tell")
+    assert one["reason"].endswith("runs per side would decide")
 
 
 def test_exact_counters_are_the_same_or_not(write, compare):
@@ -140,7 +140,7 @@ def test_only_equal_cells_are_compared(write, compare):
 
 
 def test_knobs_are_compared_by_value_and_not_by_label(write, compare):
-    """The label names what differs within an experiment: two experiments may share it."""
+    """The label names the differences within one experiment, so two experiments may share it."""
     a, b = write("a", 1, 2, 3), write("b", 1, 2, 3, knobs={"pages_to_scan": 5000})
     status, _, err = compare(a, b, *SHARING)
 
@@ -244,7 +244,9 @@ def test_other_differences_are_reported(write, compare):
     _, found, _ = compare(a, b, *SHARING, "--by", "knobs")
 
     assert found["unlike"] == {"kernel.release": ["6.1.0", "6.18.0"]}
-    assert "they differ in kernel.release too: 6.1.0 / 6.18.0" in compare(a, b, "--by", "knobs")[1]
+    assert (
+        "A and B also differ in kernel.release: 6.1.0 / 6.18.0" in compare(a, b, "--by", "knobs")[1]
+    )
 
 
 def test_more_comparisons_make_each_harder(write, compare):
@@ -301,7 +303,7 @@ def test_what_is_counted_over_an_interval_needs_equal_intervals(write, compare):
     assert found["comparisons"] == []
     assert [each["metric"] for each in found["left_out"]] == ["pages_scanned", "full_scans"]
     assert "were not sampled for equally long" in found["left_out"][1]["why"]
-    assert "warning: A and B are not sampled alike" in err
+    assert "warning: A and B are sampled differently" in err
 
 
 def test_a_rule_for_ending_early_is_part_of_the_sampling(write, compare):
@@ -321,8 +323,8 @@ def test_a_hundred_packages_that_differ_do_not_fill_the_screen(write, compare):
     )
     text = compare(a, b)[1]
 
-    assert text.count("they differ in image.packages.p") == 20
-    assert "and in 80 more things" in text
+    assert text.count("A and B also differ in image.packages.p") == 20
+    assert "and in 80 more values" in text
     assert len(compare(a, b, *SHARING)[1]["unlike"]) == 100
 
 

@@ -1,4 +1,4 @@
-"""Each finding is made of the facts that call for it, and not of others."""
+"""Each finding follows from its facts, and from no others."""
 
 import copy
 import json
@@ -62,7 +62,7 @@ XML = {"name": "web", "nosharepages": False}
 
 
 def domain(mergeable=GUEST, xml=None, **changes):
-    """Make a domain that is in order but for the changes: to QEMU's settings, or of its own."""
+    """Make a domain without findings, with changes of QEMU's settings or other facts."""
     kinds = {kind: {**SUMS} for kind in ("shared", "hugetlb", "private")}
     made = {
         "pid": 7,
@@ -82,7 +82,7 @@ def domain(mergeable=GUEST, xml=None, **changes):
 
 
 def facts(before=None, domains=None, **changes):
-    """Make facts of a host where nothing is wrong but for the changes: to the counters, or else."""
+    """Make facts of a host without findings, with changes of counters or other facts."""
     last = {**KSM, **{key: value for key, value in changes.items() if key in KSM}}
     first = {**last, "pages_scanned": last["pages_scanned"] - 250_000, **(before or {})}
     vmstat = {"thp_collapse_alloc": 5, "thp_split_page": 6}
@@ -115,7 +115,7 @@ def facts(before=None, domains=None, **changes):
 
 
 def names(made):
-    """Names of all findings."""
+    """Return the names of all findings."""
     return [each.finding for each in diagnosis.findings(made)]
 
 
@@ -126,7 +126,7 @@ def the(name, made):
 
 
 def big(gib):
-    """Memory of a guest that is all there."""
+    """Return a guest with all of its memory present."""
     return {**GUEST, "size": gib * 1024 * MIB, "anonymous": gib * 1024 * MIB}
 
 
@@ -255,7 +255,7 @@ def test_a_scan_takes_hours():
     assert found.evidence["nominal_scan_seconds"] == 3355.4
     assert found.evidence["measured_scan_seconds"] == pytest.approx(16_777_216 / 20_000 * 5, 0.01)
     assert "1.2 hours" in found.what
-    # 16,777,216 pages in 600 s of naps of 20 ms: 559.2 a nap
+    # 16,777,216 pages in 600 s with sleeps of 20 ms: 559.2 per sleep
     assert found.fix.startswith("echo 560 > /sys/kernel/mm/ksm/pages_to_scan")
 
 
@@ -323,7 +323,7 @@ def test_smart_scan_starves_merging():
 
 
 def test_max_page_sharing_costs():
-    # With a limit of 2, every two mappings take a frame of their own
+    # With a limit of 2, every two mappings need another frame
     limited = {"max_page_sharing": 2, "pages_shared": 30_000, "pages_sharing": 30_000}
     made = facts(**limited, stable_node_chains=100, stable_node_dups=30_000)
     found = the("max-page-sharing", made)
@@ -333,7 +333,7 @@ def test_max_page_sharing_costs():
     usual = facts(stable_node_chains=2, stable_node_dups=236, pages_sharing=60_000)
     assert names(usual) == [], "with 256 it costs less than half a percent"
     emptied = facts(stable_node_chains=100, stable_node_dups=30_000)
-    assert names(emptied) == [], "to unmerge all, and set what is set, would mend nothing"
+    assert names(emptied) == [], "unmerging and setting the same value would fix nothing"
 
 
 def test_numa_nodes_are_kept_apart():
@@ -347,7 +347,7 @@ def test_ksm_costs_more_than_it_saves():
     found = the("general-profit", facts(general_profit=-3 * MIB))
     assert "3 MiB" in found.what
     assert found.severity == "costs"
-    assert names(facts(general_profit=-3 * MIB, full_scans=1)) == [], "it has not come round yet"
+    assert names(facts(general_profit=-3 * MIB, full_scans=1)) == [], "it has not done enough scans"
 
 
 def test_khugepaged_fills_zero_pages():
@@ -490,7 +490,7 @@ def test_a_process_that_costs_more_than_it_saves():
     assert found.where == {"kind": "process", "name": "java", "pid": 5}
 
 
-# How it is told
+# Output
 
 
 def told(capsys, made, errors=None):
@@ -501,7 +501,7 @@ def told(capsys, made, errors=None):
 def test_nothing_is_wrong_is_said_with_what_was_looked_at(capsys):
     text = told(capsys, facts())
     assert "lab Linux 6.18.0; 1 domain (by /proc; libvirt: not used)" in text
-    assert "looked twice, 5 s apart" in text
+    assert "read twice, 5 s apart" in text
     assert "Nothing is wrong. ksmd runs; 400 MiB are mergeable" in text
 
 
@@ -526,7 +526,7 @@ def test_a_listener_takes_facts_and_reasons():
         listener.take({"event": event, "event_data": {"host": host, "res": result}})
     listener.take({"event": "verbose", "stdout": "[ERROR]: it is broken"})
     assert listener.facts["a"] == {"format": 1}
-    errors = {"b": "no route", "c": "Ansible has not come to it. [ERROR]: it is broken"}
+    errors = {"b": "no route", "c": "Ansible did not reach the host. [ERROR]: it is broken"}
     assert listener.errors() == errors
 
 

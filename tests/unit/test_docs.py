@@ -1,4 +1,4 @@
-"""What the documents name exists: links, their anchors, and paths of the repository."""
+"""Links, anchors and paths in the documents exist."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "roles").glob("*/README.md")),
 ]
-# In backquotes or in a command: begins with a directory of the repository.
+# Paths in backquotes or commands that begin with a directory of the repository.
 PATH = re.compile(
     r"(?<![\w./-])((?:docs|experiments|inventory|ksm_analysis|molecule|playbooks|plugins|roles|tests)"
     r"/[\w./-]*[\w/])(?![\w<{*…]|\.\w*[<{*])"
@@ -20,13 +20,13 @@ TO_CREATE = {"inventory/mine.yml", "playbooks/mine.yml"}
 
 
 def anchors(document):
-    """Names of the headings, as GitHub makes them."""
+    """Return the anchors of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def name(document):
-    """The path of a document, below the root of the repository."""
+    """Return the path of a document, relative to the repository."""
     return str(document.relative_to(ROOT))
 
 

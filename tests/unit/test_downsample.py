@@ -1,4 +1,4 @@
-"""Fewer points, and no peak lost."""
+"""Downsampling keeps all peaks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Definitions to plans, and what is said about wrong ones."""
+"""Plans from definitions, and messages about wrong definitions."""
 
 import itertools
 import json
@@ -63,12 +63,12 @@ def test_every_cell_is_run_once_a_repetition():
 
 
 def options(run, part):
-    """Return what a part of a planned run is told; None if the run has no such part."""
+    """Return the options of a part of a planned run; None if the run does not have the part."""
     return next((each["options"] for each in run["parts"] if each["name"] == part), None)
 
 
 def tasks(run):
-    """Return what the guests of a planned run do."""
+    """Return the tasks of the guests of a planned run."""
     return (options(run, "workload") or {"tasks": []})["tasks"]
 
 
@@ -164,7 +164,7 @@ def test_networks(network, planned):
 
 
 def work(workload, count=5, more=""):
-    """Plan the one workload that is given, for some guests."""
+    """Plan one workload for some guests."""
     text = FIVE.replace("5", str(count)) + f"workloads: [{workload}]\n{more}"
     return plan(text)["runs"][0]
 
@@ -292,7 +292,7 @@ def test_shuffled_is_the_same_for_a_seed(order):
 
 
 def test_a_seed_always_gives_the_same_order():
-    """Else an experiment that goes on after a new release would be in another order."""
+    """Otherwise, a continued experiment would change its order after a new release."""
     first = ["g12-k1-stress", "g01-k1-stress", "g01-k2-stress", "g01-k1-idle"]
 
     assert [cell for cell, _ in ordered("shuffled(7)")[1][:4]] == first
@@ -407,7 +407,7 @@ def test_errors_in_the_file_refer_to_the_file():
     ]
 
 
-# --- what comes with the project ------------------------------------------------------------------
+# --- experiments of the project -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
@@ -543,7 +543,7 @@ def test_the_schema_and_the_models_refuse_what_is_wrong(wrong):
 
 
 def described(schema):
-    """Every property of the schema, as (key, its schema)."""
+    """Yield every property of the schema, as (key, its schema)."""
     for name, each in [("", SCHEMA), *schema["$defs"].items()]:
         for key, value in each.get("properties", {}).items():
             yield f"{name}.{key}", value
@@ -554,7 +554,7 @@ def test_the_schema_explains_every_key(key, schema):
     assert schema["description"]
 
 
-# --- what is said about wrong ones ----------------------------------------------------------------
+# --- messages about wrong definitions -------------------------------------------------------------
 
 
 def test_all_errors_have_line_key_and_allowed_values():
@@ -763,7 +763,7 @@ def test_a_file_whose_name_cannot_name_a_directory():
         plan(SHORT, "experiments/my file.yml")
 
 
-# --- docs/experiments.md says what the models say -------------------------------------------------
+# --- docs/experiments.md matches the models -------------------------------------------------------
 
 DOCUMENTED = {
     cells[1].strip("` "): cells
@@ -774,7 +774,7 @@ LISTS = {"workloads", "workloads[].mixed", "census.moments"}
 
 
 def keys(model=definition.Experiment, path="", seen=()):
-    """Every key, with its field; those of a model that is there twice are told once."""
+    """Yield every key with its field; a model that is used twice is listed once."""
     inner = []
     for name, field in model.model_fields.items():
         key = f"{path}{field.alias or name}"
@@ -788,7 +788,7 @@ def keys(model=definition.Experiment, path="", seen=()):
 
 
 def as_text(key, value):
-    """Make a file with one key, however deep."""
+    """Make a file with one key, which may be nested."""
     *above, last = key.split(".")
     text = f"{{{last}: {value}}}"
     for part in reversed(above):
@@ -823,7 +823,7 @@ def test_defaults_are_as_documented(key, field):
 
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_limits_are_as_documented(key):
-    """What an error says is allowed is what the document says, to the word."""
+    """The allowed values in an error are the same text as in the document."""
     found = errors(as_text(key, "wrong" if key in {"knobs", "census", *LISTS} else "[[wrong]]"))
     (said,) = [line for line in found if re.search(rf": {re.escape(key)}(\[\])?: must be", line)]
 

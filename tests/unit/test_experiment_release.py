@@ -1,4 +1,4 @@
-"""The experiment's playbook releases each host that it holds, even if restoring it fails."""
+"""The playbook releases the lock of each host, even if the host cannot be restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def included(task):
 
 
 def endings():
-    """Return the tasks that end a play with a locked host: on failure, and always."""
+    """Return the last tasks of plays with a locked host: rescue and always."""
     plays = {play.get("name"): play for play in PLAYS}
     prepare = plays["Lock and prepare the hosts"]["tasks"][-1]
     run = plays["Run the experiment"]["tasks"][-1]

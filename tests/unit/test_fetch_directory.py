@@ -1,4 +1,4 @@
-"""A directory that only root may read, fetched by somebody who logs in as another user."""
+"""Fetch a directory of root while logged in as another user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAY = """
   tasks:
     - ksm.testbed.fetch_directory: {src: SRC, dest: DEST}
 """
-# A connection of somebody without rights, who becomes root for commands and copies files as himself
+# A connection as an unprivileged user: commands run with become as root, files are copied without
 CONNECTION = """
 import shutil, subprocess
 from ansible.errors import AnsibleError

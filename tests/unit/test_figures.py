@@ -1,4 +1,4 @@
-"""What is drawn: traces, names, scales."""
+"""Traces, names and scales of figures."""
 
 from dataclasses import replace
 
@@ -316,7 +316,7 @@ def test_nine_numbers_of_guests_differ_not_only_by_colour(load):
     assert len(looks) == 9
 
 
-# --- what the page needs to choose --------------------------------------------------------------
+# --- filters of the page ------------------------------------------------------------------------
 
 
 def test_a_line_names_the_factors_that_its_points_have_in_common(load):

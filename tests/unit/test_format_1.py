@@ -1,8 +1,8 @@
-"""Results of format 1 stay readable, and say what they said when they were written.
+"""Results of format 1 stay readable, with the same summary.
 
-tests/data/format-1 has results of the last version that wrote format 1, trimmed: guests with a
-workload and a census, arrays, and an imported log. Beside each is what `summary --json` of that
-version made of it.
+tests/data/format-1 has shortened results of the last version that wrote format 1: guests with a
+workload and a census, arrays, and an imported log. Beside each is the output of `summary --json` of
+that version.
 """
 
 import json
@@ -20,7 +20,7 @@ DATA = Path(__file__).parents[1] / "data" / "format-1"
 
 @pytest.fixture
 def directory(request, tmp_path):
-    """Copy results, since what is read is converted beside them."""
+    """Copy results, because reading writes converted files beside them."""
     return Path(shutil.copytree(DATA / request.param, tmp_path / request.param))
 
 

@@ -1,6 +1,7 @@
-"""Whatever a run directory holds, it loses that run at most: there is a reason and no traceback.
+"""A damaged run directory affects only that run: there is a reason and no traceback.
 
-Each example damages a small directory of results in a few places. KSM_FUZZ is how many are tried.
+Each example damages a small directory of results in a few places. KSM_FUZZ is the number of
+examples.
 """
 
 import copy
@@ -113,7 +114,7 @@ def damage_lines(dice, rows):
 
 
 def damage_bytes(dice, text):
-    """Cut a file off, or put something else into it."""
+    """Truncate a file, or replace a part of it."""
     at = dice.randrange(len(text) + 1)
     kind = dice.randrange(3)
     if kind == 0:
@@ -145,7 +146,7 @@ def write_damaged(directory, dice):
 
 
 def use(results, others=()):
-    """Do with results what `summary` and `report` do; return the ids of the runs that are used."""
+    """Process results like `summary` and `report`; return the ids of the usable runs."""
     results = together([results])
     measured = [*others, *map(measurement.measure, results.usable)]
     for run in results.usable:
@@ -168,7 +169,7 @@ def fresh(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(fresh):
-    """Make a directory of results with one whole run."""
+    """Make a directory of results with one complete run."""
     directory = fresh()
     Writer(directory)(run_record(guests=1, interval=0.5, intervals=2), name="whole")
     return directory

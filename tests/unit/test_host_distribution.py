@@ -1,4 +1,4 @@
-"""The role host: a distribution on which it is not tested is refused unless allowed."""
+"""The role host refuses a distribution on which it is not tested, unless allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `import`: logs become run directories, all of them or none."""
+"""The command `import` converts all logs to run directories, or none."""
 
 import errno
 import hashlib
@@ -125,9 +125,9 @@ def test_repetitions_and_indexes_continue_after_existing_runs(write_log, results
 def test_a_log_that_is_imported_twice_is_reported(capsys, write_log, results):
     first, second, third = (write_log(f"{name}.log") for name in "abc")
     assert bring(first, second, to=results) == 0
-    assert f"{second}: the same as {first}, byte for byte" in capsys.readouterr().err
+    assert f"{second}: identical to {first}" in capsys.readouterr().err
     assert bring(third, to=results) == 0
-    assert f"{third}: the same as a, byte for byte" in capsys.readouterr().err
+    assert f"{third}: identical to a" in capsys.readouterr().err
 
 
 def test_problems_of_a_log_are_reported_and_recorded(capsys, write_log, results):
@@ -139,7 +139,7 @@ def test_problems_of_a_log_are_reported_and_recorded(capsys, write_log, results)
 
     assert f"warning: {path}: the log ends after interval 2 of 30" in told
     assert f"warning: {path}: no usable interval_duration: 1 is assumed" in told
-    assert "1 line has no known form, kept in run.json: cat: no such file" in told
+    assert "1 line has an unknown form, kept in run.json: cat: no such file" in told
     assert imported["cut_short"] == "ends after interval 2 of 30"
     assert imported["assumed"]["interval_duration"] == 1
     assert imported["other"] == ["cat: no such file"]

@@ -1,4 +1,4 @@
-"""The census program's arithmetic, against the definitions of what it counts."""
+"""The arithmetic of the census program, compared with the definitions of its counts."""
 
 import os
 import random
@@ -15,7 +15,7 @@ SEEDS = range(20)
 
 
 def some_contents(seed):
-    """Contents of the pages of some guests: few that are equal, zeros, and some not in memory."""
+    """Return contents of pages of some guests: some equal, zeros, and some not in memory."""
     draw = random.Random(seed)
     few = [ZERO, 0, *(draw.getrandbits(63) for _ in range(draw.choice((3, 40, 400))))]
     return [
@@ -25,7 +25,7 @@ def some_contents(seed):
 
 
 def pages_of(guest):
-    """Contents of all pages of a guest that are in memory."""
+    """Return the contents of all pages of a guest that are in memory."""
     return [content for mapping in guest for content in mapping if content]
 
 
@@ -91,10 +91,10 @@ def test_pages_of_each_guest(seed):
         (513, 0, {"use_zero_pages": 0, "max_page_sharing": 256}, 512, 2),
         (513, 0, {"use_zero_pages": 1, "max_page_sharing": 256}, 513, 0),
         (513, 500, {"use_zero_pages": 1, "max_page_sharing": 256}, 513, 0),
-        # The knob was 1 and is 0 again: what was given up stays so, and the rest needs one frame
+        # The knob was 1 and is 0 again: zero pages stay, and the rest needs one frame
         (513, 500, {"use_zero_pages": 0, "max_page_sharing": 256}, 512, 0),
         (513, 513, {"use_zero_pages": 0, "max_page_sharing": 256}, 513, 0),
-        (513, 0, {}, 512, None),  # a kernel of before 4.11
+        (513, 0, {}, 512, None),  # a kernel before 4.11
     ],
 )
 def test_zeros(zero, given_up, ksm, limit, split):
@@ -105,7 +105,7 @@ def test_zeros(zero, given_up, ksm, limit, split):
 
 
 def some_frames(seed):
-    """Frames of the KSM pages that some guests map."""
+    """Return frames of the KSM pages that some guests map."""
     draw = random.Random(seed)
     frames = [draw.randrange(1, 2**20) for _ in range(draw.choice((1, 7, 90)))]
     return [draw.choices(frames, k=draw.randrange(200)) for _ in range(draw.randrange(1, 6))]
@@ -121,7 +121,7 @@ def count_shares(guests):
         ({"merge_across_nodes": 0}, 2, 1),
         ({"merge_across_nodes": 0}, 1, 0),
         ({"merge_across_nodes": 1}, 2, 0),
-        ({}, 2, 0),  # a kernel without NUMA has no such file
+        ({}, 2, 0),  # a kernel without NUMA does not have the file
     ],
 )
 def test_numa_nodes_that_are_not_merged_are_reported(ksm, nodes, said):
@@ -204,7 +204,7 @@ def test_kinds_of_pages(entry, kind):
 
 @pytest.fixture
 def numbers(tmp_path):
-    """Make a file of 64-bit numbers, as /proc/kpageflags is; give its descriptor."""
+    """Make a file of 64-bit numbers, like /proc/kpageflags; return its descriptor."""
     opened = []
 
     def make(values):
@@ -242,7 +242,7 @@ def test_ksm_frames_are_recognized_by_their_flags(numbers):
 
 
 class Memory:
-    """A process whose pages have their address for content, and that is looked at some times."""
+    """A process whose pages contain their address, with the pagemap of several reads."""
 
     def __init__(self, *looks):
         self.looks, self.read_pages = list(looks), []
@@ -294,7 +294,7 @@ def test_hidden_frames_do_not_count_as_equal():
 
 
 class Clock:
-    """Time that passes in sleep alone."""
+    """A clock that advances only in sleep."""
 
     def __init__(self):
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""What is read of a host, against made trees and what real QEMUs and libvirts have shown."""
+"""Facts of a host, from test trees and from output of real QEMU and libvirt."""
 
 import gzip
 import json
@@ -12,8 +12,8 @@ PROGRAM = ROLES / "doctor/files/ksm_facts.py"
 MIB = 1024 * 1024
 ksm_facts = load(PROGRAM)
 
-# Four mappings of two QEMUs (7.2, TCG, -m 64) on Linux 6.18, as the kernel shows them: the guest's
-# memory, a ROM in a huge page, translated code, and the memory of a guest that has it from a memfd.
+# Four mappings of two QEMU processes (7.2, TCG, -m 64) on Linux 6.18: the memory of a guest, a ROM
+# in a huge page, translated code, and guest memory from a memfd.
 SMAPS = """\
 7f9967e00000-7f996be00000 rw-p 00000000 00:00 0
 Size:              65536 kB
@@ -116,7 +116,7 @@ Locked:                0 kB
 THPeligible:           0
 VmFlags: rd wr sh mr mw me ms dc hg
 """
-# What libvirt 9.0 starts, without what does not bear on memory.
+# A command line of libvirt 9.0, without options that do not affect memory.
 LIBVIRT = """\
 /usr/bin/qemu-system-x86_64 -name guest=web,debug-threads=on -S
 -machine pc-i440fx-7.2,usb=off,dump-guest-core=off,mem-merge=off,memory-backend=pc.ram -accel tcg
@@ -410,7 +410,7 @@ def test_a_domain_without_settings_of_its_memory():
 
 @pytest.fixture
 def device(tmp_path):
-    """Make a root directory with a /dev/kvm of ours, and users that may or may not open it."""
+    """Make a root directory with a test /dev/kvm, and users."""
 
     def make(mode, user="libvirt-qemu", uid=64055, group=None, conf=None):
         owner = tmp_path.stat()
@@ -448,7 +448,7 @@ def test_kvm_that_only_its_owner_may_open(device):
         (0o660, {}, True),
         (0o640, {}, False),
         (0o660, {"group": 99}, False),
-        (0o606, {}, False),  # the group's bits count for its members, though others may
+        (0o606, {}, False),  # members of the group get only its bits
         (0o666, {"group": 99}, True),
         (0o600, {"uid": 0}, True),
     ],

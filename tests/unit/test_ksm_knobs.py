@@ -1,4 +1,4 @@
-"""KSM's knobs: waiting, what is remembered, and whether unmerged pages fit into memory."""
+"""The module ksm_knobs: waiting, saved knobs, and whether unmerged pages fit into memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MORE_THAN_ANY_HOST = 2**50
 
 @pytest.fixture
 def host(tmp_path):
-    """Return a directory like the kernel's: three knobs and two counters."""
+    """Make a directory like that of the kernel: three knobs and two counters."""
     directory = tmp_path / "ksm"
     directory.mkdir()
     for name, value in {"run": 1, "pages_to_scan": 500, "max_page_sharing": 256}.items():

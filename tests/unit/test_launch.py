@@ -1,4 +1,4 @@
-"""Real playbooks, small ones, launched as an experiment's are, and ended in every way."""
+"""Small playbooks, launched like those of an experiment, and ended in every way."""
 
 import contextlib
 import json
@@ -34,28 +34,28 @@ ksm_hosts:
 elsewhere: {hosts: {three: *local}}
 """
 PLAY = """
-- name: Do it
+- name: Play
   hosts: "ksm_hosts:&{{ ksm_limit | default('all') }}"
   gather_facts: false
   tasks:
 """
-# As the role that does runs reports them, and as it leaves them.
+# A run, as the role run reports it and leaves its files.
 RUN = """
-    - name: Note which run this is
+    - name: Record which run this is
       ansible.builtin.set_fact:
         run_current: {id: r1, index: 1, of: 1, share: [r1], factors: {guests: 1}, seconds: 9.0}
-    - name: Say what was given
+    - name: Show the variables
       ansible.builtin.debug: {msg: "note={{ ksm_plan.note }} more={{ more | default('') }}"}
     - name: Sample
       say: {line: "sampling: host=one run=r1 seconds=3.0 of=9.0 pages_sharing=7 page_size=4096"}
-    - name: Leave a run
+    - name: Write a run
       ansible.builtin.copy:
         dest: "{{ results }}/quick/r1/run.json"
         content: '{"status": "complete"}'
         mode: "0644"
-    - name: Make the page
+    - name: Write the page
       ansible.builtin.copy: {dest: "{{ results }}/quick/report.html", content: "", mode: "0644"}
-    - name: Note how it ended
+    - name: Record how the run ended
       ansible.builtin.set_fact:
         run_ended: {id: r1, status: complete, reason: ""}
 """
@@ -77,15 +77,15 @@ REFUSE = """
 WAIT = """
     - name: Lock the host
       ansible.builtin.include_role: {name: lock}
-    - name: Say that it has begun
+    - name: Report the start
       ansible.builtin.copy: {dest: "{{ results }}/begun", content: "", mode: "0644"}
     - name: Wait
       ansible.builtin.command: {argv: [sleep, "300"]}
 """
-GIVE_BACK = """
-    - name: Give back
+RESTORE = """
+    - name: Restore
       ansible.builtin.copy:
-        dest: "{{ playbook_dir }}/given-back"
+        dest: "{{ playbook_dir }}/restored"
         content: "{{ given }}"
         mode: "0644"
       vars:
@@ -103,7 +103,7 @@ sys.exit(Campaign(asked(Path(sys.argv[1])), JsonView).run())
 
 @pytest.fixture
 def site(tmp_path):
-    """A repository of its own, with playbooks that a test may replace."""
+    """Make a repository with playbooks that a test may replace."""
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "action_plugins").mkdir()
     (tmp_path / "roles/lock/tasks").mkdir(parents=True)
@@ -112,7 +112,7 @@ def site(tmp_path):
     (tmp_path / "results/quick/r1").mkdir(parents=True)
     (tmp_path / "ansible.cfg").write_text(CONFIGURATION)
     (tmp_path / "inventory.yml").write_text(INVENTORY)
-    (tmp_path / "playbooks/teardown.yml").write_text(PLAY + GIVE_BACK)
+    (tmp_path / "playbooks/teardown.yml").write_text(PLAY + RESTORE)
     return tmp_path
 
 
@@ -159,7 +159,7 @@ def test_a_campaign_that_succeeds(site, capsys):
     assert events == ["plan", "run started", "sampling", "run ended", "report", "message", "end"]
     assert notices(out, "sampling")[0]["pages_sharing"] == 7
     assert end["complete"] == ["r1"]
-    # what looks like a template in a plan is text; the last -e counts
+    # a template in a plan is text; the last -e counts
     assert "note={{ no template }} more=b" in (site / "results/quick.log").read_text()
 
 
@@ -170,14 +170,14 @@ def test_a_campaign_on_a_locked_host(site, capsys):
     out = capsys.readouterr().out
     (end,) = notices(out, "end")
 
-    # results that were there before are none of this launch
+    # earlier results do not belong to this launch
     assert code == 1
     assert end["missing"] == ["r1"]
     assert texts(out) == [
         "Lock the host: this host is locked by another (process 1)",
         "0 of 1 run complete; missing: r1",
-        "this runs what is left: run --resume",
-        f"Ansible's whole output: {site / 'results/quick.log'}",
+        "to do the remaining runs: run --resume",
+        f"full output of Ansible: {site / 'results/quick.log'}",
     ]
 
 
@@ -192,13 +192,13 @@ def test_a_playbook_that_cannot_start(site, capsys):
 
 
 class Program:
-    """A launch in a process of its own; all that descends from it carries its mark."""
+    """A launch in a separate process; all descendants have its marker."""
 
     def __init__(self, site):
         self.mark = f"KSM_TEST_MARK={uuid.uuid4()}"
         name, value = self.mark.split("=")
         here = Path(__file__).parent
-        (site / "tmp").mkdir()  # what a kill leaves there goes with the test
+        (site / "tmp").mkdir()  # files that are left after a kill are removed with the test
         paths = {"PYTHONPATH": f"{here}:{here.parents[1]}", "TMPDIR": f"{site}/tmp", name: value}
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(site)],
@@ -217,7 +217,7 @@ class Program:
         return self.process.returncode, out
 
     def left(self):
-        """Command lines of what still runs of it."""
+        """Return the command lines of its remaining processes."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ class Program:
 
 
 def restored(site):
-    return (site / "playbooks/given-back").read_text()
+    return (site / "playbooks/restored").read_text()
 
 
 def until(condition, seconds=60):
@@ -242,7 +242,7 @@ def until(condition, seconds=60):
 
 @pytest.fixture
 def waiting(site):
-    """A launch whose playbook waits in a task."""
+    """Start a launch whose playbook waits in a task."""
     (site / "site.yml").write_text(PLAY + WAIT)
     program = Program(site)
     until((site / "results/begun").exists)
@@ -261,9 +261,9 @@ def test_ctrl_c_ends_the_playbook_and_restores_the_host(site, waiting):
     assert restored(site) == "one keep_image=True force=True"
     assert notices(out, "end")[0]["exit"] == 130
     assert texts(out)[1:] == [
-        "the host is as it was found",
+        "the host is restored",
         "finished: 0 of 1 run: none",
-        "this continues: run --resume",
+        "to continue: run --resume",
     ]
 
 
@@ -272,14 +272,14 @@ def test_a_second_ctrl_c_leaves_the_host(site, waiting):
     (site / "playbooks/teardown.yml").write_text(PLAY + wait_again)
     waiting.process.send_signal(signal.SIGINT)
     time.sleep(0.1)
-    waiting.process.send_signal(signal.SIGINT)  # in a hurry: the same
+    waiting.process.send_signal(signal.SIGINT)  # quickly repeated: counts once
     until((site / "playbooks/giving-back").exists)
     code, out = waiting.end(signal.SIGINT)
 
     assert code == 130
     assert waiting.left() == []
     assert texts(out)[1] == (
-        "the host may not be restored; this restores it: ansible-playbook playbooks/teardown.yml "
+        "the host may not be restored; to restore it: ansible-playbook playbooks/teardown.yml "
         f"-i {site}/inventory.yml -e keep_image=true -e ksm_limit=one -e force=true"
     )
 
@@ -290,7 +290,7 @@ def test_a_kill_leaves_no_process(site, waiting):
     waiting.process.communicate()
 
     waiting.has_ended()
-    assert not (site / "playbooks/given-back").exists()
+    assert not (site / "playbooks/restored").exists()
 
 
 def test_a_signal_before_ansible_has_said_anything(site):
@@ -301,7 +301,7 @@ def test_a_signal_before_ansible_has_said_anything(site):
 
     assert code == 130
     assert program.left() == []
-    # a lock that was not taken is not to be broken
+    # a lock that is not ours must not be broken
     assert restored(site) == "one keep_image=True force=False"
 
 
@@ -314,7 +314,7 @@ def test_the_host_is_restored_when_the_output_is_closed(site):
     assert program.process.wait(timeout=30) == 130
     assert program.process.stderr.read() == ""
     assert program.left() == []
-    assert (site / "playbooks/given-back").exists()
+    assert (site / "playbooks/restored").exists()
 
 
 # --- what is checked before -----------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_the_command_that_continues_repeats_what_was_given():
 
 @pytest.fixture
 def quick(tmp_path):
-    """An experiment file, and a directory for its results."""
+    """Make an experiment file and a directory for its results."""
     file = tmp_path / "quick.yml"
     file.write_text("guests: {count: [1, 2]}\nsampling: {interval: 1, intervals: 2}\n")
     return [str(file), "--results", str(tmp_path / "results")]
@@ -426,7 +426,7 @@ def test_results_that_cannot_be_written_are_refused(tmp_path):
 
 
 def test_an_orphaned_worker_is_killed(tmp_path):
-    """One that was forked while its playbook ended is no child of anybody, and ignores signals."""
+    """A worker that was forked while its playbook ended has no parent, and ignores signals."""
     marker = f"@{tmp_path}/quick.yml"
     orphan = (
         "import os, signal, sys, time\n"

@@ -11,7 +11,7 @@ PROJECT = ROLES.parent
 
 
 def plan(*options: str) -> subprocess.CompletedProcess[str]:
-    """Run the playbook that plans, for hosts of which none is reached."""
+    """Run the playbook that plans; it contacts no host."""
     command = ["ansible-playbook", "-i", "inventory/fleet.yml", "--check", *options]
     return subprocess.run(
         [*command, "playbooks/plan.yml"], cwd=PROJECT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Values against numbers that were computed by hand."""
+"""Metrics compared with values that were computed by hand."""
 
 import json
 import math
@@ -217,7 +217,7 @@ def test_metrics_are_documented(metric):
 
 
 def steady_run(write_run, samples=9):
-    """Write a run of which so many of its 17 samples were taken, since it was steady then."""
+    """Write a run that was steady after so many of its 17 samples."""
     record = run_record(converged=True)
     header, *taken, end = sample_lines(record)
     return write_run(record, [header, *taken[:samples], end | {"reason": "steady"}])
@@ -234,7 +234,7 @@ def test_a_run_that_ended_when_steady_has_only_the_intervals_it_had(write_run):
 
 
 def imported(write_run):
-    """Write a run of three intervals as it is read from a log: no sample before the first."""
+    """Write a run of three intervals like an imported log: without a sample before the first."""
     record = run_record(guests=1, intervals=3, imported={"cut_short": None})
     record["run"]["sampling"] |= {"period": 1.0, "samples": 3}
     lines = [

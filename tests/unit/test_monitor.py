@@ -1,4 +1,4 @@
-"""The sampler as a service, against made trees: nothing here needs KSM, root or a guest."""
+"""The sampler as a service, with test trees; no test needs KSM, root or a guest."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from test_sampler import KSM, KSM_STAT, STAT, TREE, put
 from ksm_analysis.results.reader import read_run
 
 FILES = ROLES / "monitor_service/files"
-# Installed, the sampler lies beside it.
+# When installed, the sampler is in the same directory.
 sys.path[:0] = [str(FILES), str(ROLES / "part_sampler/files")]
 os.environ["PYTHONPATH"] = str(ROLES / "part_sampler/files")
 ksm_monitor = load(FILES / "ksm_monitor.py")
@@ -43,7 +43,7 @@ def state(tmp_path):
 
 
 def boot(tree, name, pid, argument=None, pid_file=None):
-    """Make a guest of the tree: its process, and the pid file that libvirt would write."""
+    """Make a guest in the tree: its process, and the pid file of libvirt."""
     argument = f"guest={name}" if argument is None else argument
     put(tree, f"proc/{pid}/cmdline", f"/usr/bin/qemu\0-name\0{argument},debug-threads=on\0-S\0")
     put(tree, f"proc/{pid}/ksm_stat", KSM_STAT)
@@ -53,7 +53,7 @@ def boot(tree, name, pid, argument=None, pid_file=None):
 
 
 def end(tree, pid, name=None):
-    """End a process; libvirt, if it lives, takes away the pid file."""
+    """End a process; libvirt, if it runs, removes the pid file."""
     put(tree, f"proc/{pid}/stat", STAT.replace("Z) S", "Z) Z"))
     put(tree, f"proc/{pid}/cmdline", "")
     if name:
@@ -70,7 +70,7 @@ def guests(tree):
 
 
 def sampled(guests):
-    """Guests of one sample; afterwards is looked for others, as the service does."""
+    """Return the guests of one sample, and then update the guests like the service."""
     found = json.loads(guests.reader.line(0, 1, 1))["guests"]
     guests.look()
     return {name: guest and guest["resident_pages"] for name, guest in found.items()}
@@ -182,7 +182,7 @@ def test_no_file_of_an_ended_guest_stays_open(tree, guests):
 
 def test_a_directory_that_has_been_removed_is_noticed(tree, guests, monkeypatch):
     monkeypatch.chdir(tree / "run")
-    guests.directory = Path()  # as a mount does, it stays with what it was
+    guests.directory = Path()  # like a mount, it stays at the old directory
     guests.look()
     (tree / "run").rmdir()
     (tree / "run").mkdir()
@@ -205,7 +205,7 @@ def files(state, limit=60, number=3):
 
 
 def fill(some, first):
-    """Write a whole file, whose samples are numbered from `first` on; return the next number."""
+    """Write a complete file, with samples numbered from `first`; return the next number."""
     some.begin(HEADER)
     while not some.full:
         some.write(SAMPLE % first)
@@ -215,7 +215,7 @@ def fill(some, first):
 
 
 def numbers(path):
-    """Samples of a file, which must be whole."""
+    """Return the samples of a file, which must be complete."""
     header, *samples, last = path.read_bytes().splitlines(keepends=True)
     assert (header, last) == (HEADER, END)
     return [json.loads(sample)["n"] for sample in samples]
@@ -301,7 +301,7 @@ def test_metrics_that_cannot_be_replaced_stay(state, capsys):
 
 @pytest.fixture
 def start(tree, state):
-    """Start services; what a test leaves running is ended."""
+    """Start services, and end them after the test."""
     started = []
 
     def service(*arguments, period=0.02, domains=True, **options):
@@ -320,7 +320,7 @@ def start(tree, state):
 
 
 def until(condition, process):
-    """Wait until a condition holds, and return what it gives."""
+    """Wait until a condition is true, and return its value."""
     deadline = time.monotonic() + 60
     while not (found := condition()):
         assert process.poll() is None, process.stderr.read()
@@ -337,7 +337,7 @@ def stop(process, number=signal.SIGTERM):
 
 
 def told(state):
-    """What Prometheus is told, as name and labels: value."""
+    """Return the metrics for Prometheus, as name and labels: value."""
     path = state / "ksm.prom"
     lines = path.read_text().splitlines() if path.exists() else []
     pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
@@ -345,17 +345,17 @@ def told(state):
 
 
 def sampled_since(state, count):
-    """Condition: so many samples were taken."""
+    """Return a condition: so many samples were taken."""
     return lambda: told(state).get("ksm_monitor_samples_total", 0) >= count
 
 
 def inode(path):
-    with contextlib.suppress(FileNotFoundError):  # while files are set aside
+    with contextlib.suppress(FileNotFoundError):  # while files are moved aside
         return path.stat().st_ino
 
 
 def whole(path):
-    """Header, samples and end line of a file."""
+    """Return header, samples and end line of a file."""
     header, *samples, last = map(json.loads, path.read_text().splitlines())
     assert [header["kind"], last["kind"]] == ["header", "end"]
     assert all(sample["kind"] == "sample" for sample in samples)
@@ -420,7 +420,9 @@ def test_files_are_rotated_by_size_and_no_sample_is_lost(tree, state, start):
     process = start("--file-mib", 1, "--files", 3, period=0.01)
     until((state / "samples.2.jsonl").exists, process)
     oldest = (state / "samples.1.jsonl").stat().st_ino
-    until(lambda: inode(state / "samples.2.jsonl") == oldest, process)  # the one before went
+    until(
+        lambda: inode(state / "samples.2.jsonl") == oldest, process
+    )  # the older one was removed
     stop(process)
     assert names(state) == ["ksm.prom", "samples.1.jsonl", "samples.2.jsonl", "samples.jsonl"]
     found = [whole(state / name) for name in ("samples.2.jsonl", "samples.1.jsonl")]
@@ -463,7 +465,7 @@ def test_many_signals_do_not_damage_files(state, start):
     until(sampled_since(state, 1), process)
     for n in range(300):
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.03 * (n % 10 == 0))  # several at once, and time for samples in between
+        time.sleep(0.03 * (n % 10 == 0))  # bursts, with time for samples in between
     stop(process)
     paths = list(state.glob("samples*.jsonl"))
     assert len(paths) > 3
@@ -486,7 +488,7 @@ def test_a_restart_keeps_earlier_files(state, start):
 
 
 def test_without_disk_space_complete_lines_stay_and_sampling_continues(state, start):
-    limit = 9000  # of any file: enough for what Prometheus is told
+    limit = 9000  # maximum size of any file: enough for the metrics
     process = start()
     until(sampled_since(state, 1), process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""When what was observed in 2024 holds, when it does not, and when nothing can be told."""
+"""When the observations of 2024 hold, do not hold, or are not tested."""
 
 import itertools
 
@@ -20,11 +20,11 @@ LATE, SOON = [0] * 8 + [1_000] * 9, [0] * 4 + [1_000] * 13
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """Write a run of 17 samples, four an interval, and measure it; once, if asked for again.
+    """Write a run of 17 samples, four per interval, and measure it; equal runs are cached.
 
-    `ksm` has counters: one number, or one for each sample, or None if the kernel has it not. `cpu`
-    is what ksmd used in all, in seconds, and `busy` the CPU use of the host in percent. `options`
-    are those of stress-ng, which runs for the first half or until `stop`.
+    `ksm` has counters: one number, or one for each sample, or None if the kernel lacks it. `cpu` is
+    the CPU time of ksmd in seconds, and `busy` the CPU use of the host in percent. `options` are
+    those of stress-ng, which runs for the first half or until `stop`.
     """
     write_run, known = Writer(tmp_path_factory.mktemp("results")), {}
 
@@ -70,7 +70,7 @@ def make(tmp_path_factory):
 
 @pytest.fixture
 def imported(write_run):
-    """Write a run of four intervals of 1 s as it is read from a log, and measure it."""
+    """Write a run of four intervals of 1 s like an imported log, and measure it."""
     number = itertools.count()
 
     def imported(command, *, sharing=1_000, profit=1_000, **knobs):
@@ -110,7 +110,7 @@ PAIRED = ("faster-scan", "after-workload", "mergeable", "vm-hang")
 
 
 def check(name, measured, times=3):
-    """Check what was run once as if it had been run three times, where fewer tell nothing."""
+    """Check runs as if each had been repeated three times, because fewer are inconclusive."""
     once = all(each.run.factors["repetition"] == 1 for each in measured)
     measured = measured * (times if once and name in PAIRED else 1)
     (found,) = (each for each in observations.checks(measured) if each.name == name)
@@ -122,7 +122,7 @@ def verdict(name, measured):
 
 
 def change(pairs):
-    """Write the mean relative difference over pairs, and its interval, as scipy has it."""
+    """Format the mean relative difference over pairs, and its interval, computed with scipy."""
     each = [2 * (b - a) / (a + b) for a, b in pairs]
     low, high = stats.t.interval(0.95, len(each) - 1, np.mean(each), stats.sem(each))
     return f"{np.mean(each):+.0%} ({low:+.0%} to {high:+.0%}) over {len(each)} pairs"

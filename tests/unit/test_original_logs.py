@@ -1,4 +1,4 @@
-"""Logs of the original framework: what each line becomes, and what a log may lack."""
+"""Parsing of logs of the original framework, also incomplete ones."""
 
 import json
 
@@ -19,7 +19,7 @@ STATS = ("/proc/11/ksm_stat=ksm_rmap_items 5 ksm_process_profit -320", "/proc/22
 
 
 def head(**changed):
-    """Header lines; a key that is None is left out."""
+    """Return header lines; a key that is None is left out."""
     return [f"{key}={value}" for key, value in {**HEADER, **changed}.items() if value is not None]
 
 
@@ -36,7 +36,7 @@ def parse(*parts):
 
 
 def kept(log):
-    """All that reaches samples.jsonl, as objects."""
+    """Return the lines of samples.jsonl, as objects."""
     return [json.loads(line) for line in original_logs.samples(log)]
 
 
@@ -237,7 +237,7 @@ def test_missing_intervals_are_named_and_counted():
 
 
 def test_cut_at_any_byte_no_value_is_wrong():
-    """Whatever is left of a log, what is read of it is what the whole log says, or nothing."""
+    """Every value from a truncated log equals the value from the complete log."""
     data = text(head(num_intervals=3), *(interval(n) for n in (1, 2, 3)))
     whole = kept(original_logs.parse(data, "a.log"))[1:-1]
     lengths = set()
@@ -263,7 +263,7 @@ def test_the_last_line_without_a_newline_counts_only_if_complete():
     assert torn.cut_short == "ends in a torn line"
 
 
-# --- no logs --------------------------------------------------------------------------------------
+# --- other files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

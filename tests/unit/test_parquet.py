@@ -1,4 +1,4 @@
-"""Samples that were converted: the same frames as from the raw file, and never instead of it."""
+"""Converted samples give the same frames as the raw file, and never replace it."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ FILES = ("samples.parquet", "guests.parquet")
 
 
 def twice(path):
-    """Read a run from its raw file, and again from what was converted."""
+    """Read a run from its raw file, and again from the converted file."""
     first = read_run(path)
     assert all((path / name).exists() for name in FILES)
     # a raw file that is not read need not be readable: only its size and time of change count
@@ -133,7 +133,7 @@ def test_a_current_run_is_not_converted(write_run):
 
 @contextlib.contextmanager
 def little_space(size):
-    """Let no file of this process become greater; a write beyond fails, as on a full disk."""
+    """Limit the size of files, so that larger writes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -157,7 +157,7 @@ def test_a_partially_written_file_is_removed(write_run, size):
 def test_the_raw_file_suffices_if_nothing_can_be_written(write_run):
     path = write_run()
     for name in FILES:
-        (path / name).mkdir()  # nothing can take its place, not even for root
+        (path / name).mkdir()  # not even root can replace it
     run = read_run(path)
 
     assert len(run.samples) == 17

@@ -1,4 +1,4 @@
-"""Events of ansible-runner in, notices out; times are made up."""
+"""Events of ansible-runner become notices; the times are examples."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_a_run_from_its_beginning_to_its_end(progress):
         ("roles/guests/tasks/remove.yml", "restoring the host"),
         ("roles/ksm/tasks/main.yml", "setting knobs"),
         ("roles/run/tasks/collect.yml", "collecting"),
-        ("playbooks/report.yml", "making the page"),
+        ("playbooks/report.yml", "writing the page"),
     ],
 )
 def test_phases_follow_from_the_place_of_a_task(progress, where, phase):
@@ -184,7 +184,7 @@ def test_the_lock_is_held_until_it_is_released(progress):
     assert progress.held == set()
 
 
-# --- time that is left ----------------------------------------------------------------------------
+# --- remaining time -------------------------------------------------------------------------------
 
 
 def test_before_the_first_run_the_plan_is_the_estimate(progress):
@@ -211,7 +211,7 @@ def test_the_estimate_is_that_of_the_slowest_host():
     progress = Progress(plan(100.0, 10.0, 100.0, 10.0), ["h1", "h2"], now=0.0)
     assert progress.left(now=0.0) == 200.0
 
-    # They were dealt out in another way than had been guessed.
+    # The runs were assigned differently from the guess.
     first = begins("r1", share=["r1", "r2"])
     second = begins("r3", share=["r3", "r4"], host="h2")
     take(progress, first, second, now=0.0)
@@ -290,10 +290,10 @@ def test_words_of_factors_and_times():
 def test_the_plan_is_one_line():
     notice = {"event": "plan", "plan": plan(60.0), "hosts": ["h1"], "results": "/r/quick"}
 
-    assert sentence(notice) == "experiment quick: 1 run on h1, about 1 min once all is in place"
+    assert sentence(notice) == "experiment quick: 1 run on h1, about 1 min after provisioning"
 
 
-# --- what is known of the tree --------------------------------------------------------------------
+# --- phases and the repository --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["host", "left", "interrupted", "end", "_init__"])

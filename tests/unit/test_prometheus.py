@@ -1,4 +1,4 @@
-"""What Prometheus is told: every metric by name, kind and unit, and what refers to them."""
+"""Metrics for Prometheus: names, kinds and units, and references to them."""
 
 import json
 import re
@@ -45,7 +45,7 @@ SAMPLE = {
 
 
 def told(**sections):
-    """Sample lines of the text, as name and labels: value."""
+    """Return the lines of samples, as name and labels: value."""
     lines = ksm_prometheus.exposition(sections).splitlines()
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
@@ -98,11 +98,11 @@ def test_counters_of_64_bits_stay_exact():
     assert told(ksm={"pages_scanned": 2**64 - 1}) == {"ksm_pages_scanned_total": str(2**64 - 1)}
 
 
-# One table on the controller, one on the host: they may not differ
+# The tables of the controller and of the host must agree
 
 
 def measured():
-    """Metrics of the controller's table that are a file's value, or the difference of two."""
+    """Return metrics of the controller that are the value of a file, or a difference of two."""
     return [
         pytest.param(metric, section, id=metric.name)
         for metrics_, section in ((catalog.HOST, "host"), (catalog.GUEST, "guests"))
@@ -112,7 +112,7 @@ def measured():
 
 
 def of_prometheus(metric, section):
-    """The metric that Prometheus is told of the same file."""
+    """Return the Prometheus metric of the same file."""
     field = {"ksmd_cpu_seconds": "cpu_ns"}.get(metric.name, metric.name)
     found = [
         each
@@ -149,11 +149,11 @@ def test_names_have_the_prefix_and_their_unit():
         assert "\n" not in metric.help
 
 
-# What refers to them
+# References to metrics
 
 
 def names_in(text):
-    """Names of metrics in an expression, or in what Grafana asks for a variable."""
+    """Return the names of metrics in an expression, or in a query of a Grafana variable."""
     return set(re.findall(r"\bksm_\w+", text))
 
 

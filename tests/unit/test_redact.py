@@ -1,4 +1,4 @@
-"""A page for others: no name of a machine, no command line."""
+"""A redacted page has no name of a machine and no command line."""
 
 import pytest
 from made_up_runs import run_record

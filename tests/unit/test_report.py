@@ -1,4 +1,4 @@
-"""The page, as text. How a browser shows it is tests/browser's."""
+"""The page as text; tests/browser tests it in a browser."""
 
 import json
 import re
@@ -19,7 +19,7 @@ EVIL = "</script><script>alert('\"&1')</script>"
 
 
 class Parser(HTMLParser):
-    """Collects what a page would load, its scripts, and its visible text."""
+    """Collects external resources, scripts and visible text of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -233,7 +233,7 @@ def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
         assert heading not in page
     assert 'id="counts"' not in page
     assert "memory-by-guests" not in page
-    # what they save and cost is known all the same
+    # savings and costs are still known
     assert "savings-against-cost" in page
 
 

@@ -1,4 +1,4 @@
-"""Which runs of an experiment are left, and when that cannot be told."""
+"""Find the remaining runs of an experiment, and refuse different ones."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ def test_index_note_and_estimate_of_a_run_may_differ(planned):
 
 
 def tasks(run):
-    """Return what the guests of a run do."""
+    """Return the tasks of the guests of a run."""
     return run["parts"][-1]["options"]["tasks"]
 
 
@@ -78,13 +78,16 @@ def test_empty_values_equal_absent_ones(planned):
             lambda run: run["knobs"].update(pages_to_scan=7),
             "knobs.pages_to_scan: recorded 7, asked 100",
         ),
-        (lambda run: run["knobs"].update(extra="x"), 'knobs.extra: recorded "x", asked nothing'),
-        (lambda run: run["knobs_if_present"].clear(), "smart_scan: recorded nothing, asked 0"),
-        (lambda run: run["guests"].update(network=None), 'network: recorded nothing, asked "lan"'),
+        (lambda run: run["knobs"].update(extra="x"), 'knobs.extra: recorded "x", planned nothing'),
+        (lambda run: run["knobs_if_present"].clear(), "smart_scan: recorded nothing, planned 0"),
+        (
+            lambda run: run["guests"].update(network=None),
+            'network: recorded nothing, planned "lan"',
+        ),
         (lambda run: run["guests"].update(nosharepages=[2]), "pages: recorded [2], asked [1]"),
         (
             lambda run: run["sampling"].update(steady={"scans": 3}),
-            "sampling.steady.scans: recorded 3, asked nothing",
+            "sampling.steady.scans: recorded 3, planned nothing",
         ),
         (
             lambda run: tasks(run)[0].update(stop=2.0),
@@ -96,7 +99,7 @@ def test_empty_values_equal_absent_ones(planned):
         ),
         (
             lambda run: tasks(run).append({"guests": [2]}),
-            "parts[1].options.tasks[1].guests: recorded [2], asked nothing",
+            "parts[1].options.tasks[1].guests: recorded [2], planned nothing",
         ),
     ],
 )
@@ -107,9 +110,9 @@ def test_a_different_run_with_the_same_id_is_refused(planned, change, words):
     with pytest.raises(InputError) as caught:
         resume.pending(planned, done)
     said = str(caught.value)
-    assert said.startswith("a/g01-k1-busy-r1 has finished, but was not what is asked for now: ")
+    assert said.startswith("a/g01-k1-busy-r1 has finished, but differs from the experiment file: ")
     assert words in said
-    assert "another --results, or leave out --resume" in said
+    assert "another --results, or omit --resume" in said
 
 
 def test_complete_runs_are_read(tmp_path, planned):

@@ -1,4 +1,4 @@
-"""Roles are what they say they are: specs, defaults, READMEs and modules agree."""
+"""Specs, defaults, READMEs and modules of roles agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ role_tables = load(ROLES.parent / "docs/role_tables.py")
 
 ROLE_NAMES = sorted(path.name for path in ROLES.iterdir() if (path / "tasks").is_dir())
 PREFIX = "ksm.testbed."
-# What `run` tells every part, and so has no default; docs/extending.md.
+# Variables that the role run passes to every part, without a default; see docs/extending.md.
 OF_PARTS = {
     *("part_name", "part_options", "part_start", "part_seconds", "part_directory"),
     *("part_processes", "part_label", "part_early"),
@@ -37,7 +37,7 @@ each_role = pytest.mark.parametrize("role", ROLE_NAMES)
 
 @functools.cache
 def documented() -> dict:
-    """Return the specs of all roles, as Ansible reads them."""
+    """Return the specs of all roles, read by Ansible."""
     return role_tables.documented(*ROLE_NAMES)
 
 
@@ -50,7 +50,7 @@ def read(path: Path) -> object:
 
 
 def entries(value: object) -> list[tuple[str, object]]:
-    """Every key with its value, however deep."""
+    """Return every key with its value, also nested ones."""
     if isinstance(value, dict):
         return [*value.items(), *(pair for inner in value.values() for pair in entries(inner))]
     if isinstance(value, list):
@@ -59,12 +59,12 @@ def entries(value: object) -> list[tuple[str, object]]:
 
 
 def under(files: list, *keys: str) -> list:
-    """Return what stands under some keys, in modules' long names or short."""
+    """Return the values of some keys, with long or short names of modules."""
     return [value for key, value in entries(files) if str(key).rpartition(".")[2] in keys]
 
 
 def names(value: object, condition: bool = False) -> set[str]:
-    """Names of variables in the templates of a value, and in its bare conditions."""
+    """Return the variables in the templates and conditions of a value."""
     if isinstance(value, dict):
         return set().union(*(names(inner, key in CONDITIONS) for key, inner in value.items()))
     if isinstance(value, list):
@@ -77,7 +77,7 @@ def names(value: object, condition: bool = False) -> set[str]:
 
 
 def files_of(role: str, entry_point: str) -> list:
-    """What an entry point is made of: its tasks, those it includes, handlers and templates."""
+    """Return the files of an entry point: its tasks, included tasks, handlers and templates."""
     tasks = ROLES / role / "tasks"
     found, todo = {}, {tasks / f"{entry_point}.yml"}
     while todo:
@@ -93,7 +93,7 @@ def files_of(role: str, entry_point: str) -> list:
 
 
 def facts(role: str) -> set[str]:
-    """What the tasks of a role leave to others."""
+    """Return the public facts that the tasks of a role set."""
     files = [read(path) for path in (ROLES / role / "tasks").iterdir()]
     left = {
         *under(files, "register"),
@@ -103,7 +103,7 @@ def facts(role: str) -> set[str]:
 
 
 def used(role: str, entry_point: str) -> set[str]:
-    """Public variables of a role that an entry point needs, by whatever way."""
+    """Return the public variables of a role that an entry point uses, also indirectly."""
     files = files_of(role, entry_point)
     values = read(ROLES / role / "vars/main.yml") | read(ROLES / role / "defaults/main.yml")
     given = {name for variables in under(files, "vars") for name in variables}
@@ -119,7 +119,7 @@ def used(role: str, entry_point: str) -> set[str]:
 def test_the_readme_has_the_tables_of_the_specs(role):
     readme = (ROLES / role / "README.md").read_text()
     made = role_tables.with_tables(readme, documented()[role])
-    assert readme == made, "`make role-docs` writes the tables anew"
+    assert readme == made, "`make role-docs` updates the tables"
 
 
 @each_role
@@ -148,7 +148,7 @@ def test_defaults_match_the_specs(role):
         try:
             defaults[name] = templar.template(value)
         except AnsibleUndefinedVariable:
-            continue  # it depends on the host: the spec says how, in words
+            continue  # it depends on the host: the spec describes it
     specs = {name: o for entry in documented()[role] for name, o in options(role, entry).items()}
     assert set(written) == {name for name, o in specs.items() if not o.get("required")}
     assert defaults == {name: o["default"] for name, o in specs.items() if "default" in o}
@@ -178,7 +178,7 @@ def test_callers_use_existing_entry_points_and_variables():
     asked = [
         value for play in plays for value in under([read(play)], "include_role", "import_role")
     ]
-    assert len(asked) > 20, "these are found"
+    assert len(asked) > 20, "callers are found"
     asked = [each for each in asked if "{{" not in each["name"] and not internal(each)]
     wrong = [
         each
@@ -189,7 +189,7 @@ def test_callers_use_existing_entry_points_and_variables():
 
 
 def examples(role: str) -> list[dict]:
-    """Plays that the README of a role shows."""
+    """Return the plays in the README of a role."""
     blocks = re.findall("```yaml\n(.*?)```", (ROLES / role / "README.md").read_text(), re.DOTALL)
     return [play for block in blocks for play in yaml.safe_load(block)]
 
@@ -198,13 +198,13 @@ def examples(role: str) -> list[dict]:
 def test_examples_use_existing_variables(role):
     there_are = {name for entry_point in documented()[role] for name in options(role, entry_point)}
     given = [name for variables in under(examples(role), "vars") for name in variables]
-    assert given, "an example gives at least one"
+    assert given, "an example sets at least one"
     assert {name for name in given if name.startswith(f"{role}_")} <= there_are
 
 
 @each_role
 def test_a_role_works_alone(role, tmp_path):
-    """With no more than `collections_path`, everything that it and its examples run is found."""
+    """With only `collections_path` set, everything that it and its examples use is found."""
     (tmp_path / "ansible.cfg").touch()
     tasks = [
         {"ansible.builtin.import_role": {"name": f"{PREFIX}{role}", "tasks_from": path.stem}}
@@ -224,7 +224,7 @@ def test_a_role_works_alone(role, tmp_path):
 
 
 def told_to_ansible(module, monkeypatch) -> dict:
-    """What a module tells AnsibleModule."""
+    """Return the arguments of a module to AnsibleModule."""
     told = {}
 
     def tell(**arguments):
@@ -238,7 +238,7 @@ def told_to_ansible(module, monkeypatch) -> dict:
 
 
 def spec_of(documentation: dict) -> dict:
-    """Return an argument spec as a documentation has it."""
+    """Return the argument spec of a documentation."""
     return {
         name: {key: option[key] for key in SPEC_KEYS if key in option}
         | ({"options": spec_of(option["suboptions"])} if "suboptions" in option else {})

@@ -1,4 +1,4 @@
-"""Events of a run, from what its steps have returned."""
+"""Events of a run, from the results of its steps."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is read of a run directory, whole or not."""
+"""Reading of complete and incomplete run directories."""
 
 import json
 import re

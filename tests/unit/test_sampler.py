@@ -1,4 +1,4 @@
-"""The sampler against made trees: nothing here needs KSM, root or a guest."""
+"""The sampler with test trees; no test needs KSM, root or a guest."""
 
 import ast
 import json
@@ -106,7 +106,7 @@ def read(a_reader):
     return json.loads(line)
 
 
-# What is written
+# Output
 
 
 def test_header(tree):
@@ -218,7 +218,7 @@ def test_wall_and_monotonic_time_advance_equally(tree):
     assert walls[1] - walls[0] == pytest.approx(monotonics[1] - monotonics[0], abs=0.1)
 
 
-# What kernels differ in
+# Differences between kernels
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_new_proc_stat_with_more_columns(tree):
     assert list(one_sample(tree)["cpu"].values()) == list(range(1, 11))
 
 
-# What changes while sampling
+# Changes during sampling
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_a_file_that_becomes_empty_is_left_out(tree):
 
 def test_a_file_that_becomes_unreadable_is_left_out(tree):
     sampled = reader(tree)
-    hole = os.open("/", os.O_RDONLY)  # pread of a directory fails, as that of a file gone does
+    hole = os.open("/", os.O_RDONLY)  # pread of a directory fails, like that of a removed file
     os.dup2(hole, sampled.fds[1])
     os.close(hole)
     assert set(read(sampled)["ksm"]) == {"advisor_mode", "general_profit"}
@@ -386,7 +386,7 @@ def test_reads_may_be_partial(tree, monkeypatch, size):
     monkeypatch.setattr(ksm_sampler, "BUFFER", size)
     sampled = reader(tree, a=4242)
     assert read(sampled) == whole
-    monkeypatch.setattr(sampled, "learn", None)  # nothing that it would have to learn
+    monkeypatch.setattr(sampled, "learn", None)  # it must not learn again
     put(tree, "proc/vmstat", TREE["proc/vmstat"].replace("cow_ksm 6", "cow_ksm 66"))
     assert read(sampled)["vmstat"]["cow_ksm"] == 66
 
@@ -432,11 +432,11 @@ def test_a_guest_with_empty_ksm_stat_has_ended(tree):
     put(tree, "proc/4242/ksm_stat", "")
     assert read(sampled)["guests"] == {"a": None}
     put(tree, "proc/4242/ksm_stat", KSM_STAT)
-    put(tree, f"{KSM}/full_scans", "many\n")  # which has everything read anew
+    put(tree, f"{KSM}/full_scans", "many\n")  # which makes it read everything again
     assert read(sampled)["guests"] == {"a": None}
 
 
-# How it ends
+# End
 
 
 def start(tree, *arguments):
@@ -458,7 +458,7 @@ def test_a_signal_ends_it_at_once(tree, name, status):
 
 
 class Interrupted:
-    """A reader that is hit by a signal in the middle of a sample."""
+    """A reader that gets a signal during a sample."""
 
     def line(self, n, _wall, _monotonic):
         self.sampler.stop(signal.SIGTERM, None)
@@ -498,7 +498,7 @@ def test_missed_deadlines_are_counted_and_skipped(tree):
     header, samples, end = parse("".join(lines) + process.communicate(timeout=60)[0])
     assert len(samples) == end["samples"] == 100 - end["missed"]
     assert end["missed"] >= 20
-    for sample in samples:  # a late sample has the number of the deadline that it can still meet
+    for sample in samples:  # a late sample has the number of the next deadline that it can meet
         assert sample["n"] == int((sample["monotonic"] - header["monotonic"]) / 0.02 + 1e-6)
     assert process.returncode == 0
 
@@ -555,7 +555,7 @@ def test_a_line_is_one_write(tree, tmp_path, monkeypatch):
     assert sizes == [len(line) + 1 for line in (tmp_path / "out").read_text().splitlines()]
 
 
-# When it begins
+# Start
 
 
 def test_the_first_deadline_can_be_set(tree):
@@ -593,11 +593,11 @@ def test_the_header_is_there_before_the_start(tree):
     assert process.returncode == 143
 
 
-# When it is steady
+# Steady
 
 
 def steady_at(samples, **rule):
-    """Index of the sample, as (seconds, full_scans, pages_sharing), that the rule ends with."""
+    """Return the index of the sample (seconds, full_scans, pages_sharing) that ends sampling."""
     asked = ksm_sampler.Steady(**{"scans": 3, "seconds": 0, "percent": 1} | rule)
     for index, sample in enumerate(samples):
         asked.add(*sample)
@@ -607,7 +607,7 @@ def steady_at(samples, **rule):
 
 
 def flat(count, pages=1000, scans=1):
-    """Samples a second apart, each so many scans after the one before."""
+    """Return one sample per second, with so many scans in between."""
     return [(float(n), 5 + n * scans, pages) for n in range(count)]
 
 
@@ -684,7 +684,7 @@ def test_a_reset_of_full_scans_restarts_the_rule():
 
 
 def long_enough(samples, scans, seconds, percent, after):
-    """Whether samples end steady, straight from what it means."""
+    """Whether samples end steady, directly from the definition."""
     begun = max(n for n, each in enumerate(samples) if n == 0 or each[1] < samples[n - 1][1])
     for n in range(begun, len(samples)):
         needed = scans + (n > 0 or samples[0][1] > 0)
@@ -700,7 +700,7 @@ def long_enough(samples, scans, seconds, percent, after):
 
 
 def drift(chance, calm):
-    """Samples in which everything happens that can."""
+    """Return random samples with all kinds of changes."""
     pick = chance.choice
     seconds, scans, pages = 0, pick([0, 0, 4]), pick([0, 100])
     for _ in range(chance.randint(1, 40)):
@@ -734,9 +734,9 @@ def test_an_endless_scan_needs_no_memory():
 
 
 class Ksmd(threading.Thread):
-    """Counts scans in a tree, in place, so that no reader finds a file empty.
+    """Counts scans in a tree, in place, so that no reader finds an empty file.
 
-    In the first scans, as many as are asked for, pages_sharing rises by more than what is flat.
+    In the first `rising` scans, pages_sharing rises too much to be flat.
     """
 
     def __init__(self, tree, rising=0):
@@ -848,7 +848,7 @@ def test_without_a_rule_there_is_no_converged(tree):
     assert "converged" not in end
 
 
-# What is refused
+# Refused arguments
 
 
 def ksm_is_missing(tree, tmp_path):
@@ -931,7 +931,7 @@ def test_output_that_cannot_be_created(tree, tmp_path):
     assert f"cannot create {tmp_path}/no/such/out: No such file or directory" in done.stderr
 
 
-# What it promises of itself
+# Properties of the file
 
 
 def test_help_names_every_field(tree):

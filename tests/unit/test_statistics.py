@@ -1,4 +1,4 @@
-"""What two groups of runs allow to say."""
+"""Statistics of two groups of runs."""
 
 # ruff: noqa: RUF003
 
@@ -19,7 +19,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "false_positives.py"
 
 @pytest.fixture(scope="module")
 def simulated():
-    """Load the bench that simulates experiments; it has no library to be imported from."""
+    """Load the benchmark that simulates experiments, which is not in a package."""
     spec = importlib.util.spec_from_file_location("false_positives", BENCH)
     module = importlib.util.module_from_spec(spec)
     sys.modules["false_positives"] = module
@@ -85,7 +85,7 @@ def test_many_runs_are_compared_by_the_bootstrap_of_the_ratio():
     assert found.change == pytest.approx(b.mean() / a.mean() - 1)
     assert found.low < found.change < found.high
     assert found.high - found.low < 0.1
-    assert difference(a, b) == found  # the same runs give the same numbers
+    assert difference(a, b) == found  # the result is deterministic
 
 
 def test_values_that_are_not_all_positive_have_no_ratio():
@@ -199,11 +199,11 @@ def test_runs_needed_grow_with_the_square_of_the_spread():
     assert runs_needed([0, 0], [1, 2], 0, 0.01) is None
 
 
-# --- how often it is wrong ------------------------------------------------------------------------
+# --- error rates ----------------------------------------------------------------------------------
 
 
 def no_more_than(level, alarms):
-    """The chance of more, if the level were kept, is 1 in 1000."""
+    """At the given level, more alarms have a probability of 1 in 1000."""
     return alarms.sum() <= stats.binom.ppf(0.999, len(alarms), level)
 
 
@@ -219,14 +219,14 @@ def test_false_alarms_are_rare(simulated, monkeypatch, kind, runs, times):
 
 @pytest.mark.parametrize("runs", [3, 4, 5, 6, 7])
 def test_runs_with_two_values_raise_few_more_false_alarms(simulated, runs):
-    """The hardest case for Welch: docs/metrics.md says how often."""
+    """The hardest case for Welch; docs/metrics.md has the rates."""
     a, b = (simulated.two_values(np.random.default_rng(seed), (4000, runs)) for seed in (1, 2))
 
     assert simulated.alarms(a, b).mean() < 0.08
 
 
 def test_many_runs_of_unequal_spread_raise_not_many_false_alarms(monkeypatch):
-    """A permutation by itself raises 8 %, and twice that without regard to the spread."""
+    """A permutation alone raises 8 %, and twice that if it ignores the spread."""
     monkeypatch.setattr(statistics, "RESAMPLES", 299)
     generator = np.random.default_rng(1)
     a, b = generator.normal(100, 12, (1000, 8)), generator.normal(100, 3, (1000, 16))
@@ -240,11 +240,11 @@ def test_several_metrics_raise_no_more_false_alarms_than_one(simulated):
 
     assert no_more_than(0.05, simulated.family_alarms(a, b))
     alone = (statistics.p_value(a, b) < 0.05).any(axis=1)
-    assert alone.mean() > 0.15  # what Holm keeps away
+    assert alone.mean() > 0.15  # what Holm prevents
 
 
 def test_pooled_samples_raise_many_false_alarms(simulated):
-    """The same series as above: that test would see it, if samples were pooled."""
+    """The same series as above: the test above would detect pooled samples."""
     pooled = simulated.pooled_alarms(np.random.default_rng(1), 200, 5)
 
     assert pooled.mean() > 0.5

@@ -1,4 +1,4 @@
-"""The table on the screen: which columns it has, and that it has room."""
+"""The table on the screen: its columns and its width."""
 
 from made_up_runs import run_record, sample_lines
 
@@ -6,13 +6,13 @@ from ksm_analysis.__main__ import main
 
 
 def shown(capsys, path):
-    """Everything but the title, which is a path."""
+    """Return everything except the title, which is a path."""
     assert main(["summary", str(path.parent)]) == 0
     return capsys.readouterr().out.partition("\n")[2]
 
 
 def test_pages_unshared_is_shown(capsys, write_run):
-    # 30,000 less as sharing rises, and 5,000 that never find a twin
+    # up to 30,000 that decrease as sharing rises, and 5,000 that never merge
     assert " 5,000 " in shown(capsys, write_run())
 
 

@@ -1,4 +1,4 @@
-"""Several experiments in one report: what is unlike is told apart, what is equal is repeated."""
+"""Several experiments in one report: different settings get names, equal ones are repetitions."""
 
 import pytest
 from made_up_runs import Writer, run_record
@@ -10,7 +10,7 @@ from ksm_analysis.results.together import together
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a run of an experiment; return what reads all that were written."""
+    """Write runs of experiments; return a function that reads all of them."""
 
     def write(experiment, guests=1, workload="idle", pages=1000, options=None, **other):
         record = run_record(guests=guests, workload=workload, experiment=experiment, **other)
@@ -134,7 +134,7 @@ def test_several_directories_make_one_page_with_an_output_path(write, capsys):
     directories = [str(write.directory / name) for name in ("one", "two")]
 
     assert main(["report", *directories]) == 2
-    assert "say where, -o" in capsys.readouterr().err
+    assert "needs an output path: use -o" in capsys.readouterr().err
     assert main(["report", *directories, "-o", str(write.directory / "page.html")]) == 0
     page = (write.directory / "page.html").read_text()
     assert "one, two" in page
