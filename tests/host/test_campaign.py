@@ -61,6 +61,13 @@ class Campaign:
         assert knobs() != self.found, "the run has changed the host"
         return run
 
+    def end(self) -> None:
+        """End what a failed test has left running: it would hold the lock of the host."""
+        for run in self.started:
+            if run.process.poll() is None:
+                run.process.terminate()
+                run.wait()
+
     def record(self, run: str) -> dict:
         return json.loads((self.results / run / "run.json").read_text())
 
@@ -86,9 +93,7 @@ def campaign(host, tmp_path_factory):
         made.definition.write_text(DEFINITION.format(repetitions=2))
         yield made
     finally:
-        for run in made.started:
-            if run.process.poll() is None:
-                run.process.kill()
+        made.end()
         subprocess.run(["umount", made.results.parent], check=True)
 
 
@@ -97,6 +102,7 @@ def untouched(campaign):
     """Check that the finished run is not changed, and the host is restored."""
     before = campaign.finished()
     yield
+    campaign.end()
     assert campaign.finished() == before
     assert_restored(campaign.found)
 
