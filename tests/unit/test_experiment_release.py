@@ -1,11 +1,14 @@
-"""The playbook releases the lock of each host, even if the host cannot be restored."""
+"""Playbooks that change a host lock it, and release it even if they fail."""
 
 from __future__ import annotations
 
+import pytest
 import yaml
 from programs import ROLES
 
-PLAYS = yaml.safe_load((ROLES.with_name("playbooks") / "experiment.yml").read_text())
+
+def plays(name):
+    return yaml.safe_load((ROLES.with_name("playbooks") / f"{name}.yml").read_text())
 
 
 def included(task):
@@ -15,9 +18,9 @@ def included(task):
 
 def endings():
     """Return the last tasks of plays with a locked host: rescue and always."""
-    plays = {play.get("name"): play for play in PLAYS}
-    prepare = plays["Lock and prepare the hosts"]["tasks"][-1]
-    run = plays["Run the experiment"]["tasks"][-1]
+    experiment = {play.get("name"): play for play in plays("experiment")}
+    prepare = experiment["Lock and prepare the hosts"]["tasks"][-1]
+    run = experiment["Run the experiment"]["tasks"][-1]
     return [prepare["rescue"], run["always"]]
 
 
@@ -32,3 +35,11 @@ def test_a_host_locked_by_another_holder_is_not_touched():
     for tasks in endings():
         both = next(i for i, task in enumerate(tasks) if "block" in task)
         assert ("ksm.testbed.lock", "main") in [included(task) for task in tasks[:both]]
+
+
+@pytest.mark.parametrize("name", ["host", "guest_image"])
+def test_a_playbook_of_one_step_locks_the_host_meanwhile(name):
+    (play,) = plays(name)
+    *_, lock, both = play["tasks"]
+    assert included(lock) == ("ksm.testbed.lock", "main")
+    assert [included(task) for task in both["always"]] == [("ksm.testbed.lock", "release")]
