@@ -1,6 +1,7 @@
 """Runs on real guests, and the state of the host when they are interrupted."""
 
 import json
+import shutil
 import subprocess
 import time
 from itertools import pairwise
@@ -155,6 +156,9 @@ def test_the_controller_is_killed(experiment, play):
     assert_restored(before)
     (left,) = runs(experiment.results)
     assert left.name == "g01-k1-idle-r1.partial"
+    (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
+    assert (kept / "samples.jsonl").stat().st_size > 0, "raw files of the interrupted run are kept"
+    shutil.rmtree(kept)
 
 
 def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
