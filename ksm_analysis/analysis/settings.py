@@ -9,6 +9,7 @@ from ksm_analysis.analysis.statistics import Estimate, Floats, difference, estim
 from ksm_analysis.analysis.words import guest_word
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
+from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
 
@@ -153,13 +154,14 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
     samples, sampling = measured.run.samples, measured.run.plan.sampling
     upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
     seconds = samples.index.to_numpy()[upto] * sampling.period
-    return seconds, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
+    return seconds, saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
     """Make a function of a run: seconds until pages_sharing was at a share of what it ended at.
 
-    They count from the first sample. NaN if nothing is shared at the end.
+    From then on it stayed there: an early peak does not count. Seconds count from the first sample.
+    NaN if nothing is saved at the end.
     """
 
     def seconds(measured: Measured) -> float:
@@ -168,7 +170,8 @@ def time_to(share: float) -> Callable[[Measured], float]:
         at, pages = _sharing(measured)
         if not pages[-1] > 0:
             return np.nan
-        return float(at[(pages >= share * pages[-1]).argmax()])
+        below = np.flatnonzero(~(pages >= share * pages[-1]))
+        return float(at[below[-1] + 1] if len(below) else at[0])
 
     return seconds
 
@@ -176,9 +179,11 @@ def time_to(share: float) -> Callable[[Measured], float]:
 def has_plateau(measured: Measured) -> bool:
     """Whether pages_sharing had come to rest when the run ended.
 
-    A run that was to end when steady knows. Of others, it has to have changed by less than 5 % of
-    what it ended at in the last quarter of its time.
+    Never before enough full scans. A run that was to end when steady knows. Of others, it has to
+    have changed by less than 5 % of what it ended at in the last quarter of its time.
     """
+    if not scanned_enough(measured):
+        return False
     if measured.run.converged is not None:
         return measured.run.converged
     if "ksm.pages_sharing" not in measured.run.samples:
@@ -186,3 +191,17 @@ def has_plateau(measured: Measured) -> bool:
     at, pages = _sharing(measured)
     late = pages[at >= 0.75 * at[-1]]
     return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
+
+
+def scans_needed(measured: Measured) -> int:
+    """Return how many full scans a run takes before it says anything of what KSM can merge.
+
+    ksmd merges a page that looks the same in two scans. With smart_scan it skips more and more
+    scans of a page that did not merge: after ten scans it has looked at each page five times.
+    """
+    return 10 if str(measured.run.record.knobs.during.get("smart_scan", 0)) == "1" else 3
+
+
+def scanned_enough(measured: Measured) -> bool:
+    """Whether ksmd has been through all memory often enough."""
+    return last("full_scans")(measured) >= scans_needed(measured)
