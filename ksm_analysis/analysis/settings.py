@@ -26,7 +26,8 @@ class Setting:
     with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
     reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
     `efficiency_percent` is what is saved of what perfect merging would save, in the last census.
-    `period` is the seconds between two samples.
+    `period` is the seconds between two samples. `savings` has what each run saved, in MiB.
+    `scanned`: ksmd has been through all memory often enough in each run to judge the setting.
     """
 
     host: str
@@ -35,7 +36,9 @@ class Setting:
     knobs: str
     off: bool
     runs: tuple[str, ...]
+    scanned: bool
     plateaued: bool
+    savings: tuple[float, ...]
     saved_mib: Estimate | None
     percent_configured: Estimate | None
     percent_resident: Estimate | None
@@ -85,8 +88,10 @@ def _setting(cell: Cell, runs: list[Measured], baseline: list[Measured] | None) 
         **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
+        scanned=all(map(scanned_enough, runs)),
         plateaued=all(map(has_plateau, runs)),
-        saved_mib=_over(runs, last("reclaimed_mib")),
+        savings=tuple(value for each in runs if not np.isnan(value := saved(each))),
+        saved_mib=_over(runs, saved),
         percent_configured=_over(runs, last("reclaimed_percent_configured")),
         percent_resident=_over(runs, last("reclaimed_percent_resident")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
@@ -111,13 +116,18 @@ def last(name: str) -> Callable[[Measured], float]:
     return lambda measured: float(measured.host[name].loc[measured.last])
 
 
+def saved(measured: Measured) -> float:
+    """MiB that merging saved at the end of a run; NaN if it is not known."""
+    return last("reclaimed_mib")(measured)
+
+
 def _ksmd_percent(measured: Measured) -> float:
     return 100 * last("ksmd_cpu_seconds")(measured) / measured.run.seconds
 
 
 def _saved_per_second(measured: Measured) -> float:
     used = last("ksmd_cpu_seconds")(measured)
-    return last("reclaimed_mib")(measured) / used if used else np.nan
+    return saved(measured) / used if used else np.nan
 
 
 def throughput_of(measured: Measured) -> float:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ksm_analysis.results.caveats import BELOW_ZERO
 from ksm_analysis.results.run import Run
 
 MIB = 2**20
-BELOW_ZERO = 2.0**63  # an unsigned counter of the kernel that was decremented too often
 
 Numbers = pd.Series  # of float
 
