@@ -420,9 +420,7 @@ def test_files_are_rotated_by_size_and_no_sample_is_lost(tree, state, start):
     process = start("--file-mib", 1, "--files", 3, period=0.01)
     until((state / "samples.2.jsonl").exists, process)
     oldest = (state / "samples.1.jsonl").stat().st_ino
-    until(
-        lambda: inode(state / "samples.2.jsonl") == oldest, process
-    )  # the older one was removed
+    until(lambda: inode(state / "samples.2.jsonl") == oldest, process)  # the older one was removed
     stop(process)
     assert names(state) == ["ksm.prom", "samples.1.jsonl", "samples.2.jsonl", "samples.jsonl"]
     found = [whole(state / name) for name in ("samples.2.jsonl", "samples.1.jsonl")]

@@ -76,7 +76,7 @@ def test_empty_values_equal_absent_ones(planned):
     [
         (
             lambda run: run["knobs"].update(pages_to_scan=7),
-            "knobs.pages_to_scan: recorded 7, asked 100",
+            "knobs.pages_to_scan: recorded 7, planned 100",
         ),
         (lambda run: run["knobs"].update(extra="x"), 'knobs.extra: recorded "x", planned nothing'),
         (lambda run: run["knobs_if_present"].clear(), "smart_scan: recorded nothing, planned 0"),
@@ -84,18 +84,18 @@ def test_empty_values_equal_absent_ones(planned):
             lambda run: run["guests"].update(network=None),
             'network: recorded nothing, planned "lan"',
         ),
-        (lambda run: run["guests"].update(nosharepages=[2]), "pages: recorded [2], asked [1]"),
+        (lambda run: run["guests"].update(nosharepages=[2]), "pages: recorded [2], planned [1]"),
         (
             lambda run: run["sampling"].update(steady={"scans": 3}),
             "sampling.steady.scans: recorded 3, planned nothing",
         ),
         (
             lambda run: tasks(run)[0].update(stop=2.0),
-            "parts[1].options.tasks[0].stop: recorded 2.0, asked 4.0",
+            "parts[1].options.tasks[0].stop: recorded 2.0, planned 4.0",
         ),
         (
             lambda run: tasks(run)[0].update(command=["/x", "2"]),
-            'parts[1].options.tasks[0].command: recorded ["/x", "2"], asked ["/x", "1"]',
+            'parts[1].options.tasks[0].command: recorded ["/x", "2"], planned ["/x", "1"]',
         ),
         (
             lambda run: tasks(run).append({"guests": [2]}),
