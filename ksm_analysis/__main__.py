@@ -9,13 +9,13 @@ from ksm_analysis.errors import InputError
 
 # In the words of each command's own HELP: a list of them is shown without reading any of them.
 COMMANDS = {
-    "plan": "show the runs of an experiment, their count and their time; starts nothing",
-    "run": "do the runs of an experiment; --resume goes on where one has stopped",
-    "report": "make one page with all figures and tables, which works without a network",
-    "summary": "show one row a run: factors, and every metric at the end of the run",
-    "compare": "tell whether two sets of runs differ, by how much, and how sure that is",
-    "import": "make runs of the logs of the original bash framework, for report and summary",
-    "doctor": "tell why nothing merges, and what to do about it; changes nothing on any host",
+    "plan": "show the runs of an experiment, their number and their time; starts nothing",
+    "run": "do the runs of an experiment; --resume continues an interrupted one",
+    "report": "write one page with all figures and tables, which works without a network",
+    "summary": "show one row per run: factors, and every metric at the end of the run",
+    "compare": "test whether two sets of runs differ, by how much, and with which confidence",
+    "import": "convert logs of the original bash framework to runs, for report and summary",
+    "doctor": "explain why nothing merges, and how to fix it; changes nothing on any host",
     "schema": "print the JSON Schema of experiment files, for editors",
 }
 EXAMPLES = """\
@@ -23,7 +23,7 @@ examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
   python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
   python -m ksm_analysis report results/quick           writes results/quick/report.html
-  python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
+  python -m ksm_analysis summary results/quick --csv    one row per run, for a spreadsheet
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
   python -m ksm_analysis doctor                         why does nothing merge on this host

@@ -138,7 +138,7 @@ def test_a_finished_run_that_differs_is_refused(interrupted):
 
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "sampling.intervals: recorded 15, asked 20" in done.stderr
+    assert "sampling.intervals: recorded 15, planned 20" in done.stderr
 
 
 def test_the_schema_of_the_project_is_up_to_date(capsys):
