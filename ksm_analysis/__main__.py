@@ -23,7 +23,7 @@ examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
   python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
   python -m ksm_analysis report results/quick           writes results/quick/report.html
-  python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
+  python -m ksm_analysis summary results/quick --csv    one row per run, for a spreadsheet
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
   python -m ksm_analysis doctor                         why does nothing merge on this host
