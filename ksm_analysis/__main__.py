@@ -22,7 +22,7 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
-  python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
+  python -m ksm_analysis run experiments/quick.yml      does them; --resume continues it
   python -m ksm_analysis report results/quick           writes results/quick/report.html
   python -m ksm_analysis answer results/quick           what was saved, at which cost; which is best
   python -m ksm_analysis summary results/quick --csv    one row per run, for a spreadsheet
