@@ -59,7 +59,7 @@ lint-ansible:
 	tests/sanity/validate-modules
 
 .PHONY: role-docs
-role-docs: setup ## write the tables in the roles' READMEs anew, from their argument specs
+role-docs: setup ## update the tables in the READMEs of roles from their argument specs
 	$(PYTHON) docs/role_tables.py
 
 .PHONY: test-unit
@@ -105,7 +105,7 @@ bench: setup ## the figures of speed, side by side (needs root)
 	$(PYTHON) -m bench
 
 .PHONY: lock
-lock: setup ## resolve pyproject.toml anew into requirements.lock
+lock: setup ## update requirements.lock from pyproject.toml
 	$(PYTHON) -m pip install -q uv
 	uv pip compile --universal --python-version 3.11 --extra test --extra bench --generate-hashes \
 	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock pyproject.toml

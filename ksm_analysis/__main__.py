@@ -12,6 +12,7 @@ COMMANDS = {
     "plan": "show the runs of an experiment, their number and their time; starts nothing",
     "run": "do the runs of an experiment; --resume continues an interrupted one",
     "report": "write one page with all figures and tables, which works without a network",
+    "answer": "say what each setting saves and costs, and which is best",
     "summary": "show one row per run: factors, and every metric at the end of the run",
     "compare": "test whether two sets of runs differ, by how much, and with which confidence",
     "import": "convert logs of the original bash framework to runs, for report and summary",
@@ -21,9 +22,10 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
-  python -m ksm_analysis run experiments/quick.yml      does them; --resume goes on after a stop
+  python -m ksm_analysis run experiments/quick.yml      does them; --resume continues it
   python -m ksm_analysis report results/quick           writes results/quick/report.html
-  python -m ksm_analysis summary results/quick --csv    one row a run, for a spreadsheet
+  python -m ksm_analysis answer results/quick           what was saved, at which cost; which is best
+  python -m ksm_analysis summary results/quick --csv    one row per run, for a spreadsheet
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
   python -m ksm_analysis doctor                         why does nothing merge on this host

@@ -34,6 +34,8 @@ def headline(every: list[Setting]) -> str:
 
 
 def _how_soon(setting: Setting, saved: Estimate) -> str:
+    if not setting.scanned:
+        return "That is too early to judge: ksmd had not been through all memory often enough."
     if not saved.mean > 0:
         return "Nothing is merged."
     if not setting.plateaued:

@@ -9,6 +9,7 @@ from ksm_analysis.analysis.statistics import Estimate, Floats, difference, estim
 from ksm_analysis.analysis.words import guest_word
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
+from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
 
@@ -25,7 +26,8 @@ class Setting:
     with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
     reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
     `efficiency_percent` is what is saved of what perfect merging would save, in the last census.
-    `period` is the seconds between two samples.
+    `period` is the seconds between two samples. `savings` has what each run saved, in MiB.
+    `scanned`: ksmd has been through all memory often enough in each run to judge the setting.
     """
 
     host: str
@@ -34,7 +36,9 @@ class Setting:
     knobs: str
     off: bool
     runs: tuple[str, ...]
+    scanned: bool
     plateaued: bool
+    savings: tuple[float, ...]
     saved_mib: Estimate | None
     percent_configured: Estimate | None
     percent_resident: Estimate | None
@@ -84,8 +88,10 @@ def _setting(cell: Cell, runs: list[Measured], baseline: list[Measured] | None) 
         **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
+        scanned=all(map(scanned_enough, runs)),
         plateaued=all(map(has_plateau, runs)),
-        saved_mib=_over(runs, last("reclaimed_mib")),
+        savings=tuple(value for each in runs if not np.isnan(value := saved(each))),
+        saved_mib=_over(runs, saved),
         percent_configured=_over(runs, last("reclaimed_percent_configured")),
         percent_resident=_over(runs, last("reclaimed_percent_resident")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
@@ -110,13 +116,18 @@ def last(name: str) -> Callable[[Measured], float]:
     return lambda measured: float(measured.host[name].loc[measured.last])
 
 
+def saved(measured: Measured) -> float:
+    """MiB that merging saved at the end of a run; NaN if it is not known."""
+    return last("reclaimed_mib")(measured)
+
+
 def _ksmd_percent(measured: Measured) -> float:
     return 100 * last("ksmd_cpu_seconds")(measured) / measured.run.seconds
 
 
 def _saved_per_second(measured: Measured) -> float:
     used = last("ksmd_cpu_seconds")(measured)
-    return last("reclaimed_mib")(measured) / used if used else np.nan
+    return saved(measured) / used if used else np.nan
 
 
 def throughput_of(measured: Measured) -> float:
@@ -153,13 +164,14 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
     samples, sampling = measured.run.samples, measured.run.plan.sampling
     upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
     seconds = samples.index.to_numpy()[upto] * sampling.period
-    return seconds, samples["ksm.pages_sharing"].to_numpy(dtype=float)[upto]
+    return seconds, saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
     """Make a function of a run: seconds until pages_sharing was at a share of what it ended at.
 
-    They count from the first sample. NaN if nothing is shared at the end.
+    From then on it stayed there: an early peak does not count. Seconds count from the first sample.
+    NaN if nothing is saved at the end.
     """
 
     def seconds(measured: Measured) -> float:
@@ -168,7 +180,8 @@ def time_to(share: float) -> Callable[[Measured], float]:
         at, pages = _sharing(measured)
         if not pages[-1] > 0:
             return np.nan
-        return float(at[(pages >= share * pages[-1]).argmax()])
+        below = np.flatnonzero(~(pages >= share * pages[-1]))
+        return float(at[below[-1] + 1] if len(below) else at[0])
 
     return seconds
 
@@ -176,9 +189,11 @@ def time_to(share: float) -> Callable[[Measured], float]:
 def has_plateau(measured: Measured) -> bool:
     """Whether pages_sharing had come to rest when the run ended.
 
-    A run that was to end when steady knows. Of others, it has to have changed by less than 5 % of
-    what it ended at in the last quarter of its time.
+    Never before enough full scans. A run that was to end when steady knows. Of others, it has to
+    have changed by less than 5 % of what it ended at in the last quarter of its time.
     """
+    if not scanned_enough(measured):
+        return False
     if measured.run.converged is not None:
         return measured.run.converged
     if "ksm.pages_sharing" not in measured.run.samples:
@@ -186,3 +201,17 @@ def has_plateau(measured: Measured) -> bool:
     at, pages = _sharing(measured)
     late = pages[at >= 0.75 * at[-1]]
     return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
+
+
+def scans_needed(measured: Measured) -> int:
+    """Return how many full scans a run takes before it says anything of what KSM can merge.
+
+    ksmd merges a page that looks the same in two scans. With smart_scan it skips more and more
+    scans of a page that did not merge: after ten scans it has looked at each page five times.
+    """
+    return 10 if str(measured.run.record.knobs.during.get("smart_scan", 0)) == "1" else 3
+
+
+def scanned_enough(measured: Measured) -> bool:
+    """Whether ksmd has been through all memory often enough."""
+    return last("full_scans")(measured) >= scans_needed(measured)

@@ -56,28 +56,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, or the pictures."""
     from ksm_analysis.page import redact
-    from ksm_analysis.results import reader
-    from ksm_analysis.results.together import together
+    from ksm_analysis.results.together import read_together
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories needs an output path: use -o")
-    _require_distinct(arguments.directories)
-    results = together([reader.read_results(directory) for directory in arguments.directories])
+    results = read_together(arguments.directories)
     if arguments.redact:
         results = redact.redact(results)
     paths = (_pictures if arguments.export else _page)(results, arguments)
     for path in paths:
         print(path)
     return 0
-
-
-def _require_distinct(directories: list[Path]) -> None:
-    """Require that no directory is given twice, because its runs would count twice."""
-    seen: dict[Path, Path] = {}
-    for directory in directories:
-        other = seen.setdefault(directory.resolve(), directory)
-        if other is not directory:
-            raise InputError(f"{directory}: given twice, and its runs would count twice")
 
 
 def _page(results: "Results", arguments: argparse.Namespace) -> list[Path]:

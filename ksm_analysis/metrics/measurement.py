@@ -73,13 +73,18 @@ def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
     A sample at which full_scans has risen by one is the first that has the values of the sample
     before it. Where it rises by more, nobody has looked at the end of a scan.
     """
-    if "ksm.full_scans" not in samples:
+    if "ksm.full_scans" not in samples or _skips_pages(samples):
         return pd.DataFrame(index=samples.index)
     risen = samples["ksm.full_scans"].diff()
     names = {f"ksm.{name}": f"scan_end.{name}" for name in ("pages_unshared", "pages_volatile")}
     held = samples.shift(1).reindex(columns=list(names))
     scan = (risen > 0).cumsum()
     return held.where(risen == 1).groupby(scan).ffill().rename(columns=names)
+
+
+def _skips_pages(samples: pd.DataFrame) -> bool:
+    """Whether smart_scan is on: a page that it skips leaves the unstable tree for that scan."""
+    return "ksm.smart_scan" in samples and bool((samples["ksm.smart_scan"].iloc[1:] == 1).any())
 
 
 def measure(run: Run) -> Measured:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ksm_analysis.results.caveats import BELOW_ZERO
 from ksm_analysis.results.run import Run
 
 MIB = 2**20
@@ -30,10 +31,11 @@ class Ends:
     rows: pd.DataFrame
 
     def column(self, name: str) -> Numbers:
-        """Return a counter by name, as float; NaN where there is none."""
+        """Return a counter by name, as float; NaN where there is none, or it is below zero."""
         if name not in self.rows:
             return pd.Series(np.nan, self.rows.index, dtype=float)
-        return pd.to_numeric(self.rows[name], errors="coerce").astype(float)
+        values = pd.to_numeric(self.rows[name], errors="coerce").astype(float)
+        return values.where(~(values >= BELOW_ZERO))
 
     def sum(self, *names: str) -> Numbers:
         """Return the sum of counters; NaN where there is no such counter."""
@@ -57,13 +59,29 @@ def gauge(name: str) -> Value:
 
 
 def counter(name: str) -> Value:
-    """Return how much a counter rose in each interval."""
-    return lambda ends: ends.column(name).diff()
+    """Return how much a counter rose in each interval; NaN where it fell."""
+
+    def value(ends: Ends) -> Numbers:
+        risen = ends.column(name).diff()
+        return risen.where(~(risen < 0))
+
+    return value
 
 
 def total(name: str, scale: float = 1.0) -> Value:
-    """Count from the first value that there is: an imported run has none before interval 1."""
-    return lambda ends: (ends.column(name) - ends.column(name).bfill().iloc[0]) * scale
+    """Count from the first known value: an imported run has none before interval 1.
+
+    A counter that fell was set to 0 meanwhile: run=2 does that to full_scans.
+    """
+
+    def value(ends: Ends) -> Numbers:
+        column = ends.column(name)
+        known = column.dropna()
+        risen = known.diff()
+        risen = risen.where(~(risen < 0), known)
+        return (risen.fillna(0).cumsum() * scale).reindex(column.index)
+
+    return value
 
 
 def percent(part: Value, whole: Value) -> Value:
@@ -111,14 +129,20 @@ def resident_mib(ends: Ends) -> Numbers:
     return ends.mib(ends.column("resident_pages"))
 
 
+def saved_pages(ends: Ends) -> Numbers:
+    """Pages that merging saves: pages_sharing + ksm_zero_pages, which Linux has from 6.6 on."""
+    sharing, zero = "ksm.pages_sharing", "ksm.ksm_zero_pages"
+    return ends.sum(sharing, zero) if zero in ends.rows else ends.column(sharing)
+
+
 def shared_mib(ends: Ends) -> Numbers:
-    """Guest memory that is merged: (pages_shared + pages_sharing) × page size, in MiB."""
-    return ends.mib(ends.sum("ksm.pages_shared", "ksm.pages_sharing"))
+    """Guest memory that is merged: (pages_shared + saved pages) × page size, in MiB."""
+    return ends.mib(ends.column("ksm.pages_shared") + saved_pages(ends))
 
 
 def reclaimed_mib(ends: Ends) -> Numbers:
-    """Memory that merging saves: pages_sharing × page size, in MiB."""
-    return ends.mib(ends.column("ksm.pages_sharing"))
+    """Memory that merging saves: saved pages × page size, in MiB."""
+    return ends.mib(saved_pages(ends))
 
 
 def kept_mib(ends: Ends) -> Numbers:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
 NAMED = 3  # missing runs that are named
+BELOW_ZERO = 2**63  # of an unsigned 64-bit counter
 FEW = 0.05  # of the host's memory: with less available it is short of it
 STALLED = 0.01  # of the time, waiting for memory
 STOLEN = 0.01  # of CPU time, by the hypervisor below the host
@@ -111,6 +112,7 @@ def of_run(run: Run) -> Iterator[str]:
     yield from _knob_warnings(run)
     yield from _drift_warnings(run)
     if not run.samples.empty:
+        yield from _counter_warnings(run)
         yield from _memory_warnings(run)
         yield from _cpu_warnings(run)
 
@@ -204,6 +206,16 @@ def _drift_warnings(run: Run) -> Iterator[str]:
 def _reads_as(read: int | str, asked: int | str) -> bool:
     """Compare what the kernel prints (`[none] scan-time`) with what it was told (`none`)."""
     return str(read) == str(asked) or f"[{asked}]" in str(read)
+
+
+def _counter_warnings(run: Run) -> Iterator[str]:
+    """Find counters that the kernel decremented too often, and that restarted."""
+    for name in map(str, run.samples.filter(like="ksm.").select_dtypes("number")):
+        column = run.samples[name]
+        if (column >= BELOW_ZERO).any():
+            yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it wrong"
+    if "ksm.full_scans" in run.samples and (run.samples["ksm.full_scans"].diff() < 0).any():
+        yield "full_scans restarted: something unmerged all memory (run=2) during the run"
 
 
 def _memory_warnings(run: Run) -> Iterator[str]:

@@ -243,7 +243,7 @@ def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
     if pd.api.types.is_bool_dtype(column):
         return False
     if pd.api.types.is_numeric_dtype(column):
-        return not bool((column.abs() >= LARGEST).any())
+        return not bool((column.abs() > LARGEST).any())
     if required and column.notna().any():
         return False
     return all(type(value) in (str, int, float) for value in column.dropna())

@@ -9,9 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ksm_analysis.results import cells
+from ksm_analysis.errors import InputError
+from ksm_analysis.results import cells, reader
 from ksm_analysis.results.record import Factors
 from ksm_analysis.results.run import Results, Run
+
+
+def read_together(directories: list[Path]) -> Results:
+    """Read the results of several directories as one.
+
+    Raises InputError if one cannot be read, or is given twice: its runs would count twice.
+    """
+    seen: dict[Path, Path] = {}
+    for directory in directories:
+        other = seen.setdefault(directory.resolve(), directory)
+        if other is not directory:
+            raise InputError(f"{directory}: given twice, and its runs would count twice")
+    return together([reader.read_results(directory) for directory in directories])
 
 
 def together(several: list[Results]) -> Results:

@@ -76,7 +76,7 @@ def test_two_idle_guests(experiment, restored):
 
     assert run.warnings == ()
     assert census["monotonic"] - run.header["monotonic"] == pytest.approx(25, abs=1)
-    # ksmd goes on between the last sample and the census, and while that reads
+    # ksmd runs between the last sample and the census, and during the census
     sampled = last["ksm.pages_sharing"] + last.get("ksm.ksm_zero_pages", 0)
     assert sampled > 10_000
     assert census["saved_pages"] == pytest.approx(sampled, rel=0.03)

@@ -176,6 +176,7 @@ def test_a_wrong_definition_ends_with_2_and_a_message(tmp_path):
         ["plan", "absent.yml"],
         ["plan", "."],
         ["plan", "/proc/self/exe"],
+        ["answer", "absent"],
         ["summary", "absent"],
         ["summary", "docs"],
         ["summary", QUICK],
@@ -199,6 +200,34 @@ def test_an_unknown_format_is_reported(capsys, write_run):
     assert main(["summary", str(path.parent)]) == 0
     captured = capsys.readouterr()
     assert "format 7 of run.json is not known" in captured.out + captured.err
+
+
+def test_answer_for_people(capsys, results):
+    assert main(["answer", str(results)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("With 2 guests, stress: KSM saves")
+    assert "warning: " in printed
+
+
+def test_answer_for_programs(capsys, write_run):
+    for pages in (1000, 4000):
+        for repetition in (1, 2, 3):
+            record = run_record(guests=1, repetition=repetition)
+            record["run"]["factors"]["knobs"] = f"pages_to_scan={pages}"
+            path = write_run(record, name=f"{pages}-{repetition}")
+
+    assert main(["answer", str(path.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["headline"].startswith("With 1 guest, idle: KSM saves")
+    assert [setting["knobs"] for setting in found["settings"]] == [
+        "pages_to_scan=1000",
+        "pages_to_scan=4000",
+    ]
+    assert found["settings"][0]["saved_mib"]["runs"] == 3
+    (best,) = found["best"]
+    assert (best["scenario"], best["confident"]) == ("1 guest, idle", False)
+    assert len(best["knobs"]) == 2, "equal settings are not told apart"
+    assert isinstance(found["warnings"], list)
 
 
 def test_summary_for_people(capsys, results):

@@ -94,6 +94,10 @@ def test_no_sections_give_no_metrics():
     assert ksm_prometheus.exposition({}) == ""
 
 
+def test_a_gauge_below_zero_is_left_out():
+    assert told(ksm={"ksm_zero_pages": 2**64 - 3, "run": 0}) == {"ksm_run": "0"}
+
+
 def test_counters_of_64_bits_stay_exact():
     assert told(ksm={"pages_scanned": 2**64 - 1}) == {"ksm_pages_scanned_total": str(2**64 - 1)}
 

@@ -271,3 +271,33 @@ def test_an_existing_difference_is_found(simulated, monkeypatch, runs):
 
     assert np.mean(simulated.verdicts(a, b, 0.01) == statistics.HIGHER) > 0.95
     assert np.mean(simulated.verdicts(b, a, 0.01) == statistics.LOWER) > 0.95
+
+
+# --- the greatest ---------------------------------------------------------------------------------
+
+
+def test_groups_that_are_shown_to_be_less_are_excluded():
+    groups = [10.0, 11, 12], [10.5, 11.5, 11], [20.0, 21, 22], [19.0, 22.5, 21]
+
+    assert statistics.may_be_greatest(groups) == [False, False, True, True]
+
+
+def test_too_few_runs_exclude_nothing():
+    assert statistics.may_be_greatest([[1.0, 1, 1], [100.0, 100]]) == [True, True]
+
+
+def test_groups_without_spread_are_equal_or_not():
+    assert statistics.may_be_greatest([[1.0] * 3, [2.0] * 3, [2.0] * 3]) == [False, True, True]
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_equal_groups_are_seldom_told_apart(groups):
+    """The chance that any is excluded is 5 % at most, also with unequal spreads."""
+    dice = np.random.default_rng(7)
+    spreads = np.linspace(1, 3, groups)
+    wrong = sum(
+        not all(statistics.may_be_greatest([dice.normal(100, s, 4) for s in spreads]))
+        for _ in range(200)
+    )
+
+    assert wrong <= 17  # of 200; at 5 %, more than that has a chance of 1.5 %

@@ -115,6 +115,10 @@ METRICS = (
 # fmt: on
 
 
+# An unsigned gauge of the kernel from here on was decremented too often. Its value is wrong.
+BELOW_ZERO = 2**63
+
+
 def exposition(sections):
     """Return the Prometheus text of a sample. Metrics without a value are left out."""
     families = (lines_of(metric, sections) for metric in METRICS)
@@ -140,6 +144,8 @@ def value_of(metric, fields, counts):
     found = [counts.get(field) for field in fields.split("+")]
     kind = str if metric.unit == "no, yes" else (int, float)
     if not all(isinstance(value, kind) for value in found):
+        return None
+    if metric.kind == "gauge" and kind is not str and max(found) >= BELOW_ZERO:
         return None
     return UNITS[metric.unit](found[0] if len(found) == 1 else sum(found))
 

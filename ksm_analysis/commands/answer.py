@@ -1,0 +1,98 @@
+"""`answer DIR` says what each setting saves and costs, and which is best."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ksm_analysis.analysis.best import Best
+    from ksm_analysis.analysis.settings import Setting
+    from ksm_analysis.results.run import Results
+
+HELP = "say what each setting saves and costs, and which is best"
+DETAILS = """\
+Prints what the page of `report` says first: what was saved and what it cost, the settings that
+cannot be told from the best, and warnings.
+
+With --json it prints one object:
+  headline  a sentence
+  settings  one object per setting: its factors, `runs` (ids), `scanned` (ksmd has been through all
+            memory often enough to judge it), `plateaued`, and estimates: `mean`, `low`, `high`
+            (95 % confidence; null with one run), `runs`
+  best      one object per host, guests and workload with several settings: `scenario`, `knobs` (a
+            list: all that cannot be told from the best, the cheapest first), `confident` (there is
+            one, and it is shown to save most), `why`
+  warnings  a list of sentences
+
+examples:
+  python -m ksm_analysis answer results/quick
+  python -m ksm_analysis answer results/original-1 results/original-2 --json | jq '.best[].knobs'
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "answer",
+        help=HELP,
+        description=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the answer."""
+    from ksm_analysis.analysis.answer import headline
+    from ksm_analysis.analysis.best import best_of
+    from ksm_analysis.analysis.settings import settings_of
+    from ksm_analysis.metrics import measurement
+    from ksm_analysis.results.together import read_together
+
+    results = read_together(arguments.directories)
+    settings = settings_of([measurement.measure(run) for run in results.usable])
+    best = best_of(settings)
+    if arguments.json:
+        _print_json(headline(settings), settings, best, results)
+    else:
+        _print(headline(settings), best, results)
+    return 0
+
+
+def _print_json(
+    words: str, settings: list["Setting"], best: list["Best"], results: "Results"
+) -> None:
+    import json
+    from dataclasses import asdict
+
+    found: dict[str, Any] = {
+        "headline": words,
+        "settings": [asdict(setting) for setting in settings],
+        "best": [
+            {
+                "scenario": each.scenario,
+                "knobs": [setting.knobs for setting in each.settings],
+                "confident": each.confident,
+                "why": each.why,
+            }
+            for each in best
+        ],
+        "warnings": results.warnings,
+    }
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _print(words: str, best: list["Best"], results: "Results") -> None:
+    import textwrap
+
+    lines = [words]
+    for each in best:
+        title = f"{each.settings[0].knobs} is the best" if each.confident else "no setting is shown"
+        lines.append(f"{each.scenario}: {title}. {each.why}")
+    lines += [f"warning: {warning}" for warning in results.warnings]
+    for line in lines:
+        print(textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False))
