@@ -41,7 +41,7 @@ def envelope(low: np.ndarray, high: np.ndarray, points: int) -> tuple[np.ndarray
 
 
 def packed(values: np.ndarray) -> np.ndarray:
-    """Convert to 32-bit integers if all values are whole, else to 32-bit floats: this saves space."""
+    """Convert to 32-bit integers if all values are whole, else to 32-bit floats, to save space."""
     values = np.asarray(values, dtype=float)
     whole = np.isfinite(values).all() and (values == np.round(values)).all()
     if whole and np.abs(values).max(initial=0) < 2**31:
