@@ -22,8 +22,8 @@ def headline(every: list[Setting]) -> str:
         )
     if top.efficiency_percent:
         words += (
-            f"; a census finds {number(top.efficiency_percent.mean)} % saved of what perfect "
-            "merging would save"
+            f"; according to the census, that is {number(top.efficiency_percent.mean)} % of what "
+            "perfect merging would save"
         )
     if top.ksmd_cpu_seconds and top.ksmd_cpu_percent:
         words += (

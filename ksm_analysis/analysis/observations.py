@@ -202,14 +202,14 @@ def _rank(points: list[tuple[int, float]]) -> float:
     x, y = zip(*points, strict=True)
     if np.ptp(y) == 0:
         return 0.0
-    # Rounded, as 0.9 comes out a little below it
+    # Rounded, because 0.9 is calculated as slightly less
     return round(float(scipy.stats.spearmanr(x, y).statistic), 9)
 
 
 def _by_guests(
     measured: list[Measured], least: int = 2
 ) -> Iterator[tuple[tuple[Any, ...], list[tuple[int, list[Measured]]]]]:
-    """Yield each series with its runs by number of guests, where there are enough numbers."""
+    """Yield each series that has enough numbers of guests, with its runs by number of guests."""
     guests = [each for each in measured if each.run.factors["guests"]]
     for series, runs in _cells(guests, _series).items():
         counts = sorted(_cells(runs, lambda each: (each.run.factors["guests"],)).items())

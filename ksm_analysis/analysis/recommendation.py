@@ -33,11 +33,11 @@ RULE = (
     f"rmap_items, are at least {WORTH:g} % of its present memory. Otherwise it is better to "
     "exclude it with nosharepages. Excluding a guest loses at most twice the savings attributed to "
     "it: if two guests share a page, each is credited with half. No guest is excluded before "
-    f"{SCANS} full scans, or while pages_sharing still changes. A guest is not excluded either if "
-    "enough of its pages could be merged but were not merged: then the setting is at fault. The "
-    "pages that could be merged are zeros and pages that occur more than once, but at most as many "
-    "as did not change since the census before. Values are means over the runs of a setting, in "
-    "the last census of each run."
+    f"{SCANS} full scans, or while pages_sharing still changes. A guest is also kept if enough of "
+    "its pages could be merged but were not merged: then the setting is at fault. The pages that "
+    "could be merged are zeros and pages that occur more than once, but at most as many as did not "
+    "change since the census before. Values are means over the runs of a setting, in the last "
+    "census of each run."
 )
 
 

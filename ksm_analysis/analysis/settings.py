@@ -13,7 +13,7 @@ from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
 
-FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
+FLAT = 0.05  # on a plateau, pages_sharing changes by at most this share in the last quarter
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@
       section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
     }
     for (const box of everyBox) box.checked = !without[box.dataset.all]?.size;
-    tell(without);
+    summarize(without);
   }
 
   function refresh(figure) {
@@ -196,7 +196,7 @@
     if (!table.hidden) fill(table, figure);
   }
 
-  function tell(without) {
+  function summarize(without) {
     if (!filters) return;
     const names = Object.entries(without).filter(([name, values]) => values.size && !["metric", "published"].includes(name));
     const words = names.map(([name, values]) => `${name === "guests" ? "numbers of guests" : name}: ${values.size} left out`);
