@@ -1,1 +1,1 @@
-"""Statistics, settings, comparisons and what follows from them."""
+"""Statistics, settings, comparisons, and the conclusions from them."""

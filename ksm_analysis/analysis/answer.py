@@ -6,10 +6,10 @@ from ksm_analysis.analysis.words import number, spoken
 
 
 def headline(every: list[Setting]) -> str:
-    """Say what was saved and what it cost, with the most guests; of several settings, the most."""
+    """Say what was saved and what it cost, for the setting that saves most with the most guests."""
     shared = [(s, s.saved_mib) for s in every if not s.off and s.saved_mib]
     if not shared and any(not s.off for s in every):
-        return "What was saved is not known: no run has a value in its last interval."
+        return "The savings are not known: no run has a value in its last interval."
     if not shared:
         return "KSM was off in every run." if every else "No run can be used."
     top, saved = max(shared, key=lambda pair: (pair[0].guests, pair[1].mean))
@@ -22,8 +22,8 @@ def headline(every: list[Setting]) -> str:
         )
     if top.efficiency_percent:
         words += (
-            f"; a census finds {number(top.efficiency_percent.mean)} % saved of what perfect "
-            "merging would save"
+            f"; according to the census, that is {number(top.efficiency_percent.mean)} % of what "
+            "perfect merging would save"
         )
     if top.ksmd_cpu_seconds and top.ksmd_cpu_percent:
         words += (
@@ -35,11 +35,11 @@ def headline(every: list[Setting]) -> str:
 
 def _how_soon(setting: Setting, saved: Estimate) -> str:
     if not setting.scanned:
-        return "That is too early to judge: ksmd had not been through all memory often enough."
+        return "It is too early to judge: ksmd did not scan all memory often enough."
     if not saved.mean > 0:
         return "Nothing is merged."
     if not setting.plateaued:
-        return "Sharing was still changing when the run ended: more time would tell more."
+        return "Sharing was still changing when the run ended: a longer run is needed."
     if setting.seconds_to_95 is None:
         return ""
     if setting.within(setting.seconds_to_95):

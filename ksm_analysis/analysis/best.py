@@ -1,7 +1,8 @@
-"""Which settings are best of those that were tried, and why.
+"""Which of the tried settings are best, and why.
 
-The greatest of several means is a selection, and too great. So the answer is every setting that the
-runs cannot tell from the best. It is a single one only if they tell it from all others.
+The greatest of several means tends to be too great, because it was selected for its value. So the
+answer is every setting that the runs cannot distinguish from the best. It is a single setting only
+if the runs distinguish it from all others.
 """
 
 import math
@@ -15,10 +16,11 @@ from ksm_analysis.analysis.words import number, spoken
 
 @dataclass(frozen=True)
 class Best:
-    """What runs show of the settings that were tried for the same host, guests and workload.
+    """What the runs show about the settings for the same host, guests and workload.
 
-    `settings` are those that cannot be told from the best, the least CPU time of ksmd first. It is
-    empty if it is too early to say. `confident`: there is one, and it is shown to save most.
+    `settings` are those that the runs cannot distinguish from the best, ordered by CPU time of ksmd
+    (lowest first). It is empty if it is too early to say. `confident`: it is a single setting, and
+    the runs show that it saves most.
     """
 
     scenario: str
@@ -28,10 +30,10 @@ class Best:
 
 
 def best_of(every: list[Setting]) -> list[Best]:
-    """Compare settings wherever more than one was tried for equal host, guests and workload.
+    """Compare settings if more than one was tried for the same host, guests and workload.
 
-    Settings compete if ksmd has been through all memory often enough in each of their runs. Most
-    guests first.
+    A setting competes if ksmd scanned all memory often enough in each of its runs. Most guests
+    first.
     """
     scenarios: dict[tuple[str, int, str], list[Setting]] = {}
     for each in every:
@@ -50,7 +52,7 @@ def _compared(tried: list[Setting], scenario: str) -> Best:
     if len(rivals) < 2:
         return Best(scenario, (), False, early)
     if max(map(_saved, rivals)) <= 0:
-        words = "None of them saves anything: here KSM does not pay."
+        words = "None of them saves anything: KSM does not pay here."
         return Best(scenario, tuple(rivals), False, f"{words} {early}".strip())
     chosen = may_be_greatest([s.savings for s in rivals])
     best = tuple(s for s, chance in zip(rivals, chosen, strict=True) if chance)
@@ -59,31 +61,31 @@ def _compared(tried: list[Setting], scenario: str) -> Best:
 
 
 def _saved(setting: Setting) -> float:
-    """MiB saved; what is not known is not the most."""
+    """Return MiB saved; a value that is not known sorts as the smallest."""
     return setting.saved_mib.mean if setting.saved_mib else -math.inf
 
 
 def _cost(setting: Setting) -> float:
-    """CPU seconds of ksmd; what is not known is not the least."""
+    """Return CPU seconds of ksmd; a value that is not known sorts as the largest."""
     return setting.ksmd_cpu_seconds.mean if setting.ksmd_cpu_seconds else math.inf
 
 
 def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
     second = max((s for s in rivals if s is not best), key=_saved)
     saved, other = spoken(best.saved_mib, "MiB"), spoken(second.saved_mib, "MiB")
-    yield f"It saves most: {saved}; next is {second.knobs} with {other}."
+    yield f"It saves most: {saved}. The next is {second.knobs} with {other}."
     if best.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
         ours, theirs = number(best.ksmd_cpu_seconds.mean), number(second.ksmd_cpu_seconds.mean)
-        yield f"It costs {ours} CPU seconds of ksmd; the next costs {theirs}."
+        yield f"It costs {ours} CPU seconds of ksmd. The next costs {theirs}."
 
 
 def _several(best: tuple[Setting, ...]) -> Iterator[str]:
     listed = "; ".join(f"{s.knobs} saves {spoken(s.saved_mib, 'MiB')}" for s in best)
-    yield f"These runs do not tell apart which of {len(best)} settings saves most: {listed}."
+    yield f"These runs do not show which of {len(best)} settings saves most: {listed}."
     if (runs := min(len(s.savings) for s in best)) < FEWEST:
-        yield f"At least {FEWEST} runs of each are needed, and one has {runs}."
+        yield f"Each needs at least {FEWEST} runs, and one of them has only {runs}."
     else:
-        yield "More runs may."
+        yield "More runs may show it."
     if best[0].ksmd_cpu_seconds:
         cost = number(best[0].ksmd_cpu_seconds.mean)
         yield f"Of these, {best[0].knobs} costs the least: {cost} CPU seconds of ksmd."
@@ -93,4 +95,4 @@ def _early(settings: list[Setting]) -> str:
     if not settings:
         return ""
     names = "; ".join(s.knobs for s in settings)
-    return f"Too early to judge: ksmd had not been through all memory often enough with {names}."
+    return f"Too early to judge: ksmd did not scan all memory often enough with {names}."

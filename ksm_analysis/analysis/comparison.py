@@ -1,4 +1,4 @@
-"""Two sets of runs, paired cell by cell and metric by metric."""
+"""Comparison of two sets of runs, by cell and metric."""
 
 # ruff: noqa: RUF001
 
@@ -19,10 +19,10 @@ from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
 from ksm_analysis.results.run import Run
 
-# What is saved, what it costs, how soon, and what is left for the guests: one of each, as every
-# further metric makes all of them harder to tell
+# How much is saved, at what cost, how soon, and what is left for the guests. One metric for each
+# question: each further metric makes all differences harder to prove
 DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
-# Not of catalog.HOST: how to read them off a run is said in _value
+# These are not in catalog.HOST; _value computes them
 TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
 RATES: dict[str, Callable[[list[float]], np.floating]] = {
     "bogo_ops_per_second_mean": np.mean,
@@ -41,7 +41,7 @@ OVER_AN_INTERVAL = {metric.name for metric in catalog.HOST if metric.kind == "co
 
 
 class Key(NamedTuple):
-    """What is behind the label of each factor: repetitions are equal in all of it."""
+    """The full value of each factor, behind its label. Repetitions are equal in all of them."""
 
     host: str
     guests: tuple[tuple[str, Any], ...]
@@ -55,24 +55,25 @@ FACTORS = Key._fields
 
 @dataclass(frozen=True)
 class Cell:
-    """Repetitions of one thing. `labels` name its factors; `key` is what is behind each of them."""
+    """Repetitions of one cell. `labels` name its factors; `key` has their full values."""
 
     labels: dict[str, str]
     key: Key
     runs: tuple[Measured, ...]
 
     def values(self, metric: str) -> list[float]:
-        """Return one value a run; NaN where it has none."""
+        """Return one value for each run; NaN if a run has none."""
         return [_value(each, metric) for each in self.runs]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of a cell of A against one of B.
+    """One metric of a cell of A, compared with that of a cell of B.
 
-    `by` are the labels of the factor in which they differ on purpose, if there is one. `p_holm` is
-    p adjusted for all comparisons made. `missing` is how many more runs (A, B) a verdict takes,
-    `needed` about how many runs a side would show the smallest effect that matters.
+    `by` has both labels of the factor in which the cells differ on purpose, if there is one.
+    `p_holm` is p adjusted for all comparisons made. `missing` is how many more runs (A, B) a
+    verdict needs. `needed` is about how many runs on each side detect the smallest effect that
+    matters.
     """
 
     metric: str
@@ -89,7 +90,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A metric that was not compared in some pairs of cells, and why."""
+    """A metric that was not compared in some pairs of cells, with the reason."""
 
     metric: str
     why: str
@@ -100,10 +101,10 @@ class LeftOut:
 
 
 def group(*sides: list[Measured]) -> list[list[Cell]]:
-    """Put the repetitions of each side together, in the order of its plan.
+    """Group the repetitions of each side, in the order of its plan.
 
-    Labels name, of knobs and of the guests' make, what differs between any of the runs of all
-    sides; knobs that are the same everywhere are all named.
+    Labels name only the knobs and guest properties that differ between any runs of all sides. If no
+    knob differs, labels name all knobs.
     """
     every = [each.run for side in sides for each in side]
     named = {"knobs": _differ([cells.knobs(run) for run in every])}
@@ -137,16 +138,16 @@ def _key(run: Run) -> Key:
 
 
 def _guests(run: Run) -> dict[str, Any]:
-    """How many, and how they are made. What the host may merge of them belongs to the workload."""
+    """Return the number of guests and their properties. nosharepages belongs to the workload."""
     guests = run.plan.guests
     made = {k: v for k, v in guests.asked().items() if v and k not in ("count", "nosharepages")}
     return {"count": guests.count, **made}
 
 
 def _sampling(run: Run) -> tuple[int, float, str]:
-    """How it was sampled; of an imported run what its log has, which may be cut short.
+    """Return how a run was sampled; for an imported run, what its log has, which may be cut short.
 
-    Last values are compared here, so that runs which end at other times are no repetitions.
+    The comparison is of last values, so runs that end at different times are not repetitions.
     """
     intervals, interval, rule = cells.sampling(run)
     return run.intervals if run.imported else intervals, interval, rule
@@ -166,9 +167,9 @@ def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
 
 
 def _value(measured: Measured, metric: str) -> float:
-    """Return what stands for a run; NaN if it has none.
+    """Return the value that stands for a run; NaN if it has none.
 
-    A time to a plateau is none of a run that has not come to one.
+    A run without a plateau has no time to it.
     """
     if metric in TIMES:
         return time_to(TIMES[metric])(measured) if has_plateau(measured) else np.nan
@@ -186,13 +187,13 @@ def _value(measured: Measured, metric: str) -> float:
 
 
 def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple[Cell, Cell]]:
-    """Find cells that compare: equal in every factor, but for `by`, in which they have to differ.
+    """Find cells to compare: equal in every factor except `by`, in which they must differ.
 
-    `same`: A and B are the same runs, so that each pair is wanted once. Raises InputError, with
-    what both sides have, if there is none.
+    `same`: A and B are the same runs, so each pair is returned only once. Raise InputError, with
+    the factors of both sides, if there is no pair.
     """
-    wanted = {by} if by else set()
-    pairs = [(one, other) for one in a for other in b if _unlike(one, other) == wanted]
+    required = {by} if by else set()
+    pairs = [(one, other) for one in a for other in b if _unlike(one, other) == required]
     if same:
         pairs = [(one, other) for one, other in pairs if _place(one, a) < _place(other, b)]
     if not pairs:
@@ -217,8 +218,8 @@ def _no_pairs(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> str:
     single = [name for name in FACTORS if {name} in unlike]
     if same and by is None:
         helps = "|".join(single or FACTORS)
-        return f"A and B are the same runs: say in what to compare them, with --by {helps}"
-    lines = ["no runs of A and B compare:"]
+        return f"A and B are the same runs: choose the factor to compare them by, with --by {helps}"
+    lines = ["no runs of A and B can be compared:"]
     for name in FACTORS:
         ours, theirs = ("; ".join(dict.fromkeys(c.labels[name] for c in side)) for side in (a, b))
         never = all(name in each for each in unlike)
@@ -237,27 +238,28 @@ def _way_out(unlike: list[set[str]], single: list[str], by: str | None) -> str:
         return f"they do not differ in {by}" if by else "they do not differ"
     closest = min(apart, key=len)
     names = " and ".join(name for name in FACTORS if name in closest)
-    return f"the closest differ in {names}: nothing would tell which of these makes a difference"
+    return f"the closest differ in {names}: nothing would show which of these makes a difference"
 
 
 # --- comparisons ----------------------------------------------------------------------------------
 
 
 def check_metrics(names: list[str]) -> None:
-    """Raise InputError for a metric that there is not."""
+    """Raise InputError for a metric that does not exist."""
     for name in names:
         if name not in UNITS:
             known = ", ".join(sorted(UNITS))
-            raise InputError(f"--metric {name}: there is no such metric. There are: {known}")
+            raise InputError(f"--metric {name}: there is no such metric. Metrics are: {known}")
 
 
 def compare(
     pairs: list[tuple[Cell, Cell]], names: list[str], by: str | None, smallest: float
 ) -> tuple[list[Comparison], list[LeftOut]]:
-    """Compare every pair in every metric, allowing for the number of comparisons (Holm).
+    """Compare every pair in every metric; p is adjusted for the number of comparisons (Holm).
 
-    A metric without a value on a side is left out; so is a total (as CPU seconds) where the two
-    were not sampled for equally long, and what is counted over an interval where these differ.
+    A metric is left out if a side has no value of it. A total (such as CPU seconds) is left out if
+    the two sides were sampled for unequal times. What is counted over an interval is left out if
+    the intervals have unequal lengths.
     """
     made: list[Comparison] = []
     left_out: dict[tuple[str, str], int] = {}
@@ -276,12 +278,12 @@ def compare(
 
 
 def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
-    """Compare, or say why not."""
+    """Compare one metric, or return the reason why it is left out."""
     (count, interval, rule), (others, other, ending) = a.key.sampling, b.key.sampling
     if name in TOTALS and (count * interval, rule) != (others * other, ending):
-        return "A and B were not sampled for equally long"
+        return "A and B were not sampled for the same time"
     if name in OVER_AN_INTERVAL and interval != other:
-        return "it is counted over an interval, and those of A and B are not equally long"
+        return "it is counted over an interval, and the intervals of A and B have unequal lengths"
     found = statistics.difference(a.values(name), b.values(name))
     if found is None:
         empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
@@ -306,14 +308,15 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
 
 
 def _missing(values: list[float]) -> int:
-    """Count the runs that a verdict takes on top of those that have a value."""
+    """Count the runs that a verdict needs in addition to those that have a value."""
     return max(0, statistics.FEWEST - sum(not math.isnan(value) for value in values))
 
 
 def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[str, str]]:
-    """Name what else differs between, or among, the runs that were compared: values of A and of B.
+    """Return what else differs between or within the compared sides: values of A and of B.
 
-    What follows from `by` is left out. A different kernel may explain more than any knob.
+    Differences that follow from `by` are left out. A different kernel may explain more than any
+    knob.
     """
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     known = {id(cell): _facts(cell) for both in pairs for cell in both}
@@ -337,7 +340,7 @@ def _facts(cell: Cell) -> dict[str, tuple[str, ...]]:
 
 
 def _follows(a: Cell, b: Cell, by: str | None) -> tuple[str, ...]:
-    """Beginnings of the names of what differs because `by` does."""
+    """Return prefixes of the facts that differ because `by` differs."""
     asked = [f"knobs.{name}" for name in dict(a.key.knobs) | dict(b.key.knobs)]
     return {
         "host": ("host",),

@@ -1,7 +1,7 @@
-"""What was observed of KSM in 2024, as named checks on the data at hand.
+"""The observations of 2024 on KSM, as named checks of the given runs.
 
-A check compares means over runs. Where both sides have repetitions whose intervals overlap, nothing
-can be told. What lacks on one side of a comparison is no evidence for either.
+A check compares means over runs. If repetitions of both sides have overlapping intervals, the check
+decides nothing. A value that is missing on one side of a comparison is no evidence.
 """
 
 import re
@@ -21,10 +21,10 @@ from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import cells
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
-EQUAL = 0.10  # relative difference of ends that counts as about the same
-IN_STEP = 0.9  # rank correlation from which on one thing rises with another
+EQUAL = 0.10  # a smaller relative difference of last values counts as about the same
+IN_STEP = 0.9  # from this rank correlation on, one value rises with another
 VISIBLE = 1.0  # percent of the host's CPU
-OFTEN = 10  # sampling so many times as often is a test of what sampling costs
+OFTEN = 10  # the cost of sampling is tested with periods that differ by this factor or more
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Check:
 
 
 def checks(measured: list[Measured]) -> list[Check]:
-    """Test each observation on these runs; those with KSM off say nothing of it."""
+    """Test each observation on these runs, without those with KSM off."""
     on = [each for each in measured if not is_off(each)]
     return [Check(name, claim, *test(on), note) for name, claim, test, note in OBSERVATIONS]
 
@@ -50,10 +50,10 @@ Values = list[float]
 Pair = tuple[Values, Values]  # values of runs on both sides, with all else equal
 
 
-def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
-    """Whether the second side is higher on average. None if the interval holds no difference.
+def _is_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Return whether the second side is higher on average; None if the interval includes zero.
 
-    It is the interval over pairs; of a single pair that over its runs, of which it takes 3 a side.
+    The interval is over pairs. For a single pair, it is over runs, and needs 3 runs on each side.
     """
     bounds, words = _interval(pairs)
     if bounds is None:
@@ -62,11 +62,11 @@ def _told_higher(pairs: list[Pair]) -> tuple[bool | None, str]:
     return (None if low <= 0 <= high else low > 0), words
 
 
-def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
-    """Whether both sides are about the same on average.
+def _is_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
+    """Return whether both sides are about the same on average.
 
-    True if the interval is within EQUAL, False if it does not hold zero and the difference is
-    beyond EQUAL. Else nothing is told: None.
+    True if the interval is within EQUAL. False if it does not include zero and the difference is
+    greater than EQUAL. Otherwise it is not decided: None.
     """
     bounds, words = _interval(pairs)
     if bounds is None:
@@ -79,10 +79,10 @@ def _told_equal(pairs: list[Pair]) -> tuple[bool | None, str]:
 
 
 def _interval(pairs: list[Pair]) -> tuple[tuple[float, float] | None, str]:
-    """Bound the relative difference of the second side to the first, and say it in words.
+    """Bound the relative difference between the second side and the first, and put it in words.
 
-    It is relative to the mean of both sides, so that it is signed and never beyond 200 %. There are
-    no bounds where there are too few runs.
+    It is relative to the mean of both sides, so it has a sign and never exceeds 200 %. There are no
+    bounds if there are too few runs.
     """
     means = [(float(np.mean(one)), float(np.mean(other))) for one, other in pairs]
     changes = [2 * (b - a) / (abs(a) + abs(b)) if a != b else 0.0 for a, b in means]
@@ -98,17 +98,17 @@ def _interval(pairs: list[Pair]) -> tuple[tuple[float, float] | None, str]:
     return (low, high), f"{words} ({low:+.0%} to {high:+.0%})"
 
 
-def _verdict(told: Sequence[bool | None]) -> str:
-    """Sum up: one that does not hold is enough; nothing told is not tested."""
-    if False in told:
+def _verdict(holds: Sequence[bool | None]) -> str:
+    """Return the verdict: one case that does not hold is enough; untested if none is decided."""
+    if False in holds:
         return FAILS
-    return HOLDS if True in told else UNTESTED
+    return HOLDS if True in holds else UNTESTED
 
 
 def _cells(
     measured: list[Measured], key: Callable[..., Any]
 ) -> dict[tuple[Any, ...], list[Measured]]:
-    """Group runs by what `key` makes of them; those of which it makes None are left out."""
+    """Group runs by the result of `key`; runs for which it is None are left out."""
     groups: dict[tuple[Any, ...], list[Measured]] = {}
     for each in measured:
         if (found := key(each)) is not None:
@@ -121,7 +121,7 @@ def _frozen(values: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _series(measured: Measured) -> tuple[Any, ...]:
-    """Everything that was varied but the number of guests."""
+    """Return everything that was varied except the number of guests."""
     return measured.run.cell._replace(guests=0), _frozen(cells.knobs(measured.run))
 
 
@@ -145,7 +145,7 @@ def _mean(values: Values) -> str:
 
 
 def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
-    told, least = [], []
+    holds, least = [], []
     for each in measured:
         samples = each.run.samples
         if not {"ksm.general_profit", "ksm.pages_sharing"} <= set(samples):
@@ -154,13 +154,13 @@ def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
         profit = samples.loc[before, "ksm.general_profit"]
         profit = profit[profit.notna() & (profit != 0)]
         if len(profit):
-            told.append(bool((profit < 0).all()))
+            holds.append(bool((profit < 0).all()))
             least.append(float(profit.min()))
-    if not told:
-        return UNTESTED, "No run has a sample with memory tracked and nothing shared yet."
+    if not holds:
+        return UNTESTED, "No run has a sample in which memory is tracked but not shared yet."
     return (
-        _verdict(told),
-        f"Negative in {sum(told)} of {_count(len(told), 'run')} that have samples before "
+        _verdict(holds),
+        f"Negative in {sum(holds)} of {_count(len(holds), 'run')} that have samples before "
         f"pages_sharing rises; down to {number(min(least) / MIB)} MiB.",
     )
 
@@ -169,25 +169,25 @@ GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
 
 
 def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
-    told, breaks = [], []
+    holds, breaks = [], []
     for (cell, _), counts in _by_guests(measured):
         for name in GROWING:
             ends = _ends(name, counts)
             if len(ends) < 2:
                 continue
-            told.append(_rank(ends) >= IN_STEP)
-            if not told[-1]:
+            holds.append(_rank(ends) >= IN_STEP)
+            if not holds[-1]:
                 values = ", ".join(number(value) for _, value in ends)
                 breaks.append(f"{name} ({cell.workload}: {values})")
-    if not told:
-        return UNTESTED, "Needs two numbers of guests at least, such as experiments/original-1.yml."
+    if not holds:
+        return UNTESTED, "Needs at least two numbers of guests, as in experiments/original-1.yml."
     words = (
-        f"Values of the last interval rise with the number of guests in {told.count(True)} of "
-        f"{len(told)} series (Spearman's rank correlation at least {IN_STEP:g}) of "
+        f"Values of the last interval rise with the number of guests in {holds.count(True)} of "
+        f"{len(holds)} series (Spearman's rank correlation at least {IN_STEP:g}) of "
         f"{', '.join(GROWING)}."
     )
     more = " and others" * (len(breaks) > 3)
-    return _verdict(told), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
+    return _verdict(holds), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
 
 
 def _ends(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int, float]]:
@@ -202,14 +202,14 @@ def _rank(points: list[tuple[int, float]]) -> float:
     x, y = zip(*points, strict=True)
     if np.ptp(y) == 0:
         return 0.0
-    # Rounded, as 0.9 comes out a little below it
+    # Rounded, because 0.9 is calculated as slightly less
     return round(float(scipy.stats.spearmanr(x, y).statistic), 9)
 
 
 def _by_guests(
     measured: list[Measured], least: int = 2
 ) -> Iterator[tuple[tuple[Any, ...], list[tuple[int, list[Measured]]]]]:
-    """Yield each series with its runs by number of guests, where there are enough numbers."""
+    """Yield each series that has enough numbers of guests, with its runs by number of guests."""
     guests = [each for each in measured if each.run.factors["guests"]]
     for series, runs in _cells(guests, _series).items():
         counts = sorted(_cells(runs, lambda each: (each.run.factors["guests"],)).items())
@@ -218,7 +218,7 @@ def _by_guests(
 
 
 def _rate(measured: Measured) -> float | None:
-    """Pages a second that ksmd may scan, sleeping apart."""
+    """Return pages per second that ksmd may scan, as if scanning itself took no time."""
     knobs = cells.knobs(measured.run)
     try:
         return 1000 * int(knobs["pages_to_scan"]) / int(knobs["sleep_millisecs"])
@@ -236,7 +236,7 @@ def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
         soon = _values(time_to(0.95), sides)
         cost = _values(last("ksmd_cpu_seconds"), sides)
         end = _values(last("pages_sharing"), sides)
-        # A workload that ends later than merging decides when the plateau comes
+        # If the workload ends after merging, it determines the time of the plateau
         if all(soon) and not any(each.run.window() for each in runs):
             sooner.append((soon[1], soon[0]))
         if all(cost):
@@ -251,21 +251,21 @@ def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
     every = [
         (name, *test(pairs))
         for name, test, pairs in (
-            ("time to 95 % with the slower rate", _told_higher, sooner),
-            ("CPU time of ksmd with the faster one", _told_higher, dearer),
-            ("pages_sharing at the end", _told_equal, ends),
+            ("time to 95 % with the slower rate", _is_higher, sooner),
+            ("CPU time of ksmd with the faster one", _is_higher, dearer),
+            ("pages_sharing at the end", _is_equal, ends),
         )
         if pairs
     ]
-    told = [one for _, one, _ in every]
-    # All parts have to be told before the whole holds
-    verdict = UNTESTED if None in told and False not in told else _verdict(told)
-    parts = "; ".join(f"{name} {words}{_untold(one)}" for name, one, words in every)
+    holds = [one for _, one, _ in every]
+    # The observation holds only if every part is decided
+    verdict = UNTESTED if None in holds and False not in holds else _verdict(holds)
+    parts = "; ".join(f"{name} {words}{_undecided(one)}" for name, one, words in every)
     return verdict, f"Fastest against slowest rate, all else equal: {parts}."
 
 
-def _untold(told: bool | None) -> str:
-    return " (tells nothing yet: it takes more runs)" if told is None else ""
+def _undecided(holds: bool | None) -> str:
+    return " (not decided yet: more runs are needed)" if holds is None else ""
 
 
 def _but_rate(measured: Measured) -> tuple[Any, ...]:
@@ -280,7 +280,7 @@ def _length(measured: Measured) -> float:
 
 
 def _values(of: Callable[[Measured], float], sides: tuple[list[Measured], list[Measured]]) -> Pair:
-    """Take a value of each run, side by side; NaN is none."""
+    """Return the values of the runs of each side, without NaN."""
     one, other = ([value for each in side if not np.isnan(value := of(each))] for side in sides)
     return one, other
 
@@ -296,20 +296,20 @@ def _after_workload(measured: list[Measured]) -> tuple[str, str]:
             UNTESTED,
             "Needs a workload that ends before its run does: experiments/original-3.yml.",
         )
-    told, words = _told_higher([*pairs.values()])
+    holds, words = _is_higher([*pairs.values()])
     during, after = (_mean([*chain(*sides)]) for sides in zip(*pairs.values(), strict=True))
-    return _verdict([told]), (
+    return _verdict([holds]), (
         f"pages_sharing in the last quarter of the time after the workload, against the last "
-        f"quarter of the time during it: {words}{_untold(told)}; "
+        f"quarter of the time during it: {words}{_undecided(holds)}; "
         f"{during} pages during and {after} after it, on average."
     )
 
 
 def _late_in_both(measured: Measured) -> tuple[float, float] | None:
-    """Mean pages_sharing of the last quarter of the workload's time, and of that after it.
+    """Return mean pages_sharing in the last quarter of the workload's time, and of the time after.
 
-    Early on there is less to share in any run, as merging has but begun. None if the workload did
-    not end before the run, or ended before ksmd had been through all memory once.
+    Earlier values do not count: merging has just begun, so less is shared in any run. None if the
+    workload did not end before the run, or ended before ksmd scanned all memory for the first time.
     """
     window, samples = measured.run.window(), measured.run.samples
     if not window or not {"ksm.pages_sharing", "ksm.full_scans"} <= set(samples):
@@ -337,7 +337,7 @@ def _option(measured: Measured, name: str) -> str | None:
 
 
 def _but_option(measured: Measured, name: str) -> tuple[Any, ...]:
-    """Everything that was varied, but one option of stress-ng."""
+    """Return everything that was varied except one option of stress-ng."""
     run = measured.run
     parts = [
         {**part, "stress_ng": {k: v for k, v in (part.get("stress_ng") or {}).items() if k != name}}
@@ -368,17 +368,17 @@ def _mergeable(measured: list[Measured]) -> tuple[str, str]:
             "Needs stress-ng with vm_madvise mergeable and unmergeable, all else equal: "
             "experiments/original-3.yml and original-5.yml in one report."
         )
-    equal, words = _told_equal(pairs)
+    equal, words = _is_equal(pairs)
     return _verdict([equal]), (
-        f"Final pages_sharing with mergeable, against unmergeable: {words}{_untold(equal)}. Within "
-        f"{EQUAL:.0%} counts as the same."
+        f"Final pages_sharing with mergeable against unmergeable: {words}{_undecided(equal)}. "
+        f"Up to {EQUAL:.0%} counts as the same."
     )
 
 
 def _hanging(measured: list[Measured]) -> tuple[str, str]:
     pairs = []
     for runs in _cells(measured, lambda each: _but_option(each, "vm_hang")).values():
-        # Idle runs have neither; they would stand beside those that hang if nothing else is asked
+        # Idle runs are no comparison, although they have no vm_hang either
         busy = [each for each in runs if _busy(each)]
         plain = [
             p for e in busy if _option(e, "vm_hang") is None and (p := _early_profit(e)) is not None
@@ -391,11 +391,12 @@ def _hanging(measured: list[Measured]) -> tuple[str, str]:
             "Needs stress-ng with and without vm_hang, all else equal: experiments/original-5.yml "
             "and original-6.yml in one report."
         )
-    told, words = _told_higher(pairs)
+    holds, words = _is_higher(pairs)
     without, with_it = (_mean([v / MIB for side in pairs for v in side[n]]) for n in (0, 1))
-    return _verdict([told]), (
-        f"Mean general_profit of the first half with it against without: {words}{_untold(told)}; "
-        f"{with_it} MiB with it and {without} MiB without, on average."
+    return _verdict([holds]), (
+        f"Mean general_profit in the first half, with vm_hang against without: {words}"
+        f"{_undecided(holds)}; "
+        f"{with_it} MiB with vm_hang and {without} MiB without, on average."
     )
 
 
@@ -410,7 +411,7 @@ def _early_profit(measured: Measured) -> float | None:
 
 
 def _flattens(measured: list[Measured]) -> tuple[str, str]:
-    told, words = [], []
+    holds, words = [], []
     for (cell, _), counts in _by_guests(measured, 4):
         for part in ("shared", "reclaimed"):
             name = f"{part}_percent_configured"
@@ -419,15 +420,16 @@ def _flattens(measured: list[Measured]) -> tuple[str, str]:
                 continue
             middle = ends[len(ends) // 2]
             early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
-            told.append(early > 0 and abs(late) <= early / 2)
+            holds.append(early > 0 and abs(late) <= early / 2)
             words.append(
                 f"{part} {early:+.2f}, then {late:+.2f} ({join(cell.workload, cell.knobs)})"
             )
-    if not told:
-        return UNTESTED, "Needs four numbers of guests at least: experiments/original-8.yml."
-    return _verdict(told), (
-        "Points of percent for each further guest, in the first half of the numbers and then, "
-        f"which has to be half of that at most: {'; '.join(words[:4])}."
+    if not holds:
+        return UNTESTED, "Needs at least four numbers of guests: experiments/original-8.yml."
+    return _verdict(holds), (
+        "Percentage points for each further guest, in the first half of the numbers of guests, "
+        "then in the second half. The second value must be at most half of the first: "
+        f"{'; '.join(words[:4])}."
     )
 
 
@@ -436,7 +438,7 @@ def _slope(first: tuple[int, float], last: tuple[int, float]) -> float:
 
 
 def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
-    told, words = [], []
+    holds, words = [], []
     for key, runs in _cells(measured, _cell).items():
         periods = sorted(_cells(runs, lambda each: (_period(each),)).items())
         if len(periods) < 2 or periods[-1][0][0] < OFTEN * periods[0][0][0]:
@@ -446,17 +448,17 @@ def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
             for cell in (periods[0][1], periods[-1][1])
         )
         if often and seldom:
-            told.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
+            holds.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
             words.append(
                 f"{_mean(often)} % every {periods[0][0][0]:g} s and {_mean(seldom)} % every "
                 f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][0].workload)})"
             )
-    if told:
-        return _verdict(told), (
-            f"CPU use of the host, up to {VISIBLE:g} point more counting as none: "
+    if holds:
+        return _verdict(holds), (
+            f"CPU use of the host (up to {VISIBLE:g} point more counts as no cost): "
             f"{'; '.join(words[:4])}. {_own_cost(measured)}".strip()
         )
-    needed = f"Needs equal runs that were sampled {OFTEN} times as often as others."
+    needed = f"Needs equal runs, some of them sampled at least {OFTEN} times as often as others."
     return UNTESTED, f"{needed} {_own_cost(measured)}".strip()
 
 
@@ -465,7 +467,7 @@ def _period(measured: Measured) -> float:
 
 
 def _own_cost(measured: list[Measured]) -> str:
-    """Say what the sampler itself has used; logs that were imported do not tell."""
+    """Say how much CPU the sampler itself used; imported logs do not have it."""
     costs = [
         100 * each.run.end["cpu_seconds"] / each.run.samples["seconds"].iloc[-1]
         for each in measured
@@ -473,7 +475,7 @@ def _own_cost(measured: list[Measured]) -> str:
     ]
     if not costs:
         return ""
-    return f"The sampler itself used {number(max(costs))} % of one CPU at most."
+    return f"The sampler itself used at most {number(max(costs))} % of one CPU."
 
 
 OBSERVATIONS = (
@@ -483,7 +485,12 @@ OBSERVATIONS = (
         _profit_before_sharing,
         "ksmd keeps 64 B for each page that it tracks, merged or not.",
     ),
-    ("grows-with-guests", "Every KSM metric grows with the guests.", _grows_with_guests, ""),
+    (
+        "grows-with-guests",
+        "Every KSM metric grows with the number of guests.",
+        _grows_with_guests,
+        "",
+    ),
     (
         "faster-scan",
         "A faster scan reaches the plateau sooner, costs more CPU and ends at about the same "
@@ -491,24 +498,23 @@ OBSERVATIONS = (
         _faster_scan,
         "",
     ),
-    ("after-workload", "Sharing is higher when the workload has stopped.", _after_workload, ""),
+    ("after-workload", "Sharing is higher after the workload has stopped.", _after_workload, ""),
     (
         "mergeable",
-        "Advice mergeable inside the guest changes nothing.",
+        "The advice mergeable inside the guest changes nothing.",
         _mergeable,
-        "madvise() in a guest advises the guest's own kernel. The host sees all memory of a guest "
-        "as mergeable already (QEMU's mem-merge=on); what keeps it from merging is "
-        "<nosharepages/>.",
+        "madvise() in a guest advises only the guest's own kernel. For the host, all memory of a "
+        "guest is already mergeable (QEMU's mem-merge=on). <nosharepages/> prevents that.",
     ),
     (
         "vm-hang",
-        "stress-ng that holds its memory for 10 s (--vm-hang 10) raises profit in the first half.",
+        "Holding memory for 10 s in stress-ng (--vm-hang 10) raises profit in the first half.",
         _hanging,
         "",
     ),
     (
         "flattens",
-        "Shared and reclaimed percent flatten with the guests.",
+        "The percentages of shared and reclaimed memory flatten with more guests.",
         _flattens,
         "",
     ),

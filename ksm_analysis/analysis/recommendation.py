@@ -1,4 +1,4 @@
-"""Which guests are worth merging: what each saves and could save, against what its records take."""
+"""Which guests are worth merging: savings of each guest against the memory of its rmap_items."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import run
 
-WORTH = 1.0  # percent of its present memory: a guest that saves less is not worth scanning
-LATE = 0.75  # of a run's time: what had come to rest at its end may still have changed before
-SCANS = 3  # a page is merged when it looks the same in two scans, so that fewer tell nothing
+WORTH = 1.0  # percent of present memory: a guest that saves less is not worth scanning
+LATE = 0.75  # of a run's time: a plateau is judged after this, so an earlier census may lack it
+SCANS = 3  # ksmd merges a page after it looks the same in two scans, so fewer show nothing
 RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
 MERGE, EXCLUDE, EARLY = "merge", "exclude", "too early to say"
 EXCLUDED, UNKNOWN = "excluded already", "not known"
@@ -29,13 +29,15 @@ VALUES = (
     "changed_percent",
 )
 RULE = (
-    f"A guest is worth merging if its attributed savings, less {RMAP_ITEM} B for each of its "
-    f"rmap_items, are at least {WORTH:g} % of its present memory; else it is better excluded with "
-    "nosharepages. That loses at most twice what is attributed to it, since of a page that two "
-    f"guests share each has half. Before {SCANS} full scans, or while pages_sharing still changes, "
-    "nobody is excluded, nor who has enough pages that could be merged and were not: zeros and "
-    "pages that occur again, at most as many as have not changed since the census before. Then it "
-    "is the setting that fails. Means over the runs of a setting, in the last census of each."
+    f"A guest is worth merging if its attributed savings, minus {RMAP_ITEM} B for each of its "
+    f"rmap_items, are at least {WORTH:g} % of its present memory. Otherwise it is better to "
+    "exclude it with nosharepages. Excluding a guest loses at most twice the savings attributed to "
+    "it: if two guests share a page, each is credited with half. No guest is excluded before "
+    f"{SCANS} full scans, or while pages_sharing still changes. A guest is also kept if enough of "
+    "its pages could be merged but were not merged: then the setting is at fault. The pages that "
+    "could be merged are zeros and pages that occur more than once, but at most as many as did not "
+    "change since the census before. Values are means over the runs of a setting, in the last "
+    "census of each run."
 )
 
 
@@ -43,10 +45,10 @@ RULE = (
 class Guest:
     """One guest of a cell, in the last census; means over the cell's runs, NaN if not known.
 
-    Sizes are MiB. `potential` is the most that could be merged: zeros and pages that occur again,
-    unless they change. `profit` is the kernel's ksm_process_profit, `rmap_items` what those take,
-    and `net_percent` what is attributed less that, of what is present. `why` says why it is too
-    early.
+    Sizes are in MiB. `potential` is the most that could be merged: zeros and pages that occur more
+    than once, unless they change. `profit` is the kernel's ksm_process_profit. `rmap_items` is the
+    memory of the guest's rmap_items. `net_percent` is attributed savings minus this memory, in
+    percent of present memory. `why` says why it is too early.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Guest:
 
 @dataclass(frozen=True)
 class Cell:
-    """All guests of one host, number, workload and setting. `hidden`: those excluded already."""
+    """All guests of one host, number, workload and setting. `hidden`: those already excluded."""
 
     factors: dict[str, Any]
     guests: tuple[Guest, ...]
@@ -73,12 +75,12 @@ class Cell:
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """Names of the guests that it is better not to merge."""
+        """Names of the guests that should be excluded."""
         return tuple(guest.name for guest in self.guests if guest.verdict == EXCLUDE)
 
     @property
     def advice(self) -> str:
-        """What is advised, in a few words."""
+        """The advice in a few words."""
         if self.excluded:
             return f"exclude {', '.join(self.excluded)}"
         verdicts = {guest.verdict for guest in self.guests} - {EXCLUDED}
@@ -86,7 +88,7 @@ class Cell:
 
     @property
     def test(self) -> str:
-        """What to write into the definition to test the advice; empty if it excludes nobody."""
+        """What to write into the definition to test the advice; empty if no guest is excluded."""
         if not self.excluded:
             return ""
         advised = [guest.number for guest in self.guests if guest.name in self.excluded]
@@ -99,7 +101,7 @@ class Cell:
 
 
 def cells(measured: list[Measured]) -> list[Cell]:
-    """Look at each cell that has guests and a census, save those with KSM off."""
+    """Return each cell that has guests and a census, except with KSM off."""
     found: dict[run.Cell, list[Measured]] = {}
     for each in measured:
         if each.run.cell.guests and len(each.census) and not is_off(each):
@@ -111,7 +113,7 @@ def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
     run = runs[0].run
     hidden = tuple(run.plan.guests.nosharepages or ())
     table = pd.concat([_last(each) for each in runs])
-    # Who is excluded has no memory to count, and is in no census
+    # An excluded guest has no mergeable memory, so it is in no census
     table = table.groupby("guest").mean(numeric_only=True).reindex(list(run.header["guests"]))
     early = next(filter(None, map(_too_early, runs)), "")
     numbers = {name: number for number, name in enumerate(run.header["guests"], start=1)}
@@ -123,7 +125,7 @@ def _cell(factors: dict[str, Any], runs: list[Measured]) -> Cell:
 
 
 def _last(measured: Measured) -> pd.DataFrame:
-    """One row a guest: its counts in the last census, and the values made of them."""
+    """Return one row for each guest: its counts in the last census, and the values from them."""
     raw, page = measured.censuses.guests, measured.run.header["page_size"]
     values = measured.census_guest
     table = pd.DataFrame(
@@ -143,7 +145,10 @@ def _last(measured: Measured) -> pd.DataFrame:
 
 
 def _potential(raw: pd.DataFrame) -> pd.Series:
-    """Pages of each guest that could be merged, at most; as far as it is known, that hold still."""
+    """Return how many pages of each guest could be merged, at most.
+
+    Only pages that did not change count, where this is known.
+    """
     counts = raw.reindex(
         columns=["zero_pages", "duplicate_pages", "compared_pages", "changed_pages"]
     )
@@ -153,14 +158,14 @@ def _potential(raw: pd.DataFrame) -> pd.Series:
 
 
 def _too_early(measured: Measured) -> str:
-    """Say why a run tells nothing against a guest, if it does not."""
+    """Say why a run is no reason to exclude a guest; empty if it can be one."""
     census, samples = measured.censuses.rows.iloc[-1], measured.run.samples
     scans = "full_scans"
     if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
-        return "The kernel does not tell how often ksmd has been through all memory."
+        return "The kernel does not report how often ksmd scanned all memory."
     done = census[f"ksm.{scans}"] - samples[f"ksm.{scans}"].iloc[0]
     if not done >= SCANS:
-        return f"ksmd had been through all memory {done:.0f} times, and it takes {SCANS}."
+        return f"ksmd scanned all memory {done:.0f} times, and {SCANS} times are needed."
     if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
         return "The last census was taken long before the end."
     return "" if has_plateau(measured) else "pages_sharing still changed at the end."
@@ -174,13 +179,13 @@ def _guest(name: str, number: int, row: pd.Series, early: str, hidden: bool) -> 
 
 
 def _unmerged(row: pd.Series) -> str:
-    """Say what could be merged of a guest, if that would be enough."""
+    """Say how much of a guest could be merged, if that would be enough."""
     could = row["potential"]
     if not 100 * (could - row["rmap_items"]) >= WORTH * row["present"]:
         return ""
     return (
-        f"Up to {could:,.0f} MiB of it could be merged. Another setting may: smart_scan=0, a "
-        "faster scan, or a longer run."
+        f"Up to {could:,.0f} MiB of it could be merged. Try smart_scan=0, a faster scan or a "
+        "longer run."
     )
 
 

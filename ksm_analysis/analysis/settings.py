@@ -1,4 +1,4 @@
-"""What a setting is: its runs, what it saves, what that costs, and how soon it is reached."""
+"""Settings: the runs of each, what it saves, what that costs, and how soon it saves it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
 
-FLAT = 0.05  # a run has reached a plateau if pages_sharing changed by less in its last quarter
+FLAT = 0.05  # on a plateau, pages_sharing changes by at most this share in the last quarter
 
 
 @dataclass(frozen=True)
 class Setting:
     """One cell of the experiment, over its repetitions.
 
-    `off` is the baseline: run=0. Values are None where no run has one (an imported run has no CPU
-    time of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
-    operations a second; `throughput_vs_off_percent` its change against the same guests and workload
-    with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until pages_sharing has
-    reached that share of what it ended at; that is a plateau only if `plateaued`, in every run.
-    `efficiency_percent` is what is saved of what perfect merging would save, in the last census.
-    `period` is the seconds between two samples. `savings` has what each run saved, in MiB.
-    `scanned`: ksmd has been through all memory often enough in each run to judge the setting.
+    `off` is the baseline: run=0. A value is None if no run has it (an imported run has no CPU time
+    of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
+    operations per second. `throughput_vs_off_percent` is its change against the same guests and
+    workload with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until
+    pages_sharing reached that share of its last value. That value is a plateau only if `plateaued`
+    is true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
+    would save, in the last census. `period` is the seconds between two samples. `savings` lists the
+    MiB that each run saved. `scanned`: in each run, ksmd scanned all memory often enough to judge
+    the setting.
     """
 
     host: str
@@ -54,18 +55,18 @@ class Setting:
     period: float = 0.0
 
     def within(self, seconds: Estimate) -> bool:
-        """Whether a time is that of the first sample: what was reached by then was so before."""
+        """Whether a time is that of the first sample: the share may have been reached before it."""
         return seconds.mean <= self.period
 
     def scenario(self, with_host: bool) -> str:
-        """Name what settings are compared in: guests and workload, and the host if asked."""
+        """Name what compared settings have in common: guests, workload and, if asked, the host."""
         return ", ".join(
             filter(None, (guest_word(self.guests), self.workload, self.host if with_host else ""))
         )
 
 
 def settings_of(measured: list[Measured]) -> list[Setting]:
-    """Make one setting of each cell, in the order of the plan."""
+    """Return one setting for each cell, in the order of the plan."""
     found: dict[Cell, list[Measured]] = {}
     for each in measured:
         found.setdefault(each.run.cell, []).append(each)
@@ -112,12 +113,12 @@ def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate 
 
 
 def last(name: str) -> Callable[[Measured], float]:
-    """Make a function that reads the value that stands for a run; NaN if it has none."""
+    """Return a function that reads the value that stands for a run; NaN if there is none."""
     return lambda measured: float(measured.host[name].loc[measured.last])
 
 
 def saved(measured: Measured) -> float:
-    """MiB that merging saved at the end of a run; NaN if it is not known."""
+    """Return MiB that merging saved at the end of a run; NaN if not known."""
     return last("reclaimed_mib")(measured)
 
 
@@ -131,18 +132,18 @@ def _saved_per_second(measured: Measured) -> float:
 
 
 def throughput_of(measured: Measured) -> float:
-    """Mean over guests of the workload's bogo operations a second; NaN without any."""
+    """Return the mean over guests of bogo operations per second; NaN without any."""
     rates = throughput(measured.run)
     return float(np.mean(rates)) if rates else np.nan
 
 
 def efficiency_of(measured: Measured) -> float:
-    """What the last census found saved, in percent of what could be; NaN without a census."""
+    """Return the efficiency that the last census found, in percent; NaN without a census."""
     return float(measured.last_census.get("efficiency_percent", np.nan))
 
 
 def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
-    """Change of the mean throughput in percent of the baseline's, with the interval of compare."""
+    """Return the change of mean throughput in percent of the baseline; interval as in compare."""
     ours, theirs = ([throughput_of(each) for each in group] for group in (runs, baseline))
     found = difference(theirs, ours)
     if found is None or not found.a.mean:
@@ -156,10 +157,10 @@ def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
 
 
 def _sharing(measured: Measured) -> tuple[Floats, Floats]:
-    """Seconds since the first sample, and pages_sharing, up to what stands for the run.
+    """Return seconds since the first sample, and saved pages, until the interval for the run.
 
-    Seconds are those that samples were due at. Those of an imported run, which has no sample before
-    its first interval, count from the beginning of that.
+    Seconds are the planned times of samples. An imported run has no sample before its first
+    interval, so its seconds count from the beginning of this interval.
     """
     samples, sampling = measured.run.samples, measured.run.plan.sampling
     upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
@@ -168,10 +169,10 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
-    """Make a function of a run: seconds until pages_sharing was at a share of what it ended at.
+    """Return a function of a run: seconds until pages_sharing reached a share of its last value.
 
-    From then on it stayed there: an early peak does not count. Seconds count from the first sample.
-    NaN if nothing is saved at the end.
+    From this time on, it stayed at or above the share: an early peak does not count. Seconds count
+    from the first sample. NaN if nothing is saved at the end.
     """
 
     def seconds(measured: Measured) -> float:
@@ -187,10 +188,11 @@ def time_to(share: float) -> Callable[[Measured], float]:
 
 
 def has_plateau(measured: Measured) -> bool:
-    """Whether pages_sharing had come to rest when the run ended.
+    """Whether pages_sharing no longer changed when the run ended.
 
-    Never before enough full scans. A run that was to end when steady knows. Of others, it has to
-    have changed by less than 5 % of what it ended at in the last quarter of its time.
+    There is no plateau before enough full scans. A run that should end when steady has recorded
+    whether it was. In other runs, pages_sharing must have changed by at most 5 % of its last value
+    in the last quarter of the time.
     """
     if not scanned_enough(measured):
         return False
@@ -204,14 +206,14 @@ def has_plateau(measured: Measured) -> bool:
 
 
 def scans_needed(measured: Measured) -> int:
-    """Return how many full scans a run takes before it says anything of what KSM can merge.
+    """Return how many full scans a run needs before it shows what KSM can merge.
 
-    ksmd merges a page that looks the same in two scans. With smart_scan it skips more and more
-    scans of a page that did not merge: after ten scans it has looked at each page five times.
+    ksmd merges a page that looks the same in two scans. With smart_scan, it skips a page that did
+    not merge in more and more scans: after ten scans, it has checked each page five times.
     """
     return 10 if str(measured.run.record.knobs.during.get("smart_scan", 0)) == "1" else 3
 
 
 def scanned_enough(measured: Measured) -> bool:
-    """Whether ksmd has been through all memory often enough."""
+    """Whether ksmd scanned all memory often enough."""
     return last("full_scans")(measured) >= scans_needed(measured)

@@ -1,7 +1,7 @@
-"""What may be concluded from repetitions. The run is the unit: samples of runs are never pooled.
+"""What repetitions allow to conclude. The run is the unit: samples of runs are never pooled.
 
-Every test is scipy's. What is here decides which of them fits, and what is said of the result.
-scipy.stats takes half a second to load, which scipy does where it is first used.
+All tests are from scipy. This module chooses the test and puts the result into words. scipy loads
+scipy.stats at its first use, because loading takes half a second.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ Values = Sequence[float] | Floats
 CONFIDENCE = 0.95
 FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
-RESAMPLES = 49_999  # the smallest p is 1 in 25,000, for it is multiplied by the comparisons made
-POWER = 0.8  # with which an effect is to be found when runs are counted that it would take
-SEED = 20240  # so that the same runs give the same numbers
+RESAMPLES = 49_999  # the smallest p is 1 in 25,000: Holm multiplies it by the comparisons made
+POWER = 0.8  # chance to detect the effect, when the number of runs that it needs is estimated
+SEED = 20240  # fixed, so that the same runs give the same numbers
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over runs. `low` and `high` bound it with 95 % confidence; None for fewer than two."""
+    """A mean over runs. `low` and `high` are its 95 % confidence interval; None for one run."""
 
     mean: float
     low: float | None
@@ -35,7 +35,9 @@ class Estimate:
 
 
 def estimate(values: Values) -> Estimate | None:
-    """Estimate the mean of one value a run, by Student's t. NaN counts as no run; None without any.
+    """Estimate the mean of one value for each run, with Student's t.
+
+    NaN counts as no run. None if there is no run.
 
     Source: scipy.stats.t.
     """
@@ -61,12 +63,13 @@ def _known(values: Values) -> Floats:
 class Difference:
     """Group B against group A.
 
-    `absolute` is in the metric's unit. `effect` is the same as a fraction of `scale` (0.1: 10 %
-    more), which is A's mean where values have a ratio, and else the larger of the two means without
-    its sign; None if that is 0. `change` is the effect if it is relative to A's mean, else None.
-    `low` and `high` bound the effect, `absolute_low` and `absolute_high` the absolute difference,
-    with 95 % confidence, each comparison by itself. `p` is two-sided. They are None where there are
-    too few runs for a verdict. `method` is how they were found: constant, Welch, or bootstrap.
+    `absolute` is the difference in the metric's unit. `effect` is the difference as a fraction of
+    `scale` (0.1: 10 % more). `scale` is A's mean if values have a ratio, and otherwise the larger
+    of the two means without its sign. `effect` is None if `scale` is 0. `change` is the effect if
+    it is relative to A's mean, else None. `low` and `high` bound the effect. `absolute_low` and
+    `absolute_high` bound the absolute difference. Both have 95 % confidence for one comparison by
+    itself. `p` is two-sided. Bounds and p are None if there are too few runs for a verdict.
+    `method` is how they were computed: constant, Welch, or bootstrap.
     """
 
     a: Estimate
@@ -80,7 +83,7 @@ class Difference:
 
     @property
     def scale(self) -> float:
-        """What the effect is a fraction of, in the metric's unit."""
+        """The value that the effect is relative to, in the metric's unit."""
         return self.a.mean if self.ratio else max(abs(self.a.mean), abs(self.b.mean))
 
     @property
@@ -108,14 +111,18 @@ class Difference:
 
 
 def difference(a: Values, b: Values) -> Difference | None:
-    """Compare one value a run of two groups of runs. NaN counts as no run; None if a side has none.
+    """Compare two groups of runs, with one value for each run.
 
-    Fewer than 3 runs on a side: no interval, no p. Up to 7 on the smaller side, or values that have
-    no ratio (A's not all positive, or any of B's negative): Welch's t-test. More: the ratio of
-    means, its interval by bootstrap (BCa), its p as `p_value` says. Values that are all the same on
-    each side are equal or not; there is nothing to test.
+    NaN counts as no run. None if a side has no run.
 
-    Welch's interval as a fraction takes A's mean for exact; the bootstrap's does not.
+    - Fewer than 3 runs on a side: no interval and no p.
+    - Up to 7 runs on the smaller side, or values without a ratio (A's are not all positive, or one
+      of B's is negative): Welch's t-test.
+    - More runs: the ratio of means, with a bootstrap interval (BCa) and the p of `p_value`.
+    - All values on each side are the same: they are equal or they are not. There is nothing to
+      test.
+
+    As a fraction, Welch's interval treats A's mean as exact. The bootstrap interval does not.
 
     Source: scipy.stats.ttest_ind, bootstrap, PermutationMethod.
     """
@@ -124,7 +131,7 @@ def difference(a: Values, b: Values) -> Difference | None:
     if ours is None or theirs is None:
         return None
     constant = np.ptp(a) == np.ptp(b) == 0
-    # A mean of equal numbers is off by rounding
+    # The mean of equal numbers can differ from them by rounding
     apart = float(b[0] - a[0] if constant else b.mean() - a.mean())
     found = Difference(ours, theirs, apart, ratio=bool(a.min() > 0 and b.min() >= 0))
     if min(len(a), len(b)) < FEWEST:
@@ -136,7 +143,7 @@ def difference(a: Values, b: Values) -> Difference | None:
         ratios = _ratio_interval(a, b)
         if np.isfinite(ratios).all():
             return _bounded(found, a.mean() * (ratios - 1), p, "bootstrap")
-    with _doubts_of_equal_values():
+    with _silent_about_equal_values():
         interval = scipy.stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
     return _bounded(found, interval, p, "Welch")
 
@@ -147,27 +154,27 @@ def _bounded(found: Difference, bounds: Values, p: float, method: str) -> Differ
 
 
 def p_value(a: Floats, b: Floats) -> Floats:
-    """Return two-sided p of equal means, one value a run along the last axis.
+    """Return the two-sided p of equal means, with one value for each run along the last axis.
 
-    Up to 7 runs on the smaller side it is that of Welch's t. From 8 on it is the larger of that and
-    the p of the same t when runs are dealt out to the sides anew (permutation). Either alone is
-    wrong too often somewhere: Welch's by a little with skewed values, a permutation by much with
-    unequal spreads of unequal numbers of runs.
+    With up to 7 runs on the smaller side, it is the p of Welch's t. From 8 runs on, it is the
+    larger of this p and the p of the same t in a permutation test. Each alone gives too many false
+    alarms in some cases: Welch's test a few more with skewed values, the permutation test many more
+    with unequal spreads and unequal numbers of runs.
     """
-    with _doubts_of_equal_values():
+    with _silent_about_equal_values():
         p: Floats = np.asarray(scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1).pvalue)
         if min(a.shape[-1], b.shape[-1]) >= MANY:
-            dealt = scipy.stats.PermutationMethod(
+            permutation = scipy.stats.PermutationMethod(
                 n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
             )
-            again = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1, method=dealt)
+            again = scipy.stats.ttest_ind(b, a, equal_var=False, axis=-1, method=permutation)
             p = np.maximum(p, again.pvalue)
     return p
 
 
 @contextlib.contextmanager
-def _doubts_of_equal_values() -> Iterator[None]:
-    """Keep scipy from doubting the spread of runs that are all the same: it is right to be 0."""
+def _silent_about_equal_values() -> Iterator[None]:
+    """Silence scipy's warnings about runs without spread: here, a spread of 0 is correct."""
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)
@@ -176,8 +183,8 @@ def _doubts_of_equal_values() -> Iterator[None]:
 
 
 def _ratio_interval(a: Floats, b: Floats) -> Floats:
-    """Bound the ratio of B's mean to A's; NaN where BCa cannot, with almost equal values."""
-    with _doubts_of_equal_values():
+    """Bound the ratio of B's mean to A's mean; NaN if BCa fails, as with almost equal values."""
+    with _silent_about_equal_values():
         found = scipy.stats.bootstrap(
             (a, b),
             lambda a, b, axis=-1: b.mean(axis=axis) / a.mean(axis=axis),
@@ -191,28 +198,29 @@ def _ratio_interval(a: Floats, b: Floats) -> Floats:
 
 
 def may_be_greatest(groups: Sequence[Values]) -> list[bool]:
-    """Tell of each group of runs whether its mean may be the greatest of all.
+    """Return for each group of runs whether its mean may be the greatest of all.
 
-    It may, unless another is shown to be greater. With equal means the chance that any is excluded
-    is at most 5 %. With fewer than 3 runs of one of them, each may.
+    It may be, unless the test shows that another is greater. If all means are equal, the chance
+    that any group is excluded is at most 5 %. If one group has fewer than 3 runs, every group may
+    be the greatest.
 
     Source: Games and Howell's test of all pairs, scipy.stats.tukey_hsd with equal_var=False.
     """
     known = [_known(group) for group in groups]
     if min(map(len, known)) < FEWEST:
         return [True] * len(known)
-    with _doubts_of_equal_values():
+    with _silent_about_equal_values():
         p = np.array(scipy.stats.tukey_hsd(*known, equal_var=False).pvalue)
     means = np.array([group.mean() for group in known])
     constant = np.array([np.ptp(group) == 0 for group in known])
-    # Groups without any spread are equal or not
+    # Groups without spread are equal or not: the test cannot be used
     p[np.ix_(constant, constant)] = np.equal.outer(means[constant], means[constant])
     shown = np.greater.outer(means, means) & (p < 1 - CONFIDENCE)
     return [not any(column) for column in shown.T]
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Adjust p values of several tests, so that the chance of even one false alarm stays as asked.
+    """Adjust the p values of several tests: the chance of any false alarm stays at the given level.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
@@ -234,10 +242,10 @@ NO_VERDICT = "no verdict"
 
 
 def verdict(found: Difference, adjusted: float | None, smallest: float) -> str:
-    """Say what a difference comes to: B is higher, lower, or one of the four others above.
+    """Return the verdict on a difference: B is higher, lower, or one of the four others above.
 
-    `adjusted` is its p after Holm; `smallest` the relative change from which on it matters. A
-    difference is one if both its p and its interval say so.
+    `adjusted` is its p after Holm. `smallest` is the smallest relative change that matters. There
+    is a difference only if both the p and the interval show it.
     """
     if adjusted is None or found.absolute_low is None or found.absolute_high is None:
         return NO_VERDICT
@@ -253,10 +261,11 @@ def verdict(found: Difference, adjusted: float | None, smallest: float) -> str:
 
 
 def runs_needed(a: Values, b: Values, scale: float, smallest: float) -> int | None:
-    """Estimate the runs a side that would tell the smallest effect that matters from none.
+    """Estimate how many runs on each side detect the smallest effect that matters.
 
-    4 times in 5, by the normal approximation, from the spread of the runs at hand: a guide and no
-    more. `smallest` is a fraction of `scale`. None if the spread is not known, or either is 0.
+    They detect it 4 times in 5, by the normal approximation with the spread of the given runs. The
+    number is only a guide. `smallest` is a fraction of `scale`. None if the spread is not known, or
+    if `smallest` or `scale` is 0.
     """
     a, b = _known(a), _known(b)
     if min(len(a), len(b)) < 2 or not scale * smallest:

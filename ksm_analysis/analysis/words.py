@@ -1,4 +1,4 @@
-"""Names, numbers and estimates in words, as findings, tables and figures share them."""
+"""Names, numbers and estimates as text, for findings, tables and figures."""
 
 # ruff: noqa: RUF001
 
@@ -10,7 +10,7 @@ NO_INTERVAL = "1 run: no interval"
 
 
 def join(*names: str) -> str:
-    """Put names side by side; empty ones take no room."""
+    """Join names with dots; empty ones are left out."""
     return " · ".join(filter(None, names))
 
 
@@ -20,7 +20,7 @@ def guest_word(count: int) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with three digits, or all of those before the point."""
+    """Write a number with three significant digits; from 100 on, as a whole number."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
 
 
@@ -35,7 +35,7 @@ def spoken(value: Estimate | None, unit: str) -> str:
 
 
 def short(value: Estimate | None) -> str:
-    """Write an estimate in a table: `123.4 ± 5.1`; without ± there is one run."""
+    """Write an estimate for a table: `123.4 ± 5.1`; a single run has no ±."""
     if value is None:
         return "–"
     if value.high is None or not math.isfinite(value.high):
@@ -43,6 +43,6 @@ def short(value: Estimate | None) -> str:
     half = value.high - value.mean
     if not half:
         return f"{number(value.mean)} ± 0"
-    # Two digits of the interval, and no more of the mean than it bears
+    # Two digits of the interval; more digits of the mean would mean nothing
     digits = max(0, 1 - math.floor(math.log10(half)))
     return f"{value.mean:,.{digits}f} ± {half:,.{digits}f}" if digits < 6 else number(value.mean)

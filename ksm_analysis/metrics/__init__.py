@@ -1,1 +1,1 @@
-"""Tables of metrics and what is measured of a run."""
+"""The metrics and their values for a run."""

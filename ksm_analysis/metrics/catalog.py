@@ -1,14 +1,14 @@
 """What is measured, in one table.
 
-An interval is a window of samples. Sample n belongs to interval ceil(n / samples an interval);
-sample 0 is the baseline, which an imported run has not. The value of a gauge is that of the
-interval's last sample, and of a counter the difference between the last samples of this interval
-and the one before. Counters of the kernel start at boot: no absolute value of one is ever shown. An
-interval of which every sample was missed has no value (NaN), and neither has a metric that the
-kernel does not offer.
+An interval is a window of samples. Sample n belongs to interval ceil(n / samples per interval).
+Sample 0 is the baseline; an imported run has none. The value of a gauge is that of the interval's
+last sample. The value of a counter is the difference between the last sample of this interval and
+the last sample of the interval before. The kernel's counters start at boot, so their absolute
+values are never shown. An interval has no value (NaN) if all its samples were missed. The same is
+true for a metric that the kernel does not have.
 """
 
-# The signs of multiplication and minus are meant: these formulas are for people to read.
+# Multiplication and minus signs are intended: people read these formulas.
 # ruff: noqa: RUF001
 
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Metric:
     """One thing that is measured.
 
     `kind` is gauge, counter (difference over the interval), total (since the run's first sample) or
-    derived. `value` takes Ends and gives one value for each interval; its row 0 is ignored.
-    `beside` names the metric that it is chosen and shown with.
+    derived. `value` takes Ends and returns one value for each interval; its row 0 is ignored.
+    `beside` names another metric: the page shows both together, and one choice selects both.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Metric:
 
     @property
     def chosen_with(self) -> str:
-        """The metric by whose name it is chosen: its own, or that of the one it is beside."""
+        """The name that selects this metric on the page: that of `beside`, or its own."""
         return self.beside or self.name
 
 
@@ -61,19 +61,19 @@ WHOLE = {
         "The denominator is the memory that the guests were given, as in published figures."
     ),
     "resident": (
-        "The denominator is the guests' resident memory (RSS): a small guest touches less than it "
-        "was given. A merged page still counts in the RSS of every guest that has it, and so does "
-        "QEMU's own memory."
+        "The denominator is the guests' resident memory (RSS). A small guest touches less memory "
+        "than it was given. A merged page counts in the RSS of every guest that has it. The RSS "
+        "includes QEMU's own memory."
     ),
 }
 ZERO_PAGES = (
-    "With use_zero_pages=1, pages full of zeros are merged with the kernel's zero page: they count "
-    "in ksm_zero_pages and not here."
+    "With use_zero_pages=1, ksmd merges pages full of zeros with the kernel's zero page. These "
+    "pages count in ksm_zero_pages and not here."
 )
 AT_SCAN_END = (
-    "in the last sample before full_scans rose by one, held until it rises again: the unstable "
-    "tree is as whole then as it gets. No value before the first such sample, nor while scans are "
-    "shorter than the time between samples."
+    "in the last sample before full_scans rose by one. The value is kept until full_scans rises "
+    "again. In this sample, the unstable tree is as complete as it can be. There is no value "
+    "before the first such sample, and none while scans are shorter than the time between samples."
 )
 
 HOST = (
@@ -82,9 +82,10 @@ HOST = (
         "%",
         "derived",
         "CPU use of the host",
-        "Time that the host's CPUs were not idle, over the interval; 100 is all CPUs busy. From "
-        "the first line of /proc/stat: user + nice + system + irq + softirq, of these + idle + "
-        "iowait + steal. Of an imported run, average_cpu_usage of its log.",
+        "Share of CPU time in which the host's CPUs were not idle during the interval; 100 means "
+        "that all CPUs were busy. From the first line of /proc/stat: user + nice + system + irq + "
+        "softirq, divided by the same sum + idle + iowait + steal. For an imported run: "
+        "average_cpu_usage in its log.",
         host_cpu_percent,
         figure=True,
     ),
@@ -93,8 +94,8 @@ HOST = (
         "% of one CPU",
         "derived",
         "CPU use of ksmd",
-        "CPU time of the ksmd kernel thread over elapsed time: 100 is one CPU kept busy. From "
-        "/proc/PID/schedstat of ksmd.",
+        "CPU time of the ksmd kernel thread, divided by elapsed time; 100 means that one CPU was "
+        "busy all the time. From /proc/PID/schedstat of ksmd.",
         ksmd_cpu_percent,
         figure=True,
     ),
@@ -111,8 +112,8 @@ HOST = (
         "% of one CPU",
         "derived",
         "CPU use of all guests",
-        "CPU time of all guests' processes (emulator and its threads included) over elapsed time; "
-        "100 is one CPU kept busy. utime + stime of /proc/PID/stat.",
+        "CPU time of all guests' processes (the emulator and its threads), divided by elapsed "
+        "time; 100 means that one CPU was busy all the time. utime + stime in /proc/PID/stat.",
         sum_of_guests("guest_cpu_percent"),
         figure=True,
     ),
@@ -121,9 +122,8 @@ HOST = (
         "scans",
         "total",
         "full_scans",
-        "Times that ksmd has been through all mergeable memory, since the run's first sample; of "
-        "an imported run, since the end of its first interval. "
-        "ksm_scan.seqnr in mm/ksm.c.",
+        "How many times ksmd has scanned all mergeable memory since the run's first sample (for an "
+        "imported run: since the end of its first interval). ksm_scan.seqnr in mm/ksm.c.",
         total("ksm.full_scans"),
         figure=True,
     ),
@@ -132,7 +132,7 @@ HOST = (
         "pages",
         "counter",
         "pages_scanned",
-        "Pages that ksmd has looked at during the interval (Linux 6.6 and newer). "
+        "Pages that ksmd scanned during the interval (Linux 6.6 and newer). "
         "ksm_pages_scanned in mm/ksm.c.",
         counter("ksm.pages_scanned"),
         figure=True,
@@ -142,10 +142,10 @@ HOST = (
         "bytes",
         "gauge",
         "general_profit",
-        "What merging saves less what it costs in memory: (pages_sharing + ksm_zero_pages) × page "
-        "size − rmap_items × size of a struct ksm_rmap_item (64 B on 64-bit kernels). Signed, and "
-        "negative while little is merged yet. general_profit_show() in mm/ksm.c, Linux 6.4 and "
-        "newer. The sum of ksm_process_profit over processes is greater and is not this.",
+        "Memory that merging saves, minus memory that it costs: (pages_sharing + ksm_zero_pages) × "
+        "page size − rmap_items × size of a struct ksm_rmap_item (64 B on 64-bit kernels). Signed; "
+        "negative while little is merged. general_profit_show() in mm/ksm.c, Linux 6.4 and newer. "
+        "The sum of ksm_process_profit over processes is a different, greater number.",
         gauge("ksm.general_profit"),
         figure=True,
     ),
@@ -164,7 +164,7 @@ HOST = (
         "pages",
         "gauge",
         "pages_sharing",
-        "Further places that use a shared page instead of a copy of their own: the pages saved. "
+        "Further places that use a shared page instead of their own copy: the pages saved. "
         f"{ZERO_PAGES} ksm_pages_sharing in mm/ksm.c.",
         gauge("ksm.pages_sharing"),
         figure=True,
@@ -174,9 +174,9 @@ HOST = (
         "pages",
         "gauge",
         "pages_unshared",
-        "Pages without a twin that are checked again in every scan: the nodes of the unstable "
-        "tree. It is built anew in each scan, so a value depends on how far the scan had got at "
-        "that instant; the interval's last sample is shown. ksm_pages_unshared in mm/ksm.c.",
+        "Pages without an equal page that are checked again in every scan: the nodes of the "
+        "unstable tree. ksmd rebuilds this tree in each scan, so the value depends on how much of "
+        "the scan is done. The interval's last sample is shown. ksm_pages_unshared in mm/ksm.c.",
         gauge("ksm.pages_unshared"),
         figure=True,
     ),
@@ -195,9 +195,9 @@ HOST = (
         "pages",
         "gauge",
         "pages_volatile",
-        "Pages that changed too fast for the trees. Not a measurement but what is left over: "
-        "rmap_items − pages_shared − pages_sharing − pages_unshared, at least 0; it shares the "
-        "uncertainty of pages_unshared. pages_volatile_show() in mm/ksm.c.",
+        "Pages that changed too fast for the trees. The kernel does not count them but calculates "
+        "the rest: rmap_items − pages_shared − pages_sharing − pages_unshared, at least 0. It is "
+        "as uncertain as pages_unshared. pages_volatile_show() in mm/ksm.c.",
         gauge("ksm.pages_volatile"),
         figure=True,
     ),
@@ -251,9 +251,8 @@ HOST = (
         "pages",
         "counter",
         "cow_ksm",
-        "Merged pages that were written to, and so copied again, during the interval: merging that "
-        "was undone. cow_ksm of /proc/vmstat, counted in do_wp_page() of "
-        "mm/memory.c.",
+        "Merged pages that were copied during the interval because they were written to: merging "
+        "that was undone. cow_ksm in /proc/vmstat, counted in do_wp_page() of mm/memory.c.",
         counter("vmstat.cow_ksm"),
     ),
     Metric(
@@ -261,8 +260,8 @@ HOST = (
         "pages",
         "counter",
         "ksm_swpin_copy",
-        "Merged pages that had to be copied when they came back from swap, during the interval. "
-        "ksm_swpin_copy of /proc/vmstat, counted in ksm_might_need_to_copy() of mm/ksm.c.",
+        "Merged pages that were copied during the interval when they came back from swap. "
+        "ksm_swpin_copy in /proc/vmstat, counted in ksm_might_need_to_copy() of mm/ksm.c.",
         counter("vmstat.ksm_swpin_copy"),
     ),
     Metric(
@@ -314,7 +313,7 @@ HOST = (
         for part, label, formula, function in (
             ("shared", "Shared", "(pages_shared + pages_sharing)", shared_mib),
             ("reclaimed", "Reclaimed", "pages_sharing", reclaimed_mib),
-            ("difference", "Shared less reclaimed", "pages_shared", kept_mib),
+            ("difference", "Shared minus reclaimed", "pages_shared", kept_mib),
         )
     ),
 )
@@ -325,7 +324,7 @@ GUEST = (
         "pages",
         "gauge",
         "ksm_merging_pages",
-        "Pages of this process that are merged, the copy that was kept included. "
+        "Pages of this process that are merged, including the copy that is kept. "
         "/proc/PID/ksm_stat; ksm_merging_pages of struct mm_struct.",
         gauge("ksm_merging_pages"),
         figure=True,
@@ -335,7 +334,7 @@ GUEST = (
         "items",
         "gauge",
         "ksm_rmap_items",
-        "Pages of this process that ksmd keeps track of, merged or not. /proc/PID/ksm_stat; "
+        "Pages of this process that ksmd tracks, merged or not. /proc/PID/ksm_stat; "
         "ksm_rmap_items of struct mm_struct.",
         gauge("ksm_rmap_items"),
         figure=True,
@@ -346,8 +345,8 @@ GUEST = (
         "gauge",
         "ksm_process_profit",
         "(ksm_merging_pages + ksm_zero_pages) × page size − ksm_rmap_items × size of a struct "
-        "ksm_rmap_item. Signed. It counts the pages that the process holds for others as well, so "
-        "the sum over guests is more than general_profit. ksm_process_profit() in mm/ksm.c.",
+        "ksm_rmap_item. Signed. It also counts the pages that the process holds for others, so the "
+        "sum over guests is greater than general_profit. ksm_process_profit() in mm/ksm.c.",
         gauge("ksm_process_profit"),
         figure=True,
     ),
@@ -356,7 +355,8 @@ GUEST = (
         "% of one CPU",
         "derived",
         "CPU use of the guest",
-        "CPU time of the guest's process over elapsed time. utime + stime of /proc/PID/stat.",
+        "CPU time of the guest's process, divided by elapsed time. utime + stime in "
+        "/proc/PID/stat.",
         guest_cpu_percent,
     ),
     Metric(
@@ -364,7 +364,7 @@ GUEST = (
         "MiB",
         "derived",
         "Resident memory of the guest",
-        "resident_pages × page size, merged pages included. Second field of /proc/PID/statm.",
+        "resident_pages × page size, including merged pages. Second field of /proc/PID/statm.",
         resident_mib,
     ),
 )
@@ -377,7 +377,7 @@ CENSUS = (
         "derived",
         "Efficiency of merging",
         "100 × saved_pages / limit_pages: how much is saved of what perfect merging would save. "
-        "None where there is nothing to save.",
+        "No value if there is nothing to save.",
         percent(gauge("saved_pages"), gauge("limit_pages")),
         figure=True,
     ),
@@ -386,9 +386,9 @@ CENSUS = (
         "pages",
         "gauge",
         "What could be saved",
-        "Pages that perfect merging would save: present pages less distinct contents; with "
-        "use_zero_pages=1, pages full of zeros cost no frame at all and count in full. Present are "
-        "pages of mergeable mappings that are in memory.",
+        "Pages that perfect merging would save: present pages minus distinct contents. With "
+        "use_zero_pages=1, pages full of zeros need no frame, so all of them count. Present pages "
+        "are pages of mergeable mappings that are in memory.",
         gauge("limit_pages"),
     ),
     Metric(
@@ -404,7 +404,7 @@ CENSUS = (
         "pages",
         "gauge",
         "Could be saved: within guests",
-        "The part of limit_pages, zeros left out, that merging inside each guest alone would save.",
+        "The part of limit_pages, without zeros, that merging inside each guest alone would save.",
         gauge("limit_within_pages"),
     ),
     Metric(
@@ -412,7 +412,8 @@ CENSUS = (
         "pages",
         "gauge",
         "Could be saved: between guests",
-        "The part of limit_pages, zeros left out, that merging across guests would save besides.",
+        "The part of limit_pages, without zeros, that merging between guests would save in "
+        "addition.",
         gauge("limit_between_pages"),
     ),
     Metric(
@@ -420,8 +421,8 @@ CENSUS = (
         "pages",
         "gauge",
         "Cost of max_page_sharing",
-        "Pages of limit_pages that max_page_sharing keeps from being saved, since a frame may be "
-        "shared so many times only: the sum over contents of ⌈occurrences / max_page_sharing⌉ − 1.",
+        "Pages of limit_pages that cannot be saved because max_page_sharing limits how often a "
+        "frame may be shared: the sum over contents of ⌈occurrences / max_page_sharing⌉ − 1.",
         gauge("max_page_sharing_pages"),
     ),
     Metric(
@@ -429,8 +430,9 @@ CENSUS = (
         "pages",
         "gauge",
         "What is saved",
-        "Pages that are saved: mappings of KSM's frames less these frames, and mappings of the "
-        "kernel's zero page. Counted in the page tables, not taken from the kernel's counters.",
+        "Pages that are saved: mappings of KSM's frames, minus the number of these frames, plus "
+        "mappings of the kernel's zero page. Counted in the page tables, not taken from the "
+        "kernel's counters.",
         gauge("saved_pages"),
     ),
     Metric(
@@ -438,8 +440,8 @@ CENSUS = (
         "pages",
         "gauge",
         "Saved: the zero page",
-        "The part of saved_pages that is the kernel's zero page. Without use_zero_pages, pages "
-        "full of zeros share frames of KSM, and count within and between guests.",
+        "The part of saved_pages that is on the kernel's zero page. Without use_zero_pages, pages "
+        "full of zeros share frames of KSM and count within and between guests.",
         gauge("saved_zero_pages"),
     ),
     Metric(
@@ -448,7 +450,7 @@ CENSUS = (
         "gauge",
         "Saved: within guests",
         "The part of saved_pages on frames of KSM that each guest saves by itself: its mappings of "
-        "them less the distinct frames among these.",
+        "these frames, minus the number of distinct frames among them.",
         gauge("saved_within_pages"),
     ),
     Metric(
@@ -456,7 +458,7 @@ CENSUS = (
         "pages",
         "gauge",
         "Saved: between guests",
-        "The part of saved_pages on frames of KSM that is saved since guests share them.",
+        "The part of saved_pages on frames of KSM that is saved because guests share them.",
         gauge("saved_between_pages"),
     ),
     Metric(
@@ -473,7 +475,7 @@ CENSUS = (
         "derived",
         "Pages that changed",
         "100 × changed_pages / compared_pages: of the pages that were in memory at this census and "
-        "at the one before, those whose contents differ. None in the first.",
+        "at the one before, the share whose contents differ. The first census has no value.",
         percent(gauge("changed_pages"), gauge("compared_pages")),
     ),
 )
@@ -484,9 +486,9 @@ CENSUS_GUEST = (
         "bytes",
         "gauge",
         "Attributed savings",
-        "What is saved, dealt out: a frame that m pages share saves m − 1 pages, of which each of "
-        "the m gets its equal part, as in PSS; a page on the kernel's zero page is saved whole. "
-        "The sum over guests is exactly what is saved.",
+        "Savings, divided between guests. A frame that m pages share saves m − 1 pages, and each "
+        "of the m pages gets an equal part of them, as in PSS. A page on the kernel's zero page "
+        "is saved completely. The sum over guests is exactly what is saved.",
         gauge("attributed_bytes"),
     ),
     Metric(
@@ -502,8 +504,8 @@ CENSUS_GUEST = (
         "%",
         "derived",
         "Not merged",
-        "100 × (present pages − pages on frames of KSM or on the zero page) / present pages: what "
-        "ksmd looks at, unless smart_scan has it skipped, and has not merged.",
+        "100 × (present pages − pages on frames of KSM or on the zero page) / present pages: pages "
+        "that ksmd has not merged, although it scans them (unless smart_scan skips them).",
         unmerged_percent,
     ),
 )

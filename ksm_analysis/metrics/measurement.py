@@ -12,10 +12,10 @@ from ksm_analysis.results.run import Run
 
 
 def interval_ends(run: Run, samples: pd.DataFrame) -> pd.DataFrame:
-    """Pick the last sample of each interval; row 0 is the first sample. Index: interval, 0 and up.
+    """Return the last sample of each interval; row 0 is the first sample. Index: interval, from 0.
 
-    `samples` is indexed by n. Intervals of which every sample was missed are rows of NaN, and so is
-    row 0 of an imported run, which has no sample before its first interval.
+    `samples` is indexed by n. An interval is a row of NaN if all its samples were missed. So is row
+    0 of an imported run, which has no sample before its first interval.
     """
     size = round(run.plan.sampling.interval / run.plan.sampling.period)
     interval = np.ceil(samples.index.to_numpy() / size).astype(int)
@@ -30,11 +30,11 @@ def interval_ends(run: Run, samples: pd.DataFrame) -> pd.DataFrame:
 class Measured:
     """A run and its values.
 
-    `host`: one row an interval, indexed by `interval` from 1, a column for each metric of HOST.
-    `guest`: one row an interval and guest: `interval`, `guest`, then each metric of GUEST.
-    `census`: one row a census: `seconds`, `moment`, then each metric of CENSUS.
-    `census_guest`: one row a census and guest: `n`, `seconds`, `guest`, then each metric of
-    CENSUS_GUEST. Both are empty without a census.
+    `host`: one row for each interval, indexed by `interval` from 1, with the metrics of HOST.
+    `guest`: one row for each interval and guest: `interval`, `guest`, then the metrics of GUEST.
+    `census`: one row for each census: `seconds`, `moment`, then the metrics of CENSUS.
+    `census_guest`: one row for each census and guest: `n`, `seconds`, `guest`, then the metrics of
+    CENSUS_GUEST. The last two are empty without a census.
     """
 
     run: Run
@@ -47,8 +47,8 @@ class Measured:
     def last(self) -> int:
         """The interval whose values stand for the run: its last.
 
-        Of an imported run, the last in which any of its processes was there: the original went on
-        logging when the programs that it watched had ended.
+        For an imported run, it is the last interval in which one of its processes existed: the
+        original program still wrote its log after the processes that it watched had ended.
         """
         there = self.guest.loc[self.guest["ksm_rmap_items"].notna(), "interval"]
         if self.run.imported and len(there):
@@ -57,21 +57,22 @@ class Measured:
 
     @property
     def censuses(self) -> Census:
-        """The censuses of a run that has some."""
+        """The censuses of a run that has at least one."""
         assert self.run.census is not None, f"{self.run.id} has no census"
         return self.run.census
 
     @property
     def last_census(self) -> pd.Series:
-        """The values of the census that stands for the run: its last. Empty without any."""
+        """The values of the census that stands for the run: its last. Empty without a census."""
         return self.census.iloc[-1] if len(self.census) else pd.Series(dtype=float)
 
 
 def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
-    """Columns scan_end.pages_unshared and scan_end.pages_volatile: see AT_SCAN_END.
+    """Return scan_end.pages_unshared and scan_end.pages_volatile: see AT_SCAN_END.
 
-    A sample at which full_scans has risen by one is the first that has the values of the sample
-    before it. Where it rises by more, nobody has looked at the end of a scan.
+    When full_scans has risen by one, the values of the sample before are those at the end of the
+    scan. They are kept from this sample on. When it has risen by more, no sample shows the end of
+    a scan.
     """
     if "ksm.full_scans" not in samples or _skips_pages(samples):
         return pd.DataFrame(index=samples.index)
@@ -83,7 +84,7 @@ def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _skips_pages(samples: pd.DataFrame) -> bool:
-    """Whether smart_scan is on: a page that it skips leaves the unstable tree for that scan."""
+    """Whether smart_scan is on: a page that it skips is not in the unstable tree in that scan."""
     return "ksm.smart_scan" in samples and bool((samples["ksm.smart_scan"].iloc[1:] == 1).any())
 
 
@@ -113,8 +114,8 @@ def _census_table(
 def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute the value of every metric at every sample, as if each were an interval.
 
-    Returns the frames of Measured with `n` for `interval`, and with `seconds` since the header's
-    time. A counter's value is its difference from the sample before.
+    Return the frames of Measured with `n` instead of `interval`, and with `seconds` since the time
+    in the header. The value of a counter is the difference from the sample before.
     """
     samples = run.samples.join(at_scan_ends(run.samples))
     guest = _guest_values(run, run.guests, "n", "seconds")
@@ -123,7 +124,7 @@ def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) -> pd.DataFrame:
-    # The process of arrays is no guest, and its memory is none of guests
+    # The process of the arrays is not a guest, so its memory is not guest memory
     guests = guest if run.plan.guests.count else guest.iloc[:0]
     totals = guests.groupby(index)[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
     both = Ends(run, rows.join(totals.add_prefix("guests.")))
@@ -131,17 +132,17 @@ def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) 
 
 
 def _ends_of_guests(run: Run) -> pd.DataFrame:
-    """Pick the last sample of each guest in each interval, guest by guest."""
+    """Return the last sample of each guest in each interval, one guest after another."""
     guests = run.guests.groupby("guest", observed=True) if len(run.guests) else ()
     ends = [interval_ends(run, rows.set_index("n")).assign(guest=guest) for guest, rows in guests]
     return pd.concat(ends).reset_index() if ends else pd.DataFrame()
 
 
 def _guest_values(run: Run, rows: pd.DataFrame, *index: str) -> pd.DataFrame:
-    """Compute the values of all guests, whose rows follow one another, at once.
+    """Compute the values of all guests at once. The rows of a guest are consecutive.
 
-    A value may depend on the row before. What it takes for that in the first row of a guest is
-    another guest's last, but first rows have no value.
+    A value may depend on the row before. For a guest's first row, this is a row of another guest.
+    The result is not used: first rows are removed.
     """
     names = [*index, "guest"]
     if rows.empty:

@@ -1,4 +1,4 @@
-"""One row a run: what it asked for, and what it ended at."""
+"""One row for each run: its factors and its last values."""
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ CONVERGED = {True: "yes", False: "no", None: ""}
 
 
 def throughput(run: Run) -> list[float]:
-    """Bogo operations a second (real time) of each guest that reported them, from stress-ng's YAML.
+    """Return bogo operations per second (real time) of each guest that reported them.
 
-    Several stressors of a guest add up.
+    They are read from stress-ng's YAML. The rates of several stressors of a guest are added.
     """
     return [
         rate
@@ -25,7 +25,7 @@ def throughput(run: Run) -> list[float]:
 
 
 def _bogo_rate(text: str) -> float | None:
-    # stress-ng may have written messages before its document
+    # stress-ng may write messages before the YAML document
     document = text[text.find("---\n") :] if "---\n" in text else text
     try:
         stressors = yaml.safe_load(document.split("\n...")[0])["metrics"]
@@ -35,12 +35,12 @@ def _bogo_rate(text: str) -> float | None:
 
 
 def summary(measured: list[Measured]) -> pd.DataFrame:
-    """One row a run: its factors, each metric of HOST in the last interval, the guests' throughput.
+    """Return one row for each run: its factors, its last values and the guests' throughput.
 
     Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
-    (yes, no, or empty if the run's length was fixed), the names of HOST, then
+    (yes, no, or empty if the run's length was fixed), the metrics of HOST in the last interval,
     bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If any run has a census,
-    the names of CENSUS follow, with the values of its last.
+    the metrics of CENSUS follow, with the values of the last census.
     """
     rows: list[dict[str, object]] = []
     counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]

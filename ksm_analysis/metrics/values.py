@@ -1,9 +1,9 @@
-"""How the values of metrics follow from the last samples of intervals.
+"""How the values of metrics are computed from the last samples of intervals.
 
-A value is a function of Ends with one number for each of its rows; that of row 0 is ignored.
+A value is a function of Ends. It returns one number for each row; that of row 0 is ignored.
 """
 
-# The sign of multiplication is meant: these formulas are for people to read.
+# Multiplication signs are intended: people read these formulas.
 # ruff: noqa: RUF002
 
 from collections.abc import Callable
@@ -31,14 +31,14 @@ class Ends:
     rows: pd.DataFrame
 
     def column(self, name: str) -> Numbers:
-        """Return a counter by name, as float; NaN where there is none, or it is below zero."""
+        """Return a counter by name, as float; NaN if it is missing or below zero."""
         if name not in self.rows:
             return pd.Series(np.nan, self.rows.index, dtype=float)
         values = pd.to_numeric(self.rows[name], errors="coerce").astype(float)
         return values.where(~(values >= BELOW_ZERO))
 
     def sum(self, *names: str) -> Numbers:
-        """Return the sum of counters; NaN where there is no such counter."""
+        """Return the sum of counters; NaN if one of them is missing."""
         total = self.column(names[0])
         for name in names[1:]:
             total = total + self.column(name)
@@ -59,7 +59,7 @@ def gauge(name: str) -> Value:
 
 
 def counter(name: str) -> Value:
-    """Return how much a counter rose in each interval; NaN where it fell."""
+    """Return how much a counter rose in each interval; NaN if it fell."""
 
     def value(ends: Ends) -> Numbers:
         risen = ends.column(name).diff()
@@ -71,7 +71,7 @@ def counter(name: str) -> Value:
 def total(name: str, scale: float = 1.0) -> Value:
     """Count from the first known value: an imported run has none before interval 1.
 
-    A counter that fell was set to 0 meanwhile: run=2 does that to full_scans.
+    If a counter fell, it was reset to 0 in between: run=2 does that to full_scans.
     """
 
     def value(ends: Ends) -> Numbers:
@@ -85,7 +85,7 @@ def total(name: str, scale: float = 1.0) -> Value:
 
 
 def percent(part: Value, whole: Value) -> Value:
-    """Return a part of a whole in percent; NaN where the whole is 0."""
+    """Return a part of a whole in percent; NaN if the whole is 0."""
     return lambda ends: 100 * part(ends) / whole(ends).replace(0, np.nan)
 
 
@@ -95,9 +95,9 @@ def sum_of_guests(name: str) -> Value:
 
 
 def host_cpu_percent(ends: Ends) -> Numbers:
-    """Share of the CPUs' time that was not idle, in percent. Guest time is within user and nice.
+    """CPU time that was not idle, in percent. Guest time is included in user and nice.
 
-    Of an imported run, what its log says.
+    For an imported run, it is the value in its log.
     """
     if "original.average_cpu_usage" in ends.rows:
         return ends.column("original.average_cpu_usage")
@@ -107,18 +107,18 @@ def host_cpu_percent(ends: Ends) -> Numbers:
 
 
 def ksmd_cpu_percent(ends: Ends) -> Numbers:
-    """CPU time of ksmd over elapsed time, in percent of one CPU."""
+    """CPU time of ksmd divided by elapsed time, in percent of one CPU."""
     return 100 * (ends.column("ksmd.cpu_ns") / 1e9).diff() / ends.column("seconds").diff()
 
 
 def guest_cpu_percent(ends: Ends) -> Numbers:
-    """CPU time of one guest's process over elapsed time, in percent of one CPU."""
+    """CPU time of one guest's process divided by elapsed time, in percent of one CPU."""
     clock_ticks: float = ends.run.header.get("clock_ticks", np.nan)
     return 100 * (ends.sum("utime", "stime") / clock_ticks).diff() / ends.column("seconds").diff()
 
 
 def configured_mib(ends: Ends) -> Numbers:
-    """Memory that the guests were given: their number times their size, in MiB; NaN without any."""
+    """Memory that the guests were given: their number times their size, in MiB; NaN if none."""
     guests = ends.run.plan.guests
     mib = guests.count * (guests.memory_mib or 0)
     return pd.Series(mib or np.nan, ends.rows.index, dtype=float)
@@ -130,7 +130,7 @@ def resident_mib(ends: Ends) -> Numbers:
 
 
 def saved_pages(ends: Ends) -> Numbers:
-    """Pages that merging saves: pages_sharing + ksm_zero_pages, which Linux has from 6.6 on."""
+    """Pages that merging saves: pages_sharing + ksm_zero_pages (Linux 6.6 and newer)."""
     sharing, zero = "ksm.pages_sharing", "ksm.ksm_zero_pages"
     return ends.sum(sharing, zero) if zero in ends.rows else ends.column(sharing)
 

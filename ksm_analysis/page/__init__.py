@@ -1,1 +1,1 @@
-"""The page: figures, tables, words, rendering."""
+"""The HTML page: figures, tables, text and rendering."""

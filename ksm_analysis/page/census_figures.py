@@ -1,7 +1,7 @@
-"""Figures of censuses: what could be merged, what is, and who shares with whom.
+"""Figures of censuses: what could be merged, what is merged, and who shares with whom.
 
-They are made as those of figures.py are, and their traces say the same in `meta`. The last census
-stands for a run, as its last interval does.
+They are made like the figures of figures.py, with the same `meta`. The last census stands for a
+run, as its last interval does.
 """
 
 from dataclasses import replace
@@ -26,13 +26,13 @@ KINDS = ("zero", "within", "between")
 WORDS = {"zero": "zeros", "within": "within guests", "between": "between guests"}
 PATTERNS = {"zero": "", "within": "/", "between": "x"}
 SIDES = {"limit": "could be saved", "saved": "is saved"}
-NAMED = 8  # more guests than these have no room for numbers in a heat map
-FEW = 40  # points of a line that are marked
+NAMED = 8  # a heat map of more guests has no space for numbers
+FEW = 40  # a line with at most so many points has markers
 RATE = ("pages_to_scan", "sleep_millisecs")
 
 
 def counted(measured: list[Measured]) -> list[Measured]:
-    """Pick the runs that have a census."""
+    """Return the runs that have a census."""
     return [each for each in measured if len(each.census)]
 
 
@@ -44,14 +44,14 @@ def _has(table: pd.DataFrame, name: str) -> bool:
 
 
 def efficiency_over_time(data: Data, measured: list[Measured]) -> list[Panel]:
-    """What is saved of what could be, at each census: a line for each run of several."""
+    """Draw the efficiency at each census: a line for each run with more than one census."""
     several = [each for each in measured if each.census[EFFICIENCY.name].count() > 1]
     samples = tuple(Sampled(each.run, each.census, {}) for each in several)
     return _marked(figures.by_time(replace(data, samples=samples), EFFICIENCY)) if several else []
 
 
 def _marked(panels: list[Panel]) -> list[Panel]:
-    """Mark the points of lines that have few."""
+    """Add markers to lines that have few points."""
     for _, figure in panels:
         for line in figure.data:
             if line.mode == "lines" and len(line.x) <= FEW and line.line.width:
@@ -60,7 +60,7 @@ def _marked(panels: list[Panel]) -> list[Panel]:
 
 
 def efficiency_by_guests(data: Data, measured: list[Measured]) -> list[Panel]:
-    """What is saved of what could be, in the last census: a line for each setting."""
+    """Draw the efficiency in the last census by number of guests: a line for each setting."""
     last = _last(measured)
     last = last[last["guests"] > 0] if len(last) else last
     if not _has(last, EFFICIENCY.name):
@@ -69,9 +69,9 @@ def efficiency_by_guests(data: Data, measured: list[Measured]) -> list[Panel]:
 
 
 def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
-    """What is saved of what could be, in the last census, against the rate that was asked of ksmd.
+    """Draw the efficiency in the last census against the scan rate that the knobs ask for.
 
-    A line for whatever else was varied.
+    There is a line for each combination of the other factors.
     """
     last = _last(measured)
     if not _has(last, EFFICIENCY.name):
@@ -93,7 +93,7 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
             figure["data"].append(line | look | {"meta": meta | {"by": {"knobs": knobs}}})
     figure["layout"]["xaxis"] |= {
         "type": "log",
-        "title": "pages_to_scan / sleep_millisecs, in pages a second",
+        "title": "pages_to_scan / sleep_millisecs, in pages per second",
         "tickvals": sorted(last["rate"].unique()),
         "tickformat": ",.0f",
     }
@@ -101,14 +101,14 @@ def efficiency_by_rate(measured: list[Measured]) -> list[Panel]:
 
 
 def _rate(measured: Measured) -> float:
-    """Pages a second by the knobs, as they were in the last census; NaN if ksmd does not sleep."""
+    """Return pages per second by the knobs in the last census; NaN if ksmd does not sleep."""
     row = measured.censuses.rows.iloc[-1]
     pages, sleep = (row.get(f"ksm.{name}", float("nan")) for name in RATE)
     return 1000 * pages / sleep if sleep else float("nan")
 
 
 def _other_knobs(measured: list[Measured]) -> list[str]:
-    """Label the knobs that differ between runs besides those of the rate."""
+    """Return labels of the knobs that differ between runs, without those of the rate."""
     knobs = [cells.knobs(each.run) for each in measured]
     names = [name for name in dict.fromkeys(chain(*knobs)) if name not in RATE]
     differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
@@ -116,7 +116,7 @@ def _other_knobs(measured: list[Measured]) -> list[str]:
 
 
 def _last(measured: list[Measured]) -> pd.DataFrame:
-    """One row a run: its factors, and its last census."""
+    """Return one row for each run: its factors and its last census."""
     rows = [each.census.tail(1).assign(last=True, page=_page(each)) for each in measured]
     return stack([each.run for each in measured], rows) if rows else pd.DataFrame()
 
@@ -129,7 +129,7 @@ def _page(measured: Measured) -> int:
 
 
 def by_kind(measured: list[Measured]) -> list[Panel]:
-    """What could be saved and what is, side by side, each a stack of zeros, within and between."""
+    """Draw what could be saved beside what is saved: stacks of zeros, within and between guests."""
     last = _last(measured)
     if not _has(last, "limit_zero_pages"):
         return []
@@ -140,7 +140,7 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
         for side in known:
             figure["data"] += _stacked(part, side, in_legend=side == known[-1])
         figure["layout"]["xaxis"] |= {"type": "category"}
-        figure["layout"]["barmode"] = "overlay"  # each lies on the one before by its base
+        figure["layout"]["barmode"] = "overlay"  # `base` puts each bar on top of the one before
         add_meta(figure, meta_of(part))
         panels.append((name, figure))
     most = last[["limit_pages", "saved_pages"]].max(axis=1) * last["page"] / MIB
@@ -148,12 +148,12 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
 
 
 def _pattern(shape: str) -> dict[str, Any]:
-    """Draw lines over a bar, for whoever does not tell its colour."""
+    """Draw lines over a bar, for readers who cannot see its colour."""
     return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
 
 
 def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, Any]]:
-    """One bar for each number of guests and kind; those of a number stand on one another."""
+    """Make one bar for each number of guests and kind. Bars of the same number are stacked."""
     names = [f"{side}_{kind}_pages" for kind in KINDS]
     means = part.groupby("guests")[[*names, "page"]].mean().dropna()
     bars, base = [], 0 * means["page"]
@@ -186,7 +186,7 @@ def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, A
 
 
 def who_shares(measured: list[Measured]) -> list[Panel]:
-    """Pages that guests share, two by two: a heat map for each cell, of its first run."""
+    """Draw the pages that each two guests share: a heat map for the first run of each cell."""
     shared = [each for each in measured if len(each.censuses.matrix) > 1]
     panels = []
     most = max((each.censuses.matrix.max().max() for each in shared), default=0)
@@ -222,7 +222,7 @@ def _heat(matrix: pd.DataFrame, most: float) -> dict[str, Any]:
             "exponentformat": "none",
         },
         "zmin": 0,
-        "zmax": most or 1,  # one scale for all, to be compared by eye
+        "zmax": most or 1,  # the same scale for all, so that readers can compare them
         "xgap": 1,
         "ygap": 1,
         "showlegend": False,
@@ -232,7 +232,7 @@ def _heat(matrix: pd.DataFrame, most: float) -> dict[str, Any]:
 
 
 def _cells(measured: list[Measured]) -> pd.DataFrame:
-    """The factors of the first run of each cell, indexed by its place."""
+    """Return the factors of the first run of each cell, indexed by its position."""
     rows = [{"host": each.run.host, "run": each.run.id, **each.run.factors} for each in measured]
     return pd.DataFrame(rows).drop_duplicates(["guests", *figures.FACTORS])
 
@@ -241,7 +241,7 @@ def _cells(measured: list[Measured]) -> pd.DataFrame:
 
 
 def attribution(measured: list[Measured]) -> list[Panel]:
-    """What is saved through each guest, beside what the kernel calls its profit; in each cell."""
+    """Draw the savings of each guest beside its ksm_process_profit: a panel for each cell."""
     last = _last_of_guests(measured)
     if not _has(last, "attributed_bytes"):
         return []
@@ -274,7 +274,7 @@ def attribution(measured: list[Measured]) -> list[Panel]:
 
 
 def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
-    """One row a run and guest: factors, and its values in the last census."""
+    """Return one row for each run and guest: factors, and values in the last census."""
     tables = []
     for each in measured:
         profit = each.censuses.guests.get("ksm_stat.ksm_process_profit")
@@ -284,7 +284,7 @@ def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
 
 
 def changed_over_time(data: Data, measured: list[Measured]) -> list[Panel]:
-    """Pages of each guest that changed since the census before: a panel for each cell."""
+    """Draw the pages of each guest that changed since the census before: a panel for each cell."""
     samples = []
     for each in measured:
         changed = each.census_guest.dropna(subset=[CHANGED.name])

@@ -1,4 +1,4 @@
-"""What the page is given: all that its template shows, by name."""
+"""The data that the template of the page shows, by name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pag
 
 
 def data_of(results: Results) -> dict[str, Any]:
-    """Gather it from all runs of some results."""
+    """Collect the data from all runs of the results."""
     usable = results.usable
     measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
@@ -51,7 +51,7 @@ def data_of(results: Results) -> dict[str, Any]:
 
 
 def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield name, title and table of each part from outside that has something to show."""
+    """Yield name, title and table of each external part that has rows to show."""
     for part in outside():
         table = part.table([run for run in results.usable if run.options(part.name) is not None])
         if table is not None and len(table):
@@ -59,23 +59,23 @@ def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def title(results: Results) -> str:
-    """Name the experiments; the directory, if no run tells."""
+    """Return the names of the experiments, or of the directory if there is no run."""
     names = dict.fromkeys(run.record.experiment for run in results.runs)
     return ", ".join(names) if names else results.path.name
 
 
 def definitions(measured: list[Measured]) -> list[Metric]:
-    """List what the page explains; censuses only where there are any."""
+    """List the metrics that the page defines; those of censuses only if a run has one."""
     counted = census_figures.counted(measured)
     of_census = [*catalog.CENSUS, *catalog.CENSUS_GUEST] if counted else []
     return [*catalog.HOST, *catalog.GUEST, *of_census]
 
 
 def choices(measured: list[Measured]) -> dict[str, Any]:
-    """Say what there is to choose from, and what is chosen at first.
+    """Return what the reader can choose, and what is chosen when the page opens.
 
-    `filters`: the values of each factor that varies; `choices`: metrics that have a figure and a
-    value; `chosen`: names of those that are shown at first.
+    `filters`: the values of each factor that varies. `choices`: metrics that have a figure and a
+    value. `chosen`: names of the metrics that are shown when the page opens.
     """
     cells = [{"host": each.run.host, **each.run.factors} for each in measured]
     values = {factor: sorted({cell[factor] for cell in cells}) for factor in tables.FACTORS}

@@ -1,21 +1,22 @@
-"""Fewer points that look the same: no minimum and no maximum is lost."""
+"""Fewer points for the same picture: no minimum and no maximum is lost."""
 
 import numpy as np
 
 
 def thin(values: np.ndarray, points: int) -> np.ndarray:
-    """Pick which values to draw: at most `points` of them, as indices that rise.
+    """Choose at most `points` values to draw; return their indices in rising order.
 
-    The values are cut into stretches of equal length; each keeps its least and its greatest, and
-    the first and the last value of all stay. NaN is neither, but a stretch of nothing else keeps
-    one, so that its gap is seen. All are kept if they are few enough. ValueError if `points` < 4.
+    The values are divided into stretches of equal length. Each stretch keeps its lowest and its
+    highest value. The first and the last of all values are kept too. NaN is ignored, but a stretch
+    of only NaN keeps one, so that the gap stays visible. If there are at most `points` values, all
+    are kept. Raise ValueError if `points` < 4.
     """
     if points < 4:
         raise ValueError(f"{points} points are too few: the ends, a minimum and a maximum are 4")
     count = len(values)
     if count <= points:
         return np.arange(count)
-    # The reshape wants equal rows: what is over at the end is NaN, which is never picked
+    # All rows must have equal length. The last one is filled with NaN, which is never picked
     rows = (points - 2) // 2
     size = -(-count // rows)
     padded = np.full(rows * size, np.nan)
@@ -30,9 +31,9 @@ def thin(values: np.ndarray, points: int) -> np.ndarray:
 
 
 def envelope(low: np.ndarray, high: np.ndarray, points: int) -> tuple[np.ndarray, ...]:
-    """Thin a band of two edges of equal length: (indices, lower edge, upper edge).
+    """Thin a band of two edges of equal length: return (indices, lower edge, upper edge).
 
-    Each stretch is as low as its lowest and as high as its highest value; its index is its first.
+    Each stretch reaches from its lowest to its highest value. Its index is that of its first value.
     """
     size = max(1, -(-len(low) // max(1, points)))
     start = np.arange(0, len(low), size)
@@ -40,7 +41,7 @@ def envelope(low: np.ndarray, high: np.ndarray, points: int) -> tuple[np.ndarray
 
 
 def packed(values: np.ndarray) -> np.ndarray:
-    """Take the shorter of two forms that show no difference: whole numbers, or 32-bit floats."""
+    """Convert to 32-bit integers if all values are whole, else to 32-bit floats, to save space."""
     values = np.asarray(values, dtype=float)
     whole = np.isfinite(values).all() and (values == np.round(values)).all()
     if whole and np.abs(values).max(initial=0) < 2**31:

@@ -1,7 +1,7 @@
-"""What all figures share: colours and their second cues, axes, names, lines.
+"""What all figures share: colours, markers and dashes, axes, names, lines.
 
-A figure is put together as a plain dictionary in Plotly's words, which Plotly checks once, when it
-is finished: to let it check every line and axis by itself takes ten times as long.
+A figure is a plain dictionary in Plotly's format. Plotly checks it once, when it is finished: a
+check of every single line and axis takes ten times as long.
 """
 
 import textwrap
@@ -16,25 +16,25 @@ from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.page.downsample import envelope, packed, thin
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; black, and yellow, which
-# is faint on white, are left out since pages are light or dark.
+# Okabe and Ito's colours, which people with any colour vision can distinguish. Black is left out
+# because pages can be dark, and yellow because it is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
 Values = TypeVar("Values", pd.Series, pd.DataFrame)
-Panel = tuple[str, go.Figure]  # with its title, which is empty if there is only one
-LINE_LENGTH = 36  # characters of a legend's line, so that it fits a telephone's screen
+Panel = tuple[str, go.Figure]  # the title is empty if there is only one panel
+LINE_LENGTH = 36  # characters in a line of the legend, to fit the screen of a phone
 
 
 def text(value: object) -> str:
-    """Make text of a name: Plotly would read `<b>` in it as markup, and cut off what is long."""
+    """Escape and wrap a name: Plotly would treat `<b>` in it as markup, and cut long names."""
     lines = textwrap.wrap(str(value), LINE_LENGTH) or [""]
     return "<br>".join(escape(line, quote=False) for line in lines)
 
 
 def figure(metric: Metric) -> dict[str, Any]:
-    """Begin a figure: axes for a metric and a legend below, and no line yet."""
+    """Start a figure: axes for a metric and a legend below, without lines."""
     unit = "MiB" if metric.unit == "bytes" else metric.unit
     return {
         "data": [],
@@ -50,7 +50,7 @@ def figure(metric: Metric) -> dict[str, Any]:
                 "yanchor": "bottom",
                 "x": 0,
                 "itemwidth": 44,
-                "maxheight": 0.9,  # else a long legend scrolls within itself
+                "maxheight": 0.9,  # otherwise a long legend gets its own scroll bar
             },
             "xaxis": {"automargin": True, "zeroline": False, "ticks": "outside"},
             "yaxis": {
@@ -67,14 +67,14 @@ def figure(metric: Metric) -> dict[str, Any]:
 
 
 def shown(metric: Metric, values: Values) -> Values:
-    """Turn bytes into MiB, as figures show them."""
+    """Convert bytes to MiB, as figures show them."""
     return values / MIB if metric.unit == "bytes" else values
 
 
 def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict[str, Any]:
-    """Mean over repetitions at each x; the number of runs is in the hover text, and gaps stay.
+    """Make a line of means over repetitions at each x, with the number of runs as hover text.
 
-    Against time, there is a gap as well where not all runs have a value: where one ends before the
+    Gaps stay. Over time, there is also a gap where a run has no value: if one run ends before the
     others, the mean of the rest would jump although no run does.
     """
     groups = shown(metric, rows[metric.name]).groupby(rows[x])
@@ -94,9 +94,9 @@ def mean_line(rows: pd.DataFrame, x: str, metric: Metric, label: str) -> dict[st
 
 
 def style(index: int, series: int) -> dict[str, Any]:
-    """Make the look of a line: colour and marker tell `index`, the dash tells `series`."""
+    """Return the style of a line: colour and marker for `index`, dash for `series`."""
     colour = COLOURS[index % len(COLOURS)]
-    # Where colours begin again, the dash tells the second of a colour from the first
+    # When colours repeat, the dash distinguishes lines of the same colour
     dash = DASHES[(series + index // len(COLOURS)) % len(DASHES)]
     return {
         "line": {"color": colour, "dash": dash, "width": 2},
@@ -105,7 +105,7 @@ def style(index: int, series: int) -> dict[str, Any]:
 
 
 def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) -> dict[str, Any]:
-    """Every sample of one run as a line of at most `points` points, with its peaks."""
+    """Make a line of all samples of one run, with at most `points` points and all peaks."""
     kept = thin(values, points)
     return {
         "x": packed(seconds[kept]),
@@ -119,7 +119,7 @@ def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) 
 def band(
     x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, points: int
 ) -> list[dict[str, Any]]:
-    """Make two lines with the room between them filled: from the lowest to the highest."""
+    """Make two lines, lowest and highest, with the area between them filled."""
     start, low, high = envelope(low, high, points // 2)
     edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "hoverinfo": "skip"}
     lower, upper = (
@@ -137,7 +137,7 @@ def band(
 
 
 def shade(figure: dict[str, Any], name: str, start: float, stop: float, words: str) -> None:
-    """Shade from start to stop, with words above; the page leaves it out with lines of `name`."""
+    """Shade from start to stop, with words above. The page hides it with the lines of `name`."""
     room = {
         "name": name,
         "type": "rect",
@@ -151,7 +151,7 @@ def shade(figure: dict[str, Any], name: str, start: float, stop: float, words: s
 
 
 def mark(figure: dict[str, Any], at: float, words: str, to_the: str) -> None:
-    """Draw a dotted line upright, with words above it `to_the` left or right."""
+    """Draw a vertical dotted line, with words above it, on its left or right (`to_the`)."""
     line = {"type": "line", "x1": at, "line": {"color": GREY, "width": 1, "dash": "dot"}}
     anchor = {"left": "right", "right": "left"}[to_the]
     _upright(figure, at, line, {"text": words, "xanchor": anchor})
@@ -160,7 +160,7 @@ def mark(figure: dict[str, Any], at: float, words: str, to_the: str) -> None:
 def _upright(
     figure: dict[str, Any], x: float, shape: dict[str, Any], words: dict[str, Any]
 ) -> None:
-    """Add a shape as high as the figure, and words where it begins."""
+    """Add a shape as high as the figure, with words at its start."""
     axes = {"xref": "x", "yref": "y domain"}
     figure["layout"]["shapes"].append({**axes, "x0": x, "y0": 0, "y1": 1, **shape})
     figure["layout"]["annotations"].append(
@@ -172,10 +172,10 @@ def _upright(
 def finished(
     panels: list[tuple[str, dict[str, Any]]], values: pd.Series | None = None
 ) -> list[Panel]:
-    """Have Plotly check the figures.
+    """Let Plotly check the figures.
 
-    With `values`, which are all that they show, several have one scale, to be compared by eye; zero
-    is always on it.
+    `values` are all values that they show. With `values`, several panels have the same scale, so
+    that readers can compare them. The scale always includes zero.
     """
     if values is not None and len(panels) > 1:
         low, high = min(0.0, values.min()), max(0.0, values.max())

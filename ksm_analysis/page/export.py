@@ -1,4 +1,4 @@
-"""Figures to files for papers, drawn by Chromium."""
+"""Export of figures to files for papers; Chromium draws them."""
 
 import math
 import re
@@ -18,15 +18,16 @@ INK, GRID = "#1b1f23", "#e4e8ec"
 
 
 def count(sections: list[Section]) -> int:
-    """Count the pictures that there will be."""
+    """Count the files that `write` makes."""
     return sum(len(figure.panels) for section in sections for figure in section.figures)
 
 
 def write(sections: list[Section], directory: Path, form: str) -> list[Path]:
-    """Write each panel of each figure into a file, such as pages_sharing-by-interval.png.
+    """Write each panel of each figure to a file, such as pages_sharing-by-interval.png.
 
-    Panels of one figure are numbered. `form` is one of FORMATS. Returns the files' paths. Raises
-    InputError if there is no Chromium, or it does not start; OSError if a file cannot be written.
+    Panels of one figure are numbered. `form` is one of FORMATS. Return the paths of the files.
+    Raise InputError if there is no Chromium or it does not start, and OSError if a file cannot be
+    written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written = [(directory / f"{name}.{form}", figure) for name, figure in _named(sections)]
@@ -44,7 +45,7 @@ def write(sections: list[Section], directory: Path, form: str) -> list[Path]:
         for path, figure in written
     ]
     try:
-        # MathJax would be asked for over the network, and no figure has a formula
+        # Kaleido would load MathJax over the network, and no figure has a formula
         kaleido.write_fig_from_object_sync(specs, kopts={"mathjax": False})
     except (ChromeNotFoundError, BrowserFailedError) as error:
         raise InputError(
@@ -62,7 +63,7 @@ def _named(sections: list[Section]) -> Iterator[tuple[str, go.Figure]]:
 
 
 def on_paper(figure: go.Figure, title: str) -> go.Figure:
-    """Copy a figure with the colours of paper, room for its legend, and its title if it has one."""
+    """Copy a figure with colours for paper, space for its legend, and its title if it has one."""
     copy = go.Figure(figure)
     copy.update_layout(
         paper_bgcolor="white",
@@ -79,7 +80,7 @@ def on_paper(figure: go.Figure, title: str) -> go.Figure:
 
 
 def _legend_height(figure: go.Figure) -> int:
-    """Estimate the pixels of the legend below, from the length of its names, as the page does."""
+    """Estimate the height of the legend from its names, in pixels, as the page does."""
     shown = [t for t in figure.data if t.showlegend is not False and t.visible is not False]
     lines = [re.split("<br>", trace.name) for trace in shown]
     widest = max((len(line) for name in lines for line in name), default=0) * 6.6 + 64

@@ -1,14 +1,13 @@
-"""Frames to Plotly figures, one function a figure, each of one or more panels.
+"""Plotly figures of data frames: one function for each figure, with one or more panels.
 
-Colour and marker tell the first thing apart (the number of guests, or a guest), the dash tells the
-rest (workload, knobs, host). Nothing is told by colour alone. Titles and definitions belong to the
-page; colours of text and axes belong to its theme.
+Colour and marker show the number of guests, or the guest. The dash shows the other factors
+(workload, knobs, host). No difference is shown by colour alone. Titles and definitions belong to
+the page; colours of text and axes belong to its theme.
 
-What the page filters by is in each trace's `meta`: the factors that all of its points have in
-common, `by` the values of a factor at each point, where they differ in it, and `line` what the line
-is called in a table, if its name in the legend does not tell it from others. `points` of the
-layout's `meta` is how many points there were before they were thinned, and `x` the factor that the
-x axis shows, if it does.
+The page's filters use the `meta` of each trace. It has the factors that all points of the trace
+have in common. Its `by` has the values of factors that differ between the points. Its `line` is the
+name of the line in a table, if the name in the legend is not unique. The `meta` of the layout has
+`points`, the number of points before thinning, and `x`, the factor on the x axis, if it is one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +28,10 @@ from ksm_analysis.page.drawing import COLOURS, Panel, shown, style, text
 from ksm_analysis.page.published import PUBLISHED, Published
 from ksm_analysis.results.run import Run
 
-LINES = 9  # more than these in one panel cannot be told apart
-GUESTS = 8  # more guests than these in one panel are a band
-POINTS = 1000  # of a line of samples, at most
-ALL_POINTS = 16_000  # of all lines of samples of one figure, about
+LINES = 9  # readers cannot distinguish more lines in one panel
+GUESTS = 8  # more guests in one panel are shown as a band
+POINTS = 1000  # most points of a line of samples
+ALL_POINTS = 16_000  # about the most points of all lines of samples in a figure
 FACTORS = ("workload", "knobs", "host")  # what varies besides guests and repetitions
 MEMORY = (
     "guest_memory_configured_mib",
@@ -46,8 +45,9 @@ MEMORY = (
 class Sampled:
     """A run with the values of every sample.
 
-    `host`: the frame of measurement.every_sample. `guest`: for each metric that has a figure,
-    one row a sample, indexed by `seconds`, and a column for each guest; empty without guests.
+    `host`: the frame of measurement.every_sample. `guest`: one frame for each metric that has a
+    figure, with a row for each sample, indexed by `seconds`, and a column for each guest. It is
+    empty without guests.
     """
 
     run: Run
@@ -63,14 +63,14 @@ class Sampled:
 class Data:
     """What figures are made of.
 
-    `host`: one row a run and interval; `guest`: one row a run, interval and guest. Both have the
-    factors (host, guests, knobs, workload, repetition), `run`, `interval`, and the metrics; that of
-    the host also `last`, which is true where the values stand for the run.
-    `samples`: the values of every sample, run by run.
-    `windows`: when each workload ran, and `marks`: what happened in it, and when; both by the unit
-    of time, `interval` or `seconds`.
-    `interval`: the length of one in seconds, None if runs differ: values are shown by `seconds`,
-    when each interval ended, then.
+    `host`: one row for each run and interval. `guest`: one row for each run, interval and guest.
+    Both have the factors (host, guests, knobs, workload, repetition), `run`, `interval` and the
+    metrics. `host` also has `last`, which is true in the row that stands for the run.
+    `samples`: the values of every sample, one item for each run.
+    `windows`: when each workload was active. `marks`: what happened in it, and when. Both have one
+    entry for each unit of time, `interval` and `seconds`.
+    `interval`: the length of an interval in seconds. It is None if runs differ: then values are
+    shown by `seconds`, the end of each interval.
     """
 
     host: pd.DataFrame
@@ -87,13 +87,13 @@ class Data:
 
 
 def load(measured: list[Measured]) -> Data:
-    """Put the values of all runs together."""
+    """Combine the values of all runs."""
     runs = [each.run for each in measured]
     lengths = {_length(run) for run in runs}
     whole = {run.cell for run in runs if not _cut_short(run)}
     hosts = []
     for each in measured:
-        # The last value of a log that is cut short is not that of a repetition which is whole
+        # The last value of a log that is cut short is too early, if others of its cell are whole
         stands = not _cut_short(each.run) or each.run.cell not in whole
         last = (each.host.index == each.last) & stands
         hosts.append(_timed(each.run, each.host.reset_index().assign(last=last)))
@@ -113,7 +113,7 @@ def _sampled(run: Run) -> Sampled:
     rows = guest.set_index("seconds").groupby("guest", observed=True)
     of_guests = dict(sorted(rows, key=itemgetter(0)))
     names = [metric.name for metric in catalog.GUEST if metric.figure and of_guests]
-    # Side by side as they are, which takes a third of the time of a pivot
+    # Concatenation takes a third of the time of a pivot
     wide = {
         name: pd.concat({guest: rows[name] for guest, rows in of_guests.items()}, axis=1, sort=True)
         for name in names
@@ -134,7 +134,7 @@ def _cut_short(run: Run) -> bool:
 
 
 def stack(runs: list[Run], tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put a table of each run under one another, with their factors."""
+    """Concatenate the tables of all runs, and add the factors of each run."""
     tables = [
         table.assign(run=run.id, host=run.host, **run.factors)
         for run, table in zip(runs, tables, strict=True)
@@ -171,7 +171,7 @@ def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
             "array changed": "array 1 changed",
         }.get(event["event"])
         if words:
-            # Runs differ by milliseconds, which nobody can see
+            # Rounded, because runs differ by milliseconds, which are not visible
             yield round((event["monotonic"] - run.header["monotonic"]) / length, 1), words
 
 
@@ -179,7 +179,7 @@ def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
 
 
 def series_of(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split by what varies besides guests and repetitions, each part with its name."""
+    """Split by the factors that vary besides guests and repetitions; return names and parts."""
     factors = [f for f in FACTORS if data[f].nunique() > 1]
     if not factors:
         return [("", data)]
@@ -199,7 +199,7 @@ def meta_of(part: pd.DataFrame, *more: str) -> dict[str, Any]:
 
 
 def add_meta(figure: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Give all lines of a figure what they have in common."""
+    """Add what all lines of a figure have in common."""
     for line in figure["data"]:
         line["meta"] = line.get("meta", {}) | meta
 
@@ -209,7 +209,7 @@ def _plain(value: object) -> object:
 
 
 def _panels(series: list[Any], lines: int) -> list[tuple[str, list[Any]]]:
-    """Put all series into one panel, or each into its own if that would be too many lines."""
+    """Put all series into one panel, or each into its own panel if there are too many lines."""
     if len(series) * lines <= LINES:
         return [("", series)]
     return [(name, [("", part)]) for name, part in series]
@@ -223,7 +223,7 @@ def _points(figure: dict[str, Any], points: int) -> None:
 
 
 def by_interval(data: Data, metric: Metric) -> list[Panel]:
-    """One metric of the host against the interval: a line for each cell, mean of repetitions."""
+    """Draw one metric of the host over intervals: a line for each cell, the mean of repetitions."""
     panels = []
     counts = sorted(data.host["guests"].unique())
     for title, together in _panels(series_of(data.host), len(counts)):
@@ -232,7 +232,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
             for count, cell in _cells(part, metric):
                 label = join(guest_word(count), name) or "measured"
                 line = drawing.mean_line(cell, data.along, metric, label)
-                # Colours tell numbers of guests; if there is but one, they are free to tell more
+                # Colours show the number of guests; if that is constant, they show the series
                 colour = counts.index(count) if len(counts) > 1 else series
                 look = style(colour, series)
                 figure["data"].append(line | look | {"meta": meta_of(cell, "guests")})
@@ -243,7 +243,7 @@ def by_interval(data: Data, metric: Metric) -> list[Panel]:
 
 
 def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
-    """One metric of each guest against the interval: a panel for each cell."""
+    """Draw one metric of each guest over intervals: a panel for each cell."""
     panels = []
     guests = sorted(data.guest["guest"].unique())
     for name, part in series_of(data.guest):
@@ -266,10 +266,10 @@ def by_interval_of_guests(data: Data, metric: Metric) -> list[Panel]:
 def _band_of_guests(
     figure: dict[str, Any], wide: pd.DataFrame, guests: list[Any], points: int
 ) -> None:
-    """Show from the lowest to the highest of many guests, and three of them by themselves.
+    """Draw a band from the lowest to the highest of many guests, and three single guests.
 
-    `wide` has a row for each point of time and a column for each guest. The three are those that
-    end lowest, in the middle and highest.
+    `wide` has a row for each point of time and a column for each guest. The three guests are those
+    that end lowest, in the middle and highest.
     """
     x, values = wide.index.to_numpy(), wide.to_numpy()
     label = f"all {len(wide.columns)} guests"
@@ -284,14 +284,14 @@ def _band_of_guests(
 
 
 def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Split by number of guests; a cell without any value of the metric is left out."""
+    """Split by number of guests; leave out a cell without any value of the metric."""
     for count, cell in by_count(part):
         if cell[metric.name].notna().any():
             yield count, cell
 
 
 def _interval_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
-    """Count the intervals, or tell their ends, and show when the workloads were active."""
+    """Show the numbers or the ends of intervals on the x axis, and when workloads were active."""
     last = float(data.host[data.along].max())
     counted = {
         "title": f"interval ({data.interval:g} s each)" if data.interval else "seconds",
@@ -306,7 +306,7 @@ def _interval_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> N
 def _events(
     figure: dict[str, Any], data: Data, unit: str, workloads: set[str], last: float
 ) -> None:
-    """Shade the time that the workloads were active, and mark what happened."""
+    """Shade the time in which workloads were active, and mark what happened."""
     for workload, (start, stop) in data.windows[unit].items():
         if workload in workloads:
             drawing.shade(figure, workload, start, stop, f"{text(workload)} active")
@@ -315,7 +315,7 @@ def _events(
 
 
 def _once(marks: dict[str, Any], workloads: set[str], last: float) -> Iterator[tuple[float, str]]:
-    """Yield what happened, in order; what runs did at about the same time is one mark."""
+    """Yield what happened, in order. Equal events of runs at about the same time are one mark."""
     seen: dict[str, float] = {}
     for at, words in sorted({mark for w in workloads for mark in marks.get(w, ())}):
         if at - seen.get(words, -last) > 0.02 * last:
@@ -327,7 +327,7 @@ def _once(marks: dict[str, Any], workloads: set[str], last: float) -> Iterator[t
 
 
 def by_time(data: Data, metric: Metric) -> list[Panel]:
-    """One metric of the host at every sample: a line for each run."""
+    """Draw one metric of the host at every sample: a line for each run."""
     runs = [each for each in data.samples if each.host[metric.name].notna().any()]
     counts = sorted({each.run.factors["guests"] for each in runs})
     points = _points_of_a_line(len(runs))
@@ -354,7 +354,7 @@ def by_time(data: Data, metric: Metric) -> list[Panel]:
 
 
 def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
-    """One metric of each guest at every sample: a panel for each cell, of its first run."""
+    """Draw one metric of each guest at every sample: a panel for the first run of each cell."""
     runs = [each for each in data.samples if each.has(metric)]
     factors = factors_of(runs).drop_duplicates(["guests", *FACTORS])
     guests = sorted({name for i in factors.index for name in runs[i].guest[metric.name].columns})
@@ -381,12 +381,12 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
 
 
 def factors_of(runs: list[Sampled]) -> pd.DataFrame:
-    """One row a run with what was varied, indexed by its place."""
+    """Return the factors of each run, one row for each, indexed by its position."""
     return pd.DataFrame([{"host": e.run.host, "run": e.run.id, **e.run.factors} for e in runs])
 
 
 def _points_of_a_line(lines: int) -> int:
-    """Let many lines share what a page can hold."""
+    """Return how many points each line may have, so that the page stays small."""
     return max(POINTS // 5, min(POINTS, ALL_POINTS // max(1, lines)))
 
 
@@ -408,7 +408,7 @@ def _time_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
 
 
 def by_guests(data: Data, metric: Metric) -> list[Panel]:
-    """One metric in the last interval against the number of guests."""
+    """Draw one metric in the last interval against the number of guests."""
     figure = drawing.figure(metric)
     last = _last(data.host)
     for series, (name, part) in enumerate(series_of(last)):
@@ -420,7 +420,7 @@ def by_guests(data: Data, metric: Metric) -> list[Panel]:
 
 
 def memory_by_guests(data: Data) -> list[Panel]:
-    """Memory in MiB against the number of guests: configured, resident, shared, reclaimed."""
+    """Draw MiB of memory against the number of guests: configured, resident, shared, reclaimed."""
     panels = _several_by_guests(data, MEMORY)
     for published in PUBLISHED:
         if published.memory_mib:
@@ -432,9 +432,10 @@ def memory_by_guests(data: Data) -> list[Panel]:
 
 
 def percent_by_guests(data: Data, whole: str) -> list[Panel]:
-    """Shared, reclaimed and their difference, in percent of `configured` or `resident` memory.
+    """Draw shared, reclaimed and their difference, in percent of configured or resident memory.
 
-    Published values are percent of configured memory, and laid over that alone.
+    `whole` is `configured` or `resident`. Published values are in percent of configured memory, so
+    only that figure has them.
     """
     parts = ("shared", "reclaimed", "difference")
     names = [f"{part}_percent_{whole}" for part in parts]
@@ -449,9 +450,9 @@ def percent_by_guests(data: Data, whole: str) -> list[Panel]:
 
 
 def _several_by_guests(data: Data, names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Several metrics of one unit: colour and marker tell the metric, the dash the rest.
+    """Draw several metrics of one unit: colour and marker show the metric, the dash the rest.
 
-    A metric without any value is left out; the others keep their colours.
+    A metric without any value is left out. The others keep their colours.
     """
     panels = []
     by_name = {metric.name: metric for metric in catalog.HOST}
@@ -475,7 +476,7 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs_as_points(figure: dict[str, Any], part: pd.DataFrame, metric: Metric, index: int) -> None:
-    """Show each run, if the line shows means: how far repetitions differ is part of the answer."""
+    """Show each run if the line shows means: readers must see how much repetitions differ."""
     if part["repetition"].nunique() > 1:
         colour = COLOURS[index % len(COLOURS)]
         figure["data"].append(
@@ -500,7 +501,7 @@ def _overlay(
     values: list[float],
     index: int,
 ) -> None:
-    """Lay published points over a figure; the page shows them when asked for."""
+    """Add published points to a figure. The page shows them only if they are chosen."""
     look = {"color": COLOURS[index], "symbol": published.marker, "size": 10, "line": {"width": 1.5}}
     points = {
         "x": list(published.guests),
@@ -517,7 +518,7 @@ def _overlay(
 
 
 def _guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
-    """Make the number of guests the x axis, which the page's filters know as such."""
+    """Make the number of guests the x axis, and note this for the page's filters."""
     figure["layout"]["meta"] = {"x": "guests"}
     figure["layout"]["xaxis"] |= {
         "title": "guests",
@@ -531,11 +532,10 @@ def _guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
 
 
 def savings_against_cost(settings: list[Setting]) -> list[Panel]:
-    """MiB saved against CPU seconds of ksmd: a point for each setting, with its intervals.
+    """Draw MiB saved against CPU seconds of ksmd: a point for each setting, with intervals.
 
-    A line leads through the points of a series in the order of their guests.
-
-    No panel if no cost is known, as of imported runs.
+    A line connects the points of a series, ordered by number of guests. There is no panel if no
+    cost is known, as for imported runs.
     """
     known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
     if not known:
@@ -568,7 +568,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
 
 
 def _bars(estimates: list[Estimate], look: dict[str, Any]) -> dict[str, Any] | None:
-    """Make strokes from the low to the high end of each interval; none where there are none."""
+    """Make error bars from the low to the high end of each interval; None without intervals."""
     if all(estimate.low is None for estimate in estimates):
         return None
     return {

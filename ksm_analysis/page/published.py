@@ -1,4 +1,4 @@
-"""Numbers that others have published, to lay over one's own. Percent of configured guest memory."""
+"""Published numbers to compare with, in percent of configured guest memory."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Published:
     """Published values by number of guests, in percent of configured memory.
 
-    `marker` is the hollow Plotly marker of its points; `memory_mib` the size of a guest, if known.
+    `marker` is the hollow Plotly marker of its points. `memory_mib` is the size of a guest, if
+    known.
     """
 
     name: str
@@ -33,7 +34,7 @@ PUBLISHED = (
     Published(
         "VMware ESX, 2002",
         "Waldspurger, Memory Resource Management in VMware ESX Server, OSDI 2002: ten identical "
-        "Linux guests, about.",
+        "Linux guests, approximate values.",
         "star-open",
         (10,),
         (67.0,),

@@ -1,4 +1,4 @@
-"""Results without the names of machines and the command lines that were run on them."""
+"""Results without host names and command lines."""
 
 import re
 from dataclasses import replace
@@ -7,19 +7,19 @@ from ksm_analysis.results.record import Planned
 from ksm_analysis.results.run import Results, Run
 
 LEFT_OUT = "(left out)"
-NO_NAMES = ("localhost", "imported")  # they name no machine
+NO_NAMES = ("localhost", "imported")  # these do not identify a machine
 
 
 def redact(results: Results) -> Results:
-    """Put numbers in the place of host names and command lines, wherever the page shows them.
+    """Replace host names and command lines with numbers, in everything that the page shows.
 
-    Hosts become `host 1`, …; workloads that are command lines `command 1`, …; runs that were
-    imported, which are called by their files, `log 1`, …. Left out are the kernel's command line,
-    and what commands printed when they failed.
+    Hosts become `host 1`, …. Workloads that are command lines become `command 1`, …. Imported runs,
+    which have the names of their files, become `log 1`, …. The kernel's command line and the output
+    of failed commands are left out.
     """
     hosts = dict.fromkeys(run.host for run in results.runs if run.host not in NO_NAMES)
     commands = dict.fromkeys(command for run in results.runs for command in _commands(run))
-    # An imported run is called by its file.
+    # The id of an imported run is the name of its file.
     imported = dict.fromkeys(run.id for run in results.runs if run.imported)
     names = {
         name: f"{word} {number}"
@@ -34,17 +34,17 @@ def redact(results: Results) -> Results:
 
 
 def _commands(run: Run) -> list[str]:
-    """List the commands of a run. The workload of an imported run is named by its command."""
+    """List the commands of a run. The name of an imported run's workload is its command."""
     if run.imported:
         return [run.factors["workload"]] * (run.factors["workload"] != "idle")
     return [" ".join(map(str, task["command"])) for task in run.tasks if task.get("command")]
 
 
 def _words(text: str, names: dict[str, str]) -> str:
-    """Rewrite a warning. What failed is told, but not in whose words: they may name anything."""
+    """Rewrite a warning. Say what failed, but without the output, which may name anything."""
     text = re.sub(r"(since the run failed: [^:]*):.*", r"\1", text, flags=re.DOTALL)
     text = re.sub(r"( ended with (?:code )?-?\d+): .*", r"\1", text, flags=re.DOTALL)
-    # Longer names first, for one may be within another; and only whole ones, with their domain
+    # Longer names first, because they may contain shorter ones; only whole names, with a domain
     for name in sorted(names, key=len, reverse=True):
         whole = rf"(?<![\w.-]){re.escape(name)}(?:\.\w[\w-]*)*(?![\w-])"
         text = re.sub(whole, names[name], text)
@@ -52,7 +52,7 @@ def _words(text: str, names: dict[str, str]) -> str:
 
 
 def _reason(text: str, names: dict[str, str]) -> str:
-    """Keep of a reason what failed, which is the part before the first colon."""
+    """Keep only what failed: the part of a reason before the first colon."""
     return _words(text.partition(":")[0], names)
 
 
@@ -74,9 +74,9 @@ def _run(run: Run, names: dict[str, str]) -> Run:
 
 
 def _plan(run: Run, names: dict[str, str]) -> Planned:
-    """Rewrite what was asked for."""
+    """Rewrite the plan of a run."""
     name = names.get(run.factors["workload"], "")
-    # A host may be called as a workload is
+    # A host and a workload may have the same name
     workload = {"workload": name} if name.startswith("command ") else {}
     changed = {
         "id": names[run.id] if run.imported else run.id,

@@ -1,4 +1,4 @@
-"""Templates and what they are given, to one page that needs nothing but a browser."""
+"""Rendering of the templates into one page that needs only a browser."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from ksm_analysis.results.run import Results
 
 
 def write(results: Results, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page. If this fails, no incomplete file is left."""
     text = page(results)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,7 +22,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def page(results: Results) -> str:
-    """Make the page, as text."""
+    """Return the page as text."""
     loader = jinja2.PackageLoader("ksm_analysis.page")
     environment = jinja2.Environment(
         loader=loader,

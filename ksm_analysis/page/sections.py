@@ -1,4 +1,4 @@
-"""Which figures are on the page, under which headings, and what is said of them."""
+"""The figures of the page, with their sections, headings and explanations."""
 
 # ruff: noqa: RUF001
 
@@ -14,41 +14,41 @@ from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import PUBLISHED
 
 KINDS = (
-    "To the left, faint: what perfect merging would save (limit_pages), of which zeros are pages "
-    "full of zeros, within guests is what merging inside each guest alone would save of the "
-    "others, and between guests what merging across them adds. To the right: what is saved, in "
-    "which zeros are pages on the kernel's zero page: without use_zero_pages ksmd merges pages "
-    "full of zeros like all others, and they are saved within and between guests. Means of "
-    "repetitions, in the last census."
+    "The left bar (faint) is what perfect merging would save (limit_pages). Zeros are pages full "
+    "of zeros. Of the other pages, within guests is what merging inside each guest alone would "
+    "save, and between guests is what merging between guests adds. The right bar is what is saved. "
+    "There, zeros are pages on the kernel's zero page. Without use_zero_pages, ksmd merges pages "
+    "full of zeros like all other pages, so they are saved within and between guests. Values are "
+    "means of repetitions, in the last census."
 )
 WHO = (
-    "Pages of one guest (row) whose frame another (column) has as well; where a guest meets "
-    "itself, pages whose frame it has more than once. A panel is the first run of its kind. Pages "
-    "on the kernel's zero page are nobody's, and not in it."
+    "Pages of one guest (row) whose frame another guest (column) also uses. Where row and column "
+    "are the same guest: pages whose frame it uses more than once. A panel shows the first run of "
+    "its cell. Pages on the kernel's zero page are not included."
 )
 ATTRIBUTION = (
-    f"{catalog.CENSUS_GUEST[0].help} ksm_process_profit is not that: it counts every page that is "
-    "merged, the frame that is kept included, so that its sum over guests has the frames that are "
-    "kept (pages_shared) on top of what is saved, and pages that have been written to since, until "
-    "ksmd comes by; and it takes off 64 B for each rmap_item of the guest, merged or not. Means of "
-    "repetitions, in the last census."
+    f"{catalog.CENSUS_GUEST[0].help} ksm_process_profit is different. It counts every merged page, "
+    "including the frame that is kept, so its sum over guests also contains the frames that are "
+    "kept (pages_shared). It still counts pages that were written to after merging, until ksmd "
+    "scans them again. It subtracts 64 B for each rmap_item of the guest, merged or not. Values "
+    "are means of repetitions, in the last census."
 )
 RATE = (
-    "The rate is pages_to_scan / sleep_millisecs, as they were in the last census. ksmd sleeps so "
-    "long after it has looked at so many, so that it scans fewer: what each batch takes comes on "
-    "top. A line is whatever else was varied."
+    "The rate is pages_to_scan / sleep_millisecs, with their values in the last census. ksmd scans "
+    "pages_to_scan pages, then sleeps for sleep_millisecs. The real rate is lower, because the "
+    "scan of each batch also takes time. Each line is one combination of the other factors."
 )
 CHANGED = (
-    f"Of one guest: {catalog.CENSUS[-1].help} What changes from scan to scan is scanned in vain. A "
-    "panel is the first run of its kind."
+    f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
+    "scan. A panel shows the first run of its cell."
 )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as the page shows it: one panel, or several with titles of their own.
+    """A figure as the page shows it: one panel, or several panels with titles.
 
-    `metric` is by whose choice it is shown; those without are always shown.
+    It is shown if `metric` is chosen on the page. A figure without `metric` is always shown.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Figure:
     wide: bool = False
 
     def scripts(self) -> list[tuple[str, str]]:
-        """Write panels as JSON; Plotly writes < and > such that no name in it can end a script."""
+        """Return panels as JSON. Plotly escapes < and >, so that no name in it can end a script."""
         return [(title, figure.to_json()) for title, figure in self.panels]
 
 
@@ -85,28 +85,28 @@ def sections_of(measured: list[Measured]) -> list[Section]:
         Section(
             "savings",
             "What is saved",
-            f"{last}Published values (hollow markers) can be laid over: choose what is shown.",
+            f"{last}Choose what is shown, above, can add published values (hollow markers).",
             tuple(_savings(data, measured, with_guests)),
         ),
         Section(
             "census",
             "What could be saved",
-            "Censuses read the contents and the frames of all mergeable memory: what perfect "
-            "merging would save, what is saved of that, and who shares with whom. The last census "
-            "stands for a run.",
+            "A census reads the contents and the frames of all mergeable memory. It shows what "
+            "perfect merging would save, how much of that is saved, and who shares with whom. The "
+            "last census stands for a run.",
             tuple(_census(data, census_figures.counted(measured))),
         ),
         Section(
             "intervals",
             "Over time",
-            f"{_times(data)}A point stands at the end of its interval.",
+            f"{_times(data)}Each point is at the end of its interval.",
             tuple(_of(m, "by-interval", figures.by_interval(data, m)) for m in shown),
         ),
         Section(
             "guests",
             f"{_whose(data)} over time",
             f"One panel for each {'number of guests, ' if with_guests else ''}workload and "
-            f"setting, all to the same scale. {_bands(data)}",
+            f"setting, all with the same scale. {_bands(data)}",
             tuple(_of(m, "by-interval", figures.by_interval_of_guests(data, m)) for m in of_guests),
         ),
         Section(
@@ -118,9 +118,9 @@ def sections_of(measured: list[Measured]) -> list[Section]:
         Section(
             "samples",
             "Every sample",
-            f"{_times(data)}Each line is one run; a panel of guests is of the first run of its "
-            "kind. Lines of many samples keep the least and the greatest of each stretch, so that "
-            "no peak is lost.",
+            f"{_times(data)}Each line is one run. A panel of guests shows the first run of its "
+            "cell. A line with many samples is divided into stretches. Each stretch keeps its "
+            "lowest and its highest value, so no peak is lost.",
             tuple(_by_time(data, shown, of_guests)),
         ),
     )
@@ -134,7 +134,7 @@ def _by_time(data: figures.Data, shown: list[Metric], of_guests: list[Metric]) -
 
 
 def _denser_than_intervals(data: figures.Data) -> bool:
-    """Whether samples tell more than the ends of intervals do; those of imported logs do not."""
+    """Whether there are more samples than ends of intervals. Imported logs have no more."""
     return any(len(each.host) > each.run.intervals for each in data.samples)
 
 
@@ -143,13 +143,13 @@ def _bands(data: figures.Data) -> str:
     if most <= figures.GUESTS:
         return ""
     return (
-        f"More than {figures.GUESTS} guests are a band from the lowest to the highest, with those "
-        "that end lowest, in the middle and highest."
+        f"More than {figures.GUESTS} guests are shown as a band from the lowest to the highest, "
+        "plus the three guests that end lowest, in the middle and highest."
     )
 
 
 def _whose(data: figures.Data) -> str:
-    """Name what has values of its own: guests, the process of arrays, or both."""
+    """Name what the values belong to: guests, the process of the arrays, or both."""
     there = data.guest["guests"] > 0
     if there.all():
         return "Each guest"
@@ -157,18 +157,18 @@ def _whose(data: figures.Data) -> str:
 
 
 def _times(data: figures.Data) -> str:
-    """Explain what figures against time have besides lines."""
+    """Explain what figures over time show besides lines."""
     band = (
-        "The grey band is the time in which the workload was active, by the host's clock. "
+        "The grey band shows when the workload was active, by the host's clock. "
         if data.windows["seconds"]
         else ""
     )
-    lines = "Dotted lines are when arrays were written and changed. "
+    lines = "Dotted lines show when arrays were written and changed. "
     return band + (lines if any(data.marks["seconds"].values()) else "")
 
 
 def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
-    """Make the figures of censuses; of those without values, none."""
+    """Make the figures of censuses that have values."""
     efficiency = census_figures.EFFICIENCY.help
     of_kinds = census_figures.by_kind(counted)
     of_pairs = census_figures.who_shares(counted)
@@ -183,7 +183,12 @@ def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
         ("attribution", "Savings of each guest", ATTRIBUTION, of_guests),
         ("efficiency-by-guests", "Efficiency by number of guests", efficiency, of_settings),
         ("efficiency-by-rate", "Efficiency by scan rate", f"{efficiency} {RATE}", of_rates),
-        ("efficiency-by-time", "Efficiency over time", f"{efficiency} A line is a run.", of_runs),
+        (
+            "efficiency-by-time",
+            "Efficiency over time",
+            f"{efficiency} A line is one run.",
+            of_runs,
+        ),
         ("changed-by-time", "Pages that change", CHANGED, changed),
     )
     for name, heading, words, panels in every:
@@ -203,10 +208,10 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
         yield Figure(
             "savings-against-cost",
             "Savings against cost",
-            "A point for each setting: what is saved at the end of the run, against the CPU time "
-            "that ksmd has used in the whole run. Means of repetitions with 95 % intervals; "
-            "without strokes it is 1 run. A line leads from few guests to many. Up and to the "
-            "left is better.",
+            "One point for each setting: savings at the end of the run, against the CPU time that "
+            "ksmd used in the whole run. Values are means of repetitions with 95 % intervals; a "
+            "single run has no interval. Lines go from few guests to many. Higher and further left "
+            "is better.",
             tuple(panels),
             wide=True,
         )
@@ -228,5 +233,5 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
         "Guest memory, shared and reclaimed, in MiB",
         " ".join(f"{m.label}: {m.help}" for m in in_mib),
         tuple(figures.memory_by_guests(data)),
-        note="Published values in MiB are their percentages times the memory of their guests.",
+        note="Published values in MiB are published percentages × the memory of those guests.",
     )

@@ -1,4 +1,4 @@
-"""Tables of the page: rows of text, ready to be shown."""
+"""Tables of the page, as rows of text."""
 
 # ruff: noqa: RUF001
 
@@ -36,7 +36,7 @@ ANSWER = (  # of Setting: heading, unit
 
 
 def of_settings(settings: list[Setting]) -> dict[str, Any]:
-    """Make headings and rows of text, without what is nowhere known, or does not vary."""
+    """Make headings and rows of text, without columns that have no value or do not vary."""
     columns = [column for column in ANSWER if _tells(settings, column[0])]
     rising = [s for s in settings if not s.off and not s.plateaued]
     return {
@@ -51,8 +51,8 @@ def of_settings(settings: list[Setting]) -> dict[str, Any]:
             }
             for s in settings
         ],
-        "rising": "* pages_sharing was still changing when the run ended: there is no plateau, and "
-        "the times are those to shares of what it had reached."
+        "rising": "* pages_sharing was still changing when the run ended, so there is no plateau. "
+        "The times refer to what was reached by the end of the run."
         if rising
         else "",
     }
@@ -78,12 +78,12 @@ def _answer_cell(setting: Setting, name: str) -> str:
 
 
 def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
-    """Make HTML attributes that the page's filters look at."""
+    """Make the HTML attributes that the page's filters read."""
     return {f"data-{name}": str(value) for name, value in factors.items()}
 
 
 def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
-    """Make headings and rows of text, without what has no value in any run, or never varies."""
+    """Make headings and rows of text, without columns that have no value or do not vary."""
     table = summary.summary(measured)
     known = {m.name: m for m in (*catalog.HOST, *catalog.CENSUS)}
     headings: list[dict[str, Any]] = []
@@ -119,7 +119,7 @@ def _cell(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:,.4g}"
 
 
-GUESTS = (  # of a guest of recommendation: heading, unit
+GUESTS = (  # of recommendation.Guest: heading, unit
     ("name", "guest", ""),
     ("present", "present", "MiB"),
     ("attributed", "attributed savings", "MiB"),
@@ -132,13 +132,13 @@ GUESTS = (  # of a guest of recommendation: heading, unit
     ("verdict", "advice", ""),
 )
 UNKNOWN = "–"
-ADDED = ("present", "attributed", "profit", "rmap_items")  # what has a sum over guests
+ADDED = ("present", "attributed", "profit", "rmap_items")  # columns with a sum over guests
 
 
 def of_guests(cells: list[recommendation.Cell]) -> list[dict[str, Any]]:
-    """Make a table for each cell: a row a guest with the advice on it, and their sum.
+    """Make a table for each cell: one row for each guest, with the advice, and one with the sums.
 
-    Columns of what is nowhere known are left out.
+    Columns without any known value are left out.
     """
     named = [f for f in FACTORS if len({cell.factors[f] for cell in cells}) > 1]
     guests = [guest for cell in cells for guest in cell.guests]
@@ -186,7 +186,7 @@ def _number(value: float) -> str:
 
 
 def how_it_went(run: Run) -> dict[str, Any]:
-    """Make a line of the table of runs: how each went."""
+    """Make a row of the table of runs: how the run went."""
     record, took = run.record, run.end.get("cpu_seconds")
     return {
         "factors": _attributes({**run.factors, "host": run.host}),
@@ -204,7 +204,7 @@ def how_it_went(run: Run) -> dict[str, Any]:
 
 
 def _census_cost(run: Run) -> str:
-    """Say how many censuses there were, and what they took; empty if none was asked for."""
+    """Say how many censuses there were, and what they cost; empty if none was requested."""
     if run.census is None:
         return "none" if run.options("census") else ""
     rows = run.census.rows

@@ -1,4 +1,4 @@
-"""What was run, in words."""
+"""A description of what was run."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from ksm_analysis.results.run import Run
 
 
 def in_words(runs: tuple[Run, ...]) -> str:
-    """Say what was run, in one sentence."""
+    """Describe what was run."""
     if not runs:
-        return "No run can be used: there is nothing to show but why."
+        return "No run can be used. This page only shows why."
     values = {
         factor: sorted({run.factors[factor] for run in runs}) for factor in (*FACTORS, REPETITION)
     }
@@ -19,17 +19,17 @@ def in_words(runs: tuple[Run, ...]) -> str:
         f"workload: {_list(values['workload'])}; knobs: {_list(values['knobs'], '; ')}. "
         f"Sampled {_sampling(runs)}{_ending(runs)}. "
         + (
-            "Each cell was run once, so nothing is known of how much repetitions would differ."
+            "Each cell was run once, so it is not known how much repetitions would differ."
             if repetitions == 1
-            else f"Each cell was run up to {repetitions} times; lines are means of runs, "
-            "and the short strokes beside them are single runs."
+            else f"Each cell was run up to {repetitions} times. Lines are means of runs, and the "
+            "short strokes beside them are single runs."
         )
         + _origin(runs)
     )
 
 
 def _guests(runs: tuple[Run, ...]) -> str:
-    """Say how many guests there were, and their memory."""
+    """Say how many guests there were, and how much memory each had."""
     asked = [run.plan.guests for run in runs if run.factors["guests"]]
     words = ["without guests"] if len(asked) < len(runs) else []
     if asked:
@@ -42,7 +42,7 @@ def _guests(runs: tuple[Run, ...]) -> str:
 
 
 def _sampling(runs: tuple[Run, ...]) -> str:
-    """Say how often and how long; of many ways, from what to what."""
+    """Say how often and how long runs were sampled; with many ways, only the ranges."""
     every = [run.plan.sampling for run in runs]
     ways = list(
         dict.fromkeys(
@@ -56,7 +56,7 @@ def _sampling(runs: tuple[Run, ...]) -> str:
 
 
 def _origin(runs: tuple[Run, ...]) -> str:
-    """Say of imported runs that they are, and what their logs do not tell."""
+    """Say how many runs were imported, and what was assumed because their logs do not have it."""
     assumed = [run.record.imported.assumed for run in runs if run.record.imported]
     if not assumed:
         return ""
@@ -66,12 +66,12 @@ def _origin(runs: tuple[Run, ...]) -> str:
 
 
 def _ending(runs: tuple[Run, ...]) -> str:
-    """Say of runs that may end early how they did."""
+    """Say how many of the runs that may end early were steady."""
     judged = [run for run in runs if run.converged is not None]
     steady = sum(bool(run.converged) for run in judged)
     if not judged:
         return ""
-    return f", or until pages_sharing was steady, which it was in {steady} of {len(judged)} runs"
+    return f", or until pages_sharing was steady (which happened in {steady} of {len(judged)} runs)"
 
 
 def _list(values: list[Any], last: str = " and ") -> str:

@@ -479,8 +479,8 @@ def test_a_setting_that_is_shown_to_save_most_is_the_best_whatever_it_costs(repe
     assert best.confident
     assert [setting.knobs for setting in best.settings] == [FAST]
     assert best.why == (
-        "It saves most: 120 MiB (118 to 122, 3 runs); next is run=1, pages_to_scan=1000 with "
-        "100 MiB (95 to 105, 3 runs). It costs 3.2 CPU seconds of ksmd; the next costs 0.2."
+        "It saves most: 120 MiB (118 to 122, 3 runs). The next is run=1, pages_to_scan=1000 with "
+        "100 MiB (95 to 105, 3 runs). It costs 3.2 CPU seconds of ksmd. The next costs 0.2."
     )
 
 
@@ -493,8 +493,8 @@ def test_the_next_best_is_the_one_that_saves_second_most(repeat):
     best = the_best(measured)
 
     assert [setting.knobs for setting in best.settings] == ["run=1, pages_to_scan=300"]
-    assert "next is run=1, pages_to_scan=200 with 200 MiB" in best.why
-    assert "It costs 3 CPU seconds of ksmd; the next costs 2." in best.why
+    assert "The next is run=1, pages_to_scan=200 with 200 MiB" in best.why
+    assert "It costs 3 CPU seconds of ksmd. The next costs 2." in best.why
 
 
 def test_single_runs_never_show_a_best(make):
@@ -505,9 +505,9 @@ def test_single_runs_never_show_a_best(make):
     assert not best.confident
     assert [setting.knobs for setting in best.settings] == [ON, FAST], "the cheapest first"
     assert best.why == (
-        "These runs do not tell apart which of 2 settings saves most: run=1, pages_to_scan=1000 "
+        "These runs do not show which of 2 settings saves most: run=1, pages_to_scan=1000 "
         "saves 100 MiB (1 run: no interval); run=1, pages_to_scan=4000 saves 1,000 MiB (1 run: no "
-        "interval). At least 3 runs of each are needed, and one has 1. Of these, run=1, "
+        "interval). Each needs at least 3 runs, and one of them has only 1. Of these, run=1, "
         "pages_to_scan=1000 costs the least: 0.8 CPU seconds of ksmd."
     )
 
@@ -517,7 +517,7 @@ def test_an_uncertain_difference_leaves_both(repeat):
     best = the_best(measured)
 
     assert [setting.knobs for setting in best.settings] == [ON, FAST]
-    assert "More runs may." in best.why
+    assert "More runs may show it." in best.why
 
 
 def test_settings_that_are_shown_to_save_less_are_not_among_the_best(repeat):
@@ -571,7 +571,7 @@ def test_a_setting_with_too_few_scans_does_not_compete(repeat):
 
     assert [setting.knobs for setting in best.settings] == [FAST]
     assert best.why.endswith(
-        "Too early to judge: ksmd had not been through all memory often enough with run=1, "
+        "Too early to judge: ksmd did not scan all memory often enough with run=1, "
         "pages_to_scan=100."
     )
     early = the_best([*slow, *others[0]])
@@ -732,9 +732,7 @@ def test_the_headline_of_a_log_has_no_cost(imported):
 def test_the_headline_reports_a_run_that_was_too_short(make):
     words = headline(settings_of([make(sharing=RISING)]))
 
-    assert words.endswith(
-        "Sharing was still changing when the run ended: more time would tell more."
-    )
+    assert words.endswith("Sharing was still changing when the run ended: a longer run is needed.")
     assert "95 %" not in words
 
 

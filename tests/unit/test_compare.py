@@ -169,7 +169,7 @@ def test_cells_that_differ_in_several_factors_cannot_be_compared(write, compare)
         status, out, err = compare(a, b, *options)
 
         assert (status, out) == (2, "")
-        assert "the closest differ in host and knobs: nothing would tell which" in err
+        assert "the closest differ in host and knobs: nothing would show which" in err
         assert "--by" not in err
 
 
@@ -210,7 +210,7 @@ def test_one_directory_is_compared_within_itself_each_pair_once(write, compare):
     assert pairs == [("1", "2"), ("1", "3"), ("2", "3")]
     status, _, err = compare(a, a)
     assert status == 2
-    assert "A and B are the same runs: say in what to compare them" in err
+    assert "A and B are the same runs: choose the factor to compare them by" in err
 
 
 def test_hosts_are_not_compared_unless_asked_for(write, compare):
@@ -302,7 +302,7 @@ def test_what_is_counted_over_an_interval_needs_equal_intervals(write, compare):
 
     assert found["comparisons"] == []
     assert [each["metric"] for each in found["left_out"]] == ["pages_scanned", "full_scans"]
-    assert "were not sampled for equally long" in found["left_out"][1]["why"]
+    assert "were not sampled for the same time" in found["left_out"][1]["why"]
     assert "warning: A and B are sampled differently" in err
 
 
@@ -348,7 +348,7 @@ def test_numbers_are_never_cut_off(write, compare, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--metric", "pages"), "--metric pages: there is no such metric. There are: "),
+        (("--metric", "pages"), "--metric pages: there is no such metric. Metrics are: "),
         (("--by", "moon"), "invalid choice: 'moon'"),
         (("--smallest", "-1"), "-1 is not a percentage of 0 or more"),
         (("--smallest", "many"), "many is not a percentage of 0 or more"),

@@ -218,7 +218,7 @@ def test_published_points_are_distinct_from_measured_ones(load):
     own = [t for t in figure.data if "published" not in t.meta]
     others = [t for t in figure.data if "published" in t.meta]
 
-    assert [t.name for t in own] == ["Shared", "Reclaimed", "Shared less reclaimed"]
+    assert [t.name for t in own] == ["Shared", "Reclaimed", "Shared minus reclaimed"]
     assert [t.name for t in others] == [
         f"{part} · {published.name}"
         for published in PUBLISHED

@@ -355,7 +355,7 @@ def test_growth_needs_two_numbers_of_guests_with_all_else_equal(make, others):
     found = check("grows-with-guests", [make(), make(repetition=2, **others)])
 
     assert found.verdict == UNTESTED
-    assert found.evidence.startswith("Needs two numbers of guests at least")
+    assert found.evidence.startswith("Needs at least two numbers of guests")
 
 
 # --- a faster scan --------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_an_uncertain_part_leaves_the_observation_open(make):
     found = check("faster-scan", two_rates(make, fast=[0] * 4 + [1_500] * 13), times=1)
 
     assert found.verdict == UNTESTED
-    assert "+40% in 1 pair (tells nothing yet: it takes more runs)" in found.evidence
+    assert "+40% in 1 pair (not decided yet: more runs are needed)" in found.evidence
 
 
 def test_overlapping_costs_are_inconclusive(make):
@@ -418,7 +418,7 @@ def test_overlapping_costs_are_inconclusive(make):
 
     assert found.verdict == UNTESTED
     assert (
-        "the faster one +17% in 1 pair (tells nothing yet: it takes more runs);" in found.evidence
+        "the faster one +17% in 1 pair (not decided yet: more runs are needed);" in found.evidence
     )
 
 
@@ -527,7 +527,7 @@ def test_overlapping_repetitions_of_workloads_are_inconclusive(make):
     found = check("after-workload", runs)
 
     assert found.verdict == UNTESTED
-    assert "+22% in 1 pair (tells nothing yet: it takes more runs); 200 pages" in found.evidence
+    assert "+22% in 1 pair (not decided yet: more runs are needed); 200 pages" in found.evidence
 
 
 @pytest.mark.parametrize("other", [{"workload": "idle"}, {"stop": 4.0}], ids=["idle", "busy"])
@@ -546,8 +546,8 @@ def test_advice_changes_nothing(make):
 
     assert found.verdict == HOLDS
     assert found.evidence == (
-        "Final pages_sharing with mergeable, against unmergeable: +5% in 1 pair (+5% to +5%). "
-        "Within 10% counts as the same."
+        "Final pages_sharing with mergeable against unmergeable: +5% in 1 pair (+5% to +5%). "
+        "Up to 10% counts as the same."
     )
     assert "<nosharepages/>" in found.note
 
@@ -562,14 +562,14 @@ def test_advice_that_changes_sharing_in_every_pair(make):
     found = check("mergeable", runs)
 
     assert found.verdict == FAILS
-    assert f"against unmergeable: {change(pairs)}. Within" in found.evidence
+    assert f"against unmergeable: {change(pairs)}. Up to" in found.evidence
 
 
 def test_advice_that_changes_a_single_pair_is_inconclusive(make):
     found = check("mergeable", advised(make, 1_500, 1_000), times=1)
 
     assert found.verdict == UNTESTED
-    assert "+40% in 1 pair (tells nothing yet: it takes more runs)." in found.evidence
+    assert "+40% in 1 pair (not decided yet: more runs are needed)." in found.evidence
 
 
 def test_pairs_that_scatter_beyond_a_tenth_do_not_show_that_advice_changes_nothing(make):
@@ -675,8 +675,8 @@ def test_holding_memory_raises_the_profit_of_the_first_half(make):
 
     assert found.verdict == HOLDS
     assert found.evidence == (
-        "Mean general_profit of the first half with it against without: +100% in 1 pair (+100% to "
-        "+100%); 30 MiB with it and 10 MiB without, on average."
+        "Mean general_profit in the first half, with vm_hang against without: +100% in 1 pair "
+        "(+100% to +100%); 30 MiB with vm_hang and 10 MiB without, on average."
     )
 
 
@@ -684,7 +684,9 @@ def test_holding_memory_lowers_the_profit_of_the_first_half(make):
     found = check("vm-hang", hanging(make, 30, 10))
 
     assert found.verdict == FAILS
-    assert "-100% in 1 pair (-100% to -100%); 10 MiB with it and 30 MiB without" in found.evidence
+    assert (
+        "-100% in 1 pair (-100% to -100%); 10 MiB with vm_hang and 30 MiB without" in found.evidence
+    )
 
 
 def test_profit_of_the_second_half_does_not_count(make):
@@ -700,7 +702,10 @@ def test_a_loss_that_becomes_a_gain_is_a_rise(make):
     found = check("vm-hang", hanging(make, -10, 10))
 
     assert found.verdict == HOLDS
-    assert "+200% in 1 pair (+200% to +200%); 10 MiB with it and -10 MiB without" in found.evidence
+    assert (
+        "+200% in 1 pair (+200% to +200%); 10 MiB with vm_hang and -10 MiB without"
+        in found.evidence
+    )
 
 
 def test_overlapping_profits_are_inconclusive(make):
@@ -708,7 +713,7 @@ def test_overlapping_profits_are_inconclusive(make):
     found = check("vm-hang", runs)
 
     assert found.verdict == UNTESTED
-    assert "+33% in 1 pair (tells nothing yet: it takes more runs); 35 MiB" in found.evidence
+    assert "+33% in 1 pair (not decided yet: more runs are needed); 35 MiB" in found.evidence
 
 
 def test_profits_of_repetitions_that_do_not_overlap_differ(make):
@@ -747,7 +752,7 @@ def test_holding_memory_is_found_in_the_commands_of_logs(imported):
     found = check("vm-hang", runs)
 
     assert found.verdict == HOLDS
-    assert "30 MiB with it and 10 MiB without" in found.evidence
+    assert "30 MiB with vm_hang and 10 MiB without" in found.evidence
 
 
 def test_an_idle_log_is_not_compared_with_one_with_vm_hang(imported):
@@ -766,8 +771,9 @@ def test_percentages_flatten_with_the_guests(make):
     assert found.verdict == HOLDS
     knobs = "run=1, sleep_millisecs=20, pages_to_scan=100"
     assert found.evidence == (
-        "Points of percent for each further guest, in the first half of the numbers and then, "
-        f"which has to be half of that at most: shared +7.50, then +3.00 (idle · {knobs}); "
+        "Percentage points for each further guest, in the first half of the numbers of guests, "
+        "then in the second half. The second value must be at most half of the first: "
+        f"shared +7.50, then +3.00 (idle · {knobs}); "
         f"reclaimed +6.00, then +2.40 (idle · {knobs})."
     )
 
@@ -794,7 +800,7 @@ def test_flattening_needs_four_numbers_of_guests(make):
     found = check("flattens", percents(make, 10, 20, 25))
 
     assert found.verdict == UNTESTED
-    assert found.evidence.startswith("Needs four numbers of guests at least")
+    assert found.evidence.startswith("Needs at least four numbers of guests")
 
 
 def test_flattening_is_of_one_workload_on_one_host(make):
@@ -813,8 +819,8 @@ def test_sampling_often_costs_no_visible_cpu(make):
     # 0.1 s of the sampler in 4 s
     assert found.verdict == HOLDS
     assert found.evidence == (
-        "CPU use of the host, up to 1 point more counting as none: 5.5 % every 0.25 s and 5 % "
-        "every 15 s (1 guest · idle). The sampler itself used 2.5 % of one CPU at most."
+        "CPU use of the host (up to 1 point more counts as no cost): 5.5 % every 0.25 s and 5 % "
+        "every 15 s (1 guest · idle). The sampler itself used at most 2.5 % of one CPU."
     )
 
 
@@ -855,8 +861,8 @@ def test_sampling_costs_need_equal_runs_sampled_ten_times_as_often(make, other):
 
     assert found.verdict == UNTESTED
     assert found.evidence == (
-        "Needs equal runs that were sampled 10 times as often as others. The sampler itself used "
-        "2.5 % of one CPU at most."
+        "Needs equal runs, some of them sampled at least 10 times as often as others. The sampler "
+        "itself used at most 2.5 % of one CPU."
     )
 
 
@@ -867,4 +873,6 @@ def test_ten_times_as_often_is_enough(make):
 def test_logs_do_not_have_the_cost_of_their_sampler(imported):
     found = check("sampling-cost", [imported("")])
 
-    assert found.evidence == "Needs equal runs that were sampled 10 times as often as others."
+    assert found.evidence == (
+        "Needs equal runs, some of them sampled at least 10 times as often as others."
+    )

@@ -227,7 +227,7 @@ def test_a_page_without_guests_shows_what_was_done_to_the_arrays(write_run):
 
     assert "1 run without guests" in page
     assert "array 1 changed" in page
-    assert "Dotted lines are when arrays were written and changed." in page
+    assert "Dotted lines show when arrays were written and changed." in page
     assert "grey band" not in page
     for heading in (">guests<", ">Guest memory, configured<", ">CPU use of all guests<"):
         assert heading not in page
@@ -241,7 +241,7 @@ def test_the_page_says_how_many_runs_were_steady(write_run):
     record = run_record(converged=False)
     page = render.page(read_results(write_run(record).parent))
 
-    assert "until pages_sharing was steady, which it was in 0 of 1 runs" in page
+    assert "until pages_sharing was steady (which happened in 0 of 1 runs)" in page
 
 
 def test_the_page_says_what_was_imported_and_assumed(write_run):

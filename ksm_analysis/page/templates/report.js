@@ -1,15 +1,15 @@
 "use strict";
-/* Draws the figures that Python has made, and lets the reader choose among them.
+/* Draws the figures that Python has made, and filters them.
 
-   A figure is JSON beside its place. Each trace names in `meta` the factors that its points have in
-   common; `layout.meta` says how many points there were (`points`) and whether the x axis is a
-   factor itself (`x`). What is filtered out is left out of what Plotly gets. */
+   A figure is JSON next to its element. In each trace, `meta` has the factors that its points have
+   in common. `layout.meta` has the number of points (`points`) and the factor on the x axis, if it
+   is one (`x`). Plotly gets only what passes the filters. */
 (() => {
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const figureOf = (plot) => plot.closest("figure");
   const plots = all(".plot");
-  const sources = new Map(); // plot → what Python has made
+  const sources = new Map(); // plot → its figure as Python has made it
   const drawn = new Set();
   const filters = document.getElementById("filters");
   const boxes = filters ? all("input[name]", filters) : [];
@@ -39,7 +39,7 @@
     return Object.entries(factors).every(([name, value]) => name === "by" || !without[name]?.has(String(value)));
   }
 
-  /* The traces of a plot that the filters let through, and of these the points. */
+  /* The traces of a plot that pass the filters, with the points that pass. */
   function traces(plot) {
     const { data, layout } = source(plot);
     const without = chosen();
@@ -51,7 +51,7 @@
       .filter((trace) => length(trace.x));
   }
 
-  /* Leave out points of a trace whose factors are not the same for all of it. */
+  /* Filter single points by the factors that differ between points of a trace. */
   function pointwise(trace, axis, without) {
     const factors = { ...trace.meta?.by, ...(axis && !trace.meta?.published && { [axis]: trace.x }) };
     return Object.entries(factors).filter(([name]) => without[name]?.size).reduce(
@@ -67,7 +67,7 @@
 
   /* --- drawing --- */
 
-  /* Colours of the theme; of paper, where a picture is made of a figure. */
+  /* Add the colours of the theme, or those of paper for a downloaded picture. */
   function themed(layout, paper) {
     const [ink, soft, grid, panel] = paper ? ["#1b1f23", "#57606a", "#e4e8ec", "#ffffff"]
       : ["--ink", "--soft", "--grid", "--panel"].map(colour);
@@ -81,8 +81,8 @@
     };
   }
 
-  /* The layout for what is shown: no window of a workload that is left out, and room for what is
-     laid over where panels have a scale in common. */
+  /* The layout for what is shown: without the windows of hidden workloads, and with space for
+     published values if panels have the same scale. */
   function fitting(plot, data) {
     const { layout } = source(plot);
     const without = chosen().workload;
@@ -96,7 +96,7 @@
     };
   }
 
-  /* The legend stands below the plot: give it the rows that its names need at this width. */
+  /* The legend is below the plot: add the height that its names need at this width. */
   function size(width, data, least = 310) {
     const shown = data.filter((trace) => trace.showlegend !== false);
     const names = shown.map((trace) => trace.name.split("<br>"));
@@ -107,7 +107,7 @@
     return { width, height: least + (5 + 15 * lines) * rows };
   }
 
-  /* Plotly is run once the page can be used, and only if there is a figure to be seen. */
+  /* Plotly is loaded after the page is ready, and only if a figure is visible. */
   let plotly = null;
   function loaded() {
     plotly ??= new Promise((resolve) => setTimeout(() => {
@@ -142,7 +142,7 @@
     }
   });
 
-  /* Draw what is near the screen; a page of a hundred figures is then as quick as one of ten. */
+  /* Draw only what is near the screen: a page of a hundred figures is then as fast as one of ten. */
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (isIntersecting && !drawn.has(target)) draw(target);
@@ -174,7 +174,7 @@
     const without = chosen();
     for (const figure of all("figure")) {
       figure.hidden = Boolean(figure.dataset.metric && without.metric?.has(figure.dataset.metric));
-      // Nor is there a figure where all of its lines are left out
+      // A figure without lines is hidden too
       figure.hidden ||= all(".plot", figure).every((plot) => !traces(plot).length);
       if (!figure.hidden) refresh(figure);
     }
@@ -183,7 +183,7 @@
       section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
     }
     for (const box of everyBox) box.checked = !without[box.dataset.all]?.size;
-    tell(without);
+    summarize(without);
   }
 
   function refresh(figure) {
@@ -196,10 +196,10 @@
     if (!table.hidden) fill(table, figure);
   }
 
-  function tell(without) {
+  function summarize(without) {
     if (!filters) return;
     const names = Object.entries(without).filter(([name, values]) => values.size && !["metric", "published"].includes(name));
-    const words = names.map(([name, values]) => `${values.size} ${name === "guests" ? "numbers of guests" : name} left out`);
+    const words = names.map(([name, values]) => `${name === "guests" ? "numbers of guests" : name}: ${values.size} left out`);
     const figures = all("figure").filter((figure) => !figure.hidden).length;
     filters.querySelector("output").textContent = [`${figures} of ${all("figure").length} figures`, ...words].join(", ");
   }
@@ -218,7 +218,7 @@
 
   const TYPES = { f8: Float64Array, f4: Float32Array, i4: Int32Array, i2: Int16Array, i1: Int8Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
 
-  /* Numbers come as a list, or packed in base64. */
+  /* Numbers are a list, or packed in base64. */
   function numbers(values) {
     if (!values || Array.isArray(values)) return values ?? [];
     if (!values.decoded) {
@@ -258,7 +258,7 @@
     return ["panel", "line", "of", ...axes.map(title), third, "low", "high"];
   }
 
-  /* Columns that hold nothing take room and say nothing. */
+  /* Empty columns are left out. */
   function table(figure) {
     const [head, body] = [headings(figure), rows(figure).map((row) => row.map(spelled))];
     const kept = head.map((_, column) => body.some((row) => row[column] !== ""));
@@ -287,7 +287,7 @@
     const body = made.createTBody();
     found.slice(0, MOST_ROWS).forEach((row) => line(body, row, "td"));
     if (found.length > MOST_ROWS) {
-      made.createCaption().textContent = `The first ${MOST_ROWS} of ${found.length} rows; the CSV file has them all.`;
+      made.createCaption().textContent = `The first ${MOST_ROWS} of ${found.length} rows. The CSV file has all of them.`;
     }
     box.replaceChildren(made);
   }
