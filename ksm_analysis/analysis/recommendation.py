@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.analysis.settings import has_plateau, is_off
+from ksm_analysis.analysis.settings import has_plateau, is_off, scans_needed
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import run
 
 WORTH = 1.0  # percent of present memory: a guest that saves less is not worth scanning
 LATE = 0.75  # of a run's time: a plateau is judged after this, so an earlier census may lack it
-SCANS = 3  # ksmd merges a page after it looks the same in two scans, so fewer show nothing
 RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
 MERGE, EXCLUDE, EARLY = "merge", "exclude", "too early to say"
 EXCLUDED, UNKNOWN = "excluded already", "not known"
@@ -33,10 +32,10 @@ RULE = (
     f"rmap_items, are at least {WORTH:g} % of its present memory. Otherwise it is better to "
     "exclude it with nosharepages. Excluding a guest loses at most twice the savings attributed to "
     "it: if two guests share a page, each is credited with half. No guest is excluded before "
-    f"{SCANS} full scans, or while pages_sharing still changes. A guest is also kept if enough of "
-    "its pages could be merged but were not merged: then the setting is at fault. The pages that "
-    "could be merged are zeros and pages that occur more than once, but at most as many as did not "
-    "change since the census before. Values are means over the runs of a setting, in the last "
+    "enough full scans (3, or 10 with smart_scan=1), or while pages_sharing still changes. A guest "
+    "is also kept if enough of its pages could be merged but were not merged: then the setting is "
+    "at fault. The pages that could be merged are zeros and pages that occur more than once, but at "
+    "most as many as did not change since the census before. Values are means over the runs of a setting, in the last "
     "census of each run."
 )
 
@@ -164,8 +163,8 @@ def _too_early(measured: Measured) -> str:
     if f"ksm.{scans}" not in samples or f"ksm.{scans}" not in census:
         return "The kernel does not report how often ksmd scanned all memory."
     done = census[f"ksm.{scans}"] - samples[f"ksm.{scans}"].iloc[0]
-    if not done >= SCANS:
-        return f"ksmd scanned all memory {done:.0f} times, and {SCANS} times are needed."
+    if not done >= (needed := scans_needed(measured)):
+        return f"ksmd scanned all memory {done:.0f} times, and {needed} times are needed."
     if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
         return "The last census was taken long before the end."
     return "" if has_plateau(measured) else "pages_sharing still changed at the end."

@@ -70,10 +70,15 @@ ZERO_PAGES = (
     "With use_zero_pages=1, ksmd merges pages full of zeros with the kernel's zero page. These "
     "pages count in ksm_zero_pages and not here."
 )
+SAVED = "(pages_sharing + ksm_zero_pages)"
+ZERO_PAGES_ALSO = (
+    "Pages full of zeros that ksmd merged with the kernel's zero page (use_zero_pages=1) count too."
+)
 AT_SCAN_END = (
     "in the last sample before full_scans rose by one. The value is kept until full_scans rises "
     "again. In this sample, the unstable tree is as complete as it can be. There is no value "
-    "before the first such sample, and none while scans are shorter than the time between samples."
+    "before the first such sample, and none while scans are shorter than the time between samples. "
+    "There is none with smart_scan=1 either: a page that ksmd skips leaves the unstable tree."
 )
 
 HOST = (
@@ -286,7 +291,8 @@ HOST = (
         "MiB",
         "derived",
         "Shared memory",
-        "Guest memory that is merged: (pages_shared + pages_sharing) × page size.",
+        "Guest memory that is merged: (pages_shared + pages_sharing + ksm_zero_pages) × page "
+        f"size. {ZERO_PAGES_ALSO}",
         shared_mib,
     ),
     Metric(
@@ -294,7 +300,7 @@ HOST = (
         "MiB",
         "derived",
         "Reclaimed memory",
-        f"Memory that merging saves: pages_sharing × page size. {ZERO_PAGES}",
+        f"Memory that merging saves: {SAVED} × page size. {ZERO_PAGES_ALSO}",
         reclaimed_mib,
     ),
     *(
@@ -311,8 +317,8 @@ HOST = (
             ("resident", sum_of_guests("resident_mib")),
         )
         for part, label, formula, function in (
-            ("shared", "Shared", "(pages_shared + pages_sharing)", shared_mib),
-            ("reclaimed", "Reclaimed", "pages_sharing", reclaimed_mib),
+            ("shared", "Shared", "(pages_shared + pages_sharing + ksm_zero_pages)", shared_mib),
+            ("reclaimed", "Reclaimed", SAVED, reclaimed_mib),
             ("difference", "Shared minus reclaimed", "pages_shared", kept_mib),
         )
     ),

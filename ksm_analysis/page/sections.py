@@ -222,8 +222,8 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
             yield Figure(
                 f"percent-of-{whole}-by-guests",
                 f"Shared and reclaimed, in percent of {whole} guest memory",
-                "Shared: (pages_shared + pages_sharing) × page size. Reclaimed: pages_sharing × "
-                f"page size. {catalog.WHOLE[whole]} {catalog.ZERO_PAGES}",
+                "Shared: (pages_shared + pages_sharing + ksm_zero_pages) × page size. Reclaimed: "
+                f"{catalog.SAVED} × page size. {catalog.WHOLE[whole]} {catalog.ZERO_PAGES_ALSO}",
                 tuple(figures.percent_by_guests(data, whole)),
                 note=" ".join(f"{p.name}: {p.source}" for p in PUBLISHED if whole == "configured"),
                 wide=whole == "configured",
