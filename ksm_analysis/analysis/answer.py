@@ -22,8 +22,8 @@ def headline(every: list[Setting]) -> str:
         )
     if top.efficiency_percent:
         words += (
-            f"; according to the census, that is {number(top.efficiency_percent.mean)} % of what "
-            "perfect merging would save"
+            f"; according to the census, {number(top.efficiency_percent.mean)} % of what perfect "
+            "merging would save is saved"
         )
     if top.ksmd_cpu_seconds and top.ksmd_cpu_percent:
         words += (
