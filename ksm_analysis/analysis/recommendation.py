@@ -34,9 +34,9 @@ RULE = (
     "it: if two guests share a page, each is credited with half. No guest is excluded before "
     "enough full scans (3, or 10 with smart_scan=1), or while pages_sharing still changes. A guest "
     "is also kept if enough of its pages could be merged but were not merged: then the setting is "
-    "at fault. The pages that could be merged are zeros and pages that occur more than once, but at "
-    "most as many as did not change since the census before. Values are means over the runs of a setting, in the last "
-    "census of each run."
+    "at fault. The pages that could be merged are zeros and pages that occur more than once, but "
+    "at most as many as did not change since the census before. Values are means over the runs of "
+    "a setting, in the last census of each run."
 )
 
 
