@@ -467,7 +467,7 @@ def test_an_incompletely_read_process_is_not_counted(ksm):
         os.kill(int(children.read_text()), signal.SIGKILL)
         line = json.loads(counting.communicate()[0])
     assert line["present_pages"] == line["limit_pages"] == 0
-    assert line["complaints"] == ["p1: what read it has failed, or was killed; it is left out"]
+    assert line["complaints"] == ["p1: its reader failed or was killed; it is left out"]
 
 
 def test_without_cap_sys_admin_only_the_limit_is_known(ksm):
@@ -581,7 +581,7 @@ def test_pages_shared_after_a_fork_do_not_count_as_ksm(ksm):
         line = census({"parent": parent})
     assert (line["present_pages"], line["fork_shared_pages"], line["saved_pages"]) == (25, 25, 0)
     assert line["complaints"] == [
-        "25 pages share frames since a fork, and not by KSM: they are in the limit"
+        "25 pages share frames after a fork and not by KSM: they are in the limit"
     ]
 
 
@@ -593,7 +593,7 @@ def test_pages_shared_after_a_fork_do_not_count_as_ksm(ksm):
         (["--process", "a=/nowhere"], "the pid file /nowhere cannot be read"),
         (["--process", "a=1", "--process", "a=1"], "a name is given twice"),
         (["--process", "a=1", "--every", "0", "--seconds", "1"], "--every: must be more than 0"),
-        (["--process", "a=1", "--every", "5"], "--seconds belongs to moments"),
+        (["--process", "a=1", "--every", "5"], "--seconds goes with --every"),
         ([], "required: --process"),
     ],
 )
