@@ -281,7 +281,7 @@ Setting = Annotated[
 
 
 def _only_if_present(setting: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    """Refuse a knob that `knobs` has as well: it cannot be told which is meant."""
+    """Refuse a knob that `knobs` also has, since only one of the two values can be set."""
     named = {"run"}.union(*info.data.get("knobs", []))
     for name in setting:
         if name in named:
@@ -381,7 +381,7 @@ class _ForEditors(GenerateJsonSchema):
 
 
 def json_schema() -> dict[str, Any]:
-    """Make the JSON Schema of definitions, which takes all that is valid and tells most errors."""
+    """Make the JSON Schema of definitions. It accepts all valid files, and finds most errors."""
     schema = Experiment.model_json_schema(schema_generator=_ForEditors)
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, **schema}

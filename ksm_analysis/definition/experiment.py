@@ -45,8 +45,8 @@ def parse(
 ) -> Experiment:
     """Read a definition. `file` is only for messages.
 
-    `interval` and `intervals` are those of the command line, which the file's give way to.
-    Raises InputError with one line for each thing that is wrong: file, line, key, what is allowed.
+    `interval` and `intervals` come from the command line, and override those of the file.
+    Raises InputError with one line for each error: file, line, key, what is allowed.
     """
     data, root = yaml_errors.read(text, file)
     if root is None or not isinstance(data, dict):
@@ -67,7 +67,7 @@ def parse(
 
 
 def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
-    """What the checks of one key need to know of others; of those that are wrong, nothing."""
+    """Return what the checks of one key need to know of other keys, if those are right."""
     workloads, stop = data.get("workloads"), data.get("stop")
     by = " and ".join(f"--{name}" for name in options)
     sampling = _if_right(Sampling, data.get("sampling"))
@@ -79,7 +79,7 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         guests="guests" in data,
         only_arrays=isinstance(workloads, list)
         and all(isinstance(each, dict) and "arrays" in each for each in workloads),
-        # what no run can last is told once, where it stands
+        # an impossible time is reported once, at its own key
         steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
     )
 

@@ -30,7 +30,7 @@ class Part:
     title: str = ""
 
     def options(self, value: Any) -> dict[str, Any]:
-        """Return what the role is told in `part_options`, from the value of the key."""
+        """Return the `part_options` of the role, made from the value of the key."""
         return dict(value)
 
     def table(self, runs: Sequence[Any]) -> "pd.DataFrame | None":

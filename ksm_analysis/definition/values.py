@@ -1,4 +1,4 @@
-"""What a value of a definition may be: types that say what is allowed, whichever way one is wrong.
+"""What a value of a definition may be: types that say what is allowed.
 
 Every type also makes the JSON Schema of what it takes, for editors.
 """
@@ -63,7 +63,7 @@ def not_allowed(value: Any, allowed: str) -> PydanticCustomError:
 
 
 def says(allowed: str) -> WrapValidator:
-    """Say what is allowed, whichever way the value is wrong."""
+    """Report what is allowed for any wrong value."""
 
     def check(value: object, handler: ValidatorFunctionWrapHandler) -> object:
         try:
@@ -102,7 +102,7 @@ class Rest(NamedTuple):
 
 
 def rest_of(info: ValidationInfo) -> Rest:
-    """What the one who validates has said of the rest of the file."""
+    """Return what the caller of the validation knows about the rest of the file."""
     return info.context or Rest()
 
 
@@ -115,7 +115,7 @@ Model = TypeVar("Model", bound=BaseModel)
 # What a file may leave out: then it is None, but a file cannot write `null`.
 OrLeftOut = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(get_args(kind)[0]))]
 
-# A word, or a mapping; what is wrong inside the mapping is told in full.
+# A word, or a mapping. Errors inside the mapping are reported one by one.
 WordOr = Annotated[
     Annotated[Word, Tag("(word)")] | Annotated[Model, Tag("(mapping)")],
     Discriminator(lambda value: "(mapping)" if isinstance(value, dict | BaseModel) else "(word)"),

@@ -81,7 +81,7 @@ def _place(location: tuple[int | str, ...], root: yaml.Node) -> tuple[int, str, 
     """Line and dotted path of the nearest thing in the file that pydantic's location names.
 
     Parts that are in no file (pydantic's names for the branches of a union) are skipped. The
-    third value is the last part if it is a key that the file has not.
+    third value is the last part if the file does not have this key.
     """
     node, line, path, missing = root, root.start_mark.line + 1, "", None
     for part in location:

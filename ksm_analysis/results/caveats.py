@@ -28,9 +28,9 @@ def of_experiment(
 ) -> Iterator[str]:
     """Yield which runs of an experiment are missing, and how its hosts are unlike.
 
-    `planned` has the factors of all runs of the plan by their ids. Without a plan, which older
-    results have not, the cells that the factors of the runs make out are looked for. Hosts are no
-    such factor, since runs are assigned to them.
+    `planned` has the factors of all runs of the plan by their ids. Older results have no plan: then
+    each combination of factors is expected. The host is not a factor, since runs are assigned to
+    hosts.
     """
     yield from _host_warnings(runs)
     if planned is not None:
@@ -204,12 +204,12 @@ def _drift_warnings(run: Run) -> Iterator[str]:
 
 
 def _reads_as(read: int | str, asked: int | str) -> bool:
-    """Compare what the kernel prints (`[none] scan-time`) with what it was told (`none`)."""
+    """Compare what the kernel prints (`[none] scan-time`) with what was written (`none`)."""
     return str(read) == str(asked) or f"[{asked}]" in str(read)
 
 
 def _counter_warnings(run: Run) -> Iterator[str]:
-    """Find counters that the kernel decremented too often, and that restarted."""
+    """Find counters that the kernel decremented below zero, and counters that restarted."""
     for name in map(str, run.samples.filter(like="ksm.").select_dtypes("number")):
         column = run.samples[name]
         if (column >= BELOW_ZERO).any():
@@ -219,7 +219,7 @@ def _counter_warnings(run: Run) -> Iterator[str]:
 
 
 def _memory_warnings(run: Run) -> Iterator[str]:
-    """Look for a host that is short of memory: what it swaps is not merged, and slows all down."""
+    """Look for a host that is short of memory: swapped memory is not merged."""
     for name, words in (("pswpin", "read back from"), ("pswpout", "written to")):
         pages = _risen(run, f"vmstat.{name}")
         if pages:
@@ -236,7 +236,7 @@ def _memory_warnings(run: Run) -> Iterator[str]:
 
 
 def _cpu_warnings(run: Run) -> Iterator[str]:
-    """Look for CPU time that the host did not have."""
+    """Look for CPU time that the host lost."""
     if throttled := _strain(run, "throttled"):
         yield f"the CPUs were throttled, being too hot: {throttled:,.0f} times"
     states = [c for c in map(str, run.samples) if c.startswith("cpu.") and "guest" not in c]
@@ -247,7 +247,7 @@ def _cpu_warnings(run: Run) -> Iterator[str]:
 
 
 def _risen(run: Run, column: str) -> float:
-    """How much a counter has risen from the first sample to the last; 0 if there is none."""
+    """Return how much a counter rose from the first sample to the last; 0 without the counter."""
     if column not in run.samples:
         return 0
     values = run.samples[column].dropna()
@@ -255,7 +255,7 @@ def _risen(run: Run, column: str) -> float:
 
 
 def _strain(run: Run, key: str) -> float:
-    """How much a counter has risen from the header to the end line; 0 if they have it not."""
+    """Return how much a counter rose from the header to the end line; 0 without the counter."""
     before, after = (line.get("strain", {}).get(key) for line in (run.header, run.end))
     return 0 if before is None or after is None else after - before
 

@@ -22,9 +22,9 @@ def knobs(run: Run) -> dict[str, Any]:
 
 
 def workload(run: Run) -> str:
-    """Spell out what was run, and in which part of the time, whichever guests ran it.
+    """Spell out what was run, and in which part of the time. The guests that ran it do not count.
 
-    An imported run tells it by the name alone, which is its command.
+    An imported run has only a name, which is its command.
     """
     seconds = run.plan.sampling.seconds
     parts = [

@@ -24,13 +24,13 @@ SUMS = {
 class Census:
     """All censuses of a run.
 
-    `rows`: one row a census, indexed by `n`: `seconds` (since the run's first sample), `moment`,
-    and its counts, with NaN for what could not be known; the kernel's own counters before and
+    `rows`: one row per census, indexed by `n`: `seconds` (since the run's first sample), `moment`,
+    and its counts, with NaN for unknown ones; the kernel's own counters before and
     after are columns `ksm.full_scans`, `ksm_after.full_scans` and so on.
 
-    `guests`: one row a census and guest, with `n`, `seconds`, `guest`; `ksm_stat.*` as the kernel
-    says it. `matrix`: pages of a guest (row) whose frame another (column) has as well, in the last
-    census that tells; empty if none does.
+    `guests`: one row per census and guest, with `n`, `seconds`, `guest`; `ksm_stat.*` as the kernel
+    prints it. `matrix`: pages of a guest (row) whose frame another guest (column) also has, in the
+    last census that has these numbers; empty without them.
     """
 
     rows: pd.DataFrame

@@ -87,7 +87,7 @@ class Log:
 
     @property
     def command(self) -> str:
-        """What the guests were told to run; empty if they were idle."""
+        """The command that the guests ran; empty if they were idle."""
         text = self.header.get("command_executed_in_vms", "").strip()
         quoted = len(text) > 1 and text[0] == text[-1] == "'"
         return (text[1:-1] if quoted else text).strip()
@@ -100,7 +100,7 @@ class Log:
 
 
 def parse(data: bytes, name: str) -> Log:
-    """Read a log. Raises InputError, with `name`, if it is none or has no whole interval."""
+    """Read a log. Raises InputError, with `name`, if it is no log or has no whole interval."""
     lines, torn = _lines(data)
     parser = _Parser(name)
     for number, line in enumerate(lines, start=1):
@@ -301,7 +301,7 @@ def _chosen(value: Number | str) -> Number | str:
 
 
 def cell(log: Log) -> dict[str, Any]:
-    """Return what was varied, as far as a log tells: guests, knobs, workload."""
+    """Return the factors that a log contains: guests, knobs, workload."""
     shown = {"pages_to_scan", "sleep_millisecs"} | ({"run"} if log.knobs.get("run") != 1 else set())
     knobs = [f"{name}={value}" for name, value in log.knobs.items() if name in shown]
     knobs.sort(key=lambda knob: knob.startswith("run="))
@@ -315,7 +315,7 @@ def cell(log: Log) -> dict[str, Any]:
 def planned(
     log: Log, run_id: str, index: int, factors: dict[str, Any], memory_mib: int
 ) -> dict[str, Any]:
-    """Return the run as a plan would have it. What no log tells is null or empty."""
+    """Return the run in the form of a plan. What a log does not contain is null or empty."""
     sampling = {"interval": log.seconds, "intervals": log.planned, "period": log.seconds}
     sampling |= {"samples": log.planned, "seconds": log.planned * log.seconds}
     return {
@@ -368,8 +368,8 @@ def record(log: Log, file: str, experiment: str, run: dict[str, Any]) -> dict[st
 def samples(log: Log) -> Iterator[str]:
     """Yield the lines of samples.jsonl. A guest is one that the log has a line of."""
     encode = json.JSONEncoder(allow_nan=False).encode
-    told = {pid for interval in log.intervals for pid in interval.guests}
-    names = {pid: f"vm-{pid}" for pid in log.pids if pid in told}
+    seen = {pid for interval in log.intervals for pid in interval.guests}
+    names = {pid: f"vm-{pid}" for pid in log.pids if pid in seen}
     yield encode(_header(log, {name: int(pid) for pid, name in names.items()}))
     for interval in log.intervals:
         sample = {

@@ -36,33 +36,33 @@ class Sampled:
 
 
 def source(raw: Path) -> list[int]:
-    """Tell one content of a raw file from another; raises OSError if there is none.
+    """Identify the content of a raw file; raises OSError if there is no file.
 
-    A hash would take as long to read as the file itself. The file is never edited, so that only a
-    copy may fit less than it should: without its times it is converted again.
+    A hash would take as long as reading the file. The file is never edited. A copy without the
+    original times is converted again.
     """
     stat = raw.stat()
     return [VERSION, stat.st_size, stat.st_mtime_ns]
 
 
 def load(raw: Path, source: list[int]) -> Sampled | None:
-    """Read what was converted of a raw file; None if it was not, or not from this source."""
+    """Read the converted samples; None if there are none, or they are from another source."""
     try:
         tables = {key: _read(raw.with_name(name)) for key, name in NAMES.items()}
         notes = {key: json.loads(table.schema.metadata[KEY]) for key, table in tables.items()}
         if any(note["source"] != source for note in notes.values()):
             return None
         frames = {key: table.to_pandas() for key, table in tables.items()}
-        told = notes["samples"]
-        return Sampled(told["header"], told["end"], **frames, warnings=tuple(told["warnings"]))
+        note = notes["samples"]
+        return Sampled(note["header"], note["end"], **frames, warnings=tuple(note["warnings"]))
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 
 
 def save(raw: Path, source: list[int], sampled: Sampled) -> None:
-    """Write what was read from a raw file beside it; nothing if that cannot be done.
+    """Write the converted samples beside their raw file, if that is possible.
 
-    `source` is that of before it was read.
+    `source` was taken before the file was read.
     """
     note = {key: getattr(sampled, key) for key in ("header", "end", "warnings")}
     note["source"] = source

@@ -28,7 +28,7 @@ class Fact:
 
 
 def facts(runs: Sequence[Run]) -> list[Fact]:
-    """List everything that runs depend on, with the values that runs differ in told apart."""
+    """List everything that runs depend on, and which runs have which value."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         record = run.record

@@ -44,7 +44,7 @@ COUNTERS = re.compile(
     r"|ksm[.](full_scans|general_profit|ksm_zero_pages|pages_|stable_node_)"
 )
 LARGEST = 2**64  # no kernel counts further
-NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line begins that is none: `null` would crash pyarrow
+NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line that is not an object: `null` would crash pyarrow
 
 
 def read_results(directory: Path) -> Results:
@@ -146,16 +146,16 @@ def _events(path: Path, record: Record, warnings: list[str]) -> tuple[dict[str, 
     return tuple(sorted(events, key=lambda event: event["monotonic"]))
 
 
-# What is read of events, if it is there
-TOLD = {"guest": str, "stdout": str, "stderr": str, "exitcode": int}
+# Optional keys of events, with their types
+OPTIONAL = {"guest": str, "stdout": str, "stderr": str, "exitcode": int}
 
 
 def _is_event(line: dict[str, Any]) -> bool:
-    """Tell whether a line has a name and a time, and what else is read of it is of its type."""
+    """Whether a line has a name and a time, and optional keys of the right types."""
     at = line.get("monotonic")
     timed = isinstance(at, int | float) and abs(at) < math.inf
-    told = all(isinstance(line.get(key), kind | None) for key, kind in TOLD.items())
-    return timed and told and isinstance(line.get("event"), str)
+    typed = all(isinstance(line.get(key), kind | None) for key, kind in OPTIONAL.items())
+    return timed and typed and isinstance(line.get("event"), str)
 
 
 def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
@@ -193,7 +193,7 @@ def _whole_lines(path: Path, warnings: list[str]) -> bytes:
 
 
 def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a file, with a warning for what is none."""
+    """Yield the JSON objects of a file, with a warning for each other line."""
     try:
         lines = _whole_lines(path, warnings).split(b"\n")[:-1]
     except OSError as error:

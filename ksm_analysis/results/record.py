@@ -47,7 +47,7 @@ class Sampling(_Lenient):
 
 
 class Part(_Lenient):
-    """One part of a run: its name, its role, and what it was told."""
+    """One part of a run: its name, its role, and its options."""
 
     name: str
     role: str = ""
@@ -66,7 +66,7 @@ class Task(_Lenient):
 
 
 class Tasks(_Lenient):
-    """What the part workload was told."""
+    """The options of the part workload."""
 
     tasks: list[Task]
 

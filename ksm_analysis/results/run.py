@@ -27,17 +27,17 @@ class Cell(NamedTuple):
 class Run:
     """One run.
 
-    `samples` has one row a sample, indexed by `n`; columns are `seconds` (since the header's
+    `samples` has one row per sample, indexed by `n`; columns are `seconds` (since the header's
     monotonic time), `wall`, `monotonic`, and one for each counter: `ksm.full_scans`, `cpu.idle`,
     `meminfo.MemFree`, `vmstat.cow_ksm`, `ksmd.cpu_ns`; units as the kernel prints them.
 
-    `guests` has one row a sample and guest that was there: `n`, `seconds`, `guest`, and the
-    counters of its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical: a name
-    in so many rows takes a byte in each.
+    `guests` has one row per sample and existing guest: `n`, `seconds`, `guest`, and the counters of
+    its process (`ksm_rmap_items`, `resident_pages`, …). `guest` is categorical, so that a name
+    takes one byte per row.
 
-    Counters that the kernel has not are no columns. A run without readable samples has empty
-    frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed. `census`
-    is None where none was asked for, or none is left.
+    A counter that the kernel does not have is not a column. A run without readable samples has
+    empty frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
+    `census` is None if there is none.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class Run:
         return found if isinstance(found, bool) else None
 
     def options(self, part: str) -> dict[str, Any] | None:
-        """Return what a part of the run was told; None if the run has no such part."""
+        """Return the options of a part; None if the run has no such part."""
         return next((each.options for each in self.plan.parts if each.name == part), None)
 
     @property
@@ -127,7 +127,7 @@ class Run:
         return self.intervals * self.plan.sampling.interval
 
     def lines(self, part: str) -> list[dict[str, Any]]:
-        """Return the JSON objects of a part's file, in their order. What is none is skipped."""
+        """Return the JSON objects of a part's file, in their order. Other lines are skipped."""
         try:
             text = (self.path / f"{part}.jsonl").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -142,7 +142,7 @@ class Run:
     def window(self) -> tuple[float, float] | None:
         """Return when the workload ran, first start to last stop, in seconds of `samples`.
 
-        None without a workload. One that is not known to have stopped lasts until the last sample.
+        None without a workload. If no stop was recorded, it lasts until the last sample.
         """
         at: dict[str, list[float]] = {"workload started": [], "workload stopped": []}
         for event in self.events:

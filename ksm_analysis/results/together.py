@@ -122,7 +122,7 @@ def _identified(runs: list[Run]) -> list[Run]:
 
 
 def _numbered(runs: list[Run]) -> list[Run]:
-    """Number repetitions of equal cells anew, and all runs in their order."""
+    """Renumber the repetitions of each cell, and all runs in their order."""
     seen: Counter[object] = Counter()
     numbered = []
     for index, run in enumerate(runs, start=1):
