@@ -7,7 +7,12 @@ import pytest
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 
 # The driver of libvirt for tests has one running domain, `test`: 8 GiB, 2 processors.
-DOMAIN = "<domain type='test'><name>test</name><memory>{}</memory><vcpu>{}</vcpu></domain>"
+DOMAIN = """\
+<domain type='test'><name>test</name><memory>{}</memory><vcpu>{}</vcpu><devices>
+  <disk type='file'><source file='/guest/diskimage1'/><target dev='vda'/></disk>
+  <interface type='network'><source network='default'/></interface>
+</devices></domain>
+"""
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_controller_in_a_container_holds_the_lock_until_it_expires(lock):
     """It has the boot id of the host, and its process id means nothing there."""
     container = f"{BOOT} pid:[4026532000]"
     assert lock(container, 1, seconds=3600)["changed"]
-    assert "busy with" in lock(HERE, os.getpid())["msg"]
+    assert "locked by" in lock(HERE, os.getpid())["msg"]
     assert not lock(container, 1, seconds=0)["changed"], "renewed, for no time"
     assert lock(HERE, os.getpid())["taken_over"]["machine"] == container
 
