@@ -347,6 +347,9 @@ def _no_libvirtd():
     ran = processes(LIBVIRTD)
     if ran:
         subprocess.run(["service", "libvirtd", "stop"], check=True, capture_output=True)
+        deadline = time.monotonic() + 60
+        while processes(LIBVIRTD) and time.monotonic() < deadline:
+            time.sleep(0.1)
     yield
     if ran:
         subprocess.run(["service", "libvirtd", "start"], check=True, capture_output=True)

@@ -25,6 +25,7 @@ import yaml
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles/monitor_service/files"
+SAMPLER = ROOT / "roles/part_sampler/files/ksm_sampler.py"
 DASHBOARD = json.loads((FILES / "grafana_dashboard.json").read_text())
 QUESTIONS = [
     pytest.param(target["expr"], id=f"{panel['id']}-{target['refId']}")
@@ -103,8 +104,8 @@ def place():
         base.chmod(0o755)
         for name in ("state", "domains", "collector", "program"):
             (base / name).mkdir()
-        for name in ("ksm_monitor.py", "ksm_prometheus.py", "ksm_sampler.py"):
-            shutil.copy(FILES / name, base / "program")
+        for program in (FILES / "ksm_monitor.py", FILES / "ksm_prometheus.py", SAMPLER):
+            shutil.copy(program, base / "program")
         os.chown(base / "state", NOBODY, NOBODY)
         (base / "collector/ksm.prom").symlink_to(base / "state/ksm.prom")
         yield base

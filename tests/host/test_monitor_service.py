@@ -330,14 +330,19 @@ def test_when_it_is_stopped_it_ends_its_file(service):
 
 
 def test_the_testbed_does_not_affect_it(service):
-    pid, directory = service.pid(), "/var/lib/ksm-testbed/monitor"
+    pid, directory = service.pid(), "/var/lib/ksm-testbed/run"
     service.run("mkdir", "-p", directory)
-    service.run("cp", ROOT / "roles/part_sampler/files/ksm_sampler.py", directory)
-    sampler = f"{directory}/ksm_sampler.py --output {directory}/samples.jsonl --samples 100000"
-    service.run("systemd-run", "--unit=sampler", "--service-type=exec", "python3", *sampler.split())
+    run = {"id": "interrupted", "parts": [{"name": "sampler", "role": "ksm.testbed.part_sampler"}]}
+    service.run("tee", f"{directory}/run.json", stdin=json.dumps(run))
+    sampler = ["/usr/bin/python3", str(ROOT / "roles/part_sampler/files/ksm_sampler.py")]
+    sampler += ["--output", f"{directory}/samples.jsonl", "--samples", "100000"]
+    program = json.dumps({"name": "sampler", "directory": directory, "argv": sampler})
+    service.run("ansible", "localhost", "-m", "ksm.testbed.background", "-a", program)
+    of_run = json.loads(service.run("cat", f"{directory}/sampler.json"))["pid"]
+    assert service.exists(f"/proc/{of_run}")
     text, _, failed = service.play("-e", "force=true", playbook="teardown")
     assert failed == 0, text
-    assert service.run("systemctl", "is-active", "sampler", check=False) != "active\n"
+    assert not service.exists(f"/proc/{of_run}")
     assert not service.exists("/var/lib/ksm-testbed")
     assert service.pid() == pid
 
