@@ -54,7 +54,7 @@ def test_no_census_was_asked_for(write_run):
 
 
 def test_a_census_that_was_asked_for_and_is_missing(write_run):
-    assert read_run(write_run(counted())).warnings == ("a census was asked for, and there is none",)
+    assert read_run(write_run(counted())).warnings == ("a census was asked for, but there is none",)
 
 
 def test_unknown_values_are_empty(read):
@@ -137,7 +137,7 @@ def test_a_guest_that_ended_is_left_out_and_reported(read):
 def test_missed_censuses_are_reported(read):
     (warning,) = read(change=lambda lines: lines[-1].update(missed=3)).warnings
 
-    assert warning == "3 censuses were missed, as one took longer than until the next"
+    assert warning == "3 censuses were missed because the previous census took too long"
 
 
 def test_censuses_of_an_unknown_format_are_left_out(read):
@@ -159,7 +159,7 @@ def test_no_complete_census_in_the_file(read):
     run = read(lines=[])
 
     assert run.census is None
-    assert run.warnings == ("there is no whole census in census.jsonl",)
+    assert run.warnings == ("census.jsonl has no complete census",)
 
 
 # --- values ---------------------------------------------------------------------------------------
