@@ -96,7 +96,7 @@ class Cell:
         excluded = f"nosharepages: {'all' if every else numbers}"
         if self.factors["workload"] != IDLE:
             return excluded
-        return f"{{name: {IDLE}-apart, {excluded}}}"  # a workload of that name can have no members
+        return f"{{name: {IDLE}-apart, {excluded}}}"  # `idle` itself cannot have keys
 
 
 def cells(measured: list[Measured]) -> list[Cell]:

@@ -78,7 +78,7 @@ def says(allowed: str) -> WrapValidator:
 
 
 class Strict(BaseModel):
-    """A mapping that has no other keys than its fields.
+    """A mapping that has no keys except its fields.
 
     Write defaults of fields as `default=`: type checkers do not see positional ones.
     """

@@ -276,7 +276,7 @@ class Workload(Strict):
 
     @property
     def parts(self) -> list[Part | Literal["idle"]]:
-        """What the guests do, in turn."""
+        """The parts, which are assigned to guests in this order, again and again."""
         if self.mixed:
             return self.mixed
         if self.stress_ng or self.command:

@@ -157,7 +157,7 @@ def _whose(data: figures.Data) -> str:
 
 
 def _times(data: figures.Data) -> str:
-    """Explain what figures over time show besides lines."""
+    """Explain what figures over time show in addition to lines of values."""
     band = (
         "The grey band shows when the workload was active, by the host's clock. "
         if data.windows["seconds"]
