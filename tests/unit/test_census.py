@@ -81,7 +81,7 @@ def test_unknown_values_are_empty(read):
     [
         ("limit_zero_pages", "limit_pages is not limit_zero_pages + limit_within_pages + limit_"),
         ("saved_between_pages", "saved_ksm_pages is not saved_within_pages + saved_between_pages"),
-        ("page_size", "what is attributed to guests is not what is saved"),
+        ("page_size", "the sum of attributed_bytes is not the size of saved_pages"),
     ],
 )
 def test_wrong_sums_are_reported(read, key, words):
