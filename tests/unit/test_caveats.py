@@ -169,6 +169,6 @@ def test_a_setting_measured_on_one_host_only_is_reported(write_run):
         path = write_run(guests=guests, repetition=repetition, host=host)
 
     assert read_results(path.parent).warnings == (
-        "1 of 2 settings were not measured on every host: compare settings within a host, or give "
+        "1 of 2 settings were not measured on every host: compare settings within a host, or use "
         "as many repetitions as there are hosts",
     )
