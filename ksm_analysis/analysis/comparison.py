@@ -238,7 +238,10 @@ def _way_out(unlike: list[set[str]], single: list[str], by: str | None) -> str:
         return f"they do not differ in {by}" if by else "they do not differ"
     closest = min(apart, key=len)
     names = " and ".join(name for name in FACTORS if name in closest)
-    return f"the closest differ in {names}: nothing would show which of these makes a difference"
+    return (
+        f"the most similar cells differ in {names}: a comparison would not show which of these "
+        "makes a difference"
+    )
 
 
 # --- comparisons ----------------------------------------------------------------------------------
@@ -258,8 +261,8 @@ def compare(
     """Compare every pair in every metric; p is adjusted for the number of comparisons (Holm).
 
     A metric is left out if a side has no value of it. A total (such as CPU seconds) is left out if
-    the two sides were sampled for unequal times. What is counted over an interval is left out if
-    the intervals have unequal lengths.
+    the two sides were sampled for unequal times. A metric that is counted over an interval is left
+    out if the intervals have unequal lengths.
     """
     made: list[Comparison] = []
     left_out: dict[tuple[str, str], int] = {}

@@ -35,8 +35,8 @@ RULE = (
     "enough full scans (3, or 10 with smart_scan=1), or while pages_sharing still changes. A guest "
     "is also kept if enough of its pages could be merged but were not merged: then the setting is "
     "at fault. The pages that could be merged are zeros and pages that occur more than once, but "
-    "at most as many as did not change since the census before. Values are means over the runs of "
-    "a setting, in the last census of each run."
+    "at most as many as did not change since the previous census. Values are means over the runs "
+    "of a setting, in the last census of each run."
 )
 
 
@@ -96,7 +96,7 @@ class Cell:
         excluded = f"nosharepages: {'all' if every else numbers}"
         if self.factors["workload"] != IDLE:
             return excluded
-        return f"{{name: {IDLE}-apart, {excluded}}}"  # a workload of that name can have no members
+        return f"{{name: {IDLE}-apart, {excluded}}}"  # `idle` itself cannot have keys
 
 
 def cells(measured: list[Measured]) -> list[Cell]:
@@ -164,7 +164,7 @@ def _too_early(measured: Measured) -> str:
         return "The kernel does not report how often ksmd scanned all memory."
     done = census[f"ksm.{scans}"] - samples[f"ksm.{scans}"].iloc[0]
     if not done >= (needed := scans_needed(measured)):
-        return f"ksmd scanned all memory {done:.0f} times, and {needed} times are needed."
+        return f"ksmd scanned all memory {done:.0f} times, but {needed} times are needed."
     if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
         return "The last census was taken long before the end."
     return "" if has_plateau(measured) else "pages_sharing still changed at the end."

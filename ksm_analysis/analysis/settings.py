@@ -23,9 +23,9 @@ class Setting:
     `off` is the baseline: run=0. A value is None if no run has it (an imported run has no CPU time
     of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
     operations per second. `throughput_vs_off_percent` is its change against the same guests and
-    workload with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until
-    pages_sharing reached that share of its last value. That value is a plateau only if `plateaued`
-    is true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
+    workload with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until the
+    savings reached that share of their last value. That value is a plateau only if `plateaued` is
+    true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
     would save, in the last census. `period` is the seconds between two samples. `savings` lists the
     MiB that each run saved. `scanned`: in each run, ksmd scanned all memory often enough to judge
     the setting.
@@ -169,9 +169,9 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
-    """Return a function of a run: seconds until pages_sharing reached a share of its last value.
+    """Return a function of a run: seconds until the savings reached a share of their last value.
 
-    From this time on, it stayed at or above the share: an early peak does not count. Seconds count
+    From this time on, they stayed at or above it: an early peak does not count. Seconds count
     from the first sample. NaN if nothing is saved at the end.
     """
 

@@ -1,1 +1,1 @@
-"""What may be asked for, and the plan that is made of it."""
+"""Experiment definitions: what they may contain, and the plan that is made from them."""

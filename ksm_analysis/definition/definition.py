@@ -1,6 +1,6 @@
-"""An experiment definition: which keys there are, what each may be, and what each means.
+"""An experiment definition: its keys, their allowed values, and their meaning.
 
-Descriptions are those of docs/experiments.md; editors show them, by the JSON Schema.
+docs/experiments.md has the same descriptions. Editors show them, from the JSON Schema.
 """
 
 import functools
@@ -64,8 +64,8 @@ class Guests(Strict):
     )
     disk_gib: Annotated[int, whole(1, 1024)] = Field(
         default=4,
-        description="Disk of a guest, in GiB; at least that of the image it starts from, which has"
-        " 4 by default.",
+        description="Disk of a guest, in GiB; at least as large as the disk of the image, which has"
+        " 4 GiB by default.",
     )
     vcpus: Annotated[int, whole(1, 64)] = Field(default=1, description="Virtual CPUs of a guest.")
     network: WordOr[
@@ -84,7 +84,7 @@ def _guests_or_arrays(
     rest = rest_of(info)
     if value is None and not rest.guests:
         if not rest.only_arrays:
-            raise wrong("this key is required: only workloads of 'arrays' do without guests")
+            raise wrong("this key is required: only workloads of 'arrays' need no guests")
         return None
     return handler(value)
 
@@ -96,11 +96,12 @@ class Sampling(Strict):
     """How long a run is, and how often all counters are read."""
 
     interval: Annotated[float, duration(0.01, 86400)] = Field(
-        description="Length of an interval, for which figures have a point; a whole multiple of"
-        " `period`."
+        description="Length of an interval; a whole multiple of `period`. Figures have one point"
+        " for each interval."
     )
     intervals: Annotated[int, whole(1, 100000)] = Field(
-        description="Intervals in a run. Their length together is the length of the run's sampling."
+        description="Number of intervals in a run. Together they are the length of the run's"
+        " sampling."
     )
     period: Annotated[float, duration(0.01, 3600)] = Field(
         default=0.25, description=f"Time between samples. A run has at most {MAX_SAMPLES} samples."
@@ -130,16 +131,16 @@ class Sampling(Strict):
 
 
 class Shuffled(Strict):
-    """Each repetition in an order of its own, which the seed determines."""
+    """Each repetition has its own order, which the seed determines."""
 
     shuffled: Annotated[int, whole(0, SEED)] = Field(
-        description="In the mapping only: the seed, which `shuffled(SEED)` has as well; 0 in plain"
-        " `shuffled`."
+        description="In the mapping only: the seed, as in `shuffled(SEED)`. For plain `shuffled`,"
+        " it is 0."
     )
 
 
 def _seeded(value: Any) -> Any:
-    """Read `shuffled` and `shuffled(SEED)` as the mapping they are short for."""
+    """Convert `shuffled` and `shuffled(SEED)` to the mapping that they abbreviate."""
     found = isinstance(value, str) and re.fullmatch(r"shuffled(\(([0-9]{1,20})\))?", value)
     return {"shuffled": int(found[2] or 0)} if found else value
 
@@ -161,19 +162,20 @@ Order = Annotated[
 
 
 class Steady(Strict):
-    """What counts as steady: pages_sharing has kept within a few percent for a while."""
+    """What counts as steady: pages_sharing has stayed within a few percent for a while."""
 
     scans: Annotated[int, whole(3, 1000000)] = Field(
-        default=3, description="Full scans that it has to be flat for, at least."
+        default=3, description="`pages_sharing` must be flat for at least this many full scans."
     )
     seconds: Annotated[float, duration(0, values.YEAR)] = Field(
         default=60.0,
-        description="Seconds that it has to be flat for, at least; no more than a run has.",
+        description="`pages_sharing` must be flat for at least this many seconds; at most the"
+        " length of the run.",
     )
     percent: Annotated[float, values.number(0, 100)] = Field(
         default=1.0,
-        description="How flat: the greatest pages_sharing is above the least by no more than this"
-        " part of the greatest, in percent.",
+        description="How flat: the greatest difference allowed between the highest and the lowest"
+        " `pages_sharing`, in percent of the highest.",
     )
 
 
@@ -208,8 +210,8 @@ class Every(Strict):
     """At regular times of a run."""
 
     every: Annotated[float, duration(1, 86400)] = Field(
-        description="In the list only: each time so many seconds have passed; at most the length of"
-        " the run."
+        description="In the list only: a census each time this many seconds have passed; at most"
+        " the length of the run."
     )
 
 
@@ -221,7 +223,7 @@ def _listed(value: Any) -> Any:
 
 def _one_every(moments: list[Every | str]) -> list[Every | str]:
     if sum(isinstance(moment, Every) for moment in moments) > 1:
-        raise wrong("has 'every' more than once: which is meant?")
+        raise wrong("has 'every' more than once: only one is allowed")
     return values.distinct(moments)
 
 
@@ -237,15 +239,13 @@ _Moments = Annotated[
 
 
 class Census(Strict):
-    """When all mergeable memory is read, to tell what of it could be merged and what is."""
+    """When all mergeable memory is read, to count what could be merged and what is merged."""
 
-    moments: _Moments = Field(
-        description="In the mapping only: the moments, as the plain list has them."
-    )
+    moments: _Moments = Field(description="In the mapping only: the moments, as in the plain list.")
     pause: values.Switch = Field(
         default=False,
-        description="In the mapping only: stop the guests while they are read, so that their"
-        " contents are those of one instant.",
+        description="In the mapping only: pause the guests while their memory is read, so that all"
+        " contents are from the same moment.",
     )
 
     @property
@@ -255,7 +255,7 @@ class Census(Strict):
 
 
 def _moments_or_mapping(value: Any) -> Any:
-    """Read a list as the mapping that it is short for."""
+    """Convert a list to the mapping that it abbreviates."""
     if isinstance(value, list):
         return {"moments": value}
     if not isinstance(value, dict | Census):
@@ -285,7 +285,7 @@ def _only_if_present(setting: dict[str, Any], info: ValidationInfo) -> dict[str,
     named = {"run"}.union(*info.data.get("knobs", []))
     for name in setting:
         if name in named:
-            message = "belongs in 'knobs', which has it, or in 'knobs_if_present': not in both"
+            message = "must be in 'knobs' or in 'knobs_if_present', not in both"
             if name == "run":
                 message = "belongs in 'knobs': every kernel with KSM has it"
             raise wrong_at(name, message)
@@ -310,7 +310,8 @@ class Experiment(Strict):
         description="Settings of `/sys/kernel/mm/ksm`: one cell for each entry.",
     )  # fmt: skip
     knobs_if_present: Annotated[Setting, AfterValidator(_only_if_present)] = Field(
-        default={}, description="Knobs for every setting, on hosts whose kernel has them."
+        default={},
+        description="Knobs that are added to every setting if the host's kernel has them.",
     )
     workloads: Annotated[
         list[
@@ -324,8 +325,8 @@ class Experiment(Strict):
     ] = Field(
         default=["idle"],
         validate_default=True,
-        description="What goes on: one cell for each entry, either `idle` or a mapping with the"
-        " keys that follow.",
+        description="What runs: one cell for each entry. An entry is `idle` or a mapping with the"
+        " keys below.",
     )
     sampling: Sampling = Field(description="How long a run is sampled, and how often.")
     stop: Annotated[
@@ -347,13 +348,13 @@ class Experiment(Strict):
         AfterValidator(_every_within_the_run),
     ] = Field(
         default=None,
-        description="When the contents of all mergeable memory are read: what could be merged, what"
-        " is, and who shares with whom.",
+        description="When the contents of all mergeable memory are read, to find what could be"
+        " merged, what is merged, and which guests share pages.",
     )
     repetitions: Annotated[int, whole(1, 1000)] = Field(
         default=1, description="How often each cell is run, with fresh guests each time."
     )
-    order: Order = Field(default="interleaved", description="In which order the runs are done.")
+    order: Order = Field(default="interleaved", description="The order of the runs.")
 
 
 @functools.cache
@@ -375,7 +376,7 @@ class _ForEditors(GenerateJsonSchema):
 
     def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
         made = super().default_schema(schema)
-        if made.get("default", 0) is None:  # absent, which no file can write
+        if made.get("default", 0) is None:  # it means absent; a file cannot write it
             del made["default"]
         return made
 

@@ -1,7 +1,7 @@
-"""An experiment: YAML text in, a validated definition and its list of runs out.
+"""Convert the YAML text of an experiment to a validated definition and its list of runs.
 
-Nothing here touches a host or a file. Whether a knob exists is for the host to say, since every
-kernel has its own.
+This module uses no host and no file. The host checks whether a knob exists, since kernels have
+different knobs.
 """
 
 import itertools
@@ -30,9 +30,9 @@ from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import Part, Workload
 from ksm_analysis.errors import InputError
 
-# What a run takes besides its sampling: unmerging, defining and removing the guests; then booting
-# each guest. Measured with emulated guests on two CPUs, where boots wait for each other; with
-# hardware virtualisation a run is quicker than its estimate.
+# Time that a run takes in addition to its sampling: first to unmerge, and to define and remove the
+# guests; second to boot, for each guest. Measured with emulated guests on two CPUs, where boots
+# wait for each other. With hardware virtualisation, a run is faster than its estimate.
 RUN_SECONDS = 10.0
 GUEST_SECONDS = 18.0
 
@@ -67,7 +67,7 @@ def parse(
 
 
 def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
-    """Return what the checks of one key need to know of other keys, if those are right."""
+    """Return what the checks of one key need to know about other keys, if those are valid."""
     workloads, stop = data.get("workloads"), data.get("stop")
     by = " and ".join(f"--{name}" for name in options)
     sampling = _if_right(Sampling, data.get("sampling"))
@@ -109,11 +109,13 @@ def _line(file: str, line: int, text: str) -> str:
 
 
 def plan(experiment: Experiment, file: str) -> dict[str, Any]:
-    """List the runs of an experiment, in the order of running, as docs/data.md has them."""
+    """List the runs of an experiment, in the order of running, in the format of docs/data.md."""
     name = PurePath(file).stem
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         allowed = "letters, digits, '.', '_' and '-'"
-        raise InputError(f"{file}: the file's name becomes a directory's: {allowed} are allowed")
+        raise InputError(
+            f"{file}: the name of the file becomes the name of a directory: {allowed} are allowed"
+        )
     labels = knob_labels(experiment.knobs)
     cells = enumerate(_cells(experiment), start=1)
     runs = [_run(experiment, index, labels, *cell) for index, cell in cells]
@@ -130,8 +132,8 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
 def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
     """(repetition, guests, number of the setting, workload) of each run, in the order of running.
 
-    Unless the file says otherwise, repetitions are outermost: what drifts with time (a warmer CPU,
-    a fuller disk) then meets every cell alike.
+    By default, repetitions are outermost: a drift over time (a warmer CPU, a fuller disk) then
+    affects all cells alike.
     """
     counts = experiment.guests.count if experiment.guests else [0]
     settings = range(len(experiment.knobs))
@@ -151,7 +153,7 @@ def _in_words(order: Shuffled | str) -> str:
 
 
 def knob_labels(settings: list[dict[str, Any]]) -> list[str]:
-    """One name for each setting: the knobs that differ between them, or all if there is one."""
+    """Name each setting by the knobs that differ between settings, or a single one by all knobs."""
     names = list(dict.fromkeys(itertools.chain(*settings)))
     if len(settings) > 1:
         names = [name for name in names if len({str(s.get(name)) for s in settings}) > 1]
@@ -170,7 +172,7 @@ def _run(
     setting: int,
     workload: Workload,
 ) -> dict[str, Any]:
-    # ksmd that does not run measures nothing: run=0 has to be asked for
+    # without ksmd there is little to measure, so run=0 must be explicit
     knobs = {"run": 1, **experiment.knobs[setting]}
     planned: dict[str, Any] = {
         "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
@@ -186,7 +188,7 @@ def _run(
         "knobs_if_present": experiment.knobs_if_present,
         "workload": {"name": workload.name},
         "sampling": _sampling(experiment, knobs, workload),
-        # each run says for itself what it is part of
+        # in each run, so that a single run directory can be understood
         "note": experiment.note.strip(),
         "seconds": RUN_SECONDS + GUEST_SECONDS * count + experiment.sampling.seconds,
     }
@@ -247,7 +249,7 @@ def _network(network: Network | str) -> str | None:
 
 
 def _parts(workload: Workload, count: int, seconds: float) -> list[dict[str, Any]]:
-    """What the guests do; guests that do the same are one part, idle ones are in none."""
+    """List the tasks of the guests. Guests that do the same share a task; idle ones have none."""
     turns = itertools.islice(itertools.cycle(workload.parts), count)
     works = [None if part == "idle" else _work(part, seconds) for part in turns]
     once = [work for i, work in enumerate(works) if work and work not in works[:i]]

@@ -19,8 +19,8 @@ GROUP = "ksm_analysis.parts"
 class Part:
     """One part: its key in an experiment, its role, and what the page shows of it.
 
-    `name` is also that of its files, `<name>.jsonl` and `<name>.json`. `role` is one that Ansible
-    finds. `key` is the type of its key, as pydantic takes it; `description` is for editors.
+    `name` is also the name of its files, `<name>.jsonl` and `<name>.json`. Ansible must be able to
+    find `role`. `key` is the type of its key, for pydantic. Editors show `description`.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Part:
         return dict(value)
 
     def table(self, runs: Sequence[Any]) -> "pd.DataFrame | None":
-        """Return a table for the page, from runs (results.run.Run); None for none.
+        """Return a table for the page, from runs (results.run.Run); None if there is no table.
 
         `run.lines(name)` has the lines of the part's file.
         """
@@ -43,7 +43,7 @@ class Part:
 
 @functools.cache
 def outside() -> tuple[Part, ...]:
-    """Return the parts that are installed. Raises InputError for one that cannot be loaded."""
+    """Return the installed parts. Raises InputError if one cannot be loaded."""
     found = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:

@@ -1,6 +1,6 @@
-"""What a value of a definition may be: types that say what is allowed.
+"""Types of the values of a definition, with messages that say what is allowed.
 
-Every type also makes the JSON Schema of what it takes, for editors.
+Each type also makes the JSON Schema of its values, for editors.
 """
 
 import json
@@ -47,16 +47,16 @@ def wrong(message: str, **values: Any) -> PydanticCustomError:
 
 
 def wrong_at(key: str, message: str, **values: Any) -> ValidationError:
-    """Make the error of a mapping's key, for what shows only beside its other keys."""
+    """Make the error of a key whose value is wrong because of another key of its mapping."""
     details = InitErrorDetails(type=wrong(message, **values), loc=(key,), input=None)
     return ValidationError.from_exception_data("definition", [details])
 
 
 def not_allowed(value: Any, allowed: str) -> PydanticCustomError:
-    """Make the error that says what is allowed, and what is there, in the words of the file."""
+    """Make the error that says what is allowed, and what the file has instead."""
     try:
         shown = json.dumps(value, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):  # keys that are no text; a list within itself
+    except (TypeError, ValueError):  # a key that is not text; a list that contains itself
         shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return wrong("must be {allowed}, not {shown}", allowed=allowed, shown=shown)
@@ -78,27 +78,27 @@ def says(allowed: str) -> WrapValidator:
 
 
 class Strict(BaseModel):
-    """A mapping that has the keys of its fields and no other.
+    """A mapping that has no keys except its fields.
 
-    Defaults of fields are named (`default=`), since type checkers overlook others.
+    Write defaults of fields as `default=`: type checkers do not see positional ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def keys(model: type[BaseModel]) -> list[str]:
-    """Names of a model's keys, as a file has them."""
+    """Return the names of a model's keys, as they are written in a file."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 class Rest(NamedTuple):
-    """What other parts of the file say, for checks across it. The defaults check nothing."""
+    """What the rest of the file says, for checks of one key by another. Defaults check nothing."""
 
     seconds: float | None = None  # length of a run's sampling; None if it is not known
     length: str = "the length of a run's sampling"
     guests: bool | None = None  # whether there is a key of that name
     only_arrays: bool = True  # whether all workloads are arrays
-    steady: float = 0.0  # what 'stop' needs of a run, in seconds
+    steady: float = 0.0  # how long 'stop' needs a run to be steady, in seconds
 
 
 def rest_of(info: ValidationInfo) -> Rest:
@@ -112,7 +112,7 @@ T = TypeVar("T")
 Word = TypeVar("Word")
 Model = TypeVar("Model", bound=BaseModel)
 
-# What a file may leave out: then it is None, but a file cannot write `null`.
+# A key that a file may leave out. Then it is None, but a file cannot write `null`.
 OrLeftOut = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(get_args(kind)[0]))]
 
 # A word, or a mapping. Errors inside the mapping are reported one by one.
@@ -138,22 +138,22 @@ def duration(low: float, high: float) -> GetPydanticSchema:
 
 
 def _within(low: float, high: float, allowed: str) -> GetPydanticSchema:
-    """Make one mark, for `Annotated`, of bounds and of what is said about them."""
+    """Combine bounds and their message, for `Annotated`."""
     bounds = Field(ge=low, le=high, strict=True, allow_inf_nan=False)
     return GetPydanticSchema(lambda kind, handler: handler(Annotated[kind, bounds, says(allowed)]))
 
 
 def one_of(words: object) -> WrapValidator:
-    """Say which words are allowed, of a Literal that is too long for a sentence."""
+    """Report all words of a Literal as allowed."""
     return says(f"one of {', '.join(get_args(words))}")
 
 
 def distinct(values: T) -> T:
-    """Refuse a list that has an entry twice; what is no list passes."""
+    """Refuse a list with a repeated entry. Accept what is not a list."""
     if isinstance(values, list):
         repeated = [value for i, value in enumerate(values) if value in values[:i]]
         if repeated:
-            message = "each entry must be there once, but {repeated} is repeated"
+            message = "entries must differ, but {repeated} is repeated"
             raise wrong(message, repeated=str(repeated[0]))
     return values
 
@@ -168,16 +168,16 @@ def _by_shell(value: Any) -> Any:
 
 def _absolute(argv: list[str]) -> list[str]:
     if not re.match("/.", argv[0]):
-        raise wrong("a program is an absolute path")
+        raise wrong("the program must be an absolute path")
     return argv
 
 
 def _size(value: int | str) -> int | str:
-    """Refuse sizes below stress-ng's least, 4 KiB."""
+    """Refuse sizes below the minimum of stress-ng, 4 KiB."""
     size = str(value).lower()
     bytes_each = {"k": 2**10, "m": 2**20, "g": 2**30}.get(size[-1], 1)
     if size[-1] != "%" and float(size.rstrip("bkmg")) * bytes_each < 4096:
-        raise wrong("must be at least 4K, the least that stress-ng takes")
+        raise wrong("must be at least 4K, the minimum of stress-ng")
     return value
 
 

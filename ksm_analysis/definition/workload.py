@@ -1,4 +1,4 @@
-"""Workloads of a definition: what goes on in a run, in its guests or in two arrays instead."""
+"""Workloads of a definition: what runs in the guests, or in two arrays instead of guests."""
 
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -32,17 +32,18 @@ Change = Literal["single", "half-same", "half-distinct"]
 
 
 class StressNg(Strict):
-    """The vm options of stress-ng, with underscores for dashes and without the leading ones."""
+    """The vm options of stress-ng, without leading dashes and with underscores for other dashes."""
 
     vm: Annotated[int, whole(1, 1024)] = Field(description="Worker processes in each guest.")
     vm_bytes: OrLeftOut[values.Size] = Field(
-        default=None, description="Memory of a guest's workers together; at least 4K."
+        default=None, description="Memory of all workers of a guest together; at least 4K."
     )
     vm_hang: OrLeftOut[Annotated[int, whole(0, 86400)]] = Field(
-        default=None, description="Seconds to wait before memory is freed; 0 waits for ever."
+        default=None, description="Seconds to wait before memory is freed; 0 waits forever."
     )
     vm_keep: values.Switch = Field(
-        default=False, description="Write to the same memory again instead of taking new."
+        default=False,
+        description="Write to the same memory again instead of allocating new memory.",
     )
     vm_locked: values.Switch = Field(default=False, description="Lock the memory.")
     vm_madvise: OrLeftOut[Annotated[values.Madvise, one_of(values.Madvise)]] = Field(
@@ -52,9 +53,11 @@ class StressNg(Strict):
         default=None, description="What is written to the memory."
     )
     vm_ops: OrLeftOut[Annotated[int, whole(1, 2**62)]] = Field(
-        default=None, description="Stop after so many operations."
+        default=None, description="Stop after this many operations."
     )
-    vm_populate: values.Switch = Field(default=False, description="Fill in page tables at once.")
+    vm_populate: values.Switch = Field(
+        default=False, description="Fill in page tables when memory is mapped."
+    )
 
 
 class Window(Strict):
@@ -80,7 +83,7 @@ class Window(Strict):
         return self
 
 
-# What a workload and a part of a mixed one have in common.
+# Keys of a workload that a part of a mixed workload has, too.
 _StressNg = Annotated[
     OrLeftOut[StressNg], Field(description="Options of stress-ng's virtual memory stressor.")
 ]
@@ -94,8 +97,8 @@ _Active = Annotated[
         Window,
     ],
     Field(
-        description="When it works: the whole run, its first half, or a part of it. stress-ng knows"
-        " whole seconds only, so its length is rounded to them."
+        description="When it runs: in the whole run, in its first half, or in a part of it."
+        " stress-ng takes only whole seconds, so its length is rounded."
     ),
 ]
 
@@ -117,7 +120,7 @@ class Part(Strict):
         return self
 
     def window(self, length: float) -> tuple[float, float]:
-        """Start and stop in a run of that length, in seconds."""
+        """Return start and stop in a run of that length, in seconds."""
         if isinstance(self.active, Window):
             return self.active.start, self.active.stop
         return 0.0, length / 2 if self.active == "first-half" else length
@@ -127,8 +130,9 @@ class Arrays(Strict):
     """The workload without guests: two equal mergeable arrays, one of which is changed."""
 
     change: Annotated[Change, says("one of single, half-same or half-distinct")] = Field(
-        description="What becomes of array 1: its first number is -1 (single), its first half is -1"
-        " (half-same), or number i of its first half is -i (half-distinct)."
+        description="How array 1 is changed: its first number becomes -1 (single), each number of"
+        " its first half becomes -1 (half-same), or number i of its first half becomes -i"
+        " (half-distinct)."
     )
     ints: Annotated[int, whole(2, 10**9)] = Field(
         default=1_000_000, description="Numbers in each of the two arrays, of 4 bytes each."
@@ -142,7 +146,7 @@ class Arrays(Strict):
 
 
 def _change_or_mapping(value: Any) -> Any:
-    """Read a change as the mapping that it is short for."""
+    """Convert a change to the mapping that it abbreviates."""
     if value in get_args(Change):
         return {"change": value}
     if not isinstance(value, dict | Arrays):
@@ -163,7 +167,7 @@ def _arrays_within_the_run(arrays: Arrays, info: ValidationInfo) -> Arrays:
 
 
 def idle_or_mapping(value: Any) -> Any:
-    """Read `idle` as the workload of that name."""
+    """Convert `idle` to the workload of that name."""
     if value == "idle":
         return {"name": "idle"}
     if not isinstance(value, dict | Workload):
@@ -190,16 +194,13 @@ _IdleOrPart = WordOr[
 
 
 class Workload(Strict):
-    """What goes on in a run: in all guests, in each guest its part, or in two arrays instead."""
+    """What runs: the same in all guests, a part in each guest, or two arrays instead of guests."""
 
     name: Annotated[
         str,
         Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", strict=True),
         says("at most 40 small letters, digits, - and _ (it becomes part of a directory's name)"),
-    ] = Field(
-        description="What it is called in tables, figures and directories. `idle` means no"
-        " workload."
-    )
+    ] = Field(description="Its name in tables, figures and directories. `idle` means no workload.")
     stress_ng: _StressNg = None
     command: _Command = None
     mixed: Annotated[
@@ -208,8 +209,8 @@ class Workload(Strict):
         _listed("a list of parts, each idle or a mapping"),
     ] = Field(
         default=None,
-        description="A part for each guest: the first for guest 1, the second for guest 2, and"
-        " after the last the first again.",
+        description="A part for each guest: the first for guest 1, the second for guest 2, and so"
+        " on. After the last part comes the first again.",
     )
     arrays: Annotated[
         OrLeftOut[Arrays],
@@ -219,9 +220,9 @@ class Workload(Strict):
     active: _Active = "whole"
     nosharepages: OrLeftOut[values.GuestNumbers] = Field(
         default=None,
-        description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`);"
-        " numbers that a run does not have are ignored. With no other key but `name`, the guests"
-        " are idle.",
+        description="Guests whose memory the host must not merge (libvirt's `<nosharepages/>`)."
+        " Numbers of guests that a run does not have are ignored. If `name` is the only other key,"
+        " the guests are idle.",
     )
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [*_ONE_KIND, {"not": {"anyOf": [*_ONE_KIND]}}]}
@@ -235,7 +236,7 @@ class Workload(Strict):
                 raise wrong(refused)
         rest = rest_of(info)
         if self.arrays and rest.guests:
-            raise wrong_at("arrays", "needs no guests: only an experiment without 'guests' has it")
+            raise wrong_at("arrays", "is allowed only in an experiment without 'guests'")
         self._leaves_time(rest)
         return self
 
@@ -244,7 +245,7 @@ class Workload(Strict):
         if len(given) > 1:
             return f"has {', '.join(given)}: {allowed}"
         if self.name == "idle" and (given or self.nosharepages):
-            return "needs a name of its own: 'idle' is the workload that does nothing"
+            return "needs another name: 'idle' is the workload that does nothing"
         if self.name != "idle" and not given and not self.nosharepages:
             kinds = "one of 'stress_ng', 'command', 'mixed', 'arrays' and 'nosharepages'"
             return f"needs {kinds}; a workload that does nothing is 'idle'"
@@ -265,8 +266,8 @@ class Workload(Strict):
         after = self.after(rest.seconds)
         if after + rest.steady > rest.seconds:
             message = (
-                "ends at {after} s, which leaves {left} s to be steady in, and 'stop' asks for"
-                " {steady} s: it could never be met within {limit} s, {length}"
+                "ends at {after} s: this leaves {left} s of {limit} s, {length}, but 'stop' needs"
+                " {steady} s"
             )
             left, limit = f"{rest.seconds - after:g}", f"{rest.seconds:g}"
             steady = f"{rest.steady:g}"
@@ -275,7 +276,7 @@ class Workload(Strict):
 
     @property
     def parts(self) -> list[Part | Literal["idle"]]:
-        """What the guests do, in turn."""
+        """The parts, which are assigned to guests in this order, again and again."""
         if self.mixed:
             return self.mixed
         if self.stress_ng or self.command:
@@ -287,7 +288,7 @@ class Workload(Strict):
         return ["idle"]
 
     def after(self, length: float) -> float:
-        """When all that ends before a run of that length has ended; 0 if nothing does."""
+        """Return when the last task ends that ends before a run of that length; 0 without one."""
         if self.arrays:
             return self.arrays.changed
         stops = [part.window(length)[1] for part in self.parts if part != "idle"]
@@ -295,6 +296,6 @@ class Workload(Strict):
 
 
 def distinct_names(workloads: list[Workload]) -> list[Workload]:
-    """Refuse two workloads of one name."""
+    """Refuse two workloads with the same name."""
     values.distinct([workload.name for workload in workloads])
     return workloads

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file, in lines that name the file, its line and the key."""
+"""Errors of a YAML file, each with the file, the line and the key."""
 
 import difflib
 import typing
@@ -30,9 +30,9 @@ def _not_yaml(error: Exception, file: str) -> str:
 
 
 def repeated_keys(root: yaml.Node) -> typing.Iterator[tuple[int, str]]:
-    """Find keys that are there twice, as (line, text).
+    """Find repeated keys, as (line, text).
 
-    YAML keeps the last of two equal keys and says nothing; both cannot be meant.
+    YAML silently uses the last of two equal keys, which may not be the one that was meant.
     """
     seen, nodes = set(), [root]
     while nodes:
@@ -46,16 +46,16 @@ def repeated_keys(root: yaml.Node) -> typing.Iterator[tuple[int, str]]:
         names = set()
         for key, value in node.value:
             if key.value in names if isinstance(key.value, str) else False:
-                yield key.start_mark.line + 1, f"{key.value}: this key is there twice"
+                yield key.start_mark.line + 1, f"{key.value}: this key is repeated"
             names.add(str(key.value))
             nodes.append(value)
 
 
 def problem(details: ErrorDetails, root: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
-    """One of pydantic's errors as (line, text). `model` is what the whole file was read as."""
+    """Return one of pydantic's errors as (line, text). `model` is that of the whole file."""
     location = details["loc"]
     line, path, missing = _place(location, root)
-    # a key that is not there has no line of its own, but its name helps
+    # a missing key has no line, but its name helps
     if missing and (details["type"] == "missing" or not path):
         path = ".".join([*filter(None, [path]), str(missing)])
     return line, f"{path}: {_message(details, model)}"
@@ -78,10 +78,10 @@ def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _place(location: tuple[int | str, ...], root: yaml.Node) -> tuple[int, str, str | None]:
-    """Line and dotted path of the nearest thing in the file that pydantic's location names.
+    """Return line and dotted path of the deepest node that pydantic's location leads to.
 
-    Parts that are in no file (pydantic's names for the branches of a union) are skipped. The
-    third value is the last part if the file does not have this key.
+    Names that no file contains (pydantic's names for the branches of a union) are skipped. The
+    third value is the last name if the file does not have this key.
     """
     node, line, path, missing = root, root.start_mark.line + 1, "", None
     for part in location:

@@ -284,7 +284,7 @@ def _last_of_guests(measured: list[Measured]) -> pd.DataFrame:
 
 
 def changed_over_time(data: Data, measured: list[Measured]) -> list[Panel]:
-    """Draw the pages of each guest that changed since the census before: a panel for each cell."""
+    """Draw each guest's pages that changed since the previous census: a panel for each cell."""
     samples = []
     for each in measured:
         changed = each.census_guest.dropna(subset=[CHANGED.name])

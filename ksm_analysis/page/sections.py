@@ -85,7 +85,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
         Section(
             "savings",
             "What is saved",
-            f"{last}Choose what is shown, above, can add published values (hollow markers).",
+            f"{last}To add published values (hollow markers), use “Choose what is shown” above.",
             tuple(_savings(data, measured, with_guests)),
         ),
         Section(
@@ -157,7 +157,7 @@ def _whose(data: figures.Data) -> str:
 
 
 def _times(data: figures.Data) -> str:
-    """Explain what figures over time show besides lines."""
+    """Explain what figures over time show in addition to lines of values."""
     band = (
         "The grey band shows when the workload was active, by the host's clock. "
         if data.windows["seconds"]
@@ -178,7 +178,7 @@ def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
     of_runs = census_figures.efficiency_over_time(data, counted)
     changed = census_figures.changed_over_time(data, counted)
     every = (
-        ("census-by-kind", "What could be saved, and what is", KINDS, of_kinds),
+        ("census-by-kind", "What could be saved, and what is saved", KINDS, of_kinds),
         ("who-shares", "Who shares with whom", WHO, of_pairs),
         ("attribution", "Savings of each guest", ATTRIBUTION, of_guests),
         ("efficiency-by-guests", "Efficiency by number of guests", efficiency, of_settings),

@@ -128,7 +128,7 @@ GUESTS = (  # of recommendation.Guest: heading, unit
     ("net_percent", "net savings", "% of present"),
     ("profit", "ksm_process_profit", "MiB"),
     ("unmerged_percent", "not merged", "%"),
-    ("changed_percent", "changed since the census before", "%"),
+    ("changed_percent", "changed since the previous census", "%"),
     ("verdict", "advice", ""),
 )
 UNKNOWN = "–"

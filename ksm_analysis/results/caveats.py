@@ -1,6 +1,6 @@
-"""What is wrong with runs: what a reader has to know before trusting their numbers.
+"""Warnings about runs: what a reader must know before trusting their numbers.
 
-Each caveat is a sentence with its numbers. Nothing is repaired, and nothing is left out for it.
+Each warning is a sentence with its numbers. A warning changes no data and leaves none out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ksm_analysis.results.run import Run
 
-EXPECTED_EXITS = (None, 0, 124, 137)  # timeout(1) has ended it, as its time was over
+EXPECTED_EXITS = (None, 0, 124, 137)  # 124 and 137: timeout(1) ended it when its time was over
 NAMED = 3  # missing runs that are named
 BELOW_ZERO = 2**63  # of an unsigned 64-bit counter
-FEW = 0.05  # of the host's memory: with less available it is short of it
+FEW = 0.05  # of the host's memory: with less available, the host is short of memory
 STALLED = 0.01  # of the time, waiting for memory
 STOLEN = 0.01  # of CPU time, by the hypervisor below the host
 PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
@@ -26,11 +26,10 @@ PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
 def of_experiment(
     runs: list[Run], planned: dict[str, dict[str, Any]] | None = None
 ) -> Iterator[str]:
-    """Yield which runs of an experiment are missing, and how its hosts are unlike.
+    """Yield which runs of an experiment are missing, and how its hosts differ.
 
-    `planned` has the factors of all runs of the plan by their ids. Older results have no plan: then
-    each combination of factors is expected. The host is not a factor, since runs are assigned to
-    hosts.
+    `planned` has the factors of all runs of the plan by their ids. Older results have no plan. For
+    them, each combination of factors is expected, without the host: a run is assigned to one host.
     """
     yield from _host_warnings(runs)
     if planned is not None:
@@ -50,7 +49,7 @@ def of_experiment(
         cells = [*product(*(dict.fromkeys(each.get(name) for each in every) for name in names))]
         done = {tuple(map(each.get, names)) for each in every}
         missing = [cell for cell in cells if cell not in done]
-        yield from _missing(names, missing, f"{len(cells)} runs that the factors make out")
+        yield from _missing(names, missing, f"{len(cells)} combinations of factors")
 
 
 def _varied(every: list[dict[str, Any]]) -> list[str]:
@@ -60,7 +59,7 @@ def _varied(every: list[dict[str, Any]]) -> list[str]:
 
 
 def _missing(names: list[str], missing: list[tuple[Any, ...]], of: str) -> Iterator[str]:
-    """Say which runs are not there, by their values of the factors named."""
+    """Say which runs are missing, by their values of the factors `names`."""
     if missing:
         words = [
             ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
@@ -71,7 +70,7 @@ def _missing(names: list[str], missing: list[tuple[Any, ...]], of: str) -> Itera
         yield f"{len(missing)} of {of} are missing: {'; '.join(words)}{more}"
 
 
-# What of a host its measurements depend on: where its provenance has it, and how it is said.
+# Properties of a host that measurements depend on, and how to read each from the provenance.
 MACHINE: dict[str, Callable[[dict[str, Any]], object]] = {
     "kernel": lambda known: known.get("kernel", {}).get("release"),
     "CPU": lambda known: known.get("cpu", {}).get("model"),
@@ -84,7 +83,7 @@ MACHINE: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 def _host_warnings(runs: list[Run]) -> Iterator[str]:
-    """Look for hosts that are unlike, and for settings that only some of them have measured."""
+    """Find differences between hosts, and settings that only some of them measured."""
     hosts = list(dict.fromkeys(run.host for run in runs))
     if len(hosts) < 2:
         return
@@ -93,7 +92,7 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
         values = {host: read(known[host]) for host in hosts}
         if len(set(values.values())) > 1:
             said = "; ".join(f"{host} {value}" for host, value in values.items())
-            yield f"hosts differ in {name}: {said}. Each is shown for itself, none is averaged"
+            yield f"hosts differ in {name}: {said}. Each is shown separately, without averages"
     done = defaultdict(set)
     for run in runs:
         done[run.cell._replace(host="")].add(run.host)
@@ -101,12 +100,12 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
     if partly:
         yield (
             f"{partly} of {len(done)} settings were not measured on every host: compare settings "
-            "within a host, or give as many repetitions as there are hosts"
+            "within a host, or use as many repetitions as there are hosts"
         )
 
 
 def of_run(run: Run) -> Iterator[str]:
-    """Yield what is wrong with a run that says that it is complete."""
+    """Yield warnings about a run whose run.json says that it is complete."""
     yield from _guest_warnings(run)
     yield from _workload_warnings(run)
     yield from _knob_warnings(run)
@@ -118,7 +117,7 @@ def of_run(run: Run) -> Iterator[str]:
 
 
 def of_sampling(run: Run) -> Iterator[str]:
-    """Yield what is wrong with the samples of a run, complete or not."""
+    """Yield warnings about the samples of a run, complete or not."""
     planned, first = run.plan.sampling.samples, int(run.imported)
     due = int(run.samples.index[-1]) + 1 - first if len(run.samples) else 0
     missed, reason = due - len(run.samples), run.end.get("reason")
@@ -159,15 +158,15 @@ def _workload_warnings(run: Run) -> Iterator[str]:
         if guest not in started:
             yield f"the workload of guest {guest} was never started"
     for guest in sorted(map(str, started - stopped.keys())):
-        yield f"the workload of guest {guest} is not known to have stopped"
+        yield f"the workload of guest {guest} has no record of its end"
     for name, event in stopped.items():
         if event.get("exitcode") not in EXPECTED_EXITS and not event.get("stopped_early"):
-            words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["it said nothing"]
+            words = (event.get("stderr") or "").strip().splitlines()[-1:] or ["no message"]
             yield f"the workload of guest {name} ended with code {event['exitcode']}: {words[0]}"
 
 
 def _busy_guests(run: Run) -> Iterator[str]:
-    """Yield the guests that were to have a workload before the run ended."""
+    """Yield the guests whose workload was planned to start before the run ended."""
     names, samples = list(run.header.get("guests", {})), run.samples
     ended = samples["seconds"].iloc[-1] if run.end.get("reason") == "steady" else math.inf
     for part in run.tasks:
@@ -192,7 +191,7 @@ def _asked_knobs(run: Run) -> dict[str, int | str]:
 
 
 def _drift_warnings(run: Run) -> Iterator[str]:
-    """Somebody else, such as ksmtuned, may turn knobs while a run goes on."""
+    """Find knobs that another program, such as ksmtuned, changed during the run."""
     set_at = [event["monotonic"] for event in run.events if event["event"] == "knobs set"]
     if not set_at or run.samples.empty:
         return
@@ -213,13 +212,13 @@ def _counter_warnings(run: Run) -> Iterator[str]:
     for name in map(str, run.samples.filter(like="ksm.").select_dtypes("number")):
         column = run.samples[name]
         if (column >= BELOW_ZERO).any():
-            yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it wrong"
+            yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it incorrectly"
     if "ksm.full_scans" in run.samples and (run.samples["ksm.full_scans"].diff() < 0).any():
         yield "full_scans restarted: something unmerged all memory (run=2) during the run"
 
 
 def _memory_warnings(run: Run) -> Iterator[str]:
-    """Look for a host that is short of memory: swapped memory is not merged."""
+    """Find out whether the host was short of memory: swapped memory is not merged."""
     for name, words in (("pswpin", "read back from"), ("pswpout", "written to")):
         pages = _risen(run, f"vmstat.{name}")
         if pages:
@@ -227,7 +226,7 @@ def _memory_warnings(run: Run) -> Iterator[str]:
     if {"meminfo.MemAvailable", "meminfo.MemTotal"} <= set(run.samples):
         share = (run.samples["meminfo.MemAvailable"] / run.samples["meminfo.MemTotal"]).min()
         if share < FEW:
-            yield f"the host was short of memory: only {share:.1%} of it were available at one time"
+            yield f"the host was short of memory: at one time, only {share:.1%} was available"
     seconds = _strained_seconds(run)
     for key, words in PSI:
         stalled = _strain(run, key) / 1e6
@@ -236,14 +235,14 @@ def _memory_warnings(run: Run) -> Iterator[str]:
 
 
 def _cpu_warnings(run: Run) -> Iterator[str]:
-    """Look for CPU time that the host lost."""
+    """Find CPU time that the host lost."""
     if throttled := _strain(run, "throttled"):
-        yield f"the CPUs were throttled, being too hot: {throttled:,.0f} times"
+        yield f"the CPUs were throttled because they were too hot: {throttled:,.0f} times"
     states = [c for c in map(str, run.samples) if c.startswith("cpu.") and "guest" not in c]
     total = sum(_risen(run, state) for state in states)
     stolen = _risen(run, "cpu.steal")
     if total and stolen > STOLEN * total:
-        yield f"{stolen / total:.1%} of the CPU time was stolen: the host is a guest itself"
+        yield f"{stolen / total:.1%} of the CPU time was stolen: the host is itself a guest"
 
 
 def _risen(run: Run, column: str) -> float:

@@ -1,7 +1,7 @@
-"""What makes two runs repetitions of one another: everything that was asked for, spelled out.
+"""Which runs are repetitions of one another: those for which exactly the same was asked for.
 
-Labels (`factors`) are made for reading: within an experiment they name what differs there, and no
-more. Runs of several experiments are compared by what is behind them.
+Labels (`factors`) are for readers: they name only what differs within one experiment. So runs of
+several experiments are compared by the full values, not by their labels.
 """
 
 import json
@@ -13,8 +13,8 @@ from ksm_analysis.results.run import Run
 def knobs(run: Run) -> dict[str, Any]:
     """Return the knobs that were asked for, with those that only some kernels have.
 
-    Factors that this version does not know are among them, since they tell runs apart as knobs do.
-    An imported run was never planned: its log has only what the knobs were.
+    Factors that this version does not know are included, since they distinguish runs as knobs do.
+    An imported run has no plan. Its log has the values that the knobs had.
     """
     if run.imported:
         return run.record.knobs.during
@@ -22,7 +22,7 @@ def knobs(run: Run) -> dict[str, Any]:
 
 
 def workload(run: Run) -> str:
-    """Spell out what was run, and in which part of the time. The guests that ran it do not count.
+    """Describe in full what ran, and in which part of the run, but not in which guests.
 
     An imported run has only a name, which is its command.
     """
@@ -39,9 +39,9 @@ def workload(run: Run) -> str:
 
 
 def sampling(run: Run) -> tuple[int, float, str]:
-    """Return how long and how often it was sampled: intervals, their seconds, rule for an end.
+    """Return how it was sampled: number of intervals, their length in seconds, rule for its end.
 
-    From when on the rule is asked follows from the workload.
+    `after` is left out of the rule, since it follows from the workload.
     """
     plan = run.plan.sampling
     rule = {key: value for key, value in (plan.steady or {}).items() if key != "after"}

@@ -1,6 +1,6 @@
-"""The censuses of a run, read: what could be merged, what is, and who shares with whom.
+"""Read the censuses of a run: what could be merged, what is merged, which guests share pages.
 
-The format is that of census.jsonl in docs/data.md. What cannot be true is said and shown as it is.
+The format is that of census.jsonl in docs/data.md. Impossible values are shown, with a warning.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
-# The whole, and what it is the sum of: checked in each census that has them.
+# A count, and the counts that it is the sum of. Checked in each census that has all of them.
 SUMS = {
     "present_pages": ("zero_pages", "unique_pages", "duplicate_pages"),
     "limit_pages": ("limit_zero_pages", "limit_within_pages", "limit_between_pages"),
@@ -44,10 +44,10 @@ class Census:
 def of_lines(
     lines: list[dict[str, Any]], start: float, excluded: Sequence[str] = ()
 ) -> Census | None:
-    """Make frames of the lines of census.jsonl; None if there is no census in it.
+    """Make frames from the lines of census.jsonl; None if there is no census in it.
 
-    `start` is the monotonic time that seconds count from. `excluded` are guests that were kept from
-    KSM on purpose: that nothing of them could be counted is as it should be.
+    `start` is the monotonic time at which `seconds` is 0. `excluded` are guests whose memory the
+    host must not merge. No warning says that they have no mergeable memory, since this is intended.
     """
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in KINDS}
     whole = [line for line in kinds["census"] if _is_whole(line)]
@@ -83,7 +83,7 @@ LARGEST = 2**63  # no kernel has a greater number
 
 
 def _has_numbers(counts: dict[str, Any]) -> bool:
-    """Tell whether all counts are numbers, or null, which means unknown."""
+    """Return whether all counts are numbers, or null, which means unknown."""
     flat = _flat({key: value for key, value in counts.items() if key != "guests"})
     return all(_is_number(value) for name, value in flat.items() if name.endswith(COUNTS))
 
@@ -122,7 +122,7 @@ def _since(line: dict[str, Any], start: float) -> float:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Put what is within a mapping beside it, with both names."""
+    """Replace a mapping within a mapping by its entries, with both names as their key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         within = isinstance(value, dict)
@@ -131,7 +131,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """Make numbers of all columns in which there is nothing else; null is NaN."""
+    """Convert columns that have only numbers and null to float; null becomes NaN."""
     for name in filter(lambda name: is_object_dtype(table[name]), table):
         values = table[name].dropna()
         if values.map(lambda value: isinstance(value, int | float)).all():
@@ -143,19 +143,19 @@ def _matrix(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found["pages"], index=found["guests"], columns=found["guests"], dtype=float)
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- warnings -------------------------------------------------------------------------------------
 
 
 def _warnings(
     lines: list[dict[str, Any]], torn: int, end: dict[str, Any], excluded: Sequence[str]
 ) -> Iterator[str]:
     if torn:
-        yield f"{torn} of its censuses are not whole; they are skipped"
+        yield f"{torn} of its censuses are incomplete; they are skipped"
     if not end:
         yield "the census program was killed: its end line is missing"
     if missed := end.get("missed"):
         were = "census was" if missed == 1 else "censuses were"
-        yield f"{missed} {were} missed, as one took longer than until the next"
+        yield f"{missed} {were} missed because the previous census took too long"
     said: Counter[str] = Counter()
     for line in lines:
         complaints = line.get("complaints", ())
@@ -168,7 +168,7 @@ def _warnings(
 
 
 def _wrong_sums(line: dict[str, Any]) -> Iterator[str]:
-    """Look whether parts are the whole, in one census."""
+    """Find counts of one census that do not agree with each other."""
     known = {name: value for name, value in line.items() if value is not None}
     for whole, parts in SUMS.items():
         if {whole, *parts} <= known.keys() and known[whole] != sum(known[part] for part in parts):
@@ -178,4 +178,4 @@ def _wrong_sums(line: dict[str, Any]) -> Iterator[str]:
     if {"saved_pages", "page_size"} <= known.keys():
         attributed = sum(each.get("attributed_bytes") or 0 for each in line["guests"].values())
         if attributed != known["saved_pages"] * known["page_size"]:
-            yield "what is attributed to guests is not what is saved: it cannot be trusted"
+            yield "the sum of attributed_bytes is not the size of saved_pages: it cannot be trusted"

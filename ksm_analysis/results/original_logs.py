@@ -1,6 +1,6 @@
-"""The logs of the original bash framework: text in, the files of a run directory out.
+"""Convert a log of the original bash framework to the files of a run directory.
 
-A log has lines of this form, and docs/data.md says what becomes of them:
+A log has lines of this form. docs/data.md says how they are converted:
 
     num_intervals=30
     interval_duration=60
@@ -13,8 +13,8 @@ A log has lines of this form, and docs/data.md says what becomes of them:
     /proc/52944/ksm_stat=ksm_rmap_items 93900 ksm_merging_pages 70728
     /proc/52998/ksm_stat=
 
-The last line is of a process that has gone. What a log may lack, and what it may have besides, is
-taken as it comes; what no rule covers is kept as text. Pure functions: nothing is read or written.
+The last line is that of a process that no longer exists. Lines may be missing, and there may be
+others; lines that no rule covers are kept as text. The functions neither read nor write files.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ KNOBS = (
 )
 BEGIN = "[BEGIN] Logging ksm system parameters"
 END = "[END] Logging ksm system parameters"
-LONGEST_GAP = 10_000  # intervals; beyond it, a number is torn
+LONGEST_GAP = 10_000  # intervals; if a gap is longer, a number is torn
 _INTERVAL = re.compile(r"Interval\s+([0-9]{1,9})\s*:\s*(?:average_cpu_usage\s*=)?\s*(.*)")
 _STAT = re.compile(r"/proc/([0-9]+)/ksm_stat")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}|([+-]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
@@ -48,7 +48,10 @@ Values = dict[str, Number | str | None]
 
 @dataclass
 class Interval:
-    """One interval of a log. `guests` has what each process said, by pid; None: it has gone."""
+    """One interval of a log.
+
+    `guests` has the values of each process by pid; None if the process no longer existed.
+    """
 
     number: int
     original: Values = field(default_factory=dict)
@@ -57,7 +60,10 @@ class Interval:
     ended: bool = False
 
     def lacks(self, pids: list[str]) -> str | None:
-        """Return the line that is missing if it is to be whole, for the processes given."""
+        """Return the first line that is missing; None if the interval is complete.
+
+        `pids` are the processes that it must have.
+        """
         if not self.ended:
             return END
         if not self.ksm:
@@ -70,9 +76,9 @@ class Interval:
 class Log:
     """One log.
 
-    `intervals` are the whole ones. `cut_short` says in words what is not whole, of "the log"; else
-    it is None. `assumed` is what the log does not say, by the header's keys. `other` has the lines
-    that have no known form.
+    `intervals` are the complete ones. `cut_short` says what is incomplete, in words that follow
+    "the log"; None if all is complete. `assumed` has values that the log does not contain, by the
+    header's keys. `other` has the lines that have no known form.
     """
 
     sha256: str
@@ -100,7 +106,10 @@ class Log:
 
 
 def parse(data: bytes, name: str) -> Log:
-    """Read a log. Raises InputError, with `name`, if it is no log or has no whole interval."""
+    """Read a log. Raises InputError if it is not a log or has no complete interval.
+
+    `name` is only for messages.
+    """
     lines, torn = _lines(data)
     parser = _Parser(name)
     for number, line in enumerate(lines, start=1):
@@ -113,7 +122,7 @@ def parse(data: bytes, name: str) -> Log:
     whole = [interval for interval in started if not interval.lacks(expected)]
     if not whole:
         raise InputError(
-            f"{name}:{len(lines)}: no interval is whole: the last, {started[-1].number}, lacks "
+            f"{name}:{len(lines)}: no interval is complete: the last, {started[-1].number}, lacks "
             f"`{started[-1].lacks(expected)}`"
         )
     planned, seconds = _planned(header), _seconds(header)
@@ -135,7 +144,10 @@ def parse(data: bytes, name: str) -> Log:
 
 
 def _lines(data: bytes) -> tuple[list[str], bool]:
-    """Split; only what ends in a newline counts, since a number may be torn. Tells if one is."""
+    """Return the lines, and whether the last is torn and left out.
+
+    A line without a newline counts as torn, since its number may be incomplete.
+    """
     text = data.decode("utf-8-sig", errors="backslashreplace")
     *lines, rest = (line.strip() for line in text.split("\n"))
     if rest == END:
@@ -144,7 +156,7 @@ def _lines(data: bytes) -> tuple[list[str], bool]:
 
 
 class _Parser:
-    """Sorts lines into the header and the intervals, as they come."""
+    """Adds each line to the header or to its interval."""
 
     def __init__(self, name: str):
         self.name = name
@@ -169,8 +181,8 @@ class _Parser:
         last = self.intervals[-1].number if self.intervals else 0
         if not last < number <= last + LONGEST_GAP:
             raise InputError(
-                f"{self.name}:{line}: expected Interval {last + 1}, not {number}: is this more "
-                "than one log in a file, or a torn one?"
+                f"{self.name}:{line}: expected Interval {last + 1}, not {number}: either the file "
+                "has more than one log, or the log is damaged"
             )
         cpu = _number(usage.replace(",", "."))
         if isinstance(cpu, str):
@@ -207,7 +219,7 @@ class _Parser:
 
 
 def _number(text: str) -> Number | str | None:
-    """A number if it is one that JSON has, None if there is nothing, else the text."""
+    """Return a number if JSON can represent it, None for empty text, else the text."""
     match = _NUMBER.fullmatch(text)
     if not match:
         return text or None
@@ -218,18 +230,19 @@ def _number(text: str) -> Number | str | None:
 
 
 def _no_log(name: str, lines: list[str]) -> str:
+    what = "not a log of the original framework"
     expected = "expected `Interval 1: average_cpu_usage=…`"
     for number, line in enumerate(lines, start=1):
         if line and "=" not in line:
-            return f"{name}:{number}: no log of the original framework: {expected}, not {line[:60]}"
-    return f"{name}:{len(lines) + 1}: no log of the original framework: {expected}, but it ends"
+            return f"{name}:{number}: {what}: {expected}, not {line[:60]}"
+    return f"{name}:{len(lines) + 1}: {what}: {expected}, but the file ends"
 
 
-# --- what the lines say ---------------------------------------------------------------------------
+# --- what the lines mean --------------------------------------------------------------------------
 
 
 def _pids(header: dict[str, str], intervals: list[Interval]) -> list[str]:
-    """List the processes, in the order of the header, then those that only intervals have."""
+    """List the processes: first those of the header, then those that only intervals have."""
     listed = re.findall(r"[0-9]+", header.get("vm_pid_array", ""))
     return list(dict.fromkeys([*listed, *(pid for each in intervals for pid in each.guests)]))
 
@@ -247,11 +260,11 @@ def _seconds(header: dict[str, str]) -> float | None:
 def _cut_short(
     started: list[Interval], whole: list[Interval], planned: int | None, torn: bool
 ) -> str | None:
-    """Say what is not whole. `torn`: the last line has no newline, and was not read."""
+    """Say what is incomplete. `torn`: the last line has no newline and was left out."""
     there = {interval.number for interval in whole}
     last, of = started[-1].number, f" of {planned}" if planned else ""
     lost = [number for number in range(1, last) if number not in there]
-    words = [f"has no whole interval {_spans(lost)}"] if lost else []
+    words = [f"lacks all or part of interval {_spans(lost)}"] if lost else []
     if last not in there:
         words.append(f"ends within interval {last}{of}")
     elif planned and last < planned:
@@ -269,9 +282,9 @@ def _spans(numbers: list[int]) -> str:
 
 
 def _settled(intervals: list[Interval]) -> Iterator[str]:
-    """Make each key a number in all intervals, or text in all; yield the texts that give way.
+    """Remove the texts of each key that also has numbers, and yield their lines.
 
-    A table has columns of one kind.
+    A column of a table has either numbers or text.
     """
     pids = list(dict.fromkeys(pid for interval in intervals for pid in interval.guests))
     yield from _settled_rows([interval.original for interval in intervals], "{}={}")
@@ -292,7 +305,7 @@ def _settled_rows(rows: list[Values], line: str) -> Iterator[str]:
 
 
 def _chosen(value: Number | str) -> Number | str:
-    """Of a list of words, the one in brackets: `[none] scan-time`."""
+    """Return the word in brackets, such as none of `[none] scan-time`; else the value itself."""
     match = re.search(r"\[(.+?)\]", value) if isinstance(value, str) else None
     return match[1] if match else value
 
@@ -366,7 +379,7 @@ def record(log: Log, file: str, experiment: str, run: dict[str, Any]) -> dict[st
 
 
 def samples(log: Log) -> Iterator[str]:
-    """Yield the lines of samples.jsonl. A guest is one that the log has a line of."""
+    """Yield the lines of samples.jsonl. Guests are the processes that the log has lines of."""
     encode = json.JSONEncoder(allow_nan=False).encode
     seen = {pid for interval in log.intervals for pid in interval.guests}
     names = {pid: f"vm-{pid}" for pid in log.pids if pid in seen}

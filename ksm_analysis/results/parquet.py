@@ -1,8 +1,8 @@
-"""Samples, converted once: two Parquet files beside samples.jsonl, which stays the truth.
+"""Samples, converted once: two Parquet files beside samples.jsonl, which remains the original.
 
-They hold the frames of a Run, and say which raw file they were made of: its size and time of
-change. If these do not fit, or a file is damaged or of another version, the raw file is read again.
-A directory that cannot be written to is read without.
+They hold the frames of a Run, and the size and modification time of the raw file. If these do not
+match, or a file is damaged or has another version, the raw file is read again. If the directory
+cannot be written to, the raw file is read each time.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-VERSION = 2  # of the frames: one more whenever they change
+VERSION = 2  # of the frames: increase it when they change
 KEY = b"ksm_testbed"
 NAMES = {"samples": "samples.parquet", "guests": "guests.parquet"}
 
@@ -36,7 +36,7 @@ class Sampled:
 
 
 def source(raw: Path) -> list[int]:
-    """Identify the content of a raw file; raises OSError if there is no file.
+    """Return what identifies the content of a raw file. Raises OSError if there is no file.
 
     A hash would take as long as reading the file. The file is never edited. A copy without the
     original times is converted again.
@@ -60,9 +60,9 @@ def load(raw: Path, source: list[int]) -> Sampled | None:
 
 
 def save(raw: Path, source: list[int], sampled: Sampled) -> None:
-    """Write the converted samples beside their raw file, if that is possible.
+    """Write the converted samples beside their raw file, if the directory can be written to.
 
-    `source` was taken before the file was read.
+    `source` must be from before the file was read.
     """
     note = {key: getattr(sampled, key) for key in ("header", "end", "warnings")}
     note["source"] = source
@@ -78,7 +78,7 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file completely or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         parquet.write_table(table, beside, compression="zstd", write_page_checksum=True)

@@ -1,4 +1,4 @@
-"""What the numbers of runs depend on, and in what runs differ."""
+"""Provenance: what the numbers of runs depend on, and how runs differ in it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before."
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of provenance: its values, and which runs have which if they differ."""
+    """One line of provenance: its values, and the ids of the runs that have each."""
 
     name: str
     values: tuple[tuple[str, tuple[str, ...]], ...]
@@ -23,12 +23,12 @@ class Fact:
 
     @property
     def detail(self) -> bool:
-        """Whether it is one of many that are worth a look only when something is wrong."""
+        """Whether readers need it only to find the cause of a problem."""
         return not self.differs and self.name.startswith(DETAILS)
 
 
 def facts(runs: Sequence[Run]) -> list[Fact]:
-    """List everything that runs depend on, and which runs have which value."""
+    """List all facts that runs depend on, and which runs have which value."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         record = run.record

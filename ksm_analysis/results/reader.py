@@ -1,7 +1,7 @@
 """Read run directories: what was asked, what was sampled, what happened, and warnings.
 
-The format is docs/data.md. Nothing is written but samples that are converted, once, to Parquet;
-nothing is computed but what is needed to judge whether the files are whole.
+docs/data.md describes the format. The reader writes only one thing: samples, converted to Parquet.
+It computes only what shows whether the files are complete.
 """
 
 import contextlib
@@ -34,31 +34,31 @@ from ksm_analysis.results.record import (
 from ksm_analysis.results.run import Results, Run
 
 SAMPLES_FORMAT = CENSUS_FORMAT = 1
-# Their files are read elsewhere; those of all other parts may hold events.
+# Parts whose files are read elsewhere. The files of all other parts may have events.
 NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
-BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; more than a line has
+BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; longer than a line
 # Other counters may be text, such as advisor_mode.
 COUNTERS = re.compile(
     r"seconds$|monotonic$|(cpu|meminfo|vmstat|ksmd)[.]"
     r"|ksm[.](full_scans|general_profit|ksm_zero_pages|pages_|stable_node_)"
 )
-LARGEST = 2**64  # no kernel counts further
+LARGEST = 2**64  # no counter of a kernel is greater
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line that is not an object: `null` would crash pyarrow
 
 
 def read_results(directory: Path) -> Results:
     """Read every run of an experiment's results.
 
-    Failed runs are among `runs`, with a warning that says so; `usable` is without them.
-    Raises InputError if there is no such directory, no run in it, or a format that is not known.
+    `runs` of the results includes failed runs, each with a warning; `usable` does not.
+    Raises InputError if there is no such directory or no run in it.
     """
     try:
         paths = sorted(path for path in directory.iterdir() if path.is_dir())
     except OSError as error:
         raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
     runs, warnings = [], []
-    # Two at a time: what reads JSON and writes Parquet does not keep Python from the next
+    # Two at a time: while JSON is parsed and Parquet written, Python can work on the other run
     with ThreadPoolExecutor(2) as pool:
         for run, warning in pool.map(_read, paths):
             runs += [run] if run else []
@@ -66,13 +66,13 @@ def read_results(directory: Path) -> Results:
     if not runs and not warnings:
         raise InputError(
             f"{directory}: no runs here. Give the directory of an experiment's results, such as "
-            "results/quick: it holds one directory a run, each with a run.json"
+            "results/quick: it has one directory for each run, with a run.json"
         )
     runs.sort(key=lambda run: (run.plan.index, run.host))
     try:
         planned = _planned(directory / "plan.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.append(f"plan.json cannot be read, so runs of it may be missing: {why(error)}")
+        warnings.append(f"plan.json cannot be read, so missing runs are not found: {why(error)}")
         planned = None
     warnings += caveats.of_experiment(runs, planned)
     warnings += [f"{run.id}: {warning}" for run in runs for warning in run.warnings]
@@ -80,14 +80,14 @@ def read_results(directory: Path) -> Results:
 
 
 def _planned(path: Path) -> dict[str, dict[str, Any]] | None:
-    """Read the factors of all runs of the plan by their ids; None where no plan is kept."""
+    """Read the factors of all runs of the plan by their ids; None if there is no plan."""
     if not path.exists():
         return None
     return {run["id"]: run["factors"] for run in json.loads(path.read_text())["runs"]}
 
 
 def _read(path: Path) -> tuple[Run | None, str]:
-    """Read a directory of results: a run, or a warning, or neither if it is something else."""
+    """Read a run directory: return the run or a warning; neither if it is not a run directory."""
     if path.name.endswith(PARTIAL):
         return None, f"{path.name}: left out, since the run was cut off before it ended"
     if not (path / "run.json").exists():
@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[Run | None, str]:
 
 
 def read_run(path: Path) -> Run:
-    """Read one run directory, whatever is left of it.
+    """Read one run directory, even if it is incomplete.
 
     Raises UnreadableError if its run.json cannot be read.
     """
@@ -120,7 +120,7 @@ def read_run(path: Path) -> Run:
         return Run(path, record, events=events, warnings=tuple(warnings))
     header, end = sampled.header, sampled.end
     if len(sampled.samples) and sampled.samples.index[-1] > record.run.sampling.samples:
-        warnings.append("left out, since it has samples beyond those that were planned")
+        warnings.append("left out, since it has samples after the last one that was planned")
         return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
     run = replace(run, census=_census(run, warnings))
@@ -131,13 +131,13 @@ def read_run(path: Path) -> Run:
 
 
 def _events(path: Path, record: Record, warnings: list[str]) -> tuple[dict[str, Any], ...]:
-    """Read what happened, in the order of its times: events of the run, and those of its parts."""
+    """Read the events of the run and of its parts, in the order of time."""
     parts = [each.name for each in record.run.parts if each.name not in NO_EVENTS]
     files = [path / "events.jsonl", *(path / f"{name}.jsonl" for name in parts)]
     events = []
     for file in files:
         if file.name != "events.jsonl" and not file.exists():
-            continue  # an earlier format keeps them all in one, and some parts have none
+            continue  # format 1 has all events in one file, and some parts have no events
         lines = list(_lenient_lines(file, warnings))
         good = [line for line in lines if _is_event(line)]
         if bad := sum("event" in line for line in lines) - len(good):
@@ -159,11 +159,11 @@ def _is_event(line: dict[str, Any]) -> bool:
 
 
 def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
-    """Read the censuses, if there were to be any."""
+    """Read the censuses; warn if they were asked for and there are none."""
     path = run.path / "census.jsonl"
     if not path.exists():
         if run.complete and run.options("census"):
-            warnings.append("a census was asked for, and there is none")
+            warnings.append("a census was asked for, but there is none")
         return None
     lines = list(_lenient_lines(path, warnings))
     headers = [line for line in lines if line.get("kind") == "header"]
@@ -176,7 +176,7 @@ def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
     except (UnreadableError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.append(f"its censuses are left out, since they cannot be read: {why(error)}")
         return None
-    warnings += found.warnings if found else ["there is no whole census in census.jsonl"]
+    warnings += found.warnings if found else ["census.jsonl has no complete census"]
     return found
 
 
@@ -211,7 +211,7 @@ def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
-    """Read the samples: what was converted before, or the raw file, which then is."""
+    """Read the converted samples, or else read the raw file and convert it."""
     source = parquet.source(path)
     if known := parquet.load(path, source):
         warnings += known.warnings
@@ -227,9 +227,11 @@ def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
 
 
 def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:
-    """Require samples in order, and numbers that a kernel can have where there must be some."""
+    """Check that samples are in order, and that counters have numbers that a kernel can have."""
     if not samples.index.is_monotonic_increasing or not samples.index.is_unique:
-        raise UnreadableError("samples.jsonl is not in order: n does not rise from line to line")
+        raise UnreadableError(
+            "samples.jsonl is not in order: n does not increase from line to line"
+        )
     if not pd.api.types.is_integer_dtype(samples.index) or samples.index[0] < 0:
         raise UnreadableError("samples.jsonl is not numbered: n is not a count")
     for frame in (samples, guests.drop(columns="guest", errors="ignore")):
@@ -239,7 +241,7 @@ def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:
 
 
 def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
-    """Tell whether a column has numbers, or text unless they are required."""
+    """Return whether a column has numbers in range, or text if numbers are not required."""
     if pd.api.types.is_bool_dtype(column):
         return False
     if pd.api.types.is_numeric_dtype(column):
@@ -250,7 +252,7 @@ def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
 
 
 def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dict[str, Any]]:
-    """Read header, one row a sample, and end line (empty: the sampler was killed)."""
+    """Read the header, a row for each sample, and the end line ({} if the sampler was killed)."""
     text = _whole_lines(path, warnings)
     if not text:
         raise UnreadableError("samples.jsonl has no header line")
@@ -265,14 +267,15 @@ def _raw(path: Path, warnings: list[str]) -> tuple[dict[str, Any], pa.Table, dic
     end = end if isinstance(end, dict) else {}
     if end:
         check(End, end, "the end line of samples.jsonl")
-    lines = memoryview(text)[first : last if end else None]  # half a gigabyte is not copied
+    # A view, since a copy could take half a gigabyte
+    lines = memoryview(text)[first : last if end else None]
     if not lines:
         raise UnreadableError("samples.jsonl has no sample")
     return header, _table(lines, path.name, warnings), end
 
 
 def _table(lines: memoryview, name: str, warnings: list[str]) -> pa.Table:
-    """Parse lines as they are; if not all of them are samples, those alone that are."""
+    """Parse all lines at once; if some are not samples, parse only those that are."""
     if bytes(lines[:1]) == b"{" and not NO_OBJECT.search(lines):
         with contextlib.suppress(pa.ArrowInvalid):
             table = _parsed(lines, BLOCK)
@@ -294,7 +297,7 @@ def _parsed(lines: bytes | memoryview, block: int) -> pa.Table:
 
 
 def _all_samples(table: pa.Table) -> bool:
-    """Tell whether each row has what a sample line has at least; see `_is_sample`."""
+    """Return whether all rows are samples, by the same rule as `_is_sample`."""
     if not {"kind", "n"} <= set(table.column_names):
         return False
     return table["kind"].unique().to_pylist() == ["sample"] and not table["n"].null_count
@@ -324,12 +327,12 @@ def frames(table: pa.Table, header: dict[str, Any]) -> tuple[pd.DataFrame, pd.Da
 
 
 def _guest_frames(table: pa.Table) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the name of each guest and a frame of the samples that it was there for."""
+    """Yield the name of each guest and a frame of the samples in which it existed."""
     guests = table["guests"].combine_chunks()
     for index in range(guests.type.num_fields):
         counters = guests.field(index)
         if not pa.types.is_struct(counters.type):
-            continue  # null in every sample: never there
+            continue  # null in every sample: it never existed
         there = counters.is_valid()
         frame = pa.Table.from_arrays(counters.flatten(), counters.type.names).filter(there)
         frame = frame.to_pandas()
@@ -339,7 +342,7 @@ def _guest_frames(table: pa.Table) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _joined(guests: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One frame of those of all guests, with their names after `n` and `seconds`."""
+    """Join the frames of all guests, with the column `guest` after `n` and `seconds`."""
     if not guests:
         return pd.DataFrame()
     joined = pd.concat(guests.values(), ignore_index=True)

@@ -1,6 +1,6 @@
-"""run.json, read and checked once: what was asked of a run, and how it went.
+"""Read and check run.json: what was asked of a run, and how it went.
 
-Earlier formats are brought into the shape of the newest (docs/data.md).
+Earlier formats are converted to the newest (docs/data.md).
 """
 
 import json
@@ -15,11 +15,11 @@ FORMAT = 2
 
 
 class UnreadableError(Exception):
-    """A run that cannot be read, and why, in words for the user."""
+    """A run cannot be read. The message says why, for the user."""
 
 
 class _Lenient(BaseModel):
-    """What a later version adds is kept."""
+    """A mapping that keeps the keys that a later version adds."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Sampling(_Lenient):
-    """How a run is sampled. Seconds, but for the two counts."""
+    """How a run is sampled. `intervals` and `samples` are counts; times are in seconds."""
 
     interval: Seconds
     intervals: Annotated[Count, Field(ge=1)]
@@ -71,7 +71,7 @@ class Tasks(_Lenient):
     tasks: list[Task]
 
 
-# What readers use of the options of a part; all else is for its role alone.
+# Options of parts that readers use. Other options are only for the role of the part.
 OPTIONS: dict[str, type[BaseModel]] = {"workload": Tasks}
 
 
@@ -171,7 +171,7 @@ class End(_Lenient):
 
 
 def read(path: Path) -> Record:
-    """Read and check a run.json, and bring it into the shape of the newest format.
+    """Read and check a run.json, and convert it to the newest format.
 
     Raises UnreadableError, which says what is wrong.
     """
@@ -191,9 +191,9 @@ def read(path: Path) -> Record:
 
 
 def _folded(plan: Planned) -> Planned:
-    """Put factors that are not known here into the label of the knobs.
+    """Add factors that this version does not know to the label of the knobs.
 
-    All that groups runs uses that label. So runs that differ in such a factor are never averaged.
+    Runs are grouped by this label, so runs that differ in such a factor are never averaged.
     """
     factors = plan.factors.asked()
     known = {name: factors.pop(name) for name in (*FACTORS, REPETITION)}
@@ -203,17 +203,17 @@ def _folded(plan: Planned) -> Planned:
 
 
 def check(model: type[Model], value: object, name: str) -> Model:
-    """Read a value as a model. Raises UnreadableError with the first thing wrong."""
+    """Read a value as a model. Raises UnreadableError with the first error."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UnreadableError(f"{name} is not whole: {key}: {first['msg']}") from None
+        raise UnreadableError(f"{name} is not valid: {key}: {first['msg']}") from None
 
 
 def check_format(found: object, name: str, newest: int) -> None:
-    """Require a format that is known. Raises UnreadableError."""
+    """Check that a format is known. Raises UnreadableError if not."""
     if not isinstance(found, int) or not 1 <= found <= newest:
         raise UnreadableError(
             f"format {found!r} of {name} is not known: this version of the project reads formats "
@@ -232,13 +232,13 @@ def why(error: Exception) -> str:
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """Bring a record of format 1 into the shape of format 2: what was asked became parts."""
+    """Convert a record of format 1 to format 2, which has parts."""
     run = record.get("run")
     if not isinstance(run, dict) or not isinstance(run.get("workload", {}), dict):
-        raise UnreadableError("run.json is not whole: run: Input should be an object")
+        raise UnreadableError("run.json is not valid: run: Input should be an object")
     workload, sampling = run.get("workload", {}), run.get("sampling")
     if not isinstance(sampling, dict):
-        raise UnreadableError("run.json is not whole: run.sampling: Input should be an object")
+        raise UnreadableError("run.json is not valid: run.sampling: Input should be an object")
     factors = run.get("factors")
     name = workload.get("name", factors.get("workload") if isinstance(factors, dict) else None)
     now = {key: value for key, value in run.items() if key != "census"}

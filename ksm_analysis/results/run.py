@@ -1,4 +1,4 @@
-"""A run that was read, and all runs of a directory of results."""
+"""A run, and all runs of a directory of results."""
 
 import contextlib
 import json
@@ -57,17 +57,17 @@ class Run:
 
     @property
     def id(self) -> str:
-        """What the run is called within its experiment."""
+        """The name of the run within its experiment."""
         return self.plan.id
 
     @property
     def complete(self) -> bool:
-        """Whether the run says of itself that nothing failed."""
+        """Whether run.json says that nothing failed."""
         return self.record.status == "complete"
 
     @property
     def usable(self) -> bool:
-        """Whether figures and tables may count on it: complete, with a sample after the baseline.
+        """Whether figures and tables use it: it is complete and has a sample after the baseline.
 
         An imported run has no baseline.
         """
@@ -156,7 +156,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a directory, in the order of the plan, and what is wrong with them."""
+    """All runs of a directory, in the order of the plan, and warnings about them."""
 
     path: Path
     runs: tuple[Run, ...]

@@ -1,7 +1,7 @@
-"""Results of several experiments as one: what is unlike gets names that tell it apart.
+"""Combine the results of several experiments. What differs gets different names.
 
-Within an experiment, labels name what differs there. Side by side they may say too little: the
-workload `stress` of one need not be that of another, and knobs are named in full.
+Labels name what differs within one experiment. Between experiments this may not be enough: the
+workload `stress` of one may differ from that of another, and so may knobs without a label.
 """
 
 from collections import Counter
@@ -24,19 +24,19 @@ def read_together(directories: list[Path]) -> Results:
     for directory in directories:
         other = seen.setdefault(directory.resolve(), directory)
         if other is not directory:
-            raise InputError(f"{directory}: given twice, and its runs would count twice")
+            raise InputError(f"{directory}: given twice, so its runs would count twice")
     return together([reader.read_results(directory) for directory in directories])
 
 
 def together(several: list[Results]) -> Results:
-    """Put results into one, in the order given. Those of a single experiment stay as they are.
+    """Combine results, in the order given. Those of a single experiment stay as they are.
 
-    Knobs are labelled by those that differ between any of the runs. Workloads of one name that are
-    not the same, or not sampled the same, get the name of the experiment that ran them first, and
-    ids that are taken that of their own.
-    Equal cells of several experiments become repetitions of one.
+    The label of the knobs names all knobs that differ between any of the runs. Workloads that have
+    the same name, but are not the same or not sampled in the same way, also get the name of the
+    experiment that ran them first. Ids that several runs have get the name of each run's own
+    experiment. Equal cells of several experiments become repetitions of one cell.
     """
-    several = _told_apart(several)
+    several = _distinguished(several)
     runs = [run for results in several for run in results.runs]
     names = list(dict.fromkeys(map(_experiment, runs)))
     warnings = [warning for results in several for warning in results.warnings]
@@ -48,8 +48,8 @@ def together(several: list[Results]) -> Results:
     return Results(several[0].path, tuple(runs), tuple(warnings))
 
 
-def _told_apart(several: list[Results]) -> list[Results]:
-    """Name an experiment that was run again by its directories: it is not one experiment."""
+def _distinguished(several: list[Results]) -> list[Results]:
+    """Name an experiment after its directory if several directories have the same experiment."""
     names = Counter(name for results in several for name in {*map(_experiment, results.runs)})
     return [
         replace(
@@ -102,7 +102,7 @@ def _content(run: Run) -> tuple[Any, ...]:
 
 
 def _workload_names(runs: list[Run]) -> dict[tuple[Any, ...], str]:
-    """Name each workload that was run: by its label, and the first to run it if that is not one."""
+    """Name each workload by its label. If several share it, add the experiment that ran it."""
     first: dict[tuple[Any, ...], str] = {}
     for run in runs:
         first.setdefault((run.factors["workload"], _content(run)), _experiment(run))

@@ -382,7 +382,9 @@ def test_a_count_below_zero_is_not_known(make):
     measured = make(sharing=30 * MIB, change=wrap)
 
     assert only([measured]).saved_mib is None
-    assert "ksm_zero_pages was below zero: the kernel counts it wrong" in measured.run.warnings
+    assert (
+        "ksm_zero_pages was below zero: the kernel counts it incorrectly" in measured.run.warnings
+    )
     assert measured.host["ksm_zero_pages"].isna().all()
 
 

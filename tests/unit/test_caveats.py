@@ -56,9 +56,7 @@ def test_a_host_that_is_short_of_memory(warnings):
     def short(n, line):
         line["meminfo"]["MemAvailable"] = 300_000 if n == 5 else 5_000_000
 
-    assert warnings(short) == [
-        "the host was short of memory: only 3.6% of it were available at one time"
-    ]
+    assert warnings(short) == ["the host was short of memory: at one time, only 3.6% was available"]
 
 
 def test_waiting_for_memory(warnings):
@@ -69,7 +67,9 @@ def test_waiting_for_memory(warnings):
 
 
 def test_throttling(warnings):
-    assert warnings(nothing, throttled=12) == ["the CPUs were throttled, being too hot: 12 times"]
+    assert warnings(nothing, throttled=12) == [
+        "the CPUs were throttled because they were too hot: 12 times"
+    ]
 
 
 def test_stolen_time(warnings):
@@ -77,7 +77,7 @@ def test_stolen_time(warnings):
         line["cpu"]["steal"] = 5 * n
 
     # 5 of 30 + 10 + 55 + 5 + 5 ticks between two samples
-    assert warnings(steal) == ["4.8% of the CPU time was stolen: the host is a guest itself"]
+    assert warnings(steal) == ["4.8% of the CPU time was stolen: the host is itself a guest"]
 
 
 def test_old_runs_without_strain_have_no_warning(write_run):
@@ -93,7 +93,7 @@ def test_runs_that_are_missing_are_named(write_run):
         path = write_run(guests=guests, workload=workload)
 
     assert read_results(path.parent).warnings == (
-        "1 of 4 runs that the factors make out are missing: guests 2, workload stress",
+        "1 of 4 combinations of factors are missing: guests 2, workload stress",
     )
 
 
@@ -102,7 +102,7 @@ def test_many_that_are_missing_are_counted(write_run):
         path = write_run(guests=number, workload=f"w{number}")
     (warning,) = read_results(path.parent).warnings
 
-    assert warning.startswith("12 of 16 runs that the factors make out are missing: ")
+    assert warning.startswith("12 of 16 combinations of factors are missing: ")
     assert warning.endswith("; and 9 more")
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_plan_is_reported_and_loses_no_run(write_run, damaged):
     results = read_results(path.parent)
 
     assert len(results.runs) == 1
-    assert results.warnings[0].startswith("plan.json cannot be read, so runs of it may be missing")
+    assert results.warnings[0].startswith("plan.json cannot be read, so missing runs are not found")
 
 
 def test_different_hosts_are_reported_with_their_differences(write_run):
@@ -159,8 +159,8 @@ def test_different_hosts_are_reported_with_their_differences(write_run):
 
     assert read_results(path.parent).warnings == (
         "hosts differ in memory: a 8,192 MiB; b 1,024 MiB. "
-        "Each is shown for itself, none is averaged",
-        "hosts differ in acceleration: a tcg; b kvm. Each is shown for itself, none is averaged",
+        "Each is shown separately, without averages",
+        "hosts differ in acceleration: a tcg; b kvm. Each is shown separately, without averages",
     )
 
 
@@ -169,6 +169,6 @@ def test_a_setting_measured_on_one_host_only_is_reported(write_run):
         path = write_run(guests=guests, repetition=repetition, host=host)
 
     assert read_results(path.parent).warnings == (
-        "1 of 2 settings were not measured on every host: compare settings within a host, or give "
+        "1 of 2 settings were not measured on every host: compare settings within a host, or use "
         "as many repetitions as there are hosts",
     )

@@ -54,7 +54,7 @@ def test_no_census_was_asked_for(write_run):
 
 
 def test_a_census_that_was_asked_for_and_is_missing(write_run):
-    assert read_run(write_run(counted())).warnings == ("a census was asked for, and there is none",)
+    assert read_run(write_run(counted())).warnings == ("a census was asked for, but there is none",)
 
 
 def test_unknown_values_are_empty(read):
@@ -81,7 +81,7 @@ def test_unknown_values_are_empty(read):
     [
         ("limit_zero_pages", "limit_pages is not limit_zero_pages + limit_within_pages + limit_"),
         ("saved_between_pages", "saved_ksm_pages is not saved_within_pages + saved_between_pages"),
-        ("page_size", "what is attributed to guests is not what is saved"),
+        ("page_size", "the sum of attributed_bytes is not the size of saved_pages"),
     ],
 )
 def test_wrong_sums_are_reported(read, key, words):
@@ -137,7 +137,7 @@ def test_a_guest_that_ended_is_left_out_and_reported(read):
 def test_missed_censuses_are_reported(read):
     (warning,) = read(change=lambda lines: lines[-1].update(missed=3)).warnings
 
-    assert warning == "3 censuses were missed, as one took longer than until the next"
+    assert warning == "3 censuses were missed because the previous census took too long"
 
 
 def test_censuses_of_an_unknown_format_are_left_out(read):
@@ -159,7 +159,7 @@ def test_no_complete_census_in_the_file(read):
     run = read(lines=[])
 
     assert run.census is None
-    assert run.warnings == ("there is no whole census in census.jsonl",)
+    assert run.warnings == ("census.jsonl has no complete census",)
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -330,7 +330,7 @@ def test_no_guest_is_excluded_before_a_few_scans(measure):
 
     assert cell.advice == "merge or too early to say"
     assert cell.guests[1].verdict == "too early to say"
-    assert cell.guests[1].why == "ksmd scanned all memory 2 times, and 3 times are needed."
+    assert cell.guests[1].why == "ksmd scanned all memory 2 times, but 3 times are needed."
 
 
 def test_a_census_long_before_the_end_excludes_no_guest(measure):

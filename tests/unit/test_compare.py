@@ -169,7 +169,7 @@ def test_cells_that_differ_in_several_factors_cannot_be_compared(write, compare)
         status, out, err = compare(a, b, *options)
 
         assert (status, out) == (2, "")
-        assert "the closest differ in host and knobs: nothing would show which" in err
+        assert "the most similar cells differ in host and knobs: a comparison would not" in err
         assert "--by" not in err
 
 

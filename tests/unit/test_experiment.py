@@ -607,17 +607,17 @@ def test_all_errors_have_line_key_and_allowed_values():
         ("[" * 3000, 1, "not valid YAML"),
         ("", 1, "a mapping with the keys note, guests"),
         ("- 1", 1, "a mapping with the keys note, guests"),
-        (SHORT + "guests: {count: 2}", 3, "guests: this key is there twice"),
+        (SHORT + "guests: {count: 2}", 3, "guests: this key is repeated"),
         (
             SHORT + "workloads:\n- name: s\n  stress_ng: {vm: 1}\n  name: s",
             6,
-            "name: this key is there twice",
+            "name: this key is repeated",
         ),
         (SHORT + "knobs: []", 3, "at least one entry"),
         (SHORT + "knobs: {run: 1}", 3, "must be a list"),
         (SHORT + "knobs: [{run: 1}, {run: 1}]", 3, "is repeated"),
         (SHORT + "workloads: [idle, idle]", 3, "idle is repeated"),
-        (SHORT + "workloads: [{name: idle, stress_ng: {vm: 1}}]", 3, "a name of its own"),
+        (SHORT + "workloads: [{name: idle, stress_ng: {vm: 1}}]", 3, "needs another name"),
         (SHORT + "workloads: [{name: s}]", 3, "needs one of 'stress_ng', 'command'"),
         (SHORT + "workloads: [busy]", 3, "idle or a mapping with the keys name, stress_ng"),
         (SHORT + "workloads: [{name: s, stress_ng: {vm: 1, vm_bytes: 1K}}]", 3, "at least 4K"),
@@ -637,7 +637,7 @@ def test_all_errors_have_line_key_and_allowed_values():
         (FIVE + "census:\n- end\n- begin", 5, "census[]: must be end, at-scan-boundary or every"),
         (FIVE + "census: [end, every: 41]", 3, "census: 'every' (41 s) must be at most 40 s"),
         (FIVE + "census: [every: 5, every: 6]", 3, "census: has 'every' more than once"),
-        (FIVE + "census: [end, end]", 3, "census: each entry must be there once, but end is"),
+        (FIVE + "census: [end, end]", 3, "census: entries must differ, but end is repeated"),
         (FIVE + "census: {moments: end}", 3, "census.moments: must be a list of end, at-scan"),
         (FIVE + "census: {moments: [end], pause: 1}", 3, "census.pause: must be true or false"),
         (FIVE + "stop: stedy", 3, "stop: must be fixed, steady or {steady: {scans: N, seconds"),
@@ -649,7 +649,8 @@ def test_all_errors_have_line_key_and_allowed_values():
             FIVE + "stop: {steady: {seconds: 30}}\nworkloads:\n- idle\n"
             "- {name: s, command: x, active: first-half}",
             6,
-            "workloads[]: ends at 20 s, which leaves 20 s to be steady in, and 'stop' asks for 30",
+            "workloads[]: ends at 20 s: this leaves 20 s of 40 s, the length of a run's sampling,"
+            " but 'stop' needs 30 s",
         ),
         (FIVE + "order: shuffeld", 3, "order: must be as-written, interleaved, shuffled, shuff"),
         (FIVE + "order: shuffled(99999999999999999999)", 3, "order: must be a whole number"),
@@ -694,8 +695,12 @@ def test_all_errors_have_line_key_and_allowed_values():
             3,
             "'active' goes with 'stress_ng' or 'command', in each part",
         ),
-        (FIVE + "workloads: [{name: idle, nosharepages: all}]", 3, "a name of its own"),
-        (FIVE + "workloads: [{name: s, arrays: single}]", 3, "arrays: needs no guests"),
+        (FIVE + "workloads: [{name: idle, nosharepages: all}]", 3, "needs another name"),
+        (
+            FIVE + "workloads: [{name: s, arrays: single}]",
+            3,
+            "arrays: is allowed only in an experiment without 'guests'",
+        ),
         (ARRAYS.replace("single", "foo"), 2, "arrays: must be single, half-same, half-distinct"),
         (ARRAYS.replace("single", "{change: foo}"), 2, "arrays.change: must be one of single"),
         (ARRAYS.replace("single", "{ints: 5}"), 2, "arrays.change: this key is required"),
@@ -718,7 +723,7 @@ def test_all_errors_have_line_key_and_allowed_values():
         (
             FIVE + "knobs: [{smart_scan: 1}]\nknobs_if_present:\n  smart_scan: 0",
             5,
-            "knobs_if_present.smart_scan: belongs in 'knobs', which has it, or",
+            "knobs_if_present.smart_scan: must be in 'knobs' or in 'knobs_if_present', not in both",
         ),
         (FIVE + "knobs_if_present: {a b: 0}", 3, "the name of a file in /sys/kernel/mm/ksm"),
         (
@@ -759,7 +764,7 @@ def test_a_period_that_is_no_binary_fraction_divides_an_interval():
 
 
 def test_a_file_whose_name_cannot_name_a_directory():
-    with pytest.raises(InputError, match="the file's name"):
+    with pytest.raises(InputError, match="the name of the file"):
         plan(SHORT, "experiments/my file.yml")
 
 

@@ -194,7 +194,7 @@ def test_all_problems_are_reported_and_nothing_is_written(capsys, tmp_path, writ
     assert bring(write_log("a.log"), *bad, to=results) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{bad[0]}:1: no log of the original framework" in captured.err
+    assert f"{bad[0]}:1: not a log of the original framework" in captured.err
     assert f"{bad[1]}: cannot be read: No such file" in captured.err
     assert f"{bad[2]}: cannot be read: Is a directory" in captured.err
     assert "nothing was imported" in captured.err

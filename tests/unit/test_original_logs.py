@@ -205,12 +205,12 @@ def test_the_label_of_the_knobs(ksm, label):
         ([*interval(2), "Interval 3: average_cpu_usage=1"], "ends within interval 3 of 3"),
         ([*interval(2), *interval(3)[:-3]], "ends within interval 3 of 3"),
         ([*interval(2), *interval(3)[:-1]], "ends within interval 3 of 3"),
-        ([*interval(2)[:-3], *interval(3)], "has no whole interval 2"),
+        ([*interval(2)[:-3], *interval(3)], "lacks all or part of interval 2"),
         (interval(2)[:4], "ends within interval 2 of 3"),
-        (interval(3), "has no whole interval 2"),
+        (interval(3), "lacks all or part of interval 2"),
         (
             [*interval(2)[:4], *interval(3)[:4]],
-            "has no whole interval 2 and ends within interval 3 of 3",
+            "lacks all or part of interval 2 and ends within interval 3 of 3",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_log_may_be_longer_than_it_says():
 def test_missing_intervals_are_named_and_counted():
     log = parse(head(num_intervals=9), interval(4), interval(5), interval(7), interval(9))
 
-    assert log.cut_short == "has no whole interval 1-3, 6, 8"
+    assert log.cut_short == "lacks all or part of interval 1-3, 6, 8"
     assert [sample["n"] for sample in kept(log)[1:-1]] == [4, 5, 7, 9]
     assert kept(log)[-1]["missed"] == 5
 
@@ -257,7 +257,7 @@ def test_the_last_line_without_a_newline_counts_only_if_complete():
     guestless = text(head(vm_pid_array="", num_intervals=1), interval(1, stats=()))
 
     assert original_logs.parse(guestless[:-1], "a.log").cut_short is None
-    with pytest.raises(InputError, match="no interval is whole"):
+    with pytest.raises(InputError, match="no interval is complete"):
         original_logs.parse(guestless[:-2], "a.log")
     torn = original_logs.parse(guestless + b"comm", "a.log")
     assert torn.cut_short == "ends in a torn line"
@@ -269,9 +269,9 @@ def test_the_last_line_without_a_newline_counts_only_if_complete():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "a.log:1: no log of the original framework: expected `Interval 1: "),
-        (b"a=1\n\nhello\n", "a.log:3: no log of the original framework: .*, not hello"),
-        (text(head()), "a.log:5: no log .* but it ends"),
+        (b"", "a.log:1: not a log of the original framework: expected `Interval 1: "),
+        (b"a=1\n\nhello\n", "a.log:3: not a log of the original framework: .*, not hello"),
+        (text(head()), "a.log:5: not a log .* but the file ends"),
         (b"\x00\xff\x01\n", "a.log:1: no log"),
         (text(head(), interval(1)[:-3]), r"a.log:11: no interval .* last, 1, lacks `\[END\] Log"),
         (text(head(), interval(1)[:-1]), "lacks `/proc/22/ksm_stat=…`"),

@@ -116,7 +116,7 @@ def test_warnings_come_first(write_run):
     path = write_run(run_record(guests=2, status="failed", reason="guest 2 never answered"))
     text = Parser(page_of(path)).text
 
-    assert "1 thing to know before trusting this page" in text
+    assert "1 warning: read it before you trust this page" in text
     assert "left out, since the run failed: guest 2 never answered" in text
     assert text.index("guest 2 never answered") < text.index("Definitions")
 

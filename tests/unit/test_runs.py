@@ -44,7 +44,7 @@ def test_a_workload_that_is_not_known_to_have_stopped_lasts_to_the_end(write_run
     run = read_run(write_run(record, happened=happened))
 
     assert run.window() == pytest.approx((0.1, 4.0))
-    assert run.warnings == ("the workload of guest ksm-guest-01 is not known to have stopped",)
+    assert run.warnings == ("the workload of guest ksm-guest-01 has no record of its end",)
 
 
 def test_a_torn_last_line_does_not_count(write_run):
