@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests after KSM_TEST_DEADLINE (seconds since 1970), for a check with a time limit."""
+    deadline = os.environ.get("KSM_TEST_DEADLINE")
+    if deadline and item.get_closest_marker("host") and time.time() > float(deadline):
+        pytest.skip("no time left on this machine")
 
 
 @pytest.fixture(scope="session")
