@@ -165,7 +165,9 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
     samples, sampling = measured.run.samples, measured.run.plan.sampling
     upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
     seconds = samples.index.to_numpy()[upto] * sampling.period
-    return seconds, saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
+    pages = saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
+    known = ~np.isnan(pages)
+    return seconds[known], pages[known]
 
 
 def time_to(share: float) -> Callable[[Measured], float]:
@@ -179,7 +181,7 @@ def time_to(share: float) -> Callable[[Measured], float]:
         if "ksm.pages_sharing" not in measured.run.samples:
             return np.nan
         at, pages = _sharing(measured)
-        if not pages[-1] > 0:
+        if not len(pages) or not pages[-1] > 0:
             return np.nan
         below = np.flatnonzero(~(pages >= share * pages[-1]))
         return float(at[below[-1] + 1] if len(below) else at[0])
@@ -201,6 +203,8 @@ def has_plateau(measured: Measured) -> bool:
     if "ksm.pages_sharing" not in measured.run.samples:
         return False
     at, pages = _sharing(measured)
+    if not len(pages):
+        return False
     late = pages[at >= 0.75 * at[-1]]
     return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
 
@@ -216,4 +220,6 @@ def scans_needed(measured: Measured) -> int:
 
 def scanned_enough(measured: Measured) -> bool:
     """Whether ksmd scanned all memory often enough."""
+    if measured.run.converged:  # its rule had a number of scans of its own
+        return True
     return last("full_scans")(measured) >= scans_needed(measured)

@@ -91,7 +91,11 @@ def _print(words: str, best: list["Best"], results: "Results") -> None:
 
     lines = [words]
     for each in best:
-        title = f"{each.settings[0].knobs} is the best" if each.confident else "no setting is shown"
+        title = (
+            f"{each.settings[0].knobs} is the best"
+            if each.confident
+            else "no setting is shown to be the best"
+        )
         lines.append(f"{each.scenario}: {title}. {each.why}")
     lines += [f"warning: {warning}" for warning in results.warnings]
     for line in lines:

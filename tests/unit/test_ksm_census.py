@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from programs import ROLES, load
 
+from ksm_analysis.results import censuses
+
 ksm_census = load(ROLES / "part_census/files/ksm_census.py")
 ZERO = ksm_census.ZERO
 SEEDS = range(20)
@@ -330,3 +332,8 @@ def test_moments_during_a_census_are_missed(monkeypatch, every, at_end, took, ti
 
     assert came == times
     assert moments.missed == missed
+
+
+def test_the_reader_knows_the_complaint_of_an_excluded_guest():
+    program = (ROLES / "part_census/files/ksm_census.py").read_text()
+    assert censuses.NOTHING_MERGEABLE[0] in program
