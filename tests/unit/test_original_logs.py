@@ -272,7 +272,7 @@ def test_the_last_line_without_a_newline_counts_only_if_complete():
         (b"", "a.log:1: not a log of the original framework: expected `Interval 1: "),
         (b"a=1\n\nhello\n", "a.log:3: not a log of the original framework: .*, not hello"),
         (text(head()), "a.log:5: not a log .* but the file ends"),
-        (b"\x00\xff\x01\n", "a.log:1: no log"),
+        (b"\x00\xff\x01\n", "a.log:1: not a log"),
         (text(head(), interval(1)[:-3]), r"a.log:11: no interval .* last, 1, lacks `\[END\] Log"),
         (text(head(), interval(1)[:-1]), "lacks `/proc/22/ksm_stat=…`"),
         (text(head(), interval(1, ksm=())), "lacks `a parameter before"),
