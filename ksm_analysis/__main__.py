@@ -44,10 +44,19 @@ def parser(asked: str | None) -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        if name == asked:
-            module(name).add_to(commands)
-        else:
+        if name != asked:
             commands.add_parser(name, help=text)
+            continue
+        command = module(name)
+        its = commands.add_parser(
+            name,
+            help=text,
+            description=command.DETAILS,
+            epilog=getattr(command, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        its.set_defaults(run=command.run)
+        command.add_arguments(its)
     return top
 
 

@@ -41,9 +41,8 @@ def best_of(every: list[Setting]) -> list[Best]:
             scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)
     several_hosts = len({each.host for each in every}) > 1
     tried = [rivals for rivals in scenarios.values() if len(rivals) > 1]
-    found = [_compared(rivals, rivals[0].scenario(several_hosts)) for rivals in tried]
-    guests = {best.scenario: rivals[0].guests for best, rivals in zip(found, tried, strict=True)}
-    return sorted(found, key=lambda best: -guests[best.scenario])
+    tried.sort(key=lambda rivals: -rivals[0].guests)
+    return [_compared(rivals, rivals[0].scenario(several_hosts)) for rivals in tried]
 
 
 def _compared(tried: list[Setting], scenario: str) -> Best:

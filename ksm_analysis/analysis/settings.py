@@ -220,6 +220,4 @@ def scans_needed(measured: Measured) -> int:
 
 def scanned_enough(measured: Measured) -> bool:
     """Whether ksmd scanned all memory often enough."""
-    if measured.run.converged:  # its rule had a number of scans of its own
-        return True
     return last("full_scans")(measured) >= scans_needed(measured)

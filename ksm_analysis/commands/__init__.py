@@ -1,1 +1,4 @@
-"""One file per command, with `add_to(commands)`. Heavy imports are delayed until it runs."""
+"""One file per command, with HELP, DETAILS, `add_arguments` and `run`.
+
+Heavy imports are delayed until `run`.
+"""

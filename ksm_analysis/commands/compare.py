@@ -30,14 +30,8 @@ MOST_LINES, LONGEST = 20, 80  # lines of other differences, and their length, on
 FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "compare",
-        help=HELP,
-        description=DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     add = parser.add_argument
     add("a", metavar="A", type=Path, help="results of an experiment, the baseline")
     add("b", metavar="B", type=Path, help="results to compare with A")
@@ -59,7 +53,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add("--json", action="store_true", help="for programs")
     add("--fail-on-difference", action="store_true", help="exit with 3 if anything differs")
-    parser.set_defaults(run=run)
 
 
 def _percent(text: str) -> float:

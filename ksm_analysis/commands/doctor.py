@@ -56,15 +56,8 @@ TITLES = {
 STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "doctor",
-        help=HELP,
-        description=DETAILS,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     option = parser.add_argument
     option("--host", metavar="H", help="only these hosts of ksm_hosts: an Ansible pattern")
     option("--inventory", metavar="I", help="default: inventory/localhost.yml of the testbed")
@@ -76,7 +69,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="time between two readings of the counters (default: 5)",
     )
     option("--json", action="store_true", help="for programs: all facts and findings")
-    parser.set_defaults(run=run)
 
 
 def _seconds(text: str) -> float:

@@ -29,14 +29,8 @@ examples:
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "import",
-        help=HELP,
-        description=DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="an unmodified log")
     parser.add_argument(
         "--results",
@@ -52,7 +46,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=512,
         help="memory of a guest (default: 512)",
     )
-    parser.set_defaults(run=run)
 
 
 def _mebibytes(text: str) -> int:

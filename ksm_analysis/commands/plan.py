@@ -21,14 +21,8 @@ examples:
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "plan",
-        help=HELP,
-        description=DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     parser.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
     parser.add_argument("--json", action="store_true", help="for programs: the plan as JSON")
     parser.add_argument(
@@ -48,7 +42,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="only runs that are missing or failed in DIR/<experiment>",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

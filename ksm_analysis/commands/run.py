@@ -72,15 +72,8 @@ TAKEN = {
 }
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "run",
-        help=HELP,
-        description=DETAILS,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     option = parser.add_argument
     option("file", metavar="FILE", help="the experiment, a YAML file")
     option("--results", metavar="DIR", default="results", help="default: results")
@@ -99,7 +92,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=[],
         help="variables for Ansible: NAME=VALUE, JSON or @FILE; may be repeated",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,15 +13,8 @@ examples:
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "schema",
-        help=HELP,
-        description=DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
 
 
 def run(arguments: argparse.Namespace) -> int:

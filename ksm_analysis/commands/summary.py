@@ -42,19 +42,12 @@ SHOWN = (
 LONGEST = 48  # characters of a line of text in the table; commands can be longer
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this command to the command line."""
-    parser = commands.add_parser(
-        "summary",
-        help=HELP,
-        description=DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
     parser.add_argument("directory", metavar="DIR", type=Path, help="results of an experiment")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: a list of objects")
     form.add_argument("--csv", action="store_true", help="for spreadsheets")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -162,20 +162,25 @@ Order = Annotated[
 
 
 class Steady(Strict):
-    """What counts as steady: pages_sharing has stayed within a few percent for a while."""
+    """What counts as steady: the saved pages have stayed within a few percent for a while.
+
+    They are pages_sharing + ksm_zero_pages.
+    """
 
     scans: Annotated[int, whole(3, 1000000)] = Field(
-        default=3, description="`pages_sharing` must be flat for at least this many full scans."
+        default=3,
+        description="Savings must be flat for at least this many full scans; with `smart_scan: 1`"
+        " for at least 10.",
     )
     seconds: Annotated[float, duration(0, values.YEAR)] = Field(
         default=60.0,
-        description="`pages_sharing` must be flat for at least this many seconds; at most the"
-        " length of the run.",
+        description="Savings must be flat for at least this many seconds; at most the length of the"
+        " run.",
     )
     percent: Annotated[float, values.number(0, 100)] = Field(
         default=1.0,
         description="How flat: the greatest difference allowed between the highest and the lowest"
-        " `pages_sharing`, in percent of the highest.",
+        " `pages_sharing + ksm_zero_pages`, in percent of the highest.",
     )
 
 

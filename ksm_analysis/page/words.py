@@ -71,7 +71,7 @@ def _ending(runs: tuple[Run, ...]) -> str:
     steady = sum(bool(run.converged) for run in judged)
     if not judged:
         return ""
-    return f", or until pages_sharing was steady (which happened in {steady} of {len(judged)} runs)"
+    return f", or until savings were steady (which happened in {steady} of {len(judged)} runs)"
 
 
 def _list(values: list[Any], last: str = " and ") -> str:

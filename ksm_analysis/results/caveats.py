@@ -133,7 +133,7 @@ def of_sampling(run: Run) -> Iterator[str]:
     if due < planned and reason != "steady":
         yield f"sampling stopped after {due} of {planned} samples"
     if run.converged is False and reason == "finished":
-        yield f"not converged: pages_sharing was not steady within {run.plan.sampling.seconds:g} s"
+        yield f"not converged: savings were not steady within {run.plan.sampling.seconds:g} s"
 
 
 def _guest_warnings(run: Run) -> Iterator[str]:

@@ -96,7 +96,7 @@ class Run:
 
     @property
     def converged(self) -> bool | None:
-        """Whether pages_sharing was steady when the run ended; None if its length was fixed."""
+        """Whether savings were steady when the run ended; None if its length was fixed."""
         found = self.end.get("converged", self.record.converged)
         return found if isinstance(found, bool) else None
 

@@ -241,7 +241,7 @@ def test_the_page_says_how_many_runs_were_steady(write_run):
     record = run_record(converged=False)
     page = render.page(read_results(write_run(record).parent))
 
-    assert "until pages_sharing was steady (which happened in 0 of 1 runs)" in page
+    assert "until savings were steady (which happened in 0 of 1 runs)" in page
 
 
 def test_the_page_says_what_was_imported_and_assumed(write_run):

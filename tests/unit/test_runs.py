@@ -340,7 +340,7 @@ def test_a_run_that_ended_when_it_was_steady_lacks_nothing(write_run):
 def test_a_run_that_was_not_steady_at_its_limit_is_usable_and_says_so(write_run):
     run = read_run(write_run(run_record(converged=False)))
 
-    assert run.warnings == ("not converged: pages_sharing was not steady within 4 s",)
+    assert run.warnings == ("not converged: savings were not steady within 4 s",)
     assert run.usable
 
 

@@ -793,6 +793,25 @@ def test_it_is_not_steady_while_sharing_rises(tree):
     assert samples[-1]["monotonic"] - risen >= 0.3
 
 
+def test_with_smart_scan_it_needs_ten_scans(tree):
+    put(tree, f"{KSM}/smart_scan", "1\n")
+    with Ksmd(tree):
+        done = run(tree, "--samples", 2000, *STEADY)
+    _, samples, end = parse(done.stdout)
+    assert end["reason"] == "steady"
+    assert samples[-1]["ksm"]["full_scans"] - samples[0]["ksm"]["full_scans"] >= 10
+
+
+def test_zero_pages_count_as_saved():
+    line = b'{"ksm":{"full_scans":%d,"pages_sharing":0,"ksm_zero_pages":%d}}'
+    steady = ksm_sampler.Steady(3, 0, 1)
+    sampler = ksm_sampler.Sampler(None, None, 1, 100, steady)
+    assert not any(sampler.is_steady(n, n, line % (n, 1000 * n)) for n in range(20))
+    assert any(sampler.is_steady(n, n, line % (n, 20_000)) for n in range(20, 40))
+    below_zero = [sampler.is_steady(n, n, line % (n, 2**64 - n)) for n in range(40, 60)]
+    assert any(below_zero), "such a count is ignored"
+
+
 def test_it_is_not_steady_before_its_time(tree):
     with Ksmd(tree):
         done = run(tree, "--samples", 400, *STEADY, "--steady-after", 0.4)

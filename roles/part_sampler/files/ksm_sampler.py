@@ -51,7 +51,7 @@ examples:
       --guest ksm-guest-01=/run/libvirt/qemu/ksm-guest-01.pid --guest other=4242
       45 seconds at 4 Hz, with two guests; the end line also goes to standard output
   python3 ksm_sampler.py --output samples.jsonl --samples 3601 --steady-scans 3 --steady-seconds 60
-      at most an hour; ends earlier if pages_sharing is flat
+      at most an hour; ends earlier if the saved pages are flat
   kill -TERM PID
       ends at once, with a complete last line and an end line
 
@@ -93,9 +93,9 @@ while ksmd may run. The kernel computes pages_volatile from counters that change
 The sampler uses the real-time policy SCHED_FIFO, priority 1, if it may (root or CAP_SYS_NICE), so
 that busy guests do not delay or interrupt a sample. The end line counts missed samples.
 
-With --steady-scans, sampling ends as soon as pages_sharing has been flat for the given seconds and
-full scans. Flat means: maximum minus minimum is at most the given percentage of the maximum. Pages
-that are merged with the kernel's zero page (use_zero_pages) are not in pages_sharing.
+With --steady-scans, sampling ends as soon as the saved pages, pages_sharing + ksm_zero_pages, have
+been flat for the given seconds and full scans; with smart_scan=1 for at least 10 full scans, since
+ksmd skips pages. Flat means: maximum minus minimum is at most the given percentage of the maximum.
 
 exit status:
   0    all samples are done, or it was steady
@@ -109,7 +109,7 @@ class Unusable(Exception):  # noqa: N818
     """The request cannot be sampled; the message is for the user."""
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):  # noqa: N818 - it is not an error
     """A signal has requested the end."""
 
 
@@ -430,7 +430,7 @@ class Output:
 
 
 class Steady:
-    """Decides whether pages_sharing has been flat for long enough.
+    """Decides whether the saved pages have been flat for long enough.
 
     It is flat over some samples if maximum minus minimum is at most `percent` of the maximum. The
     flat samples must not begin before `after`, must cover `seconds`, and must contain `scans`
@@ -446,7 +446,7 @@ class Steady:
         # values. The length is limited by the number of different values.
         self.highs, self.lows = collections.deque(), collections.deque()
 
-    def add(self, seconds, full_scans, pages_sharing):
+    def add(self, seconds, full_scans, saved):
         """Add a sample."""
         now = (seconds, full_scans)
         self.origin = self.origin or (seconds, 0)  # if scans have ended, ksmd already runs
@@ -455,8 +455,8 @@ class Steady:
         if self.now is None or full_scans < self.now[1]:  # run=2 has reset ksmd
             self.forget(now)
         self.now = now
-        push(self.highs, pages_sharing, now)
-        push(self.lows, -pages_sharing, now)
+        push(self.highs, saved, now)
+        push(self.lows, -saved, now)
         while not self.is_flat():
             # The new value is the only one of its kind; remove values of the other kind.
             others = self.lows if len(self.highs) == 1 else self.highs
@@ -475,7 +475,7 @@ class Steady:
         return high + self.lows[0][0] <= self.percent / 100 * high
 
     def reached(self):
-        """Whether pages_sharing is steady now."""
+        """Whether the saved pages are steady now."""
         if self.now is None:
             return False
         seconds, scans = self.now[0] - self.since[0], self.now[1] - self.since[1]
@@ -493,6 +493,9 @@ def push(greatest, value, now):
 # Finding these in our own line is faster than parsing it.
 SCANS = re.compile(rb'"full_scans":([0-9]+)').search
 SHARING = re.compile(rb'"pages_sharing":([0-9]+)').search
+ZERO = re.compile(rb'"ksm_zero_pages":([0-9]+)').search  # the first is the host's
+BELOW_ZERO = 2**63  # from here on, the kernel has decremented the count too often
+SKIPPING = 10  # full scans that tell something although smart_scan skips pages
 
 
 class Sampler:
@@ -542,10 +545,12 @@ class Sampler:
 
     def is_steady(self, n, seconds, line):
         """Whether to end with sample n. Checked at the ends of intervals."""
-        scans, sharing = SCANS(line), SHARING(line)
+        scans, sharing, zero = SCANS(line), SHARING(line), ZERO(line)
         if not (scans and sharing):  # a file was unreadable
             return False
-        self.steady.add(seconds, int(scans[1]), int(sharing[1]))
+        zeros = int(zero[1]) if zero else 0
+        saved = int(sharing[1]) + (zeros if zeros < BELOW_ZERO else 0)
+        self.steady.add(seconds, int(scans[1]), saved)
         return n % self.every == 0 and self.steady.reached()
 
     def sleep_until(self, deadline):
@@ -648,7 +653,7 @@ def parse_arguments(argv):
         "--steady-scans",
         type=count_argument,
         metavar="N",
-        help="end early when pages_sharing was flat for N full scans and --steady-seconds",
+        help="end early when the saved pages were flat for N full scans and --steady-seconds",
     )
     for name, default, text in (
         ("seconds", 60, "minimum time that it was flat"),
@@ -739,8 +744,9 @@ def steady_rule(arguments):
     """Return the rule for ending early, or None."""
     if arguments.steady_scans is None:
         return None
+    skips = read_text(arguments.root / "sys/kernel/mm/ksm/smart_scan") == "1"
     return Steady(
-        arguments.steady_scans,
+        max(arguments.steady_scans, SKIPPING if skips else 0),
         arguments.steady_seconds,
         arguments.steady_percent,
         arguments.steady_after,
