@@ -65,12 +65,12 @@ def lines(texts):
     return "".join(f"{text}\n" for text in texts)
 
 
-def unlike(module, disk):
+def unlike(module, disk, image):
     """Say how an existing disk differs from what is asked for; empty if it does not."""
     # A disk in use is locked, and only read here
     command = ["qemu-img", "info", "--force-share", "--output=json", disk]
     found = json.loads(module.run_command(command, check_rc=True)[1])
-    image, bytes_ = module.params["image"], module.params["gib"] * GIB
+    bytes_ = module.params["gib"] * GIB
     differs = []
     if found["virtual-size"] != bytes_:
         differs.append(f"it has {found['virtual-size'] / GIB:g} GiB, not {bytes_ / GIB:g} GiB")
@@ -90,11 +90,13 @@ def main():
         },
         supports_check_mode=True,
     )
-    directory, image = Path(module.params["directory"]), module.params["image"]
+    directory = Path(module.params["directory"])
+    # Not the name of a link: an overlay needs the image that it was made on
+    image = str(Path(module.params["image"]).resolve())
     disks = [directory / f"{guest}.qcow2" for guest in module.params["guests"]]
     existing = [str(disk) for disk in disks if disk.exists()]
     missing = [str(disk) for disk in disks if not disk.exists()]
-    if differ := [words for disk in existing if (words := unlike(module, disk))]:
+    if differ := [words for disk in existing if (words := unlike(module, disk, image))]:
         module.fail_json(msg="; ".join(differ) + ". Remove these guests first")
     new = not directory.is_dir()
     if not module.check_mode:

@@ -81,6 +81,13 @@ else:
     LIBVIRT_ERROR = None
 
 
+# Bytes of a unit of memory, as libvirt reads them.
+UNITS = {"b": 1, "bytes": 1}
+for power, letter in enumerate("KMGT", start=1):
+    UNITS |= {f"{letter}B": 1000**power, f"{letter}iB": 1024**power}
+    UNITS["k" if letter == "K" else letter] = 1024**power
+
+
 def side_by_side(function, items):
     """Call a function for all items in parallel; raise the first error when all have ended."""
     with ThreadPoolExecutor(max(1, len(items))) as pool:
@@ -95,19 +102,24 @@ def wanted_domains(text):
     return {domain.findtext("name"): ElementTree.tostring(domain, "unicode") for domain in domains}
 
 
+def network(interface):
+    """Return the type of a network card, and what it is connected to."""
+    source = interface.find("source")
+    names = {} if source is None else source.attrib
+    return " ".join(
+        filter(None, [interface.get("type"), names.get("network", names.get("bridge"))])
+    )
+
+
 def definition(domain):
     """Return what tells guests of one name apart, from the XML of a domain."""
-    unit = {"KiB": 1, "MiB": 1024, "GiB": 1024**2}
     memory = domain.find("memory")
     return {
-        "memory": f"{int(memory.text) * unit[memory.get('unit', 'KiB')] // 1024} MiB",
+        "memory": f"{int(memory.text) * UNITS[memory.get('unit', 'KiB')] // 2**20} MiB",
         "processors": domain.findtext("vcpu"),
         "kernel": domain.findtext("os/kernel"),
         "disks": [source.get("file") for source in domain.findall("devices/disk/source")],
-        "networks": [
-            source.get("network") or source.get("bridge")
-            for source in domain.findall("devices/interface/source")
-        ],
+        "networks": [network(interface) for interface in domain.findall("devices/interface")],
         "merging": domain.find("memoryBacking/nosharepages") is None,
     }
 

@@ -22,6 +22,17 @@ sampling: {{interval: 1, intervals: {intervals}, period: 0.25}}
 """
 
 
+def until(condition, seconds: float = 60):
+    """Wait until a condition holds, and return its value. Where it cannot be read, it does not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if found := condition():
+                return found
+        assert time.monotonic() < deadline, "timeout"
+        time.sleep(0.1)
+
+
 def knobs() -> dict[str, str]:
     """Return the current knobs of this kernel."""
     return {path.name: path.read_text() for path in KSM.iterdir() if path.stat().st_mode & 0o200}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import KSM, ROOT, STATE, knobs, processes
+from machine import KSM, ROOT, STATE, knobs, processes, until
 
 from ksm_analysis.doctor import diagnosis
 from ksm_analysis.doctor import facts as read
@@ -347,9 +347,7 @@ def _no_libvirtd():
     ran = processes(LIBVIRTD)
     if ran:
         subprocess.run(["service", "libvirtd", "stop"], check=True, capture_output=True)
-        deadline = time.monotonic() + 60
-        while processes(LIBVIRTD) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: not processes(LIBVIRTD))
     yield
     if ran:
         subprocess.run(["service", "libvirtd", "start"], check=True, capture_output=True)

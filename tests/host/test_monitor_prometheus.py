@@ -14,13 +14,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
+from machine import until
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).parents[2]
@@ -84,16 +84,6 @@ def free_port():
 def get(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):
-            if found := condition():
-                return found
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from machine import until
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).parents[2]
@@ -145,14 +146,6 @@ def cgroups():
     """Return the mount point of the unified hierarchy of control groups."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture(scope="module")
