@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: qemu_acceleration_info
 short_description: Boot a kernel to find out whether KVM works
 description:
-  - Boots a kernel under KVM, without a disk, and looks for its banner on the serial console.
+  - Boots a kernel under KVM, without a disk, and waits on the serial console until it has booted.
     A C(/dev/kvm) that opens, and a libvirt that lists C(kvm), do not prove that a guest boots.
   - Changes nothing.
 options:
@@ -16,7 +16,7 @@ options:
     type: path
     required: true
   timeout:
-    description: Seconds to wait for the banner.
+    description: Seconds that the kernel may take to boot.
     type: float
     default: 15
 attributes:
@@ -44,20 +44,23 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-BANNER = b"Linux version "
+BOOTED = b"Unable to mount root fs"  # how a kernel without a disk ends its boot
 KVM = Path("/dev/kvm")
 
 
 def boots(command, timeout):
-    """Return whether the kernel prints its banner in time, and its output."""
-    # AnsibleModule.run_command would wait until QEMU ends; the banner is enough.
+    """Return whether the kernel boots in time, and its output.
+
+    Its first lines prove nothing: some kernels hang after these.
+    """
+    # AnsibleModule.run_command would wait until QEMU ends.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     seen = b""
     deadline = time.monotonic() + timeout
     try:
-        while BANNER not in seen and (left := deadline - time.monotonic()) > 0:
+        while BOOTED not in seen and (left := deadline - time.monotonic()) > 0:
             if not select.select([process.stdout], [], [], left)[0]:
                 break
             chunk = process.stdout.read1(65536)
@@ -67,7 +70,7 @@ def boots(command, timeout):
     finally:
         process.kill()
         process.wait()
-    return BANNER in seen, seen
+    return BOOTED in seen, seen
 
 
 def last_line(output):
@@ -88,12 +91,13 @@ def probe(kernel, timeout):
         # The same sandbox that libvirt uses.
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
-    banner, output = boots(command, timeout)
-    if banner:
-        return "kvm", "the kernel's banner appeared under KVM"
+    booted, output = boots(command, timeout)
+    if booted:
+        return "kvm", "the guest kernel boots under KVM"
     return (
         "tcg",
-        f"no kernel banner under KVM (waited up to {timeout:g} s); last seen: {last_line(output)}",
+        f"the guest kernel does not boot under KVM (waited up to {timeout:g} s); last seen: "
+        + last_line(output),
     )
 
 
