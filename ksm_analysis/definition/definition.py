@@ -29,6 +29,7 @@ from ksm_analysis.definition.values import (
     WordOr,
     duration,
     not_allowed,
+    one_of,
     rest_of,
     says,
     whole,
@@ -83,10 +84,58 @@ def _guests_or_arrays(
     """Accept no guests where nothing needs them."""
     rest = rest_of(info)
     if value is None and not rest.guests:
-        if not rest.only_arrays:
-            raise wrong("this key is required: only workloads of 'arrays' need no guests")
+        if not rest.without_guests:
+            kinds = "only workloads of 'arrays' and 'memory' need no guests"
+            raise wrong(f"this key is required: {kinds}")
         return None
     return handler(value)
+
+
+# --- huge pages -----------------------------------------------------------------------------------
+
+
+Enabled = Literal["always", "madvise", "never"]
+SharedEnabled = Literal["always", "within_size", "advise", "never", "deny", "force"]
+
+
+class HugePages(Strict):
+    """Knobs of transparent huge pages, as in `/sys/kernel/mm/transparent_hugepage`."""
+
+    enabled: OrLeftOut[Annotated[Enabled, one_of(Enabled)]] = Field(
+        default=None,
+        description="Whether memory is in transparent huge pages: all memory, only memory that asks"
+        " for them, or none.",
+    )
+    shmem_enabled: OrLeftOut[Annotated[SharedEnabled, one_of(SharedEnabled)]] = Field(
+        default=None, description="The same for shared memory."
+    )
+    khugepaged_defrag: OrLeftOut[Annotated[int, whole(0, 1)]] = Field(
+        default=None,
+        alias="khugepaged/defrag",
+        description="Whether khugepaged may free memory to make huge pages.",
+    )
+    max_ptes_none: OrLeftOut[Annotated[int, whole(0, 511)]] = Field(
+        default=None,
+        alias="khugepaged/max_ptes_none",
+        description="How many pages that are not in memory khugepaged may add to make a huge page.",
+    )
+    max_ptes_shared: OrLeftOut[Annotated[int, whole(0, 511)]] = Field(
+        default=None,
+        alias="khugepaged/max_ptes_shared",
+        description="How many shared pages, merged ones among them, khugepaged may copy to make a"
+        " huge page (Linux 5.8 and newer).",
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.knobs:
+            raise wrong("needs at least one knob")
+        return self
+
+    @property
+    def knobs(self) -> dict[str, str | int]:
+        """The knobs that are given, by the kernel's names."""
+        return self.model_dump(by_alias=True, exclude_none=True)
 
 
 # --- sampling, order, stop ------------------------------------------------------------------------
@@ -208,7 +257,7 @@ def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str
 
 # --- census --------------------------------------------------------------------------------------
 
-MOMENTS = "a list of end, at-scan-boundary and every: S"
+MOMENTS = "a list of start, end, at-scan-boundary and every: S"
 
 
 class Every(Strict):
@@ -227,13 +276,19 @@ def _listed(value: Any) -> Any:
 
 
 def _one_every(moments: list[Every | str]) -> list[Every | str]:
+    if moments == ["start"]:
+        raise wrong("has only 'start': a later census is needed to compare with")
     if sum(isinstance(moment, Every) for moment in moments) > 1:
         raise wrong("has 'every' more than once: only one is allowed")
     return values.distinct(moments)
 
 
 _Moment = WordOr[
-    Annotated[Literal["end", "at-scan-boundary"], says("end, at-scan-boundary or every: S")], Every
+    Annotated[
+        Literal["start", "end", "at-scan-boundary"],
+        says("start, end, at-scan-boundary or every: S"),
+    ],
+    Every,
 ]
 _Moments = Annotated[
     list[_Moment],
@@ -306,7 +361,8 @@ class Experiment(Strict):
     guests: Annotated[OrLeftOut[Guests], WrapValidator(_guests_or_arrays)] = Field(
         default=None,
         validate_default=True,
-        description="The guests of every run. Required, unless all workloads are `arrays`.",
+        description="The guests of every run. Required, unless all workloads are `arrays` or"
+        " `memory`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)
@@ -317,6 +373,15 @@ class Experiment(Strict):
     knobs_if_present: Annotated[Setting, AfterValidator(_only_if_present)] = Field(
         default={},
         description="Knobs that are added to every setting if the host's kernel has them.",
+    )
+    thp: Annotated[
+        OrLeftOut[list[HugePages]],
+        Field(min_length=1),
+        AfterValidator(values.distinct),
+    ] = Field(
+        default=None,
+        description="Settings of transparent huge pages: one cell for each entry, with each setting"
+        " of `knobs`. Without this key, they stay as they are.",
     )
     workloads: Annotated[
         list[

@@ -27,7 +27,7 @@ from ksm_analysis.definition.definition import (
 )
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.values import Model, Rest, keys
-from ksm_analysis.definition.workload import Part, Workload
+from ksm_analysis.definition.workload import WITHOUT_GUESTS, Part, Workload
 from ksm_analysis.errors import InputError
 
 # Time that a run takes in addition to its sampling: first to unmerge, and to define and remove the
@@ -77,8 +77,8 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         seconds=seconds,
         length="the length of a run's sampling" + (f" with {by}" if by else ""),
         guests="guests" in data,
-        only_arrays=isinstance(workloads, list)
-        and all(isinstance(each, dict) and "arrays" in each for each in workloads),
+        without_guests=isinstance(workloads, list)
+        and all(isinstance(each, dict) and {*WITHOUT_GUESTS} & {*each} for each in workloads),
         # an impossible time is reported once, at its own key
         steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
     )
@@ -116,7 +116,7 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
         raise InputError(
             f"{file}: the name of the file becomes the name of a directory: {allowed} are allowed"
         )
-    labels = knob_labels(experiment.knobs)
+    labels = knob_labels([{**knobs, **_prefixed(thp)} for knobs, thp in _settings(experiment)])
     cells = enumerate(_cells(experiment), start=1)
     runs = [_run(experiment, index, labels, *cell) for index, cell in cells]
     return {
@@ -136,7 +136,7 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
     affects all cells alike.
     """
     counts = experiment.guests.count if experiment.guests else [0]
-    settings = range(len(experiment.knobs))
+    settings = range(len(_settings(experiment)))
     cells = list(itertools.product(counts, settings, experiment.workloads))
     repetitions = range(1, experiment.repetitions + 1)
     if experiment.order == "as-written":
@@ -146,6 +146,16 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
         draw = random.Random(experiment.order.shuffled)
         orders = [draw.sample(cells, len(cells)) for _ in repetitions]
     return [(r, *cell) for r, order in zip(repetitions, orders, strict=True) for cell in order]
+
+
+def _settings(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """List the knobs of KSM and of transparent huge pages of each setting."""
+    pages = [each.knobs for each in experiment.thp or []] or [{}]
+    return list(itertools.product(experiment.knobs, pages))
+
+
+def _prefixed(thp: dict[str, Any]) -> dict[str, Any]:
+    return {f"thp {name}": value for name, value in thp.items()}
 
 
 def _in_words(order: Shuffled | str) -> str:
@@ -173,7 +183,8 @@ def _run(
     workload: Workload,
 ) -> dict[str, Any]:
     # without ksmd there is little to measure, so run=0 must be explicit
-    knobs = {"run": 1, **experiment.knobs[setting]}
+    asked, thp = _settings(experiment)[setting]
+    knobs = {"run": 1, **asked}
     planned: dict[str, Any] = {
         "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
         "index": index,
@@ -186,6 +197,7 @@ def _run(
         "guests": _guests(experiment, count, workload),
         "knobs": knobs,
         "knobs_if_present": experiment.knobs_if_present,
+        "thp": thp,
         "workload": {"name": workload.name},
         "sampling": _sampling(experiment, knobs, workload),
         # in each run, so that a single run directory can be understood
@@ -202,12 +214,16 @@ def _run_parts(
     parts = []
     if workload.arrays:
         parts.append({**_part("arrays", workload.arrays.model_dump()), "processes": ["arrays"]})
+    if workload.memory:
+        part = _part("memory", workload.memory.model_dump())
+        parts.append({**part, "processes": ["memory"], "prepare": True})
     steady = sampling.get("steady", {})
     every = {"every": round(sampling["interval"] / sampling["period"])} if steady else {}
     options = {"period": sampling["period"], "samples": sampling["samples"]}
     parts.append(_part("sampler", {**options, "steady": {**steady, **every}}))
     if experiment.census:
-        parts.append(_part("census", _census(experiment.census)))
+        census = _census(experiment.census)
+        parts.append({**_part("census", census), "prepare": census["start"]})
     if tasks := _parts(workload, count, experiment.sampling.seconds):
         parts.append(_part("workload", {"tasks": tasks}))
     return parts + [
@@ -223,6 +239,7 @@ def _part(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _census(census: Census) -> dict[str, Any]:
     return {
+        "start": "start" in census.moments,
         "end": "end" in census.moments,
         "at_scan_boundary": "at-scan-boundary" in census.moments,
         "every": census.every or 0,

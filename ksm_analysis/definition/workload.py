@@ -166,6 +166,32 @@ def _arrays_within_the_run(arrays: Arrays, info: ValidationInfo) -> Arrays:
     return arrays
 
 
+class Memory(Strict):
+    """The workload without guests whose savings are known: a process with known contents."""
+
+    mib: Annotated[int, whole(1, 2**20)] = Field(
+        default=64, description="Size of the memory, in MiB."
+    )
+    zero_percent: Annotated[float, values.number(0, 100)] = Field(
+        default=50.0, description="Part of its pages that are full of zeros, in percent."
+    )
+    equal_percent: Annotated[float, values.number(0, 100)] = Field(
+        default=12.5,
+        description="Part of its pages that are equal to each other, in percent. All others are"
+        " unique.",
+    )
+    huge_pages: values.Switch = Field(
+        default=False,
+        description="Ask for transparent huge pages. Without, the process has none.",
+    )
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if self.zero_percent + self.equal_percent > 100:
+            raise wrong("'zero_percent' and 'equal_percent' must be at most 100 together")
+        return self
+
+
 def idle_or_mapping(value: Any) -> Any:
     """Convert `idle` to the workload of that name."""
     if value == "idle":
@@ -185,7 +211,8 @@ def _listed(allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-KINDS = ("stress_ng", "command", "mixed", "arrays")
+KINDS = ("stress_ng", "command", "mixed", "arrays", "memory")
+WITHOUT_GUESTS = ("arrays", "memory")
 _ONE_KIND: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
 _IdleOrPart = WordOr[
     Annotated[Literal["idle"], says("idle or a mapping with the keys stress_ng, command, active")],
@@ -194,7 +221,7 @@ _IdleOrPart = WordOr[
 
 
 class Workload(Strict):
-    """What runs: the same in all guests, a part in each guest, or two arrays instead of guests."""
+    """What runs: the same in all guests, a part in each guest, or a process instead of guests."""
 
     name: Annotated[
         str,
@@ -217,6 +244,11 @@ class Workload(Strict):
         BeforeValidator(_change_or_mapping, json_schema_input_type=WordOr[Change, Arrays]),
         AfterValidator(_arrays_within_the_run),
     ] = Field(default=None, description="Two arrays of a process on the host, without guests.")
+    memory: OrLeftOut[Memory] = Field(
+        default=None,
+        description="A process on the host, without guests, with memory of known contents, which it"
+        " has written before the run begins.",
+    )
     active: _Active = "whole"
     nosharepages: OrLeftOut[values.GuestNumbers] = Field(
         default=None,
@@ -235,19 +267,20 @@ class Workload(Strict):
             if refused:
                 raise wrong(refused)
         rest = rest_of(info)
-        if self.arrays and rest.guests:
-            raise wrong_at("arrays", "is allowed only in an experiment without 'guests'")
+        for kind in {*given} & {*WITHOUT_GUESTS} if rest.guests else ():
+            raise wrong_at(kind, "is allowed only in an experiment without 'guests'")
         self._leaves_time(rest)
         return self
 
     def _wrong_kinds(self, given: list[str]) -> str:
-        allowed = "only one of stress_ng, command, mixed and arrays is allowed"
+        allowed = "only one of stress_ng, command, mixed, arrays and memory is allowed"
         if len(given) > 1:
             return f"has {', '.join(given)}: {allowed}"
         if self.name == "idle" and (given or self.nosharepages):
             return "needs another name: 'idle' is the workload that does nothing"
         if self.name != "idle" and not given and not self.nosharepages:
-            kinds = "one of 'stress_ng', 'command', 'mixed', 'arrays' and 'nosharepages'"
+            kinds = ", ".join(f"'{kind}'" for kind in KINDS)
+            kinds = f"one of {kinds} and 'nosharepages'"
             return f"needs {kinds}; a workload that does nothing is 'idle'"
         return ""
 
@@ -256,8 +289,8 @@ class Workload(Strict):
             where = {"arrays": "; arrays have 'second' and 'changed'", "mixed": ", in each part"}
             beside = "".join(where.get(kind, "") for kind in given)
             return f"'active' goes with 'stress_ng' or 'command'{beside}"
-        if self.arrays and self.nosharepages:
-            return "'nosharepages' is for guests: it cannot go with 'arrays'"
+        for kind in {*given} & {*WITHOUT_GUESTS} if self.nosharepages else ():
+            return f"'nosharepages' is for guests: it cannot go with '{kind}'"
         return ""
 
     def _leaves_time(self, rest: Rest) -> None:

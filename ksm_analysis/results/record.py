@@ -107,6 +107,8 @@ class Planned(_Lenient):
     guests: Guests
     knobs: dict[str, int | str] = {}
     knobs_if_present: dict[str, int | str] = {}
+    thp: dict[str, int | str] = {}
+    """Knobs of transparent huge pages."""
     workload: Workload
     sampling: Sampling
     parts: list[Part]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ksm_knobs
-short_description: Set the knobs of Kernel Samepage Merging
+short_description: Set the knobs of Kernel Samepage Merging, or of transparent huge pages
 description:
   - Sets knobs in C(/sys/kernel/mm/ksm) in the order that the kernel requires, and only those that
     differ. A knob is a writable file there; the kernel of the host decides which knobs exist.
+  - With O(directory=/sys/kernel/mm/transparent_hugepage), sets those of transparent huge pages,
+    which have no order. A knob in a subdirectory is named with it, as in C(khugepaged/defrag).
   - C(advisor_mode) is turned off before C(pages_to_scan) is written and turned on after that,
     because the kernel refuses C(pages_to_scan) while the advisor controls it. C(max_page_sharing)
     and C(merge_across_nodes) can change only while nothing is shared, so a change of them unmerges
@@ -76,6 +78,12 @@ EXAMPLES = r"""
     knobs: {run: 1, pages_to_scan: 1000, sleep_millisecs: 20}
     unmerge: true
     remember: /var/lib/ksm-testbed/knobs.json
+
+- name: Use huge pages for all memory
+  ksm.testbed.ksm_knobs:
+    directory: /sys/kernel/mm/transparent_hugepage
+    knobs: {enabled: always, khugepaged/max_ptes_none: 511}
+    remember: /var/lib/ksm-testbed/huge_pages.json
 """
 
 RETURN = r"""
@@ -107,7 +115,11 @@ class KnobError(Exception):
 
 def knob_names(directory):
     """Return the names of all writable files: the knobs of the running kernel."""
-    return sorted(path.name for path in directory.iterdir() if path.stat().st_mode & stat.S_IWUSR)
+    return sorted(
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_file() and path.stat().st_mode & stat.S_IWUSR
+    )
 
 
 def parse(text):
@@ -131,7 +143,7 @@ def wanted(knobs, names):
     unknown = sorted(set(knobs) - set(names))
     if unknown:
         raise KnobError(
-            f"this kernel has no KSM knob {', '.join(unknown)}; it has: {', '.join(names)}"
+            f"this kernel has no knob {', '.join(unknown)}; it has: {', '.join(names)}"
         )
     return {name: parse(str(int(v) if isinstance(v, bool) else v)) for name, v in knobs.items()}
 
@@ -194,6 +206,8 @@ def host_shortfall(directory):
 
 def held(directory, before, target):
     """Return the names of knobs that can change only after pages are unmerged."""
+    if not any(name in before for name in NEEDS_NOTHING_SHARED):
+        return []
     if not read(directory, ["pages_shared"])["pages_shared"]:
         return []
     return [name for name in NEEDS_NOTHING_SHARED if target.get(name) != before.get(name)]
@@ -296,7 +310,8 @@ def run(module):
     directory = Path(p["directory"])
     path = Path(p["remember"]) if p["remember"] else None
     if not directory.is_dir():
-        raise KnobError(f"{directory} does not exist: this kernel was built without CONFIG_KSM")
+        option = "CONFIG_KSM" if directory.name == "ksm" else "CONFIG_TRANSPARENT_HUGEPAGE"
+        raise KnobError(f"{directory} does not exist: this kernel was built without {option}")
     names = knob_names(directory)
     wait_until(p["at"], module.check_mode)
     before = read(directory, names)
@@ -311,8 +326,8 @@ def run(module):
     asked = wanted(asked, names)
     target = goal(before, asked, restoring)
     # If the restored host does not scan, ksmd must not keep records of memory that is gone.
-    unmerge_first = p["unmerge"] or (restoring and target["run"] != 1)
-    unmerges = unmerge_first or (target["run"] == 2 != before["run"])
+    unmerge_first = p["unmerge"] or (restoring and target.get("run", 1) != 1)
+    unmerges = unmerge_first or (target.get("run") == 2 != before["run"])
     held_back = held(directory, before, target)
     too_much = host_shortfall(directory) if unmerges or held_back else None
     if too_much and not restoring:
