@@ -5,6 +5,7 @@ import json
 import math
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from programs import ROLES
 pytestmark = pytest.mark.host
 
 CENSUS = ROLES / "part_census/files/ksm_census.py"
+MEMORY = ROLES / "part_memory/files/ksm_memory.py"
+RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 PROGRAM = Path(__file__).with_name("mergeable.py")
 PAGE = mmap.PAGESIZE
 HUGE = Path("/proc/sys/vm/nr_hugepages")
@@ -322,6 +325,105 @@ def test_pages_that_were_only_read_are_not_counted(ksm):
         line = census(started)
         assert line["ksm"]["ksm_zero_pages"] == line["saved_zero_pages"] == 10
         assert (line["unwritten_pages"], line["present_pages"]) == (7, 30)
+
+
+@contextlib.contextmanager
+def known_memory(tmp_path, *arguments):
+    """Run the program of part_memory; yield it, and what it says it has written."""
+    said, pid = tmp_path / "memory.jsonl", tmp_path / "memory.pid"
+    where = ("--output", said, "--pid-file", pid, "--seconds", "600")
+    process = subprocess.Popen([sys.executable, MEMORY, *where, *arguments])
+    try:
+        until(pid.exists)
+        yield {"p1": process}, json.loads(said.read_text())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def anonymous_pages():
+    """Return AnonPages, when the counters of all CPUs have been added."""
+    time.sleep(2.5)
+    found = re.search(r"^AnonPages: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 // PAGE
+
+
+@pytest.mark.parametrize("use_zero_pages", [0, 1])
+@pytest.mark.parametrize("huge", [True, False], ids=["huge", "small"])
+def test_what_splits_of_huge_pages_free_is_told_from_what_was_never_written(
+    ksm, tmp_path, huge, use_zero_pages
+):
+    """Since Linux 6.12, a split maps pages of zeros to the zero page, and no counter has them."""
+    ksm(run=2, smart_scan=0, sleep_millisecs=1, pages_to_scan=2000)
+    ksm(use_zero_pages=use_zero_pages, max_page_sharing=256)
+    with known_memory(tmp_path, *["--huge-pages"] * huge) as (started, written):
+        assert written["huge_kib"] == (64 * 1024 if huge else 0)
+        start, output = tmp_path / "start", tmp_path / "census.jsonl"
+        subprocess.run(command(started, "--save-start", output=start), check=True)
+        before = anonymous_pages()
+        merge_until_nothing_moves(ksm)
+        freed = before - anonymous_pages()
+        since = ("--since", start, "--end", "--seconds", "0")
+        subprocess.run(command(started, *since, output=output), check=True, stdout=subprocess.PIPE)
+        without = census(started)
+
+    _, first, last, _ = map(json.loads, output.read_text().splitlines())
+    assert [first["moment"], last["moment"], last["n"]] == ["start", "end", 1]
+    zero, equal = written["zero_pages"], written["equal_pages"]
+    splits = huge and RELEASE >= (6, 12)
+    merged = equal - frames(equal, 256)
+    if not splits and not use_zero_pages:
+        merged += zero - frames(zero, 256)
+    given_up = zero if splits or use_zero_pages else 0
+    for line in (first, last):
+        assert line["present_pages"] == written["pages"]
+        assert line["zero_pages"] == zero
+        assert line["unwritten_pages"] == 0
+        assert line["complaints"] == []
+    assert last["grown_pages"] == 0
+    assert last["saved_ksm_pages"] == merged
+    assert last["saved_zero_pages"] + last["saved_split_zero_pages"] == given_up
+    assert last["saved_zero_pages"] == last["ksm"]["ksm_zero_pages"]
+    assert last["saved_split_zero_pages"] == 0 or splits
+    assert last["saved_pages"] == merged + given_up
+    attributed = sum(guest["attributed_bytes"] for guest in last["guests"].values())
+    assert attributed == last["saved_pages"] * PAGE
+    assert freed == pytest.approx(merged + given_up, abs=300), "the host has them back"
+    # without the start, they look like pages that were never written
+    assert without["unwritten_pages"] == last["saved_split_zero_pages"]
+
+
+def test_growth_since_the_start(ksm, tmp_path):
+    start, output = tmp_path / "start", tmp_path / "census.jsonl"
+    with processes(Pages(10, 0, 0, 20)) as started:
+        subprocess.run(command(started, "--save-start", output=start), check=True)
+        assert start.stat().st_mode & 0o777 == 0o600
+        tell(started["p1"], "read 7")
+        with processes(Pages(1, 2, 0, 0)) as (others):
+            both = {"p1": started["p1"], "new": others["p1"]}
+            since = ("--since", start, "--end", "--seconds", "0")
+            subprocess.run(command(both, *since, output=output), check=True, stdout=subprocess.PIPE)
+        refused = subprocess.run(
+            command({"p1": others["p1"]}, *since), check=False, capture_output=True, text=True
+        )
+    assert refused.returncode == 2
+    _, _, last, _ = map(json.loads, output.read_text().splitlines())
+    assert last["unwritten_pages"] == 7, "these were not in memory at the start"
+    assert last["saved_split_zero_pages"] == 0
+    assert last["grown_pages"] == 3
+    assert last["guests"]["p1"]["grown_pages"] == 0
+
+
+def test_a_damaged_start_is_refused(tmp_path):
+    for content in (b"", b"{}", b'{"guests": {}}\n[]\nx', b"\xff\n\n"):
+        (tmp_path / "start").write_bytes(content)
+        with running("-c", "print('ready', flush=True); input()") as process:
+            since = ("--since", tmp_path / "start", "--end", "--seconds", "0")
+            done = subprocess.run(
+                command({"p1": process}, *since), check=False, capture_output=True, text=True
+            )
+        assert done.returncode == 2
+        assert "was not written by --save-start" in done.stderr
 
 
 def test_changes_between_two_censuses(ksm, tmp_path):

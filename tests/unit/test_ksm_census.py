@@ -229,17 +229,31 @@ def test_near_numbers_are_read_together(seed, numbers):
     assert found == [values[index] for index in indexes]
 
 
+def mapping_of(frames):
+    """Make a mapping whose pages are shared and have these frames."""
+    mapping = ksm_census.Mapping(None, 0, len(frames))
+    mapping.kinds[:] = b"s" * len(frames)
+    mapping.frames[:] = memoryview(array("q", frames))
+    return mapping
+
+
 def test_ksm_frames_are_recognized_by_their_flags(numbers):
     anon, ksm, zero = 1 << 12, 1 << 12 | 1 << 21, 1 << 24
     flags, counts = numbers([0, anon, ksm, ksm, zero]), numbers([0, 2, 5, 70_000, 1])
     guests = [
-        SimpleNamespace(ksm=ksm_census.split([frames], 12), zero_frame=0, fork_shared=0)
+        SimpleNamespace(
+            ksm=ksm_census.split([frames], 12),
+            zero_frame=0,
+            fork_shared=0,
+            mappings=[mapping_of(frames)],
+        )
         for frames in ([1, 2, 2, 4], [4, 3, 4, 2])
     ]
     assert ksm_census.look_up(guests, flags, counts) == 70_005
     assert [sorted(guest.ksm[0]) for guest in guests] == [[2, 2], [2, 3]]
     assert [guest.zero_frame for guest in guests] == [1, 2]
     assert [guest.fork_shared for guest in guests] == [1, 0]
+    assert [guest.mappings[0].kinds[:] for guest in guests] == [b"sssz", b"zszs"]
     assert ksm_census.look_up(guests, flags, None) == 0
 
 

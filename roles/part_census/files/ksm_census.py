@@ -31,12 +31,15 @@ import signal
 import sys
 import time
 import traceback
+import zlib
 from array import array
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 FORMAT = 1
 PAGE = os.sysconf("SC_PAGE_SIZE")
+HASH_BITS = 64
 ZERO = hash(bytes(PAGE))
 MAX_AHEAD = 3600  # seconds to the start
 STOPPING = 1  # seconds to wait until a process has stopped
@@ -59,6 +62,8 @@ BUFFER = mmap.mmap(-1, PIECE * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # o
 BUFFERED = memoryview(BUFFER).toreadonly().__getitem__
 PLACES = [slice(at, at + PAGE) for at in range(0, PIECE * PAGE, PAGE)]
 SHARED, KNOWN = b"sk"
+ZERO_FRAME = ord("z")
+PRESENT_KINDS = b"osk"  # in memory, and not mapped to the kernel's zero page
 IN_MIND = 2**16  # frames whose contents a worker caches
 GAP = 4  # read flags together over gaps up to this: a system call costs as much
 
@@ -68,6 +73,9 @@ examples:
       one census of two processes, now: one line on standard output
   python3 ksm_census.py --process a=4242 --output census.jsonl --seconds 60 --every 20 --end
       three censuses within a minute, and one at the end
+  python3 ksm_census.py --process a=4242 --output start --save-start
+  python3 ksm_census.py --process a=4242 --output census.jsonl --since start --end --seconds 60
+      one census before ksmd runs, and one at the end that says what has become of these pages
   kill -TERM PID
       ends early, with the last census if --end was given; kill -INT ends without it
 
@@ -75,7 +83,7 @@ The program counts pages of anonymous memory that ksmd may merge (VmFlags mg in 
 
 output: one JSON object per line. With --every, --at-scan-boundary or --end, also a header and an
 end line. Numbers are pages unless stated otherwise. null means unknown; `complaints` says why.
-  census  n, moment (now, every, scan, end)
+  census  n, moment (start, now, every, scan, end)
           wall, monotonic     start of reading, in seconds (CLOCK_REALTIME, CLOCK_MONOTONIC)
           page_size           bytes
           frames_visible      whether the kernel shows frames (CAP_SYS_ADMIN); if not, only limits
@@ -84,7 +92,9 @@ end line. Numbers are pages unless stated otherwise. null means unknown; `compla
           present_pages       pages in memory; = zero + unique + duplicate
           swapped_pages       pages not in memory
           unwritten_pages     pages that were read but never written. The kernel maps its zero page
-                              there, without ksmd. They are in no other number
+                              there, without ksmd. They are in no other number. Without --since,
+                              pages of zeros that the kernel gave up when it split a huge page
+                              (Linux 6.12 and newer) look the same, and count here
           zero_pages          pages full of zeros
           unique_pages        other pages whose contents occur once
           duplicate_pages     other pages whose contents occur again, in any of the processes
@@ -96,6 +106,9 @@ end line. Numbers are pages unless stated otherwise. null means unknown; `compla
           max_page_sharing_pages  part of the limit that max_page_sharing makes unreachable
           saved_pages         pages that merging saves now
             saved_zero_pages      pages that KSM replaced by the kernel's zero page
+            saved_split_zero_pages  with --since: other pages that were in memory at the start and
+                                  are mapped to the kernel's zero page now. The kernel gave them up
+                                  when it split a huge page. They count as present
             saved_ksm_pages       mappings of KSM pages minus KSM pages, which is the sum of
               saved_within_pages    mappings minus KSM pages within each process
               saved_between_pages   additional savings by sharing across processes
@@ -104,8 +117,9 @@ end line. Numbers are pages unless stated otherwise. null means unknown; `compla
                               during the census
           fork_shared_pages   pages that are shared after a fork, not by KSM
           efficiency          saved_pages / limit_pages
+          grown_pages         with --since: pages in memory now minus pages in memory at the start
           changed_pages, compared_pages   pages that were also in memory at the previous census:
-                              those with changed contents, and all
+                              those with changed contents, and all; not since the start
           guests              per process: pid, most of the above, own_duplicate_pages (duplicates
                               within the process), ksm_pages (mappings of shared KSM pages),
                               zero_frame_pages, attributed_bytes (its part of the savings: each KSM
@@ -240,7 +254,8 @@ class Mapping:
     """A mergeable mapping, in memory that workers share.
 
     `kinds` has the kind of each page: o, s, w or - as above; k is a shared page whose frame was
-    read before; 0 is unknown. `contents` has the hash of each page in memory, and 0 for others.
+    read before; z is mapped to the kernel's zero page; 0 is unknown. `contents` has the hash of
+    each page in memory, and 0 for others.
     `frames` has the frame of each shared page, or 0 if the kernel hides frames.
     """
 
@@ -293,8 +308,9 @@ def read_all(processes, flags, counts):
             pages.hidden = flags is None or 0 in shared
             pages.ksm = split([shared], FRAME_PART)
             counted.append(pages)
-    mapped = 0 if any(pages.hidden for pages in counted) else look_up(counted, flags, counts)
-    return counted, gone, mapped
+    if any(pages.hidden for pages in counted):
+        return counted, gone, 0
+    return counted, gone, look_up(counted, flags, counts)
 
 
 @contextlib.contextmanager
@@ -421,13 +437,17 @@ def shared_frames(pages):
 
 
 def look_up(every, flags, counts):
-    """Keep in `ksm` the frames that are KSM pages; return how many mappings these have."""
-    mapped = 0
+    """Keep in `ksm` the frames that are KSM pages; return how many mappings these have.
+
+    Pages that are mapped to the kernel's zero page get the kind z.
+    """
+    mapped, every_zero = 0, set()
     for part in range(PARTS):
         frames = sorted(set().union(*(pages.ksm[part] for pages in every)))
         flagged = list(zip(frames, numbers_at(flags, frames)))  # noqa: B905
         zero = {frame for frame, flag in flagged if flag & KPF_ZERO_PAGE}
         ksm = [frame for frame, flag in flagged if flag & KPF_KSM]
+        every_zero |= zero
         mapped += sum(numbers_at(counts, ksm)) if counts is not None else 0
         among = set(ksm).__contains__
         for pages in every:
@@ -436,7 +456,21 @@ def look_up(every, flags, counts):
             zeros = sum(map(zero.__contains__, shared))
             pages.zero_frame += zeros
             pages.fork_shared += len(shared) - len(pages.ksm[part]) - zeros
+    for pages in every:
+        if pages.zero_frame:
+            mark_zero(pages, every_zero)
     return mapped
+
+
+def mark_zero(pages, zero):
+    """Give the pages of a process that have one of these frames the kind z."""
+    for mapping in pages.mappings:
+        for run in re.finditer(b"[sk]+", mapping.kinds[:]):
+            kinds = bytearray(run.group())
+            for at, frame in enumerate(mapping.frames[slice(*run.span())]):
+                if frame in zero:
+                    kinds[at] = ZERO_FRAME
+            mapping.kinds[slice(*run.span())] = bytes(kinds)
 
 
 def numbers_at(fd, indexes):
@@ -579,18 +613,86 @@ def count_changes(before, now):
     return changed, compared
 
 
+# --- the start of a run ---------------------------------------------------------------------------
+
+
+class Start:
+    """The pages that were in memory at the start; `line` is the census of that time."""
+
+    def __init__(self, line, kinds):
+        self.line, self.kinds = line, kinds
+
+    @classmethod
+    def read(cls, path, processes):
+        """Read the file that --save-start has written, for these processes."""
+        try:
+            with Path(path).open("rb") as file:
+                line, mappings = json.loads(file.readline()), json.loads(file.readline())
+                kinds = zlib.decompress(file.read())
+        except OSError as error:
+            raise Unusable(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, zlib.error):
+            raise Unusable(f"{path} was not written by --save-start, or is incomplete") from None
+        start, at = cls(line, {}), 0
+        for name, first, pages in mappings:
+            start.kinds.setdefault(name, []).append((first, kinds[at : at + pages]))
+            at += pages
+        for process in processes:
+            was = line["guests"].get(process.name, {"pid": process.pid})["pid"]
+            if was != process.pid:
+                raise Unusable(f"{path}: process {process.name} was {was}, not {process.pid}")
+        return start
+
+    def of_mapping(self, name, start, pages):
+        """Return the kinds that the pages of a mapping had at the start."""
+        kinds = bytearray(b"-" * pages)
+        for first, then in self.kinds.get(name, ()):
+            shift = (first - start) // PAGE
+            low, high = max(0, shift), min(pages, shift + len(then))
+            if low < high:
+                kinds[low:high] = then[low - shift : high - shift]
+        return bytes(kinds)
+
+    def became_zero(self, pages):
+        """Count pages now mapped to the zero page: those in memory at the start; those not yet."""
+        given_up = new = 0
+        for mapping in pages.mappings:
+            then = self.of_mapping(pages.name, mapping.start, mapping.pages)
+            for run in re.finditer(b"z+", mapping.kinds[:]):
+                were = then[slice(*run.span())]
+                given_up += sum(were.count(kind) for kind in PRESENT_KINDS)
+                new += were.count(b"-") + were.count(b"w")
+        return given_up, new
+
+    def present(self, name):
+        """Return how many pages of a process were in memory."""
+        return self.line["guests"].get(name, {}).get("present_pages", 0)
+
+
+def save_start(output, line, guests):
+    """Write the census of the start, and the kinds of all pages, for Start.read()."""
+    mappings = [(pages.name, each.start, each.pages) for pages in guests for each in pages.mappings]
+    kinds = b"".join(each.kinds[:] for pages in guests for each in pages.mappings)
+    output.write(**line)
+    output.write_bytes(json.dumps(mappings).encode() + b"\n" + zlib.compress(kinds, 1))
+
+
 # --- a census -------------------------------------------------------------------------------------
 
 
 class Census:
-    """Takes censuses of processes; `before` has the pages of the previous census."""
+    """Takes censuses of processes.
 
-    def __init__(self, processes, pause, keep):
-        self.processes, self.pause, self.keep = processes, pause, keep
+    `before` has the pages of the previous census, `guests` those of the last one. `start` is what
+    was in memory at the start, None if this is not known.
+    """
+
+    def __init__(self, processes, pause, keep, start=None):
+        self.processes, self.pause, self.keep, self.start = processes, pause, keep, start
         self.complaints = []
         self.flags, self.counts = map(self.open, ("/proc/kpageflags", "/proc/kpagecount"))
         self.nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-        self.before, self.taken = {}, 0
+        self.before, self.guests, self.taken = {}, [], 0
 
     def open(self, path):
         """Open a kernel file, or record why not."""
@@ -627,6 +729,7 @@ class Census:
         said = {pages.name: pages.complaint for pages in guests if pages.complaint} | gone
         line["complaints"] = complaints + [f"{name}: {why}" for name, why in said.items()]
         self.before = {pages.name: pages.contents for pages in guests} if self.keep else {}
+        self.guests = guests if moment == "start" else []
         self.taken += 1
         return line | {"cpu_seconds": cpu_seconds() - cpu}
 
@@ -639,21 +742,23 @@ class Census:
                 "the kernel does not show the frames of pages (this needs CAP_SYS_ADMIN): savings "
                 "are unknown, and pages that were never written count as present"
             )
-        zeros = [zeros_of(pages, ksm, complaints) if visible else (None, 0) for pages in guests]
+        zeros = [
+            zeros_of(pages, self.start, ksm, complaints) if visible else UNKNOWN for pages in guests
+        ]
         every, each = count_contents(
             [split(pages.contents.values()) for pages in guests], ksm.get("max_page_sharing")
         )
-        for count, (_, unwritten) in zip(each, zeros):  # noqa: B905
-            count["zero"] -= unwritten
+        for count, zero in zip(each, zeros):  # noqa: B905
+            count["zero"] -= zero.unwritten
         totals = {
             "frames_visible": visible,
             "swapped_pages": sum(pages.swapped for pages in guests),
-            "unwritten_pages": sum(unwritten for _, unwritten in zeros) if visible else None,
+            "unwritten_pages": sum(zero.unwritten for zero in zeros) if visible else None,
         }
         own = [guest_counts(pages, count) for pages, count in zip(guests, each)]  # noqa: B905
         for name in ("present", "zero", "unique", "duplicate"):
             totals[f"{name}_pages"] = sum(counts[f"{name}_pages"] for counts in own)
-        saved_zero = sum(saved for saved, _ in zeros) if visible else 0
+        saved_zero = sum(zero.ksm + zero.split for zero in zeros)
         totals |= count_limits(every, each, totals["zero_pages"], saved_zero, ksm)
         totals |= self.saved(guests, mapped, zeros, own, totals, visible)
         if forked := totals["fork_shared_pages"]:
@@ -667,26 +772,33 @@ class Census:
     def saved(self, guests, mapped, zeros, own, totals, visible):
         """Count the savings, add each guest's part to its counts, and return the total."""
         if not visible:
-            names = ("saved", "saved_zero", "saved_ksm", "saved_within", "saved_between")
-            more = ("ksm_frames", "outside_mappings", "fork_shared_pages", "efficiency", "matrix")
+            names = ("saved", "saved_zero", "saved_split_zero", "saved_ksm", "saved_within")
+            more = ("saved_between_pages", "grown_pages", "ksm_frames", "outside_mappings")
+            more += ("fork_shared_pages", "efficiency", "matrix")
             return dict.fromkeys([*(f"{name}_pages" for name in names), *more])
         shared, rows, shares = count_shares([pages.ksm for pages in guests])
         mappings = sum(len(part) for pages in guests for part in pages.ksm)
         outside = max(0, mapped - mappings) if self.counts is not None else None
-        saved_zero = sum(saved for saved, _ in zeros)
-        saved = shared["saved_ksm_pages"] + saved_zero
-        whole = [share + zero for share, (zero, _) in zip(shares, zeros)]  # noqa: B905
-        for counts, pages, given, (zero, unwritten) in zip(own, guests, whole_bytes(whole), zeros):  # noqa: B905
+        saved_zero, split = sum(zero.ksm for zero in zeros), sum(zero.split for zero in zeros)
+        saved = shared["saved_ksm_pages"] + saved_zero + split
+        whole = [share + zero.ksm + zero.split for share, zero in zip(shares, zeros)]  # noqa: B905
+        since = self.start
+        for counts, pages, given, zero in zip(own, guests, whole_bytes(whole), zeros):  # noqa: B905
+            before = since.present(pages.name) if since else None
             counts |= {
                 "ksm_pages": sum(map(len, pages.ksm)),
-                "zero_frame_pages": zero,
-                "unwritten_pages": unwritten,
+                "zero_frame_pages": zero.ksm + zero.split,
+                "split_zero_pages": zero.split if since else None,
+                "grown_pages": counts["present_pages"] - before if since else None,
+                "unwritten_pages": zero.unwritten,
                 "fork_shared_pages": pages.fork_shared,
                 "attributed_bytes": given,
             }
         return {
             "saved_pages": saved,
             "saved_zero_pages": saved_zero,
+            "saved_split_zero_pages": split if since else None,
+            "grown_pages": sum(counts["grown_pages"] for counts in own) if since else None,
             **shared,
             "outside_mappings": outside,
             "fork_shared_pages": sum(pages.fork_shared for pages in guests),
@@ -705,22 +817,40 @@ class Census:
         totals["changed_pages"], totals["compared_pages"] = both
 
 
-def zeros_of(pages, ksm, complaints):
-    """Distinguish pages that KSM replaced by the kernel's zero page from those never written.
+class Zeros(NamedTuple):
+    """Pages of a process that are mapped to the kernel's zero page, by how they got there."""
 
-    Both are mapped to the zero page. Linux 6.6 and newer count the former. For older kernels it is
-    assumed that use_zero_pages has not changed.
+    ksm: int  # KSM replaced them
+    split: int  # the kernel gave them up when it split a huge page
+    unwritten: int  # read but never written
+
+
+UNKNOWN = Zeros(0, 0, 0)
+
+
+def zeros_of(pages, start, ksm, complaints):
+    """Count the pages that are mapped to the kernel's zero page, by how they got there.
+
+    Linux 6.6 and newer count what KSM replaced. For older kernels it is assumed that use_zero_pages
+    has not changed. What was given up in a split is known only if the start is.
     """
-    given_up = pages.stat.get("ksm_zero_pages")
-    if given_up is None and pages.zero_frame:
+    replaced = pages.stat.get("ksm_zero_pages")
+    if replaced is None and pages.zero_frame:
         complaints.append(
             f"{pages.name}: the kernel does not say how many of the {pages.zero_frame} pages that "
             "are mapped to its zero page KSM has replaced; assumed "
             + ("all" if ksm.get("use_zero_pages") == 1 else "none")
         )
-        given_up = pages.zero_frame if ksm.get("use_zero_pages") == 1 else 0
-    saved = min(given_up or 0, pages.zero_frame)
-    return saved, pages.zero_frame - saved
+        replaced = pages.zero_frame if ksm.get("use_zero_pages") == 1 else 0
+    replaced = min(replaced or 0, pages.zero_frame)
+    given_up, new = start.became_zero(pages) if start else (0, 0)
+    if replaced and new and given_up:
+        complaints.append(
+            f"{pages.name}: at least {max(0, given_up - replaced)} pages of zeros were given up in "
+            f"splits of huge pages, and up to {min(new, replaced)} more: new pages look the same"
+        )
+    split = max(0, given_up - replaced)
+    return Zeros(replaced, split, pages.zero_frame - replaced - split)
 
 
 def apart(ksm, nodes):
@@ -744,6 +874,7 @@ def guest_counts(pages, count):
         "duplicate_pages": count["duplicate"],
         "own_duplicate_pages": count["own_duplicate"],
         **dict.fromkeys(("ksm_pages", "zero_frame_pages", "unwritten_pages", "fork_shared_pages")),
+        **dict.fromkeys(("split_zero_pages", "grown_pages")),
         **dict.fromkeys(("attributed_bytes", "changed_pages", "compared_pages")),
         "ksm_stat": pages.stat,
         "complaint": pages.complaint,
@@ -920,7 +1051,10 @@ class Output:
 
     def write(self, **members):
         """Write a line of JSON."""
-        line = json.dumps(members, separators=(",", ":")).encode() + b"\n"
+        self.write_bytes(json.dumps(members, separators=(",", ":")).encode() + b"\n")
+
+    def write_bytes(self, line):
+        """Write all of a line."""
         try:
             while line:
                 line = line[os.write(self.fd, line) :]
@@ -981,6 +1115,12 @@ def parse_arguments(argv):
     )
     add("--at-scan-boundary", action="store_true", help="a census when full_scans has risen")
     add("--end", action="store_true", help="a census after --seconds, or on SIGTERM")
+    add(
+        "--save-start",
+        action="store_true",
+        help="one census, now, and which pages are in memory: a file for --since",
+    )
+    add("--since", metavar="FILE", help="what --save-start has written; its census comes first")
     add("--seconds", type=seconds_argument, metavar="S", help="duration, for several censuses")
     add(
         "--start",
@@ -991,6 +1131,10 @@ def parse_arguments(argv):
     )
     arguments = parser.parse_args(argv)
     moments = arguments.every is not None or arguments.at_scan_boundary or arguments.end
+    if arguments.save_start and (moments or arguments.since or arguments.output == "-"):
+        parser.error("--save-start writes one census to a file, and goes with no other moment")
+    if arguments.since and not moments:
+        parser.error("--since goes with --every, --at-scan-boundary or --end")
     if arguments.every == 0:
         parser.error("argument --every: must be more than 0")
     if moments != (arguments.seconds is not None):
@@ -1006,9 +1150,13 @@ def count(arguments):
     """Execute the command line; return the exit status."""
     processes = [Process(name, pid) for name, pid in arguments.process]
     keep = bool(arguments.every or arguments.at_scan_boundary)
-    census = Census(processes, arguments.pause, keep)
+    start = Start.read(arguments.since, processes) if arguments.since else None
+    census = Census(processes, arguments.pause, keep, start)
     output = Output(arguments.output)
     try:
+        if arguments.save_start:
+            save_start(output, census.take("start"), census.guests)
+            return 0
         if arguments.seconds is None:
             output.write(**census.take("now"))
             return 0
@@ -1029,6 +1177,9 @@ def count_at_moments(arguments, census, output):
     for number in SIGNALS:
         signal.signal(number, moments.stop)
     output.write(**header(arguments, wall + start - monotonic, start))
+    if census.start:
+        output.write(**census.start.line)
+        census.taken = 1
     for moment in moments:
         output.write(**census.take(moment))
     end = {
@@ -1073,6 +1224,9 @@ def main(argv=None):
     """Run the command line; return the exit status."""
     arguments = parse_arguments(argv)
     try:
+        if sys.hash_info.width < HASH_BITS:
+            bits = sys.hash_info.width
+            raise Unusable(f"this Python's hashes have {bits} bits, too few to tell pages apart")
         return count(arguments)
     except Unusable as error:
         complain(error)
