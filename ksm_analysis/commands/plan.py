@@ -115,9 +115,10 @@ def _show(planned: dict[str, Any], of: int | None) -> None:
 
 def _census(asked: dict[str, Any]) -> str:
     """Describe the moments of the census, which are the same in all runs of an experiment."""
+    start = "at the start" if asked["start"] else ""
     every = f"every {asked['every']:g} s" if asked["every"] else ""
     boundary = "whenever a scan has ended" if asked["at_scan_boundary"] else ""
-    moments = filter(None, (every, boundary, "at the end" if asked["end"] else ""))
+    moments = filter(None, (start, every, boundary, "at the end" if asked["end"] else ""))
     pause = "; the guests are stopped while they are read" if asked["pause"] else ""
     return f"Census of all mergeable memory in each run: {', '.join(moments)}{pause}"
 

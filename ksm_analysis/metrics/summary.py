@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from ksm_analysis.metrics import freed
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.results.run import Run
@@ -39,8 +40,9 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
 
     Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
     (yes, no, or empty if the run's length was fixed), the metrics of HOST in the last interval,
-    bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If any run has a census,
-    the metrics of CENSUS follow, with the values of the last census.
+    bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If the host's memory was
+    sampled, the parts of Freed follow, and freed_against_off_mib if there is a run with run=0. If
+    any run has a census, the metrics of CENSUS follow, with the values of the last census.
     """
     rows: list[dict[str, object]] = []
     counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
@@ -56,10 +58,20 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **_named(each.host.loc[[each.last]].iloc[0]),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
+                **freed.freed(each)._asdict(),
                 **_named(each.last_census.reindex(counted).astype(float)),
             }
         )
-    return pd.DataFrame(rows)
+    return _without_unknown(pd.DataFrame(rows), freed.against_off(measured))
+
+
+def _without_unknown(table: pd.DataFrame, against_off: pd.Series) -> pd.DataFrame:
+    """Add what was freed against KSM off, and drop what was freed where no run knows it."""
+    if table.empty or table["freed_mib"].isna().all():
+        return table.drop(columns=[*freed.PARTS], errors="ignore")
+    if against_off.notna().any():
+        table.insert([*table].index("freed_mib") + 1, "freed_against_off_mib", against_off)
+    return table
 
 
 def _named(values: pd.Series) -> dict[str, object]:

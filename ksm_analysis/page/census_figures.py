@@ -15,7 +15,7 @@ from ksm_analysis.metrics import catalog
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.page import drawing, figures
-from ksm_analysis.page.drawing import COLOURS, Panel, text
+from ksm_analysis.page.drawing import COLOURS, Panel, pattern, text
 from ksm_analysis.page.figures import Data, Sampled, add_meta, by_count, meta_of, series_of, stack
 from ksm_analysis.results import cells
 
@@ -147,11 +147,6 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
     return drawing.finished(panels, most)
 
 
-def _pattern(shape: str) -> dict[str, Any]:
-    """Draw lines over a bar, for readers who cannot see its colour."""
-    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
-
-
 def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, Any]]:
     """Make one bar for each number of guests and kind. Bars of the same number are stacked."""
     names = [f"{side}_{kind}_pages" for kind in KINDS]
@@ -170,7 +165,7 @@ def _stacked(part: pd.DataFrame, side: str, in_legend: bool) -> list[dict[str, A
                 "offset": -0.4 if side == "limit" else 0.02,
                 "name": WORDS[kind],
                 "customdata": [f"{pages:,.0f} pages" for pages in means[name]],
-                "marker": {"color": COLOURS[index], "pattern": _pattern(PATTERNS[kind])},
+                "marker": {"color": COLOURS[index], "pattern": pattern(PATTERNS[kind])},
                 "opacity": 0.4 if side == "limit" else 1,
                 "legendgroup": kind,
                 "showlegend": in_legend,
@@ -260,7 +255,7 @@ def attribution(measured: list[Measured]) -> list[Panel]:
                     "name": words,
                     "marker": {
                         "color": COLOURS[index],
-                        "pattern": _pattern("/" if index else ""),
+                        "pattern": pattern("/" if index else ""),
                     },
                     "hovertemplate": "%{x}: %{y:,.4~g} MiB<extra>%{fullData.name}</extra>",
                 }

@@ -104,6 +104,11 @@ def style(index: int, series: int) -> dict[str, Any]:
     }
 
 
+def pattern(shape: str) -> dict[str, Any]:
+    """Draw lines over a bar, for readers who cannot see its colour."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "solidity": 0.2}
+
+
 def time_line(seconds: np.ndarray, values: np.ndarray, label: str, points: int) -> dict[str, Any]:
     """Make a line of all samples of one run, with at most `points` points and all peaks."""
     kept = thin(values, points)

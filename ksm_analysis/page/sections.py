@@ -9,10 +9,22 @@ from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import catalog
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, figures
+from ksm_analysis.page import census_figures, figures, freed_figures
 from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import PUBLISHED
 
+FREED = (
+    "The diamond is what the host has more of at the end of a run than at its start: its AnonPages "
+    "and PageTables fell by this, less the memory of KSM's own structures. The bar has the parts "
+    "that explain it. Merged: pages that share a page of KSM. Zeros, by ksmd: pages that ksmd "
+    "replaced by the kernel's zero page (use_zero_pages=1). Zeros, by splits: pages of zeros that "
+    "the kernel gave up when it split a huge page (Linux 6.12 and newer); no counter of KSM has "
+    "them, and run=2 does not undo it. Below zero: what KSM's structures take, and memory that the "
+    "processes took meanwhile. The residual is what none of these explains. The circle is what KSM "
+    "counts: pages_sharing + ksm_zero_pages. Splits and growth are known only with a census of the "
+    "start and of the end (census: [start, end]); without it, they are in the residual. Values are "
+    "means of repetitions."
+)
 KINDS = (
     "The left bar (faint) is what perfect merging would save (limit_pages). Zeros are pages full "
     "of zeros. Of the other pages, within guests is what merging inside each guest alone would "
@@ -215,6 +227,8 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
             tuple(panels),
             wide=True,
         )
+    if panels := freed_figures.of_parts(measured):
+        yield Figure("freed", "Memory that was freed", FREED, tuple(panels), wide=True)
     if not with_guests:
         return
     for whole in ("configured", "resident"):

@@ -4,10 +4,15 @@ Labels (`factors`) are for readers: they name only what differs within one exper
 several experiments are compared by the full values, not by their labels.
 """
 
+import hashlib
 import json
 from typing import Any
 
+from ksm_analysis.definition.workload import WITHOUT_GUESTS
 from ksm_analysis.results.run import Run
+
+_GUEST_KEYS = ("memory_mib", "vcpus", "network")
+GUESTS = (*(f"guest {key}" for key in _GUEST_KEYS), "image")
 
 
 def knobs(run: Run) -> dict[str, Any]:
@@ -18,7 +23,22 @@ def knobs(run: Run) -> dict[str, Any]:
     """
     if run.imported:
         return run.record.knobs.during
-    return {**run.plan.knobs_if_present, **run.plan.knobs, **run.plan.unknown}
+    thp = {f"thp {name}": value for name, value in run.plan.thp.items()}
+    return {**run.plan.knobs_if_present, **run.plan.knobs, **thp, **run.plan.unknown}
+
+
+def guests(run: Run) -> dict[str, Any]:
+    """Return what the guests were like: size, network and image. Empty without guests."""
+    if not run.plan.guests.count or run.imported:
+        return {}
+    asked = run.plan.guests.asked()
+    size = {f"guest {key}": asked[key] for key in _GUEST_KEYS if key in asked}
+    image = run.record.provenance.get("image")
+    return {**size, "image": _short_hash(image)} if image else size
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def workload(run: Run) -> str:
@@ -32,10 +52,10 @@ def workload(run: Run) -> str:
         | {key: round(part[key] / seconds, 3) for key in ("start", "stop")}
         for part in run.tasks
     ]
-    arrays = run.options("arrays")
+    processes = [run.options(part) for part in WITHOUT_GUESTS]
     hidden = run.plan.guests.nosharepages or []
-    name = "" if parts or arrays else run.factors["workload"]
-    return json.dumps([name, parts, arrays, hidden], sort_keys=True)
+    name = "" if parts or any(processes) else run.factors["workload"]
+    return json.dumps([name, parts, processes, hidden], sort_keys=True)
 
 
 def sampling(run: Run) -> tuple[int, float, str]:

@@ -31,7 +31,8 @@ def read_together(directories: list[Path]) -> Results:
 def together(several: list[Results]) -> Results:
     """Combine results, in the order given. Those of a single experiment stay as they are.
 
-    The label of the knobs names all knobs that differ between any of the runs. Workloads that have
+    The label of the knobs names all knobs that differ between any of the runs, and what guests
+    differ in: size, network, image. Workloads that have
     the same name, but are not the same or not sampled in the same way, also get the name of the
     experiment that ran them first. Ids that several runs have get the name of each run's own
     experiment. Equal cells of several experiments become repetitions of one cell.
@@ -84,9 +85,9 @@ def _factors(run: Run, **factors: object) -> Factors:
 
 
 def _labelled(runs: list[Run]) -> list[Run]:
-    knobs = [cells.knobs(run) for run in runs]
+    knobs = [{**cells.knobs(run), **cells.guests(run)} for run in runs]
     names = list(dict.fromkeys(name for each in knobs for name in each))
-    differ = [name for name in names if len({str(each.get(name)) for each in knobs}) > 1]
+    differ = [name for name in names if _differs(name, knobs)]
     workloads = _workload_names(runs)
     labelled = []
     for run, each in zip(runs, knobs, strict=True):
@@ -95,6 +96,12 @@ def _labelled(runs: list[Run]) -> list[Run]:
         factors = _factors(run, knobs=label or run.factors["knobs"], workload=workload)
         labelled.append(_planned(run, factors=factors))
     return labelled
+
+
+def _differs(name: str, settings: list[dict[str, Any]]) -> bool:
+    """Whether runs differ in it. What guests are like differs only between runs with guests."""
+    of_guests = name in cells.GUESTS
+    return len({str(each.get(name)) for each in settings if name in each or not of_guests}) > 1
 
 
 def _content(run: Run) -> tuple[Any, ...]:

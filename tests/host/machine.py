@@ -82,10 +82,12 @@ def assert_restored(knobs_before: dict[str, str]) -> None:
     assert samplers() == []
     assert censuses() == []
     assert processes(f"{STATE}/arrays/ksm_arrays.py") == []
+    assert processes(f"{STATE}/memory/ksm_memory.py") == []
     assert not (STATE / "guests").exists()
     assert not (STATE / "run").exists()
     assert not (STATE / "lock.json").exists()
     assert not (STATE / "knobs.json").exists()
+    assert not (STATE / "huge_pages.json").exists()
     if knobs_before["run"] != "1\n":
         gauges = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
         assert {(KSM / name).read_text() for name in gauges} == {"0\n"}

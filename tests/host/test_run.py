@@ -193,7 +193,7 @@ def test_an_unknown_knob_boots_no_guest(experiment, restored):
     text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
     play = experiment(text=text)
     assert play.wait() != 0
-    assert "no KSM knob pages_to_skan" in play.output
+    assert "no knob pages_to_skan" in play.output
     assert (experiment.results / "precious").exists(), "a refused experiment moves nothing"
     assert "Start the guests" not in play.output
 

@@ -94,6 +94,7 @@ def test_a_run_matches_the_contract():
         },
         "knobs": {"run": 1, "pages_to_scan": 1000, "smart_scan": 0},
         "knobs_if_present": {"use_zero_pages": 0},
+        "thp": {},
         "workload": {"name": "stress"},
         "sampling": {
             "interval": 3.0,
@@ -247,6 +248,34 @@ def test_arrays_take_no_guests():
     assert run["seconds"] == experiment.RUN_SECONDS + 40
 
 
+def test_memory_is_written_before_the_run():
+    text = ARRAYS.replace("arrays: single", "memory: {mib: 8, huge_pages: true}")
+    (run,) = plan(text + "census: [start, end]\n")["runs"]
+    first, sampler, census = run["parts"]
+    told = {"mib": 8, "zero_percent": 50.0, "equal_percent": 12.5, "huge_pages": True}
+    assert (first["name"], first["options"]) == ("memory", told)
+    assert first["processes"] == ["memory"]
+    assert [part.get("prepare", False) for part in run["parts"]] == [True, False, True]
+    assert sampler["name"] == "sampler"
+    assert census["options"]["start"]
+
+
+def test_each_setting_of_huge_pages_is_combined_with_each_of_the_knobs():
+    thp = "thp: [{enabled: always}, {enabled: never, khugepaged/max_ptes_none: 0}]\n"
+    runs = plan(SHORT + thp + "knobs: [{use_zero_pages: 0}, {use_zero_pages: 1}]\n")["runs"]
+    found = [(run["id"], run["knobs"]["use_zero_pages"], run["thp"]) for run in runs]
+    never = {"enabled": "never", "khugepaged/max_ptes_none": 0}
+    assert found == [
+        ("g01-k1-idle-r1", 0, {"enabled": "always"}),
+        ("g01-k2-idle-r1", 0, never),
+        ("g01-k3-idle-r1", 1, {"enabled": "always"}),
+        ("g01-k4-idle-r1", 1, never),
+    ]
+    assert runs[0]["factors"]["knobs"] == (
+        "use_zero_pages=0, thp enabled=always, thp khugepaged/max_ptes_none as found"
+    )
+
+
 def test_arrays_in_full():
     mapping = "{change: half-distinct, ints: 5000, second: 1, changed: 2.5}"
     (run,) = plan(ARRAYS.replace("single", mapping))["runs"]
@@ -354,13 +383,14 @@ def test_no_census_unless_it_is_asked_for():
     [
         ("[end]", {"end": True}),
         ("[end, every: 60]", {"end": True, "every": 60.0}),
+        ("[start, end]", {"start": True, "end": True}),
         ("[at-scan-boundary]", {"at_scan_boundary": True}),
         ("{moments: [every: 10], pause: true}", {"every": 10.0, "pause": True}),
     ],
 )
 def test_moments_of_a_census(given, planned):
     (run,) = plan(SHORT.replace("4", "60") + f"census: {given}")["runs"]
-    nothing = {"end": False, "at_scan_boundary": False, "every": 0, "pause": False}
+    nothing = {"start": False, "end": False, "at_scan_boundary": False, "every": 0, "pause": False}
 
     assert options(run, "census") == nothing | planned
 
@@ -614,6 +644,18 @@ def test_all_errors_have_line_key_and_allowed_values():
             "name: this key is repeated",
         ),
         (SHORT + "knobs: []", 3, "at least one entry"),
+        (SHORT + "thp: []", 3, "at least one entry"),
+        (SHORT + "thp: [{}]", 3, "needs at least one knob"),
+        (SHORT + "thp: [{enabled: sometimes}]", 3, "one of always, madvise, never"),
+        (SHORT + "thp: [{defrag: 1}]", 3, "unknown key"),
+        (SHORT + "thp: [{enabled: never}, {enabled: never}]", 3, "is repeated"),
+        (SHORT + "census: [start]", 3, "a later census is needed"),
+        (SHORT + "workloads: [{name: s, memory: {mib: 1}}]", 3, "without 'guests'"),
+        (
+            ARRAYS.replace("arrays: single", "memory: {zero_percent: 60, equal_percent: 41}"),
+            2,
+            "at most 100 together",
+        ),
         (SHORT + "knobs: {run: 1}", 3, "must be a list"),
         (SHORT + "knobs: [{run: 1}, {run: 1}]", 3, "is repeated"),
         (SHORT + "workloads: [idle, idle]", 3, "idle is repeated"),
@@ -633,12 +675,20 @@ def test_all_errors_have_line_key_and_allowed_values():
             "'from' must be less than 'to'",
         ),
         (FIVE + "stop: {steady: {scnas: 3}}", 3, "steady.scnas: unknown key. Did you mean scans"),
-        (FIVE + "census: end", 3, "census: must be a list of end, at-scan-boundary and"),
-        (FIVE + "census:\n- end\n- begin", 5, "census[]: must be end, at-scan-boundary or every"),
+        (FIVE + "census: end", 3, "census: must be a list of start, end, at-scan-boundary and"),
+        (
+            FIVE + "census:\n- end\n- begin",
+            5,
+            "census[]: must be start, end, at-scan-boundary or every",
+        ),
         (FIVE + "census: [end, every: 41]", 3, "census: 'every' (41 s) must be at most 40 s"),
         (FIVE + "census: [every: 5, every: 6]", 3, "census: has 'every' more than once"),
         (FIVE + "census: [end, end]", 3, "census: entries must differ, but end is repeated"),
-        (FIVE + "census: {moments: end}", 3, "census.moments: must be a list of end, at-scan"),
+        (
+            FIVE + "census: {moments: end}",
+            3,
+            "census.moments: must be a list of start, end, at-scan",
+        ),
         (FIVE + "census: {moments: [end], pause: 1}", 3, "census.pause: must be true or false"),
         (FIVE + "stop: stedy", 3, "stop: must be fixed, steady or {steady: {scans: N, seconds"),
         (FIVE + "stop: {}", 3, "stop.steady: this key is required"),
@@ -775,7 +825,7 @@ DOCUMENTED = {
     for line in (ROOT / "docs/experiments.md").read_text().splitlines()
     if line.startswith("| `") and len(cells := [cell.strip() for cell in line.split("|")]) == 6
 }
-LISTS = {"workloads", "workloads[].mixed", "census.moments"}
+LISTS = {"thp", "workloads", "workloads[].mixed", "census.moments"}
 
 
 def keys(model=definition.Experiment, path="", seen=()):
@@ -844,5 +894,5 @@ ODD += ["{1: 2}", "2001-01-01", "!!binary aGk=", "!!set {a}", "&a [*a]", "&a {a:
 @pytest.mark.parametrize("value", ODD)
 def test_any_value_gives_a_message_or_a_plan(key, value):
     for line in errors(as_text(key, value)):
-        assert re.match(r"file\.yml:1: [a-z1x_.\[\]]+: [a-z'(]", line)
+        assert re.match(r"file\.yml:1: [a-z1x_./\[\]]+: [a-z'(]", line)
         assert not re.search("Input|valid|pydantic|NoneType|validator|Error", line)

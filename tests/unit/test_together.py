@@ -50,6 +50,18 @@ def test_knobs_that_do_not_differ_keep_their_name(write):
     assert names == {"run=1, pages_to_scan=1000"}
 
 
+def test_guests_of_different_sizes_are_different_cells(write):
+    write("one")
+    record = run_record(guests=1, experiment="two")
+    record["run"]["guests"]["memory_mib"] = 1024
+    Writer(write.directory / "two")(record)
+
+    runs = write.read("one", "two").runs
+    labels = [run.factors["knobs"] for run in runs]
+    assert labels == ["guest memory_mib=512", "guest memory_mib=1024"]
+    assert len({run.cell for run in runs}) == 2
+
+
 def test_an_unknown_factor_separates_runs(write, tmp_path):
     """It is one of a later version. Runs that differ in it are not repetitions of one another."""
     for experiment, policies in (("one", ("none", "governor")), ("two", ("none",))):

@@ -41,7 +41,9 @@ MEMINFO = frozenset(
     b" Inactive(anon) Unevictable Mlocked Zswap Zswapped AnonPages AnonHugePages Mapped Shmem"
     b" Slab SReclaimable PageTables".split()
 )
-VMSTAT = frozenset(b"cow_ksm ksm_swpin_copy pswpin pswpout".split())
+VMSTAT = frozenset(
+    b"cow_ksm ksm_swpin_copy pswpin pswpout thp_split_page thp_collapse_alloc".split()
+)
 
 HELP = """\
 examples:

@@ -1,0 +1,125 @@
+"""Memory that KSM really freed in a run, and what it consists of."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import MIB, Ends, saved_pages
+
+# struct ksm_stable_node of 64-bit kernels, mm/ksm.c
+STABLE_NODE_BYTES = 64
+NAN = float("nan")
+
+
+class Freed(NamedTuple):
+    """What the host has more of at the end of a run than at its start, in MiB.
+
+    freed = merged + zero + split_zero - grown - overhead + residual. A part that is not known is
+    NaN, and is in the residual.
+    """
+
+    freed_mib: float
+    """Measured by the host: AnonPages and PageTables fell by this, less the overhead."""
+    merged_mib: float
+    """Pages that share a page of KSM instead of their own."""
+    zero_mib: float
+    """Pages of zeros that ksmd replaced by the kernel's zero page (use_zero_pages=1)."""
+    split_zero_mib: float
+    """Pages of zeros that the kernel gave up when it split huge pages (Linux 6.12 and newer)."""
+    grown_mib: float
+    """Memory that the sampled processes took meanwhile; negative if they gave some back."""
+    overhead_mib: float
+    """Memory of KSM's own structures: rmap_items and stable nodes."""
+    residual_mib: float
+    """What none of these explains: other processes, memory of guests that is not mergeable."""
+
+
+PARTS = Freed._fields
+UNKNOWN = Freed(*[NAN] * len(PARTS))
+
+
+def freed(measured: Measured) -> Freed:
+    """Measure what a run freed; all parts are NaN if the host's memory was not sampled.
+
+    With a census of the start and a later one, page tables say what was merged and given up.
+    Otherwise the counters of KSM do, which are stale under writes, and do not see splits.
+    """
+    run = measured.run
+    if run.imported or len(run.samples) < 2:
+        return UNKNOWN
+    both = Ends(run, run.samples.iloc[[0, -1]])
+    overhead = _risen(_overhead_bytes(both)) / MIB
+    taken = _risen(both.sum("meminfo.AnonPages", "meminfo.PageTables")) / 1024
+    counted = _by_page_tables(measured) or _by_counters(both)
+    found = -taken - overhead
+    explained = np.nansum([*counted.values()]) - 2 * np.nansum([counted["grown_mib"]]) - overhead
+    return Freed(
+        freed_mib=found, **counted, overhead_mib=overhead, residual_mib=float(found - explained)
+    )
+
+
+def _risen(values: pd.Series) -> float:
+    return float(values.iloc[-1] - values.iloc[0])
+
+
+def _overhead_bytes(ends: Ends) -> pd.Series:
+    """Return the size of rmap_items, which general_profit is net of, and of stable nodes."""
+    page_size: int = ends.run.header["page_size"]
+    items = saved_pages(ends) * page_size - ends.column("ksm.general_profit")
+    nodes = ends.column("ksm.pages_shared") + ends.column("ksm.stable_node_chains").fillna(0)
+    return items + nodes * STABLE_NODE_BYTES
+
+
+def _by_counters(ends: Ends) -> dict[str, float]:
+    """Return the parts that KSM counts."""
+    zero = ends.mib(ends.column("ksm.ksm_zero_pages").fillna(0))
+    return {
+        "merged_mib": _risen(ends.mib(ends.column("ksm.pages_sharing"))),
+        "zero_mib": _risen(zero),
+        "split_zero_mib": NAN,
+        "grown_mib": NAN,
+    }
+
+
+def _by_page_tables(measured: Measured) -> dict[str, float]:
+    """Return the parts as the last census counts them; empty if it is not compared with a start."""
+    rows = measured.run.census.rows if measured.run.census else pd.DataFrame()
+    since = rows[rows["saved_split_zero_pages"].notna()] if {*rows} >= SINCE else rows.iloc[:0]
+    if since.empty:
+        return {}
+    last = since.iloc[-1]
+    return {part: float(last[name] * last["page_size"] / MIB) for part, name in COUNTS.items()}
+
+
+COUNTS = {
+    "merged_mib": "saved_ksm_pages",
+    "zero_mib": "saved_zero_pages",
+    "split_zero_mib": "saved_split_zero_pages",
+    "grown_mib": "grown_pages",
+}
+SINCE = {*COUNTS.values(), "page_size"}
+
+
+def against_off(several: list[Measured]) -> pd.Series:
+    """Return freed_mib less that of the run without KSM (run=0), which removes what guests do.
+
+    One value for each run, in MiB; NaN if there is no run that differs only in its knobs.
+    The run of the same repetition is used if there is one, otherwise the mean of all.
+    """
+    rows = pd.DataFrame(
+        {
+            "cell": [each.run.cell._replace(knobs="") for each in several],
+            "repetition": [each.run.factors["repetition"] for each in several],
+            "off": [str(each.run.plan.knobs.get("run", 1)) == "0" for each in several],
+            "freed": [freed(each).freed_mib for each in several],
+        }
+    )
+    off = rows[rows["off"]]
+    same = off.groupby(["cell", "repetition"])["freed"].mean()
+    every = off.groupby("cell")["freed"].mean()
+    baseline = [
+        same.get((row.cell, row.repetition), every.get(row.cell, NAN)) for row in rows.itertuples()
+    ]
+    return rows["freed"] - pd.Series(baseline, rows.index, dtype=float)
