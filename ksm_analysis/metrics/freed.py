@@ -7,6 +7,7 @@ import pandas as pd
 
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB, Ends, saved_pages
+from ksm_analysis.results.run import Run
 
 # struct ksm_stable_node of 64-bit kernels, mm/ksm.c
 STABLE_NODE_BYTES = 64
@@ -21,7 +22,9 @@ class Freed(NamedTuple):
     """
 
     freed_mib: float
-    """Measured by the host: AnonPages and PageTables fell by this, less the overhead."""
+    """Measured: the sampled processes have so much less anonymous memory, less the overhead."""
+    host_freed_mib: float
+    """The same, as the whole host sees it: AnonPages and PageTables fell by this."""
     merged_mib: float
     """Pages that share a page of KSM instead of their own."""
     zero_mib: float
@@ -33,7 +36,7 @@ class Freed(NamedTuple):
     overhead_mib: float
     """Memory of KSM's own structures: rmap_items and stable nodes."""
     residual_mib: float
-    """What none of these explains: other processes, memory of guests that is not mergeable."""
+    """What none of these explains, such as memory of the processes that is not mergeable."""
 
 
 PARTS = Freed._fields
@@ -41,7 +44,7 @@ UNKNOWN = Freed(*[NAN] * len(PARTS))
 
 
 def freed(measured: Measured) -> Freed:
-    """Measure what a run freed; all parts are NaN if the host's memory was not sampled.
+    """Measure what a run freed; all is NaN if the memory of its processes is not known.
 
     With a census of the start and a later one, page tables say what was merged and given up.
     Otherwise the counters of KSM do, which are stale under writes, and do not see splits.
@@ -51,13 +54,28 @@ def freed(measured: Measured) -> Freed:
         return UNKNOWN
     both = Ends(run, run.samples.iloc[[0, -1]])
     overhead = _risen(_overhead_bytes(both)) / MIB
-    taken = _risen(both.sum("meminfo.AnonPages", "meminfo.PageTables")) / 1024
+    host = -_risen(both.sum("meminfo.AnonPages", "meminfo.PageTables")) / 1024 - overhead
     counted = _by_page_tables(measured) or _by_counters(both)
-    found = -taken - overhead
+    found = _given_back(run) - overhead
     explained = np.nansum([*counted.values()]) - 2 * np.nansum([counted["grown_mib"]]) - overhead
     return Freed(
-        freed_mib=found, **counted, overhead_mib=overhead, residual_mib=float(found - explained)
+        freed_mib=found,
+        host_freed_mib=host,
+        **counted,
+        overhead_mib=overhead,
+        residual_mib=float(found - explained),
     )
+
+
+def _given_back(run: Run) -> float:
+    """Return how much less anonymous memory the processes have at the end, in MiB.
+
+    A page that n processes share counts 1/n in each (Pss_Anon), so that shared pages count once.
+    """
+    start, end = (
+        pd.Series(line.get("pss_anon") or {}, dtype=float) for line in (run.header, run.end)
+    )
+    return float((start - end).sum(skipna=False)) / 1024 if len(start) else NAN
 
 
 def _risen(values: pd.Series) -> float:

@@ -61,6 +61,7 @@ def _panel(part: pd.DataFrame) -> dict[str, Any]:
     for colour, (_, words, shape, values) in enumerate(gains + losses):
         figure["data"].append(_bar(names, values, words, colour, shape))
     figure["data"].append(_points(names, means["freed_mib"], "freed, measured", "diamond"))
+    figure["data"].append(_points(names, means["host_freed_mib"], "of the host", "diamond-open"))
     figure["data"].append(_points(names, means[COUNTED], "counted by KSM", "circle-open"))
     figure["layout"]["barmode"] = "relative"
     figure["layout"]["xaxis"] |= {"type": "category"}

@@ -14,16 +14,18 @@ from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import PUBLISHED
 
 FREED = (
-    "The diamond is what the host has more of at the end of a run than at its start: its AnonPages "
-    "and PageTables fell by this, less the memory of KSM's own structures. The bar has the parts "
-    "that explain it. Merged: pages that share a page of KSM. Zeros, by ksmd: pages that ksmd "
-    "replaced by the kernel's zero page (use_zero_pages=1). Zeros, by splits: pages of zeros that "
-    "the kernel gave up when it split a huge page (Linux 6.12 and newer); no counter of KSM has "
-    "them, and run=2 does not undo it. Below zero: what KSM's structures take, and memory that the "
-    "processes took meanwhile. The residual is what none of these explains. The circle is what KSM "
-    "counts: pages_sharing + ksm_zero_pages. Splits and growth are known only with a census of the "
-    "start and of the end (census: [start, end]); without it, they are in the residual. Values are "
-    "means of repetitions."
+    "The diamond is what the host has more of at the end of a run than at its start: the "
+    "anonymous memory of the sampled processes (Pss_Anon) fell by this, less the memory of KSM's "
+    "own structures. The open diamond is the same for the whole host (AnonPages and PageTables), "
+    "with everything else that ran there. The bar has the parts that explain it. Merged: pages "
+    "that share a page of KSM. Zeros, by ksmd: pages that ksmd replaced by the kernel's zero page "
+    "(use_zero_pages=1). Zeros, by splits: pages of zeros that the kernel gave up when it split a "
+    "huge page (Linux 6.12 and newer); no counter of KSM has them, and run=2 does not undo it. "
+    "Below zero: what KSM's structures take, and memory that the processes took meanwhile. The "
+    "residual is what none of these explains. The circle is what KSM counts: pages_sharing + "
+    "ksm_zero_pages. Splits and growth are known only with a census of the start and of the end "
+    "(census: [start, end]); without it, they are in the residual. Values are means of "
+    "repetitions."
 )
 KINDS = (
     "The left bar (faint) is what perfect merging would save (limit_pages). Zeros are pages full "

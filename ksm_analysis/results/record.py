@@ -160,6 +160,7 @@ class Header(_Lenient):
     page_size: int = Field(gt=0, lt=2**40)
     guests: dict[str, int] = {}
     strain: dict[str, float | None] = {}
+    pss_anon: dict[str, int | None] = {}
 
 
 class End(_Lenient):
@@ -170,6 +171,7 @@ class End(_Lenient):
     converged: bool | None = None
     cpu_seconds: float | None = None
     strain: dict[str, float | None] = {}
+    pss_anon: dict[str, int | None] = {}
 
 
 def read(path: Path) -> Record:

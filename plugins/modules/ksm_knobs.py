@@ -142,9 +142,7 @@ def wanted(knobs, names):
     """Check that the requested knobs exist; return {name: int or text}."""
     unknown = sorted(set(knobs) - set(names))
     if unknown:
-        raise KnobError(
-            f"this kernel has no knob {', '.join(unknown)}; it has: {', '.join(names)}"
-        )
+        raise KnobError(f"this kernel has no knob {', '.join(unknown)}; it has: {', '.join(names)}")
     return {name: parse(str(int(v) if isinstance(v, bool) else v)) for name, v in knobs.items()}
 
 

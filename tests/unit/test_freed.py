@@ -15,7 +15,7 @@ ANON = 400_000  # KiB at the start
 
 @pytest.fixture
 def measure(write_run):
-    """Measure a run in which AnonPages fell by some KiB; `census` changes lines of its census."""
+    """Measure a run whose memory fell by some KiB; `census` changes lines of its census."""
 
     def measure(fell=50_000, census=None, knobs=None, **factors):
         record = run_record(**factors)
@@ -27,6 +27,9 @@ def measure(write_run):
         for n, sample in enumerate(samples):
             part = n / (len(samples) - 1)
             sample["meminfo"] |= {"AnonPages": ANON - round(fell * part), "PageTables": 1_000}
+        names = list(header["guests"])
+        header["pss_anon"] = dict.fromkeys(names, ANON)
+        end["pss_anon"] = dict.fromkeys(names, ANON) | {names[0]: ANON - fell}
         lines = None
         if census is not None:
             record["run"]["census"] = {"end": True, "every": 0}
@@ -57,6 +60,7 @@ def test_without_a_census_the_counters_explain_it(measure):
     assert found.merged_mib == pytest.approx(sharing * PAGE / MIB)
     assert found.overhead_mib == pytest.approx(nodes / MIB)
     assert found.freed_mib == pytest.approx(50_000 / 1024 - nodes / MIB)
+    assert found.host_freed_mib == pytest.approx(found.freed_mib)
     assert found.residual_mib == pytest.approx(50_000 / 1024 - sharing * PAGE / MIB)
     assert found.zero_mib == 0
     assert found.split_zero_mib != found.split_zero_mib, "unknown"
@@ -82,6 +86,12 @@ def test_the_parts_add_up(measure):
     found = freed.freed(measure(census={"saved_split_zero_pages": 10, "grown_pages": -5}))
     gains = found.merged_mib + found.zero_mib + found.split_zero_mib + found.residual_mib
     assert found.freed_mib == pytest.approx(gains - found.grown_mib - found.overhead_mib)
+
+
+def test_a_process_that_has_ended_makes_it_unknown(measure):
+    measured = measure(guests=2)
+    measured.run.end["pss_anon"]["ksm-guest-02"] = None
+    assert freed.freed(measured).freed_mib != freed.freed(measured).freed_mib
 
 
 def test_a_kernel_without_these_numbers(write_run):

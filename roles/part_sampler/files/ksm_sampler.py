@@ -59,8 +59,9 @@ examples:
 
 output: one JSON object per line.
   header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (per
-          second), boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), and strain,
-          with those values that the kernel has:
+          second), boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), pss_anon
+          (name: KiB of anonymous memory, of a page that n processes share 1/n, Pss_Anon in
+          /proc/PID/smaps_rollup; null: unknown), and strain, with those values that the kernel has:
             memory_some_us, memory_full_us  us that some tasks, all tasks waited for memory since
                                             boot (/proc/pressure/memory)
             throttled                       thermal throttling events of all CPUs since boot
@@ -86,8 +87,8 @@ output: one JSON object per line.
                          resident_pages   second field of /proc/PID/statm
   end     samples (taken), missed, cpu_seconds (of the sampler itself, since its header),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
-          noticed), strain (as in the header), and with --steady-scans converged (false: not
-          steady when sampling ended)
+          noticed), pss_anon and strain (as in the header), and with --steady-scans converged
+          (false: not steady when sampling ended)
 
 A sample is not an atomic snapshot: its files are read one after the other, within about 0.3 ms,
 while ksmd may run. The kernel computes pages_volatile from counters that change meanwhile.
@@ -722,7 +723,8 @@ def sample(arguments):
     for number in SIGNALS:
         signal.signal(number, sampler.stop)
     take_precedence()
-    before = strain(arguments.root)  # slow on a host with many CPUs, so before the first deadline
+    # slow with many CPUs and much memory, so before the first deadline
+    before = {**strain(arguments.root), **pss_anon(arguments)}
     wall, monotonic, cpu = time.time_ns(), time.monotonic_ns(), time.process_time_ns()
     start = max(monotonic, round(arguments.start * 1e9))
     header = header_line(arguments, wall + start - monotonic, start, ksmd, before)
@@ -785,6 +787,7 @@ def end_line(arguments, sampler, missed, cpu, **more):
         reason=sampler.reason,
         gone=sampler.reader.gone,
         **strain(arguments.root),
+        **pss_anon(arguments),
         **more,
     )
 
@@ -801,6 +804,16 @@ def strain(root):
     if counts:
         found["throttled"] = sum(map(int, counts))
     return {"strain": found} if found else {}
+
+
+def pss_anon(arguments):
+    """Return the anonymous memory of the guests' processes; the kernel reads their page tables."""
+    found = {}
+    for name, pid in arguments.guest:
+        text = read_text(arguments.root / f"proc/{pid}/smaps_rollup", "")
+        value = re.search(r"^Pss_Anon: +(\d+) kB$", text, re.MULTILINE)
+        found[name] = int(value[1]) if value else None
+    return {"pss_anon": found}
 
 
 def complain(message):
