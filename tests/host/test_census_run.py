@@ -100,22 +100,28 @@ def test_two_idle_guests(experiment, restored):
     assert '<figure id="who-shares"' in page
 
 
-PAUSED = "census: {moments: [every: 1], pause: true}\n"
+# The process of the arrays is stopped and continued like those of guests.
+PAUSED = """\
+workloads: [{{name: single, arrays: {{change: single, second: 1, changed: 2}}}}]
+knobs: [{{pages_to_scan: 5000, sleep_millisecs: 10}}]
+sampling: {{interval: 1, intervals: {intervals}}}
+census: {{moments: [every: 1], pause: true}}
+"""
 
 
-def test_a_killed_census_fails_its_run_and_leaves_no_guest_stopped(experiment, restored):
-    play = experiment(text=SHORT.format(count=1, intervals=15, workload="idle") + PAUSED)
+def test_a_killed_census_fails_its_run_and_leaves_no_process_stopped(experiment, restored):
+    play = experiment(text=PAUSED.format(intervals=15))
     play.until(counting)
     program = parent_of_all(censuses())
-    guest = int(Path("/run/libvirt/qemu/ksm-guest-01.pid").read_text())
+    process = int((STATE / "run/arrays.pid").read_text())
     os.kill(int(program), signal.SIGKILL)
     play.until(lambda: not censuses())
-    assert state(guest) not in "tT"
+    assert state(process) not in "tT"
     assert play.wait() != 0
-    record = json.loads((experiment.results / "g01-k1-idle-r1/run.json").read_text())
+    record = json.loads((experiment.results / "g00-k1-single-r1/run.json").read_text())
     assert record["status"] == "failed"
     assert "the census was killed by signal KILL" in record["reason"]
-    assert (experiment.results / "g01-k1-idle-r1/census.jsonl").exists()
+    assert (experiment.results / "g00-k1-single-r1/census.jsonl").exists()
 
 
 def state(pid: int) -> str:
@@ -140,7 +146,7 @@ def parent_of_all(pids: list[str]) -> str:
 
 def test_a_crash_during_a_census_is_recovered(experiment, play):
     before = knobs()
-    cut = experiment(text=SHORT.format(count=1, intervals=60, workload="idle") + PAUSED)
+    cut = experiment(text=PAUSED.format(intervals=60))
     cut.until(counting)
     cut.kill()
     assert censuses() != []

@@ -172,15 +172,15 @@ def test_a_guest_that_never_answers(experiment, restored):
 
 
 def test_a_run_that_fails_does_not_end_the_others(experiment, restored):
-    text = "guests: {count: 1}\nworkloads: [idle]\n"
+    text = "workloads: [{name: two, arrays: {change: single, second: 0.5, changed: 1}}]\n"
     text += "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n"
     text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
     play = experiment(text=text)
     assert play.wait() != 0
     kept = {path.name: record(experiment.results, path.name) for path in runs(experiment.results)}
     assert [kept[name]["status"] for name in sorted(kept)] == ["complete", "failed", "complete"]
-    assert "max_page_sharing=1: Invalid argument" in kept["g01-k2-idle-r1"]["reason"]
-    baseline = samples(experiment.results, "g01-k3-idle-r1")
+    assert "max_page_sharing=1: Invalid argument" in kept["g00-k2-two-r1"]["reason"]
+    baseline = samples(experiment.results, "g00-k3-two-r1")
     assert {sample["ksm"]["pages_scanned"] for sample in baseline} == {
         baseline[0]["ksm"]["pages_scanned"]
     }, "run: 0 is KSM off"
