@@ -63,6 +63,16 @@ def two_values(generator, shape):
     return generator.choice([489.0, 977.0], shape)
 
 
+def narrow(generator, shape):
+    """Return runs with a normal scatter of 1 % in logarithms."""
+    return 100 * generator.lognormal(0, 0.01, shape)
+
+
+def in_blocks(generator, shape, kind):
+    """Return runs whose blocks (the second last axis) differ by 50 %; the last axis: settings."""
+    return kind(generator, shape) * generator.lognormal(0, 0.5, (*shape[:-1], 1))
+
+
 # --- rates ----------------------------------------------------------------------------------------
 
 

@@ -2,15 +2,24 @@
 
 The greatest of several means tends to be too great, because it was selected for its value. So the
 answer is every setting that the runs cannot distinguish from the best. It is a single setting only
-if the runs distinguish it from all others.
+if the runs distinguish it from all others. Settings are compared within blocks, if at least 3
+blocks have a run of each setting.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from ksm_analysis.analysis.blocks import shared
 from ksm_analysis.analysis.settings import Setting
-from ksm_analysis.analysis.statistics import FEWEST, may_be_greatest
+from ksm_analysis.analysis.statistics import (
+    FEWEST,
+    estimate,
+    may_be_greatest,
+    may_be_greatest_in_blocks,
+)
 from ksm_analysis.analysis.words import number, spoken
 
 
@@ -32,17 +41,64 @@ class Best:
 def best_of(every: list[Setting]) -> list[Best]:
     """Compare settings if more than one was tried for the same host, guests and workload.
 
-    A setting competes if ksmd scanned all memory often enough in each of its runs. Most guests
-    first.
+    A setting competes if ksmd scanned all memory often enough in each of its runs. A control does
+    not compete. If a host alone has too few runs, and all hosts together have enough, they are
+    compared together, each within itself. Most guests first.
     """
     scenarios: dict[tuple[str, int, str], list[Setting]] = {}
     for each in every:
-        if not each.off and each.saved_mib:
+        if not (each.off or each.control) and each.saved_mib:
             scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)
     several_hosts = len({each.host for each in every}) > 1
-    tried = [rivals for rivals in scenarios.values() if len(rivals) > 1]
+    tried = [rivals for rivals in _over_hosts(scenarios) if len(rivals) > 1]
     tried.sort(key=lambda rivals: -rivals[0].guests)
     return [_compared(rivals, rivals[0].scenario(several_hosts)) for rivals in tried]
+
+
+def _over_hosts(scenarios: dict[tuple[str, int, str], list[Setting]]) -> Iterator[list[Setting]]:
+    """Yield the rivals of each scenario; those of all hosts together if only that can decide."""
+    for (_, *alike), rivals in scenarios.items():
+        hosts = [found for (_, *others), found in scenarios.items() if others == alike]
+        if not _needs_all(hosts):
+            yield rivals
+        elif rivals is hosts[0]:
+            yield _of_all(hosts)
+
+
+def _needs_all(hosts: list[list[Setting]]) -> bool:
+    """Whether a host has too few complete blocks, and all of them together have enough."""
+    counts = [len(_blocks(rivals)) for rivals in hosts]
+    names = [sorted(s.knobs for s in rivals if s.scanned) for rivals in hosts]
+    alike = all(each == names[0] for each in names)
+    return len(hosts) > 1 and alike and min(counts) < FEWEST <= sum(counts)
+
+
+def _of_all(hosts: list[list[Setting]]) -> list[Setting]:
+    every: dict[str, list[Setting]] = {}
+    for setting in (s for rivals in hosts for s in rivals):
+        every.setdefault(setting.knobs, []).append(setting)
+    return [_together(each) for each in every.values()]
+
+
+def _together(of_hosts: list[Setting]) -> Setting:
+    """Combine a setting of several hosts: means are over the runs of all of them."""
+    savings = tuple(value for s in of_hosts for value in s.savings)
+    costs = [s.ksmd_cpu_seconds.mean for s in of_hosts if s.ksmd_cpu_seconds]
+    return replace(
+        of_hosts[0],
+        host=f"{len(of_hosts)} hosts",
+        runs=tuple(run for s in of_hosts for run in s.runs),
+        scanned=all(s.scanned for s in of_hosts),
+        savings=savings,
+        blocks=tuple(block for s in of_hosts for block in s.blocks),
+        saved_mib=estimate(savings),
+        ksmd_cpu_seconds=estimate(costs) if len(costs) == len(of_hosts) else None,
+    )
+
+
+def _blocks(rivals: list[Setting]) -> list[tuple[int, ...]]:
+    """Return where each complete block is in the savings of each setting that competes."""
+    return shared([s.blocks for s in rivals if s.scanned] or [()])
 
 
 def _compared(tried: list[Setting], scenario: str) -> Best:
@@ -53,10 +109,20 @@ def _compared(tried: list[Setting], scenario: str) -> Best:
     if max(map(_saved, rivals)) <= 0:
         words = "None of them saves anything: KSM does not pay here."
         return Best(scenario, tuple(rivals), False, f"{words} {early}".strip())
-    chosen = may_be_greatest([s.savings for s in rivals])
+    chosen = _may_be_best(rivals)
     best = tuple(s for s, chance in zip(rivals, chosen, strict=True) if chance)
-    reasons = _one(best[0], rivals) if len(best) == 1 else _several(best)
+    reasons = _one(best[0], rivals) if len(best) == 1 else _several(best, rivals)
     return Best(scenario, best, len(best) == 1, " ".join([*reasons, early]).strip())
+
+
+def _may_be_best(rivals: list[Setting]) -> list[bool]:
+    """Return for each setting whether it may save most: within blocks, if enough are complete."""
+    places = _blocks(rivals)
+    if len(places) < FEWEST:
+        return may_be_greatest([s.savings for s in rivals])
+    return may_be_greatest_in_blocks(
+        np.array([[s.savings[n] for s, n in zip(rivals, row, strict=True)] for row in places])
+    )
 
 
 def _saved(setting: Setting) -> float:
@@ -78,10 +144,10 @@ def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
         yield f"It costs {ours} CPU seconds of ksmd. The next costs {theirs}."
 
 
-def _several(best: tuple[Setting, ...]) -> Iterator[str]:
+def _several(best: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:
     listed = "; ".join(f"{s.knobs} saves {spoken(s.saved_mib, 'MiB')}" for s in best)
     yield f"These runs do not show which of {len(best)} settings saves most: {listed}."
-    if (runs := min(len(s.savings) for s in best)) < FEWEST:
+    if len(_blocks(rivals)) < FEWEST and (runs := min(len(s.savings) for s in best)) < FEWEST:
         yield f"Each needs at least {FEWEST} runs, and one of them has only {runs}."
     else:
         yield "More runs may show it."
