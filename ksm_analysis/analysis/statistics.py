@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 import scipy
@@ -331,6 +332,52 @@ def _epsilon(rest: Floats) -> float:
     beyond = (settings - 1) * (blocks - 1 - least)
     found = (blocks * least - 2) / beyond if beyond > ALIKE else 1.0
     return float(np.clip(found, least / (settings - 1), 1))
+
+
+# --- over time ------------------------------------------------------------------------------------
+
+
+SHUFFLES = 9_999  # random orders of the runs of each cell; all orders, if they are not more
+
+
+def trend(groups: Sequence[tuple[Values, Values]]) -> tuple[float, float, int]:
+    """Test whether values rise or fall with time within groups: a permutation test.
+
+    `groups` has the times and the values of the runs of each cell, in any unit of time. NaN counts
+    as no run. The statistic is the sum of the products of time and residual, where a residual is
+    relative to the mean of its cell. Return it, its two-sided p if the values of each cell are
+    shuffled, and the number of runs in cells that can show a trend. scipy's permutation tests
+    cannot shuffle within groups.
+    """
+    cells = [cell for each in groups if len((cell := _residuals(*each))[1])]
+    score = sum(float(at @ rest) for at, rest in cells)
+    if math.prod(math.factorial(len(rest)) for _, rest in cells) <= SHUFFLES:
+        orders = np.zeros(1)
+        for at, rest in cells:
+            orders = np.add.outer(orders, np.array([*permutations(rest)]) @ at).ravel()
+        p = float(_as_great(orders, score).mean())
+    else:
+        generator, orders = np.random.default_rng(SEED), np.zeros(SHUFFLES)
+        for at, rest in cells:
+            orders += generator.permuted(np.tile(rest, (SHUFFLES, 1)), axis=1) @ at
+        p = float((1 + _as_great(orders, score).sum()) / (1 + SHUFFLES))
+    return score, p, sum(len(rest) for _, rest in cells)
+
+
+def _residuals(times: Values, values: Values) -> tuple[Floats, Floats]:
+    """Return times and values without their means; none if values are all the same."""
+    at, rest = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    at, rest = at[~np.isnan(rest)], rest[~np.isnan(rest)]
+    if not len(rest) or np.ptp(rest) == 0:
+        return at[:0], rest[:0]
+    return at - at.mean(), (rest - rest.mean()) / np.abs(rest).mean()
+
+
+def _as_great(orders: Floats, score: float) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(orders) >= abs(score) * (1 - ALIKE))
+
+
+# --- several tests --------------------------------------------------------------------------------
 
 
 def holm(values: Sequence[float]) -> list[float]:
