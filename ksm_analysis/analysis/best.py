@@ -19,6 +19,7 @@ from ksm_analysis.analysis.statistics import (
     estimate,
     may_be_greatest,
     may_be_greatest_in_blocks,
+    paired,
 )
 from ksm_analysis.analysis.words import number, spoken
 
@@ -59,34 +60,29 @@ def _over_hosts(scenarios: dict[tuple[str, int, str], list[Setting]]) -> Iterato
     """Yield the rivals of each scenario; those of all hosts together if only that can decide."""
     for (_, *alike), rivals in scenarios.items():
         hosts = [found for (_, *others), found in scenarios.items() if others == alike]
-        if not _needs_all(hosts):
+        pooled = _of_all(hosts)
+        few = min(len(_blocks(each)) for each in hosts) < FEWEST
+        if len(hosts) == 1 or not few or len(_blocks(pooled)) < FEWEST:
             yield rivals
         elif rivals is hosts[0]:
-            yield _of_all(hosts)
-
-
-def _needs_all(hosts: list[list[Setting]]) -> bool:
-    """Whether a host has too few complete blocks, and all of them together have enough."""
-    counts = [len(_blocks(rivals)) for rivals in hosts]
-    names = [sorted(s.knobs for s in rivals if s.scanned) for rivals in hosts]
-    alike = all(each == names[0] for each in names)
-    return len(hosts) > 1 and alike and min(counts) < FEWEST <= sum(counts)
+            yield pooled
 
 
 def _of_all(hosts: list[list[Setting]]) -> list[Setting]:
+    """Return the settings of all hosts together."""
     every: dict[str, list[Setting]] = {}
     for setting in (s for rivals in hosts for s in rivals):
         every.setdefault(setting.knobs, []).append(setting)
-    return [_together(each) for each in every.values()]
+    return [_together(each, f"{len(hosts)} hosts") for each in every.values()]
 
 
-def _together(of_hosts: list[Setting]) -> Setting:
+def _together(of_hosts: list[Setting], host: str) -> Setting:
     """Combine a setting of several hosts: means are over the runs of all of them."""
     savings = tuple(value for s in of_hosts for value in s.savings)
     costs = [s.ksmd_cpu_seconds.mean for s in of_hosts if s.ksmd_cpu_seconds]
     return replace(
         of_hosts[0],
-        host=f"{len(of_hosts)} hosts",
+        host=host,
         runs=tuple(run for s in of_hosts for run in s.runs),
         scanned=all(s.scanned for s in of_hosts),
         savings=savings,
@@ -139,9 +135,22 @@ def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
     second = max((s for s in rivals if s is not best), key=_saved)
     saved, other = spoken(best.saved_mib, "MiB"), spoken(second.saved_mib, "MiB")
     yield f"It saves most: {saved}. The next is {second.knobs} with {other}."
+    if words := _more(best, second):
+        yield words
     if best.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
         ours, theirs = number(best.ksmd_cpu_seconds.mean), number(second.ksmd_cpu_seconds.mean)
         yield f"It costs {ours} CPU seconds of ksmd. The next costs {theirs}."
+
+
+def _more(best: Setting, second: Setting) -> str:
+    """Say how much more the best saves within blocks; empty without blocks."""
+    places = shared([second.blocks, best.blocks])
+    pairs = np.array([(second.savings[n], best.savings[m]) for n, m in places]).reshape(-1, 2)
+    found = paired(*pairs.T)
+    if not found or found.change is None or found.low is None or found.high is None:
+        return ""
+    more, low, high = (number(100 * value) for value in (found.change, found.low, found.high))
+    return f"Within {len(pairs)} blocks, it saves {more} % more ({low} to {high})."
 
 
 def _several(best: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:

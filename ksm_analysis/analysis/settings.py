@@ -189,14 +189,14 @@ def compared(a: InBlocks, b: InBlocks, value: Callable[[Measured], float]) -> Di
     """
     ours, theirs = ([value(each) for each, _ in side] for side in (a, b))
     blocks = [[block for _, block in side] for side in (a, b)]
-    whole = difference(ours, theirs)
     if not all(map(any, blocks)):
-        return whole
-    pairs = [(ours[n], theirs[m]) for n, m in shared(blocks)]
-    found = paired(*zip(*pairs, strict=True)) if pairs else None
-    if found is None or found.a.runs < FEWEST:
-        return whole and replace(whole, absolute_low=None, absolute_high=None, p=None, method="")
-    return found
+        return difference(ours, theirs)
+    places = np.array(shared(blocks), dtype=int).reshape(-1, 2)
+    found = paired(np.array(ours)[places[:, 0]], np.array(theirs)[places[:, 1]])
+    if found and found.a.runs >= FEWEST:
+        return found
+    whole = difference(ours, theirs)
+    return whole and replace(whole, absolute_low=None, absolute_high=None, p=None, method="")
 
 
 def _sharing(measured: Measured) -> tuple[Floats, Floats]:
