@@ -7,6 +7,7 @@ from ksm_analysis.analysis.words import number, spoken
 
 def headline(every: list[Setting]) -> str:
     """Say what was saved and what it cost, for the setting that saves most with the most guests."""
+    every = [s for s in every if not s.control]
     shared = [(s, s.saved_mib) for s in every if not s.off and s.saved_mib]
     if not shared and any(not s.off for s in every):
         return "The savings are not known: no run has a value in its last interval."

@@ -2,15 +2,25 @@
 
 The greatest of several means tends to be too great, because it was selected for its value. So the
 answer is every setting that the runs cannot distinguish from the best. It is a single setting only
-if the runs distinguish it from all others.
+if the runs distinguish it from all others. Settings are compared within blocks, if at least 3
+blocks have a run of each setting.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from ksm_analysis.analysis.blocks import shared
 from ksm_analysis.analysis.settings import Setting
-from ksm_analysis.analysis.statistics import FEWEST, may_be_greatest
+from ksm_analysis.analysis.statistics import (
+    FEWEST,
+    estimate,
+    may_be_greatest,
+    may_be_greatest_in_blocks,
+    paired,
+)
 from ksm_analysis.analysis.words import number, spoken
 
 
@@ -32,17 +42,59 @@ class Best:
 def best_of(every: list[Setting]) -> list[Best]:
     """Compare settings if more than one was tried for the same host, guests and workload.
 
-    A setting competes if ksmd scanned all memory often enough in each of its runs. Most guests
-    first.
+    A setting competes if ksmd scanned all memory often enough in each of its runs. A control does
+    not compete. If a host alone has too few runs, and all hosts together have enough, they are
+    compared together, each within itself. Most guests first.
     """
     scenarios: dict[tuple[str, int, str], list[Setting]] = {}
     for each in every:
-        if not each.off and each.saved_mib:
+        if not (each.off or each.control) and each.saved_mib:
             scenarios.setdefault((each.host, each.guests, each.workload), []).append(each)
     several_hosts = len({each.host for each in every}) > 1
-    tried = [rivals for rivals in scenarios.values() if len(rivals) > 1]
+    tried = [rivals for rivals in _over_hosts(scenarios) if len(rivals) > 1]
     tried.sort(key=lambda rivals: -rivals[0].guests)
     return [_compared(rivals, rivals[0].scenario(several_hosts)) for rivals in tried]
+
+
+def _over_hosts(scenarios: dict[tuple[str, int, str], list[Setting]]) -> Iterator[list[Setting]]:
+    """Yield the rivals of each scenario; those of all hosts together if only that can decide."""
+    for (_, *alike), rivals in scenarios.items():
+        hosts = [found for (_, *others), found in scenarios.items() if others == alike]
+        pooled = _of_all(hosts)
+        few = min(len(_blocks(each)) for each in hosts) < FEWEST
+        if len(hosts) == 1 or not few or len(_blocks(pooled)) < FEWEST:
+            yield rivals
+        elif rivals is hosts[0]:
+            yield pooled
+
+
+def _of_all(hosts: list[list[Setting]]) -> list[Setting]:
+    """Return the settings of all hosts together."""
+    every: dict[str, list[Setting]] = {}
+    for setting in (s for rivals in hosts for s in rivals):
+        every.setdefault(setting.knobs, []).append(setting)
+    return [_together(each, f"{len(hosts)} hosts") for each in every.values()]
+
+
+def _together(of_hosts: list[Setting], host: str) -> Setting:
+    """Combine a setting of several hosts: means are over the runs of all of them."""
+    savings = tuple(value for s in of_hosts for value in s.savings)
+    costs = [s.ksmd_cpu_seconds.mean for s in of_hosts if s.ksmd_cpu_seconds]
+    return replace(
+        of_hosts[0],
+        host=host,
+        runs=tuple(run for s in of_hosts for run in s.runs),
+        scanned=all(s.scanned for s in of_hosts),
+        savings=savings,
+        blocks=tuple(block for s in of_hosts for block in s.blocks),
+        saved_mib=estimate(savings),
+        ksmd_cpu_seconds=estimate(costs) if len(costs) == len(of_hosts) else None,
+    )
+
+
+def _blocks(rivals: list[Setting]) -> list[tuple[int, ...]]:
+    """Return where each complete block is in the savings of each setting that competes."""
+    return shared([s.blocks for s in rivals if s.scanned] or [()])
 
 
 def _compared(tried: list[Setting], scenario: str) -> Best:
@@ -53,10 +105,20 @@ def _compared(tried: list[Setting], scenario: str) -> Best:
     if max(map(_saved, rivals)) <= 0:
         words = "None of them saves anything: KSM does not pay here."
         return Best(scenario, tuple(rivals), False, f"{words} {early}".strip())
-    chosen = may_be_greatest([s.savings for s in rivals])
+    chosen = _may_be_best(rivals)
     best = tuple(s for s, chance in zip(rivals, chosen, strict=True) if chance)
-    reasons = _one(best[0], rivals) if len(best) == 1 else _several(best)
+    reasons = _one(best[0], rivals) if len(best) == 1 else _several(best, rivals)
     return Best(scenario, best, len(best) == 1, " ".join([*reasons, early]).strip())
+
+
+def _may_be_best(rivals: list[Setting]) -> list[bool]:
+    """Return for each setting whether it may save most: within blocks, if enough are complete."""
+    places = _blocks(rivals)
+    if len(places) < FEWEST:
+        return may_be_greatest([s.savings for s in rivals])
+    return may_be_greatest_in_blocks(
+        np.array([[s.savings[n] for s, n in zip(rivals, row, strict=True)] for row in places])
+    )
 
 
 def _saved(setting: Setting) -> float:
@@ -73,15 +135,28 @@ def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
     second = max((s for s in rivals if s is not best), key=_saved)
     saved, other = spoken(best.saved_mib, "MiB"), spoken(second.saved_mib, "MiB")
     yield f"It saves most: {saved}. The next is {second.knobs} with {other}."
+    if words := _more(best, second):
+        yield words
     if best.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
         ours, theirs = number(best.ksmd_cpu_seconds.mean), number(second.ksmd_cpu_seconds.mean)
         yield f"It costs {ours} CPU seconds of ksmd. The next costs {theirs}."
 
 
-def _several(best: tuple[Setting, ...]) -> Iterator[str]:
+def _more(best: Setting, second: Setting) -> str:
+    """Say how much more the best saves within blocks; empty without blocks."""
+    places = shared([second.blocks, best.blocks])
+    pairs = np.array([(second.savings[n], best.savings[m]) for n, m in places]).reshape(-1, 2)
+    found = paired(*pairs.T)
+    if not found or found.change is None or found.low is None or found.high is None:
+        return ""
+    more, low, high = (number(100 * value) for value in (found.change, found.low, found.high))
+    return f"Within {len(pairs)} blocks, it saves {more} % more ({low} to {high})."
+
+
+def _several(best: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:
     listed = "; ".join(f"{s.knobs} saves {spoken(s.saved_mib, 'MiB')}" for s in best)
     yield f"These runs do not show which of {len(best)} settings saves most: {listed}."
-    if (runs := min(len(s.savings) for s in best)) < FEWEST:
+    if len(_blocks(rivals)) < FEWEST and (runs := min(len(s.savings) for s in best)) < FEWEST:
         yield f"Each needs at least {FEWEST} runs, and one of them has only {runs}."
     else:
         yield "More runs may show it."

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ksm_analysis.analysis import statistics
+from ksm_analysis.analysis.blocks import Block, blocks_of, shared
 from ksm_analysis.analysis.settings import has_plateau, last, time_to
-from ksm_analysis.analysis.statistics import Difference
+from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import catalog, summary
 from ksm_analysis.metrics.measurement import Measured
@@ -55,11 +56,15 @@ FACTORS = Key._fields
 
 @dataclass(frozen=True)
 class Cell:
-    """Repetitions of one cell. `labels` name its factors; `key` has their full values."""
+    """Repetitions of one cell. `labels` name its factors; `key` has their full values.
+
+    `blocks` has the block of each run: None if it has none, or if A and B are different results.
+    """
 
     labels: dict[str, str]
     key: Key
     runs: tuple[Measured, ...]
+    blocks: tuple[Block | None, ...] = ()
 
     def values(self, metric: str) -> list[float]:
         """Return one value for each run; NaN if a run has none."""
@@ -73,7 +78,7 @@ class Comparison:
     `by` has both labels of the factor in which the cells differ on purpose, if there is one.
     `p_holm` is p adjusted for all comparisons made. `missing` is how many more runs (A, B) a
     verdict needs. `needed` is about how many runs on each side detect the smallest effect that
-    matters.
+    matters. `pairs` is the number of complete pairs if runs were compared within blocks, else None.
     """
 
     metric: str
@@ -86,6 +91,7 @@ class Comparison:
     verdict: str = statistics.NO_VERDICT
     missing: tuple[int, int] = (0, 0)
     needed: int | None = None
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,14 @@ def group(*sides: list[Measured]) -> list[list[Cell]]:
     """Group the repetitions of each side, in the order of its plan.
 
     Labels name only the knobs and guest properties that differ between any runs of all sides. If no
-    knob differs, labels name all knobs.
+    knob differs, labels name all knobs. Runs have blocks only if there is a single side: the blocks
+    of different results have nothing in common.
     """
     every = [each.run for side in sides for each in side]
     named = {"knobs": _differ([cells.knobs(run) for run in every])}
     named["knobs"] = named["knobs"] or sorted({name for run in every for name in cells.knobs(run)})
     named["guests"] = [n for n in _differ([_guests(run) for run in every]) if n != "count"]
-    return [_group(side, named) for side in sides]
+    return [_group(side, named, blocks=len(sides) == 1) for side in sides]
 
 
 def _differ(settings: list[dict[str, Any]]) -> list[str]:
@@ -118,13 +125,16 @@ def _differ(settings: list[dict[str, Any]]) -> list[str]:
     return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
 
 
-def _group(measured: list[Measured], named: dict[str, list[str]]) -> list[Cell]:
-    found: dict[str, list[Measured]] = {}
-    for each in measured:
-        found.setdefault(str(_key(each.run)), []).append(each)
-    return [
-        Cell(_labels(runs[0].run, named), _key(runs[0].run), tuple(runs)) for runs in found.values()
-    ]
+def _group(measured: list[Measured], named: dict[str, list[str]], blocks: bool) -> list[Cell]:
+    known = blocks_of([each.run for each in measured]) if blocks else [None] * len(measured)
+    found: dict[str, list[tuple[Measured, Block | None]]] = {}
+    for each, block in zip(measured, known, strict=True):
+        found.setdefault(str(_key(each.run)), []).append((each, block))
+    cells = []
+    for both in found.values():
+        runs, in_blocks = zip(*both, strict=True)
+        cells.append(Cell(_labels(runs[0].run, named), _key(runs[0].run), runs, in_blocks))
+    return cells
 
 
 def _key(run: Run) -> Key:
@@ -244,6 +254,37 @@ def _way_out(unlike: list[set[str]], single: list[str], by: str | None) -> str:
     )
 
 
+def over_hosts(pairs: list[tuple[Cell, Cell]]) -> list[tuple[Cell, Cell]]:
+    """Join pairs that differ only in the host, if a host alone has too few blocks for a verdict.
+
+    All hosts together must have enough. Their runs are still compared within each host.
+    """
+    alike: dict[str, list[tuple[Cell, Cell]]] = {}
+    for a, b in pairs:
+        alone = a.key.host if a.key.host == b.key.host else ""
+        rest = [cell.key._replace(host="" if alone else cell.key.host) for cell in (a, b)]
+        alike.setdefault(str(rest), []).append((a, b))
+    return [joined for each in alike.values() for joined in _joined(each)]
+
+
+def _joined(pairs: list[tuple[Cell, Cell]]) -> list[tuple[Cell, Cell]]:
+    counts = [len(shared([a.blocks, b.blocks])) for a, b in pairs]
+    if len(pairs) < 2 or not min(counts) < statistics.FEWEST <= sum(counts):
+        return pairs
+    a, b = zip(*pairs, strict=True)
+    return [(_of_hosts(a), _of_hosts(b))]
+
+
+def _of_hosts(several: tuple[Cell, ...]) -> Cell:
+    first = several[0]
+    return Cell(
+        {**first.labels, "host": f"{len(several)} hosts"},
+        first.key._replace(host=", ".join(cell.key.host for cell in several)),
+        tuple(run for cell in several for run in cell.runs),
+        tuple(block for cell in several for block in cell.blocks),
+    )
+
+
 # --- comparisons ----------------------------------------------------------------------------------
 
 
@@ -260,13 +301,15 @@ def compare(
 ) -> tuple[list[Comparison], list[LeftOut]]:
     """Compare every pair in every metric; p is adjusted for the number of comparisons (Holm).
 
+    Runs of the same results are compared within blocks, unless hosts are compared.
+
     A metric is left out if a side has no value of it. A total (such as CPU seconds) is left out if
     the two sides were sampled for unequal times. A metric that is counted over an interval is left
     out if the intervals have unequal lengths.
     """
     made: list[Comparison] = []
     left_out: dict[tuple[str, str], int] = {}
-    for a, b in pairs:
+    for a, b in over_hosts(pairs):
         for name in names:
             one = _of_pair(a, b, name, by)
             if isinstance(one, str):
@@ -287,27 +330,56 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
         return "A and B were not sampled for the same time"
     if name in OVER_AN_INTERVAL and interval != other:
         return "it is counted over an interval, and the intervals of A and B have unequal lengths"
-    found = statistics.difference(a.values(name), b.values(name))
+    in_blocks = by != "host" and any(a.blocks) and any(b.blocks)
+    found = (_within if in_blocks else _between)(a, b, name)
     if found is None:
         empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
         return f"no run of {' or of '.join(empty)} has a value"
     labels = (a.labels[by], b.labels[by]) if by else None
-    return Comparison(name, UNITS[name], a, b, labels, found)
+    pairs = len(_pairs(a, b, name)[0]) if in_blocks else None
+    return Comparison(name, UNITS[name], a, b, labels, found, pairs=pairs)
+
+
+def _between(a: Cell, b: Cell, name: str) -> Difference | None:
+    return statistics.difference(a.values(name), b.values(name))
+
+
+def _within(a: Cell, b: Cell, name: str) -> Difference | None:
+    """Compare within blocks. Without a complete pair there are means, but no interval and no p."""
+    if found := statistics.paired(*_pairs(a, b, name)):
+        return found
+    apart = _between(a, b, name)
+    return apart and replace(apart, absolute_low=None, absolute_high=None, p=None, method="")
+
+
+def _pairs(a: Cell, b: Cell, name: str) -> tuple[Floats, Floats]:
+    """Return the values of A and of B in the blocks in which both have one."""
+    ours, theirs = (np.array(cell.values(name)) for cell in (a, b))
+    places = np.array(shared([a.blocks, b.blocks]), dtype=int).reshape(-1, 2)
+    both = np.column_stack([ours[places[:, 0]], theirs[places[:, 1]]])
+    both = both[~np.isnan(both).any(axis=1)]
+    return both[:, 0], both[:, 1]
 
 
 def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
-    a, b = one.a.values(one.metric), one.b.values(one.metric)
     found = statistics.verdict(one.found, adjusted, smallest)
+    a, b = one.a.values(one.metric), one.b.values(one.metric)
+    missing = _missing(a), _missing(b)
+    if one.pairs is not None:
+        missing = (max(0, statistics.FEWEST - one.pairs),) * 2
     needed = None
-    if found == statistics.NOT_SHOWN:
+    if found == statistics.NOT_SHOWN and one.pairs is not None:
+        needed = _pairs_needed(one, smallest)
+    elif found == statistics.NOT_SHOWN:
         needed = statistics.runs_needed(a, b, one.found.scale, smallest)
-    return replace(
-        one,
-        p_holm=adjusted,
-        verdict=found,
-        missing=(_missing(a), _missing(b)),
-        needed=needed,
-    )
+    return replace(one, p_holm=adjusted, verdict=found, missing=missing, needed=needed)
+
+
+def _pairs_needed(one: Comparison, smallest: float) -> int | None:
+    within = statistics.within_blocks(*_pairs(one.a, one.b, one.metric))
+    ratios = one.found.method == "paired ratios"
+    effect = math.log1p(smallest) if ratios else one.found.scale * smallest
+    return statistics.pairs_needed(float(within.std(ddof=1)), effect)
 
 
 def _missing(values: list[float]) -> int:

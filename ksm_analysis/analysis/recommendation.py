@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.analysis.settings import has_plateau, is_off, scans_needed
+from ksm_analysis.analysis.settings import has_plateau, is_control, is_off, scans_needed
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import run
@@ -100,10 +100,10 @@ class Cell:
 
 
 def cells(measured: list[Measured]) -> list[Cell]:
-    """Return each cell that has guests and a census, except with KSM off."""
+    """Return each cell that has guests and a census, except the control and with KSM off."""
     found: dict[run.Cell, list[Measured]] = {}
     for each in measured:
-        if each.run.cell.guests and len(each.census) and not is_off(each):
+        if each.run.cell.guests and len(each.census) and not (is_off(each) or is_control(each)):
             found.setdefault(each.run.cell, []).append(each)
     return [_cell(cell._asdict(), runs) for cell, runs in found.items()]
 

@@ -1,11 +1,20 @@
 """Settings: the runs of each, what it saves, what that costs, and how soon it saves it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ksm_analysis.analysis.statistics import Estimate, Floats, difference, estimate
+from ksm_analysis.analysis.blocks import Block, blocks_of, shared
+from ksm_analysis.analysis.statistics import (
+    FEWEST,
+    Difference,
+    Estimate,
+    Floats,
+    difference,
+    estimate,
+    paired,
+)
 from ksm_analysis.analysis.words import guest_word
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
@@ -14,6 +23,8 @@ from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
 
 FLAT = 0.05  # on a plateau, pages_sharing changes by at most this share in the last quarter
+
+InBlocks = list[tuple[Measured, Block | None]]  # runs of a cell, each with its block
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,9 @@ class Setting:
     savings reached that share of their last value. That value is a plateau only if `plateaued` is
     true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
     would save, in the last census. `period` is the seconds between two samples. `savings` lists the
-    MiB that each run saved. `scanned`: in each run, ksmd scanned all memory often enough to judge
-    the setting.
+    MiB that each run saved, and `blocks` their blocks (experiment, host, number). `scanned`: in
+    each run, ksmd scanned all memory often enough to judge the setting. `control`: it is the first
+    setting once more, so it is not compared with others.
     """
 
     host: str
@@ -53,6 +65,8 @@ class Setting:
     seconds_to_95: Estimate | None
     efficiency_percent: Estimate | None = None
     period: float = 0.0
+    blocks: tuple[Block | None, ...] = ()
+    control: bool = False
 
     def within(self, seconds: Estimate) -> bool:
         """Whether a time is that of the first sample: the share may have been reached before it."""
@@ -67,10 +81,14 @@ class Setting:
 
 def settings_of(measured: list[Measured]) -> list[Setting]:
     """Return one setting for each cell, in the order of the plan."""
-    found: dict[Cell, list[Measured]] = {}
-    for each in measured:
-        found.setdefault(each.run.cell, []).append(each)
-    baselines = {_but_knobs(cell): runs for cell, runs in found.items() if is_off(runs[0])}
+    found: dict[Cell, InBlocks] = {}
+    for each, block in zip(measured, blocks_of([m.run for m in measured]), strict=True):
+        found.setdefault(each.run.cell, []).append((each, block))
+    baselines = {
+        _but_knobs(cell): runs
+        for cell, runs in found.items()
+        if is_off(runs[0][0]) and not is_control(runs[0][0])
+    }
     return [_setting(cell, runs, baselines.get(_but_knobs(cell))) for cell, runs in found.items()]
 
 
@@ -83,22 +101,31 @@ def is_off(measured: Measured) -> bool:
     return str(cells.knobs(measured.run).get("run", 1)) == "0"
 
 
-def _setting(cell: Cell, runs: list[Measured], baseline: list[Measured] | None) -> Setting:
+def is_control(measured: Measured) -> bool:
+    """Whether a run belongs to the control: the first setting once more."""
+    return measured.run.plan.control
+
+
+def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Setting:
+    runs = [each for each, _ in in_blocks]
     off = is_off(runs[0])
+    known = [(value, b) for each, b in in_blocks if not np.isnan(value := saved(each))]
     return Setting(
         **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
         scanned=all(map(scanned_enough, runs)),
         plateaued=all(map(has_plateau, runs)),
-        savings=tuple(value for each in runs if not np.isnan(value := saved(each))),
+        savings=tuple(value for value, _ in known),
+        blocks=tuple(block for _, block in known),
+        control=is_control(runs[0]),
         saved_mib=_over(runs, saved),
         percent_configured=_over(runs, last("reclaimed_percent_configured")),
         percent_resident=_over(runs, last("reclaimed_percent_resident")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
         ksmd_cpu_percent=_over(runs, _ksmd_percent),
         throughput=_over(runs, throughput_of),
-        throughput_vs_off_percent=None if off or not baseline else _change(runs, baseline),
+        throughput_vs_off_percent=None if off or not baseline else _change(in_blocks, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
         seconds_to_50=_over(runs, time_to(0.50)),
         seconds_to_90=_over(runs, time_to(0.90)),
@@ -142,10 +169,9 @@ def efficiency_of(measured: Measured) -> float:
     return float(measured.last_census.get("efficiency_percent", np.nan))
 
 
-def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
+def _change(runs: InBlocks, baseline: InBlocks) -> Estimate | None:
     """Return the change of mean throughput in percent of the baseline; interval as in compare."""
-    ours, theirs = ([throughput_of(each) for each in group] for group in (runs, baseline))
-    found = difference(theirs, ours)
+    found = compared(baseline, runs, throughput_of)
     if found is None or not found.a.mean:
         return None
     scale = 100 / abs(found.a.mean)
@@ -154,6 +180,23 @@ def _change(runs: list[Measured], baseline: list[Measured]) -> Estimate | None:
         for bound in (found.absolute_low, found.absolute_high)
     )
     return Estimate(scale * found.absolute, low, high, min(found.a.runs, found.b.runs))
+
+
+def compared(a: InBlocks, b: InBlocks, value: Callable[[Measured], float]) -> Difference | None:
+    """Compare B with A: within blocks, or as two groups if runs have no blocks.
+
+    With fewer than 3 complete pairs, the means are over all runs, without an interval or a p.
+    """
+    ours, theirs = ([value(each) for each, _ in side] for side in (a, b))
+    blocks = [[block for _, block in side] for side in (a, b)]
+    if not all(map(any, blocks)):
+        return difference(ours, theirs)
+    places = np.array(shared(blocks), dtype=int).reshape(-1, 2)
+    found = paired(np.array(ours)[places[:, 0]], np.array(theirs)[places[:, 1]])
+    if found and found.a.runs >= FEWEST:
+        return found
+    whole = difference(ours, theirs)
+    return whole and replace(whole, absolute_low=None, absolute_high=None, p=None, method="")
 
 
 def _sharing(measured: Measured) -> tuple[Floats, Floats]:

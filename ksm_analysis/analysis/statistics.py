@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 import scipy
@@ -69,7 +70,8 @@ class Difference:
     it is relative to A's mean, else None. `low` and `high` bound the effect. `absolute_low` and
     `absolute_high` bound the absolute difference. Both have 95 % confidence for one comparison by
     itself. `p` is two-sided. Bounds and p are None if there are too few runs for a verdict.
-    `method` is how they were computed: constant, Welch, or bootstrap.
+    `method` is how they were computed: constant, Welch, bootstrap, paired ratios, or paired
+    differences.
     """
 
     a: Estimate
@@ -172,6 +174,65 @@ def p_value(a: Floats, b: Floats) -> Floats:
     return p
 
 
+# --- runs of the same blocks ----------------------------------------------------------------------
+
+ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
+
+
+def paired(a: Values, b: Values) -> Difference | None:
+    """Compare two settings within blocks: value n of A and value n of B are of the same block.
+
+    A pair counts if both values are known. None if no pair does. The means of the result are over
+    these pairs.
+
+    - Fewer than 3 pairs: no interval and no p.
+    - All values are positive: Student's t of the logarithms of the ratios. The change is the
+      geometric mean of the ratios, minus 1; as an absolute difference, it is a share of A's mean.
+    - Otherwise a ratio may not exist: Student's t of the differences.
+    - All values on each side are the same, or all ratios are: there is nothing to test.
+
+    Source: scipy.stats.ttest_1samp.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    whole = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[whole], b[whole]
+    ours, theirs = estimate(a), estimate(b)
+    if ours is None or theirs is None:
+        return None
+    positive = bool(a.min() > 0 and b.min() > 0)
+    within = within_blocks(a, b)
+
+    def absolute(value: float) -> float:
+        return float(ours.mean * np.expm1(value)) if positive else float(value)
+
+    ratio = bool(a.min() > 0 and b.min() >= 0)
+    found = Difference(ours, theirs, absolute(float(within.mean())), ratio=ratio)
+    if len(a) < FEWEST:
+        return found
+    if np.ptp(a) == np.ptp(b) == 0:
+        apart = float(b[0] - a[0])
+        found = replace(found, absolute=apart)
+        return _bounded(found, (apart, apart), float(apart == 0), "constant")
+    method = "paired ratios" if positive else "paired differences"
+    size = 1.0 if positive else max(np.abs(a).max(), np.abs(b).max())
+    if np.ptp(within) <= ALIKE * size:
+        p = float(abs(within.mean()) <= ALIKE * size)
+        return _bounded(found, (found.absolute, found.absolute), p, method)
+    test = scipy.stats.ttest_1samp(within, 0)
+    bounds = [absolute(float(bound)) for bound in test.confidence_interval(CONFIDENCE)]
+    return _bounded(found, bounds, float(test.pvalue), method)
+
+
+def within_blocks(a: Floats, b: Floats) -> Floats:
+    """Return B against A in each block: logarithms of ratios if all values are positive.
+
+    Otherwise they are differences, in the metric's unit. No value may be NaN.
+    """
+    if a.min() > 0 and b.min() > 0:
+        return np.asarray(np.log(b) - np.log(a))
+    return b - a
+
+
 @contextlib.contextmanager
 def _silent_about_equal_values() -> Iterator[None]:
     """Silence scipy's warnings about runs without spread: here, a spread of 0 is correct."""
@@ -217,6 +278,106 @@ def may_be_greatest(groups: Sequence[Values]) -> list[bool]:
     p[np.ix_(constant, constant)] = np.equal.outer(means[constant], means[constant])
     shown = np.greater.outer(means, means) & (p < 1 - CONFIDENCE)
     return [not any(column) for column in shown.T]
+
+
+def may_be_greatest_in_blocks(table: Floats) -> list[bool]:
+    """Return for each column whether its mean may be the greatest of all.
+
+    `table` has one row for each block and one column for each setting, without NaN. Like
+    may_be_greatest, but within blocks: on logarithms if all values are positive. With fewer than 3
+    blocks, every setting may be the greatest.
+
+    It is Tukey's test of all pairs in a block design. Two corrections keep false exclusions rare if
+    settings have unequal spreads: the variance of a pair is the larger of the common one and its
+    own, and Huynh and Feldt's epsilon reduces the degrees of freedom. For two settings, it is the
+    paired t-test.
+
+    Source: scipy.stats.studentized_range; Huynh and Feldt, Estimation of the Box Correction, 1976.
+    """
+    blocks, settings = table.shape
+    if blocks < FEWEST:
+        return [True] * settings
+    values = np.log(table) if table.min() > 0 else table
+    means = values.mean(axis=0)
+    apart = np.subtract.outer(means, means)
+    rest = values - values.mean(axis=1, keepdims=True) - means + values.mean()
+    freedom = (blocks - 1) * (settings - 1)
+    common = 2 * (rest**2).sum() / freedom
+    own = (values[:, :, None] - values[:, None, :]).var(axis=0, ddof=1)
+    error = np.sqrt(np.maximum(own, common) / blocks)
+    apart[np.abs(apart) <= ALIKE * max(1.0, np.abs(values).max())] = 0
+    # Without any spread, settings are equal or not; an error of mere rounding counts as none
+    error = np.maximum(error, ALIKE * max(1.0, np.abs(values).max()))
+    strongest = (apart / error).max(axis=0)  # of the differences to greater means
+    corrected, chosen = _epsilon(rest) * freedom, [True] * settings
+    for n in np.argsort(-strongest):
+        p = scipy.stats.studentized_range.sf(math.sqrt(2) * strongest[n], settings, corrected)
+        if not (strongest[n] > 0 and p < 1 - CONFIDENCE):
+            break  # for all others, p is greater
+        chosen[n] = False
+    return chosen
+
+
+def _epsilon(rest: Floats) -> float:
+    """Return Huynh and Feldt's epsilon: 1 if all differences of settings have equal spreads.
+
+    `rest` has the residuals, one row for each block and one column for each setting.
+    """
+    blocks, settings = rest.shape
+    covariance = rest.T @ rest
+    squares = (covariance**2).sum()
+    if settings == 2 or not squares > 0:
+        return 1.0
+    least = float(np.trace(covariance) ** 2 / squares)  # Geisser and Greenhouse's, times settings-1
+    beyond = (settings - 1) * (blocks - 1 - least)
+    found = (blocks * least - 2) / beyond if beyond > ALIKE else 1.0
+    return float(np.clip(found, least / (settings - 1), 1))
+
+
+# --- over time ------------------------------------------------------------------------------------
+
+
+SHUFFLES = 9_999  # random orders of the runs of each cell; all orders, if they are not more
+
+
+def trend(groups: Sequence[tuple[Values, Values]]) -> tuple[float, float, int]:
+    """Test whether values rise or fall with time within groups: a permutation test.
+
+    `groups` has the times and the values of the runs of each cell, in any unit of time. NaN counts
+    as no run. The statistic is the sum of the products of time and residual, where a residual is
+    relative to the mean of its cell. Return it, its two-sided p if the values of each cell are
+    shuffled, and the number of runs in cells that can show a trend. scipy's permutation tests
+    cannot shuffle within groups.
+    """
+    cells = [cell for each in groups if len((cell := _residuals(*each))[1])]
+    score = sum(float(at @ rest) for at, rest in cells)
+    if math.prod(math.factorial(len(rest)) for _, rest in cells) <= SHUFFLES:
+        orders = np.zeros(1)
+        for at, rest in cells:
+            orders = np.add.outer(orders, np.array([*permutations(rest)]) @ at).ravel()
+        p = float(_as_great(orders, score).mean())
+    else:
+        generator, orders = np.random.default_rng(SEED), np.zeros(SHUFFLES)
+        for at, rest in cells:
+            orders += generator.permuted(np.tile(rest, (SHUFFLES, 1)), axis=1) @ at
+        p = float((1 + _as_great(orders, score).sum()) / (1 + SHUFFLES))
+    return score, p, sum(len(rest) for _, rest in cells)
+
+
+def _residuals(times: Values, values: Values) -> tuple[Floats, Floats]:
+    """Return times and values without their means; none if values are all the same."""
+    at, rest = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    at, rest = at[~np.isnan(rest)], rest[~np.isnan(rest)]
+    if not len(rest) or np.ptp(rest) == 0:
+        return at[:0], rest[:0]
+    return at - at.mean(), (rest - rest.mean()) / np.abs(rest).mean()
+
+
+def _as_great(orders: Floats, score: float) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(orders) >= abs(score) * (1 - ALIKE))
+
+
+# --- several tests --------------------------------------------------------------------------------
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -270,6 +431,35 @@ def runs_needed(a: Values, b: Values, scale: float, smallest: float) -> int | No
     a, b = _known(a), _known(b)
     if min(len(a), len(b)) < 2 or not scale * smallest:
         return None
-    z = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) + scipy.stats.norm.ppf(POWER)
     variances = float(a.var(ddof=1) + b.var(ddof=1))
-    return max(FEWEST, math.ceil(variances * (z / (scale * smallest)) ** 2))
+    return max(FEWEST, math.ceil(variances * (_normal_quantiles() / (scale * smallest)) ** 2))
+
+
+def _normal_quantiles() -> float:
+    """Return by how many standard errors an effect must differ from 0, to be detected."""
+    normal = scipy.stats.norm
+    return float(normal.ppf((1 + CONFIDENCE) / 2) + normal.ppf(POWER))
+
+
+def pairs_needed(spread: float, effect: float) -> int | None:
+    """Return how many pairs detect an effect 4 times in 5, with the paired t-test at 5 %.
+
+    `spread` is the standard deviation of the differences within blocks. `effect` is the mean
+    difference, in the same unit: logarithms, or the metric's unit. At least 3. None if the effect
+    is 0.
+
+    Source: power of the t-test, scipy.stats.nct.
+    """
+    if not effect:
+        return None
+    pairs = max(FEWEST, math.floor((_normal_quantiles() * spread / effect) ** 2))
+    while spread and paired_power(pairs, abs(effect) / spread) < POWER:
+        pairs += 1
+    return pairs
+
+
+def paired_power(pairs: int, effect: float) -> float:
+    """Return the chance that the paired t-test at 5 % detects an effect, given in its spread."""
+    limit = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, pairs - 1)
+    beyond = scipy.stats.nct(pairs - 1, effect * math.sqrt(pairs))
+    return float(beyond.sf(limit) + beyond.cdf(-limit))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ksm_analysis.analysis.best import Best
     from ksm_analysis.analysis.settings import Setting
-    from ksm_analysis.results.run import Results
 
 HELP = "say what each setting saves and costs, and which is best"
 DETAILS = """\
@@ -17,8 +16,9 @@ cannot be told from the best, and warnings.
 With --json it prints one object:
   headline  a sentence
   settings  one object per setting: its factors, `runs` (ids), `scanned` (ksmd has been through all
-            memory often enough to judge it), `plateaued`, and estimates: `mean`, `low`, `high`
-            (95 % confidence; null with one run), `runs`
+            memory often enough to judge it), `plateaued`, `control`, `savings` in MiB and their
+            `blocks` (experiment, host, number), and estimates: `mean`, `low`, `high` (95 %
+            confidence; null with one run), `runs`
   best      one object per host, guests and workload with several settings: `scenario`, `knobs` (a
             list: all that cannot be told from the best, the cheapest first), `confident` (there is
             one, and it is shown to save most), `why`
@@ -43,21 +43,24 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.analysis.answer import headline
     from ksm_analysis.analysis.best import best_of
     from ksm_analysis.analysis.settings import settings_of
+    from ksm_analysis.analysis.validity import warnings_of
     from ksm_analysis.metrics import measurement
     from ksm_analysis.results.together import read_together
 
     results = read_together(arguments.directories)
-    settings = settings_of([measurement.measure(run) for run in results.usable])
+    measured = [measurement.measure(run) for run in results.usable]
+    settings = settings_of(measured)
     best = best_of(settings)
+    warnings = [*results.warnings, *warnings_of(measured)]
     if arguments.json:
-        _print_json(headline(settings), settings, best, results)
+        _print_json(headline(settings), settings, best, warnings)
     else:
-        _print(headline(settings), best, results)
+        _print(headline(settings), best, warnings)
     return 0
 
 
 def _print_json(
-    words: str, settings: list["Setting"], best: list["Best"], results: "Results"
+    words: str, settings: list["Setting"], best: list["Best"], warnings: list[str]
 ) -> None:
     import json
     from dataclasses import asdict
@@ -74,12 +77,12 @@ def _print_json(
             }
             for each in best
         ],
-        "warnings": results.warnings,
+        "warnings": warnings,
     }
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-def _print(words: str, best: list["Best"], results: "Results") -> None:
+def _print(words: str, best: list["Best"], warnings: list[str]) -> None:
     import textwrap
 
     lines = [words]
@@ -90,6 +93,6 @@ def _print(words: str, best: list["Best"], results: "Results") -> None:
             else "no setting is shown to be the best"
         )
         lines.append(f"{each.scenario}: {title}. {each.why}")
-    lines += [f"warning: {warning}" for warning in results.warnings]
+    lines += [f"warning: {warning}" for warning in warnings]
     for line in lines:
         print(textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False))

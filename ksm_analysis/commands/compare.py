@@ -15,10 +15,17 @@ Compares results cell by cell: runs of A with runs of B that have the same host,
 workload and sampling. With --by, they differ in that factor, and A and B may be the same directory.
 The run is the unit, because samples within a run do not show the differences between runs.
 
-With fewer than 3 runs on a side there is no verdict. Up to 7 runs, the test is Welch's t-test. From
-8 runs on, the interval is from a bootstrap of the ratio of means, and a permutation test must
-confirm p. p is adjusted for the number of comparisons (Holm). A difference that is smaller than
---smallest does not matter. docs/metrics.md, "Comparing", explains each verdict.
+If A and B are the same directory, runs are compared within blocks: each repetition on each host.
+The test is Student's t of the logarithms of the ratios, or of the differences where a value is 0.
+With fewer than 3 complete pairs there is no verdict. If a host alone has fewer, all hosts are
+compared together, each within itself.
+
+In different directories, fewer than 3 runs on a side have no verdict. Up to 7 runs, the test is
+Welch's t-test. From 8 runs on, the interval is from a bootstrap of the ratio of means, and a
+permutation test must confirm p.
+
+p is adjusted for the number of comparisons (Holm). A difference that is smaller than --smallest
+does not matter. docs/metrics.md, "Comparing", explains each verdict.
 
 examples:
   python -m ksm_analysis compare results/before results/after
@@ -155,6 +162,7 @@ def _plain(one: "Comparison") -> dict[str, Any]:
         "p": found.p,
         "p_holm": one.p_holm,
         "method": found.method,
+        "pairs": one.pairs,
         "verdict": one.verdict,
         "reason": reason(one),
     }
@@ -176,6 +184,10 @@ def reason(one: "Comparison") -> str:
     from ksm_analysis.analysis import statistics
 
     found = one.found
+    if one.pairs is not None and any(one.missing):
+        count = one.missing[0]
+        words = "1 more pair" if count == 1 else f"{count} more pairs"
+        return f"{words} of runs with the same host and repetition needed"
     if any(one.missing):
         sides = [
             f"{count} more {'run' if count == 1 else 'runs'} of {side}"
@@ -191,7 +203,8 @@ def reason(one: "Comparison") -> str:
     if p is not None and p_holm is not None and p < 1 - statistics.CONFIDENCE <= p_holm:
         return f"p is {p:.3f} alone: not significant among so many comparisons"
     if one.needed and one.needed > max(found.a.runs, found.b.runs):
-        return f"about {one.needed:,} runs per side would decide"
+        unit = "runs per side" if one.pairs is None else "pairs"
+        return f"about {one.needed:,} {unit} would decide"
     return ""
 
 

@@ -1,4 +1,7 @@
-"""`plan FILE` shows the runs of an experiment, their number and their time."""
+"""`plan FILE` shows the runs of an experiment, their number and their time.
+
+With `--power`, it shows how many repetitions a difference needs.
+"""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -13,11 +16,15 @@ DETAILS = """\
 Reads an experiment file, checks every key and value in it, and shows the planned runs. Nothing is
 started. docs/experiments.md explains the keys of the file.
 
+With --power, it shows instead how many repetitions it takes to show a difference of so many percent
+4 times in 5, with the paired t-test at 5 %. The spread of runs is that of the results in --pilot.
+
 examples:
   python -m ksm_analysis plan experiments/quick.yml
   python -m ksm_analysis plan experiments/quick.yml --json | jq '.runs[].id'
   python -m ksm_analysis plan experiments/original-1.yml --interval 2    shorter intervals
   python -m ksm_analysis plan experiments/quick.yml --resume             remaining runs
+  python -m ksm_analysis plan experiments/quick.yml --power 5% --pilot results/quick
 """
 
 
@@ -42,12 +49,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only runs that are missing or failed in DIR/<experiment>",
     )
+    parser.add_argument(
+        "--power",
+        metavar="PERCENT",
+        type=_percent,
+        help="show how many repetitions a difference of so many percent needs; requires --pilot",
+    )
+    parser.add_argument(
+        "--pilot",
+        metavar="DIR",
+        help="for --power: results of a similar experiment, to estimate the spread of runs",
+    )
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a percentage above 0, such as 5%")
+    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     import json
 
+    if arguments.power is not None or arguments.pilot is not None:
+        return _power(arguments)
     everything, planned = plans(arguments)
     if arguments.json:
         print(json.dumps(planned, indent=2))
@@ -79,6 +109,46 @@ def _read(path: "Path") -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: cannot be read: not UTF-8 text") from None
+
+
+def _power(arguments: argparse.Namespace) -> int:
+    """Print how many repetitions a difference needs."""
+    import dataclasses
+    import json
+    from pathlib import Path
+
+    if arguments.power is None or arguments.pilot is None:
+        raise InputError("--power and --pilot belong together: give both")
+
+    from ksm_analysis.analysis import power
+    from ksm_analysis.analysis.words import guest_word
+    from ksm_analysis.definition import experiment
+    from ksm_analysis.metrics import measurement
+    from ksm_analysis.results import reader
+
+    file, options = arguments.file, (arguments.interval, arguments.intervals)
+    asked = experiment.parse(_read(Path(file)), file, *options).repetitions
+    pilot = [measurement.measure(run) for run in reader.read_results(Path(arguments.pilot)).usable]
+    found = power.needs(pilot, arguments.power / 100)
+    if arguments.json:
+        document = {
+            "difference_percent": arguments.power,
+            "repetitions": max(each.repetitions for each in found),
+            "repetitions_of_file": asked,
+            "needs": [dataclasses.asdict(each) for each in found],
+        }
+        print(json.dumps(document, indent=2))
+        return 0
+    print(f"To show a difference of {arguments.power:g} % 4 times in 5 (paired t-test at 5 %):")
+    for each in found:
+        scenario = ", ".join(filter(None, (guest_word(each.guests), each.workload)))
+        source = "" if each.in_blocks else ", from single settings: there are no complete blocks"
+        print(
+            f"  {each.quantity}, {scenario}: {each.repetitions:,} repetitions (in the pilot, ratios"
+            f" of two settings scatter by {each.spread:.2%}{source})"
+        )
+    print(f"{file} has {asked}.")
+    return 0
 
 
 def _show(planned: dict[str, Any], of: int | None) -> None:

@@ -198,14 +198,16 @@ _ShuffledText = Annotated[str, Field(pattern=r"^shuffled(\([0-9]+\))?$")]
 Order = Annotated[
     WordOr[
         Annotated[
-            Literal["as-written", "interleaved"],
-            says("as-written, interleaved, shuffled, shuffled(SEED) or {shuffled: SEED}"),
+            Literal["balanced", "as-written", "interleaved"],
+            says("balanced, as-written, interleaved, shuffled, shuffled(SEED) or {shuffled: SEED}"),
         ],
         Shuffled,
     ],
     BeforeValidator(
         _seeded,
-        json_schema_input_type=Literal["as-written", "interleaved"] | _ShuffledText | Shuffled,
+        json_schema_input_type=Literal["balanced", "as-written", "interleaved"]
+        | _ShuffledText
+        | Shuffled,
     ),
 ]
 
@@ -424,7 +426,12 @@ class Experiment(Strict):
     repetitions: Annotated[int, whole(1, 1000)] = Field(
         default=1, description="How often each cell is run, with fresh guests each time."
     )
-    order: Order = Field(default="interleaved", description="The order of the runs.")
+    order: Order = Field(default="balanced", description="The order of the runs.")
+    control: values.Switch = Field(
+        default=False,
+        description="Run the first entry of `knobs` once more in each repetition, as a cell of its"
+        " own: it shows what no difference looks like.",
+    )
 
 
 @functools.cache

@@ -129,22 +129,23 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
     }
 
 
+Cell = tuple[int, int, Workload]  # guests, number of the setting, workload
+
+
 def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
     """(repetition, guests, number of the setting, workload) of each run, in the order of running.
 
-    By default, repetitions are outermost: a drift over time (a warmer CPU, a fuller disk) then
-    affects all cells alike.
+    The control has the number after the last setting. By default, repetitions are outermost and
+    their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
+    alike.
     """
     counts = experiment.guests.count if experiment.guests else [0]
-    settings = range(len(_settings(experiment)))
+    settings = range(len(_settings(experiment)) + experiment.control)
     cells = list(itertools.product(counts, settings, experiment.workloads))
     repetitions = range(1, experiment.repetitions + 1)
     if experiment.order == "as-written":
         return [(r, *cell) for cell in cells for r in repetitions]
-    orders = [cells] * experiment.repetitions
-    if isinstance(experiment.order, Shuffled):
-        draw = random.Random(experiment.order.shuffled)
-        orders = [draw.sample(cells, len(cells)) for _ in repetitions]
+    orders = _orders(cells, experiment.order, experiment.repetitions)
     return [(r, *cell) for r, order in zip(repetitions, orders, strict=True) for cell in order]
 
 
@@ -156,6 +157,37 @@ def _settings(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, An
 
 def _prefixed(thp: dict[str, Any]) -> dict[str, Any]:
     return {f"thp {name}": value for name, value in thp.items()}
+
+
+def _orders(cells: list[Cell], order: Shuffled | str, repetitions: int) -> list[list[Cell]]:
+    """Return the order of the cells in each repetition."""
+    if isinstance(order, Shuffled):
+        draw = random.Random(order.shuffled)
+        return [draw.sample(cells, len(cells)) for _ in range(repetitions)]
+    if order == "interleaved":
+        return [cells] * repetitions
+    rows = itertools.islice(itertools.cycle(williams(len(cells))), repetitions)
+    return [[cells[place] for place in row] for row in rows]
+
+
+def williams(count: int) -> list[list[int]]:
+    """Return orders of things numbered from 0, balanced for position and for what goes before.
+
+    Over all rows, each thing is in each position equally often, and follows each other thing
+    equally often. There are as many rows as things, or twice as many for an odd count. The first
+    row is 0, 1, 2, … Every second row is the one before it, reversed: so after each second row,
+    all things have the same mean position.
+
+    Source: Williams, Experimental Designs Balanced for the Estimation of Residual Effects, 1949.
+    """
+    first = [(n + 1) // 2 if n % 2 else (count - n // 2) % count for n in range(count)]
+    name = {value: place for place, value in enumerate(first)}
+    rows = [[name[(value + shift) % count] for value in first] for shift in range(count)]
+    if count % 2:  # the reversed rows are others, except for a single thing
+        pairs = [(row, row[::-1]) for row in rows]
+        return rows if count == 1 else [row for pair in pairs for row in pair]
+    half = count // 2
+    return [rows[n + half * reverse] for n in range(half) for reverse in range(2)]
 
 
 def _in_words(order: Shuffled | str) -> str:
@@ -182,15 +214,18 @@ def _run(
     setting: int,
     workload: Workload,
 ) -> dict[str, Any]:
+    settings = _settings(experiment)
+    control = setting == len(settings)
+    name = "control" if control else f"k{setting + 1}"
     # without ksmd there is little to measure, so run=0 must be explicit
-    asked, thp = _settings(experiment)[setting]
+    asked, thp = settings[0 if control else setting]
     knobs = {"run": 1, **asked}
     planned: dict[str, Any] = {
-        "id": f"g{count:02}-k{setting + 1}-{workload.name}-r{repetition}",
+        "id": f"g{count:02}-{name}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
             "guests": count,
-            "knobs": labels[setting],
+            "knobs": f"{labels[0]}, control" if control else labels[setting],
             "workload": workload.name,
             "repetition": repetition,
         },
@@ -204,6 +239,8 @@ def _run(
         "note": experiment.note.strip(),
         "seconds": RUN_SECONDS + GUEST_SECONDS * count + experiment.sampling.seconds,
     }
+    if control:
+        planned["control"] = True
     return planned | {"parts": _run_parts(experiment, planned["sampling"], workload, count)}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import observations, recommendation
+from ksm_analysis.analysis import observations, recommendation, validity
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
@@ -34,7 +34,7 @@ def data_of(results: Results) -> dict[str, Any]:
         "headline": headline(settings),
         "best": best_of(settings),
         "words": words.in_words(usable),
-        "warnings": results.warnings,
+        "warnings": [*results.warnings, *validity.warnings_of(measured)],
         "answer": tables.of_settings(settings),
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),

@@ -19,12 +19,14 @@ def knobs(run: Run) -> dict[str, Any]:
     """Return the knobs that were asked for, with those that only some kernels have.
 
     Factors that this version does not know are included, since they distinguish runs as knobs do.
-    An imported run has no plan. Its log has the values that the knobs had.
+    So is `control`, since a control is no repetition of the setting that it runs once more. An
+    imported run has no plan. Its log has the values that the knobs had.
     """
     if run.imported:
         return run.record.knobs.during
     thp = {f"thp {name}": value for name, value in run.plan.thp.items()}
-    return {**run.plan.knobs_if_present, **run.plan.knobs, **thp, **run.plan.unknown}
+    control = {"control": "yes"} if run.plan.control else {}
+    return {**run.plan.knobs_if_present, **run.plan.knobs, **thp, **run.plan.unknown, **control}
 
 
 def guests(run: Run) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class Planned(_Lenient):
     sampling: Sampling
     parts: list[Part]
     note: str | None = None
+    control: bool = False
+    """Whether it runs the first setting once more, to show what no difference looks like."""
+    repetition: int | None = None
+    """Its repetition in its own experiment, if results were combined; see results.together."""
     unknown: dict[str, Any] = {}
     """Factors that this version does not know, by name."""
 

@@ -84,6 +84,11 @@ class Run:
         return self.plan.factors.asked()
 
     @property
+    def repetition(self) -> int:
+        """Its repetition within its own experiment."""
+        return self.plan.repetition or self.plan.factors.repetition
+
+    @property
     def cell(self) -> Cell:
         """What it has in common with its repetitions."""
         factors = self.plan.factors

@@ -91,7 +91,11 @@ def _labelled(runs: list[Run]) -> list[Run]:
     workloads = _workload_names(runs)
     labelled = []
     for run, each in zip(runs, knobs, strict=True):
-        label = ", ".join(f"{name}={each[name]}" for name in differ if name in each)
+        label = ", ".join(
+            "control" if name == "control" else f"{name}={each[name]}"
+            for name in differ
+            if name in each
+        )
         workload = workloads[run.factors["workload"], _content(run)]
         factors = _factors(run, knobs=label or run.factors["knobs"], workload=workload)
         labelled.append(_planned(run, factors=factors))
@@ -135,5 +139,5 @@ def _numbered(runs: list[Run]) -> list[Run]:
     for index, run in enumerate(runs, start=1):
         seen[run.cell] += run.usable
         factors = _factors(run, repetition=max(1, seen[run.cell]))
-        numbered.append(_planned(run, index=index, factors=factors))
+        numbered.append(_planned(run, index=index, factors=factors, repetition=run.repetition))
     return numbered

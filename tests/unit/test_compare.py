@@ -345,6 +345,67 @@ def test_numbers_are_never_cut_off(write, compare, monkeypatch):
     assert "…" not in text
 
 
+def settings(write, name, **sharing):
+    """Write two settings to one directory: `a` and `b`, with pages_sharing of each repetition."""
+    for index, side in enumerate("ab"):
+        knobs = {"pages_to_scan": 1000 * (index + 1)}
+        for host, pages in sharing.items():
+            pair = pages[index]
+            written = write(name, *pair, index=f"{host}-{side}", host=host, knobs=knobs)
+    return written
+
+
+@pytest.mark.parametrize("more", [1.1, 0.9])
+def test_hosts_with_one_repetition_each_are_blocks(write, compare, more):
+    hosts = {f"h{n}": ([1000 * n], [round(1000 * n * more)]) for n in range(1, 7)}
+    directory = settings(write, "x", **hosts)
+    _, found, err = compare(directory, directory, *SHARING, "--by", "knobs")
+    (one,) = found["comparisons"]
+
+    assert one["verdict"] == ("higher" if more > 1 else "lower")
+    assert (one["pairs"], one["method"]) == (6, "paired ratios")
+    assert one["change"] == pytest.approx(more - 1)
+    assert one["a"]["host"] == "6 hosts"
+    assert "no counterpart" not in err
+    assert compare(directory, directory, *SHARING, "--by", "host")[0] == 0
+
+
+def test_a_drift_over_repetitions_does_not_hide_a_difference(write, compare):
+    drift = [1000, 2000, 3000, 4000, 5000]
+    directory = settings(write, "x", one=(drift, [round(1.05 * pages) for pages in drift]))
+    (one,) = compare(directory, directory, *SHARING, "--by", "knobs")[1]["comparisons"]
+
+    assert one["verdict"] == "higher"
+    assert one["p"] < 0.001
+    assert one["change"] == pytest.approx(0.05)
+
+
+def test_incomplete_pairs_do_not_count(write, compare):
+    directory = settings(write, "x", one=([1000, 1010, 990], [1100, 1115, 1085, 9, 9]))
+    (one,) = compare(directory, directory, *SHARING, "--by", "knobs")[1]["comparisons"]
+
+    assert (one["pairs"], one["b"]["n"], len(one["b"]["runs"])) == (3, 3, 5)
+    assert one["verdict"] == "higher"
+    assert "n=3 of 5" in compare(directory, directory, "--by", "knobs")[1]
+
+
+def test_fewer_than_three_pairs_have_no_verdict(write, compare):
+    directory = settings(write, "x", one=([1000, 1010], [1100, 1115, 1085, 1090]))
+    (one,) = compare(directory, directory, *SHARING, "--by", "knobs")[1]["comparisons"]
+
+    assert (one["verdict"], one["p"], one["pairs"]) == ("no verdict", None, 2)
+    assert one["reason"] == "1 more pair of runs with the same host and repetition needed"
+
+
+def test_zeros_are_compared_by_differences(write, compare):
+    directory = settings(write, "x", one=([0, 100, 200], [50, 152, 249]))
+    (one,) = compare(directory, directory, *SHARING, "--by", "knobs")[1]["comparisons"]
+
+    assert (one["method"], one["verdict"]) == ("paired differences", "higher")
+    assert one["absolute"] == pytest.approx(50.33, abs=0.01)
+    assert one["change"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import jsonschema
@@ -134,7 +135,7 @@ def test_the_time_of_a_plan_is_that_of_its_runs():
 
     assert planned["seconds"] == sum(run["seconds"] for run in planned["runs"])
     assert planned["experiment"] == "two"
-    assert planned["order"] == "interleaved"
+    assert planned["order"] == "balanced"
 
 
 def test_the_only_setting_is_named_in_full():
@@ -305,6 +306,69 @@ def test_as_written_is_each_cell_with_all_its_repetitions():
     assert words == "as-written"
     assert [repetition for _, repetition in runs] == ["1", "2", "3"] * 8
     assert [cell for cell, _ in runs[::3]] == [cell for cell, _ in ordered("interleaved")[1][:8]]
+
+
+def test_by_default_orders_are_balanced():
+    words, runs = ordered("balanced")
+    cells = [cell for cell, _ in runs]
+
+    assert words == "balanced"
+    assert runs[:8] == ordered("interleaved")[1][:8]
+    assert cells[8:16] == cells[:8][::-1]
+    assert len(set(map(tuple, (cells[:8], cells[8:16], cells[16:])))) == 3
+    assert [repetition for _, repetition in runs] == ["1"] * 8 + ["2"] * 8 + ["3"] * 8
+    text = DEFINITION.replace("repetitions: 2", "repetitions: 3")
+    assert [run["id"] for run in plan(text)["runs"]] == [f"{c}-r{r}" for c, r in runs]
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_balanced_orders_have_each_cell_everywhere_and_after_each_other(count):
+    rows = experiment.williams(count)
+    places = Counter((place, cell) for row in rows for place, cell in enumerate(row))
+    followers = Counter(both for row in rows for both in itertools.pairwise(row))
+
+    assert rows[0] == list(range(count))
+    assert all(sorted(row) == rows[0] for row in rows)
+    assert len(rows) == (count if count % 2 == 0 or count == 1 else 2 * count)
+    assert len(places) == count**2
+    assert len(set(places.values())) == 1
+    assert len(followers) == count * (count - 1)
+    assert len(set(followers.values())) <= 1
+    for row, reverse in zip(rows[::2], rows[1::2], strict=False):
+        assert reverse == row[::-1]
+
+
+def test_more_repetitions_than_balanced_orders_go_round():
+    text = SHORT + "knobs: [{pages_to_scan: 1}, {pages_to_scan: 2}]\nrepetitions: 5"
+
+    assert [run["id"][4:6] for run in plan(text)["runs"]] == (
+        ["k1", "k2", "k2", "k1", "k1", "k2", "k2", "k1", "k1", "k2"]
+    )
+
+
+# --- control --------------------------------------------------------------------------------------
+
+
+def test_a_control_is_the_first_setting_once_more_as_a_cell_of_its_own():
+    text = SHORT + "knobs: [{pages_to_scan: 1}, {pages_to_scan: 2}]\ncontrol: true\nrepetitions: 2"
+    runs = plan(text)["runs"]
+    (first, *_), (control, other) = (
+        [run for run in runs if marked == run.get("control", False)] for marked in (False, True)
+    )
+
+    assert len(runs) == 6
+    assert (control["id"], other["id"]) == ("g01-control-idle-r1", "g01-control-idle-r2")
+    assert control["factors"]["knobs"] == "pages_to_scan=1, control"
+    assert control["knobs"] == first["knobs"]
+    differ = {key for key in control if control[key] != first.get(key)}
+    assert differ == {"id", "index", "factors", "control"}
+
+
+def test_there_is_no_control_unless_asked_for():
+    assert "control" not in plan(SHORT)["runs"][0]
+    (one,) = (run for run in plan(SHORT + "control: true")["runs"] if "control" in run)
+    assert one["factors"]["knobs"] == "run=1, control"
+    assert errors(SHORT + "control: 3") == ["file.yml:3: control: must be true or false, not 3"]
 
 
 @pytest.mark.parametrize("order", ["shuffled", "shuffled(0)", "{shuffled: 0}"])
@@ -702,7 +766,7 @@ def test_all_errors_have_line_key_and_allowed_values():
             "workloads[]: ends at 20 s: this leaves 20 s of 40 s, the length of a run's sampling,"
             " but 'stop' needs 30 s",
         ),
-        (FIVE + "order: shuffeld", 3, "order: must be as-written, interleaved, shuffled, shuff"),
+        (FIVE + "order: shuffeld", 3, "order: must be balanced, as-written, interleaved, shuff"),
         (FIVE + "order: shuffled(99999999999999999999)", 3, "order: must be a whole number"),
         (FIVE + "order: {shuffled: }", 3, "order.shuffled: must be a whole number from 0 to"),
         (FIVE + "order: {shuffled: 1, x: 2}", 3, "order.x: unknown key. Allowed: shuffled"),

@@ -304,3 +304,133 @@ def test_equal_groups_are_rarely_separated(groups, tries, most):
     )
 
     assert wrong <= most
+
+
+# --- within blocks --------------------------------------------------------------------------------
+
+
+def test_pairs_are_compared_by_the_t_test_of_their_logarithms():
+    a, b = np.array([100.0, 200, 50, 80]), np.array([112.0, 218, 56, 85])
+    found = statistics.paired(a, b)
+    test = stats.ttest_1samp(np.log(b / a), 0)
+    interval = np.expm1(test.confidence_interval())
+
+    assert found.method == "paired ratios"
+    assert found.p == pytest.approx(test.pvalue)
+    assert found.change == pytest.approx(np.expm1(np.log(b / a).mean()))
+    assert (found.low, found.high) == pytest.approx(tuple(interval))
+
+
+@pytest.mark.parametrize(("a", "b"), [([0, 2, 3], [2.0, 4.5, 4]), ([-5, 2, 3], [-3, 4, 4.5])])
+def test_pairs_without_a_ratio_are_compared_by_differences(a, b):
+    found = statistics.paired(a, b)
+    test = stats.ttest_rel(b, a)
+
+    assert found.method == "paired differences"
+    assert (found.p, found.change) == (pytest.approx(test.pvalue), None)
+    assert (found.absolute_low, found.absolute_high) == pytest.approx(
+        tuple(test.confidence_interval())
+    )
+
+
+def test_a_difference_in_every_block_is_found_whatever_the_blocks_are():
+    hosts = np.array([10, 200, 3_000, 44, 500, 6])
+    found = statistics.paired(hosts, 1.1 * hosts)
+    drift = 100.0 + 40 * np.arange(5)
+
+    assert verdict(found, found.p, 0.01) == "higher"
+    assert found.change == pytest.approx(0.1)
+    assert statistics.paired(drift, 1.05 * drift).p < 0.001
+    assert difference(drift, 1.05 * drift).p > 0.5
+    assert verdict(statistics.paired(drift, drift), 1.0, 0) == "the same"
+
+
+def test_only_complete_pairs_count():
+    found = statistics.paired([1, 2, np.nan, 4], [2, np.nan, 4, 5])
+
+    assert (found.a.runs, found.a.mean, found.p) == (2, 2.5, None)
+    assert statistics.paired([1, np.nan], [np.nan, 1]) is None
+    assert statistics.paired([], []) is None
+
+
+def test_pairs_of_constants_are_equal_or_not():
+    assert statistics.paired([5, 5, 5], [5, 5, 5]).p == 1
+    assert statistics.paired([0, 0, 0], [0, 0, 0]).p == 1
+    assert statistics.paired([5, 5, 5], [6, 6, 6]).method == "constant"
+
+
+def test_pairs_needed_have_the_power_that_is_asked_for():
+    needed = statistics.pairs_needed(0.05, 0.05)
+
+    # by simulation, and one pair less has too little
+    draws = np.random.default_rng(1).normal(0.05, 0.05, (20_000, needed))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) > 0.79
+    assert statistics.paired_power(needed - 1, 1) < 0.8 <= statistics.paired_power(needed, 1)
+    assert statistics.pairs_needed(0, 0.05) == statistics.FEWEST
+    assert statistics.pairs_needed(0.05, 0) is None
+    assert statistics.pairs_needed(1.0, 0.001) == pytest.approx((2.8016 / 0.001) ** 2, rel=0.001)
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed"])
+@pytest.mark.parametrize("blocks", [3, 5, 10])
+def test_false_alarms_within_blocks_are_rare(simulated, kind, blocks):
+    generator = np.random.default_rng(blocks)
+    a, b = simulated.in_blocks(generator, (1500, blocks, 2), getattr(simulated, kind)).T
+    alarms = [statistics.paired(*pair).p < 0.05 for pair in zip(a.T, b.T, strict=True)]
+
+    assert no_more_than(0.05, np.array(alarms))
+
+
+@pytest.mark.parametrize("blocks", [3, 5, 8])
+def test_within_blocks_that_differ_much_more_is_found(simulated, blocks):
+    table = simulated.in_blocks(np.random.default_rng(1), (100, blocks, 2), simulated.narrow)
+    table[..., 1] *= 1.10
+    within = [statistics.paired(*each.T).p < 0.05 for each in table]
+    between = statistics.p_value(table[:30, :, 0], table[:30, :, 1]) < 0.05
+
+    assert np.mean(within) > 0.75
+    assert np.mean(between) < 0.1
+
+
+def test_settings_that_are_less_in_each_block_are_excluded():
+    blocks = np.array([100.0, 200, 300])[:, None]
+
+    assert statistics.may_be_greatest_in_blocks(blocks * [1.1, 1, 1.1]) == [True, False, True]
+    assert statistics.may_be_greatest_in_blocks(blocks[:2] * [1.1, 1]) == [True, True]
+    assert statistics.may_be_greatest_in_blocks(blocks * [1, 1, 1]) == [True] * 3
+    assert statistics.may_be_greatest_in_blocks(blocks * [0, 0]) == [True] * 2
+    assert statistics.may_be_greatest_in_blocks(np.ones((3, 2)) * [1, 2]) == [False, True]
+
+
+def test_two_settings_in_blocks_are_compared_by_the_paired_t_test():
+    table = np.exp(np.random.default_rng(3).normal(0, 0.1, (40, 4, 2)))
+    p = stats.ttest_rel(*np.log(table).transpose(2, 0, 1), axis=1).pvalue
+    excluded = [not all(statistics.may_be_greatest_in_blocks(each)) for each in table]
+
+    assert excluded == list(p < 0.05)
+
+
+@pytest.mark.parametrize("spread", [1, 3])
+@pytest.mark.parametrize(("settings", "blocks"), [(2, 3), (2, 5), (4, 3), (4, 5), (10, 3), (10, 5)])
+def test_equal_settings_in_blocks_are_rarely_separated(simulated, settings, blocks, spread):
+    """Also if the settings have spreads of 1 to 3 %, in logarithms."""
+    generator = np.random.default_rng(settings)
+    tables = simulated.in_blocks(generator, (300, blocks, settings), simulated.narrow)
+    tables = tables * np.exp(
+        np.linspace(0, (spread**2 - 1) ** 0.5 / 100, settings) * generator.normal(size=tables.shape)
+    )
+    wrong = [not all(statistics.may_be_greatest_in_blocks(each)) for each in tables]
+
+    assert no_more_than(0.05, np.array(wrong))
+
+
+@pytest.mark.parametrize("settings", [2, 4, 10])
+def test_the_best_in_blocks_that_differ_much_is_found_more_often(simulated, settings):
+    tables = simulated.in_blocks(np.random.default_rng(1), (60, 5, settings), simulated.narrow)
+    tables[..., 0] *= 1.05
+    best = [True] + [False] * (settings - 1)
+    within = np.mean([statistics.may_be_greatest_in_blocks(each) == best for each in tables])
+    between = np.mean([statistics.may_be_greatest(each.T) == best for each in tables[:20]])
+
+    assert within > 0.8
+    assert between < 0.1
