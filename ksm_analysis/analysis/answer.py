@@ -4,6 +4,8 @@ from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import number, spoken
 
+TOLD = 0.01  # a difference between what is saved and what KSM counts that readers must know
+
 
 def headline(every: list[Setting]) -> str:
     """Say what was saved and what it cost, for the setting that saves most with the most guests."""
@@ -16,6 +18,8 @@ def headline(every: list[Setting]) -> str:
     top, saved = max(shared, key=lambda pair: (pair[0].guests, pair[1].mean))
     hosts = len({s.host for s in every}) > 1
     words = f"With {top.scenario(hosts)}: KSM saves {spoken(saved, 'MiB')}"
+    if top.counted_mib and abs(top.counted_mib.mean - saved.mean) > TOLD * saved.mean:
+        words += f" (KSM counts {number(top.counted_mib.mean)} MiB)"
     if top.percent_configured and top.percent_resident:
         words += (
             f", which is {number(top.percent_configured.mean)} % of configured and "

@@ -16,6 +16,7 @@ from ksm_analysis.analysis.statistics import (
     paired,
 )
 from ksm_analysis.analysis.words import guest_word
+from ksm_analysis.metrics.freed import census_mib, counted_mib, freed, saved_mib
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
 from ksm_analysis.metrics.values import Ends, saved_pages
@@ -37,10 +38,12 @@ class Setting:
     workload with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until the
     savings reached that share of their last value. That value is a plateau only if `plateaued` is
     true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
-    would save, in the last census. `period` is the seconds between two samples. `savings` lists the
-    MiB that each run saved, and `blocks` their blocks (experiment, host, number). `scanned`: in
-    each run, ksmd scanned all memory often enough to judge the setting. `control`: it is the first
-    setting once more, so it is not compared with others.
+    would save, in the last census. `period` is the seconds between two samples. `freed_mib` is
+    what the host has more of, and `counted_mib` what KSM counts as saved, if a census decides.
+    `savings` lists the MiB that each run saved, and `blocks` their blocks (experiment, host,
+    number). `scanned`: in each run, ksmd scanned all memory often enough to judge the setting.
+    `control`: it is the first setting once
+    more, so it is not compared with others.
     """
 
     host: str
@@ -65,6 +68,8 @@ class Setting:
     seconds_to_95: Estimate | None
     efficiency_percent: Estimate | None = None
     period: float = 0.0
+    freed_mib: Estimate | None = None
+    counted_mib: Estimate | None = None
     blocks: tuple[Block | None, ...] = ()
     control: bool = False
 
@@ -109,7 +114,7 @@ def is_control(measured: Measured) -> bool:
 def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Setting:
     runs = [each for each, _ in in_blocks]
     off = is_off(runs[0])
-    known = [(value, b) for each, b in in_blocks if not np.isnan(value := saved(each))]
+    known = [(value, b) for each, b in in_blocks if not np.isnan(value := saved_mib(each))]
     return Setting(
         **cell._asdict(),
         off=off,
@@ -119,9 +124,11 @@ def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Sett
         savings=tuple(value for value, _ in known),
         blocks=tuple(block for _, block in known),
         control=is_control(runs[0]),
-        saved_mib=_over(runs, saved),
-        percent_configured=_over(runs, last("reclaimed_percent_configured")),
-        percent_resident=_over(runs, last("reclaimed_percent_resident")),
+        saved_mib=_over(runs, saved_mib),
+        freed_mib=_over(runs, _freed),
+        counted_mib=_over(runs, _counted),
+        percent_configured=_over(runs, _percent_of("guest_memory_configured_mib")),
+        percent_resident=_over(runs, _percent_of("guest_memory_resident_mib")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
         ksmd_cpu_percent=_over(runs, _ksmd_percent),
         throughput=_over(runs, throughput_of),
@@ -144,9 +151,18 @@ def last(name: str) -> Callable[[Measured], float]:
     return lambda measured: float(measured.host[name].loc[measured.last])
 
 
-def saved(measured: Measured) -> float:
-    """Return MiB that merging saved at the end of a run; NaN if not known."""
-    return last("reclaimed_mib")(measured)
+def _percent_of(whole: str) -> Callable[[Measured], float]:
+    """Return a function that gives the savings in percent of a metric in MiB."""
+    return lambda measured: 100 * saved_mib(measured) / (last(whole)(measured) or np.nan)
+
+
+def _freed(measured: Measured) -> float:
+    return freed(measured).freed_mib
+
+
+def _counted(measured: Measured) -> float:
+    """Return what KSM counts, if a census found something else; NaN otherwise."""
+    return np.nan if np.isnan(census_mib(measured)) else counted_mib(measured)
 
 
 def _ksmd_percent(measured: Measured) -> float:
@@ -155,7 +171,7 @@ def _ksmd_percent(measured: Measured) -> float:
 
 def _saved_per_second(measured: Measured) -> float:
     used = last("ksmd_cpu_seconds")(measured)
-    return saved(measured) / used if used else np.nan
+    return saved_mib(measured) / used if used else np.nan
 
 
 def throughput_of(measured: Measured) -> float:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ksm_analysis.analysis.blocks import blocks_of
-from ksm_analysis.analysis.settings import InBlocks, compared, is_control, saved, throughput_of
+from ksm_analysis.analysis.settings import InBlocks, compared, is_control, throughput_of
 from ksm_analysis.analysis.statistics import CONFIDENCE, Difference, holm, trend
 from ksm_analysis.analysis.words import guest_word, number
+from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.results import cells
 
 DRIFT = 0.01  # chance of a warning about a drift, if there is none
 ENOUGH = 8  # runs, to look for a drift
 QUANTITIES: tuple[tuple[str, Callable[[Measured], float]], ...] = (
-    ("savings", saved),
+    ("savings", saved_mib),
     ("throughput", throughput_of),
 )
 

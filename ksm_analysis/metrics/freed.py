@@ -67,6 +67,33 @@ def freed(measured: Measured) -> Freed:
     )
 
 
+def saved_mib(measured: Measured) -> float:
+    """Return what merging saved at the end of a run, in MiB; NaN if it is not known.
+
+    A census of the end decides: pages_sharing is stale under writes, and no counter has the pages
+    of zeros that splits gave up, which a census of the start makes visible.
+    """
+    found = census_mib(measured)
+    return counted_mib(measured) if np.isnan(found) else found
+
+
+def census_mib(measured: Measured) -> float:
+    """Return what the census of the end of a run found saved, in MiB; NaN without one."""
+    rows = measured.run.census.rows if measured.run.census else pd.DataFrame()
+    if (
+        rows.empty
+        or rows["moment"].iloc[-1] != "end"
+        or not {"saved_pages", "page_size"} <= {*rows}
+    ):
+        return NAN
+    return float(rows["saved_pages"].iloc[-1] * rows["page_size"].iloc[-1] / MIB)
+
+
+def counted_mib(measured: Measured) -> float:
+    """Return what KSM counts as saved at the end of a run, in MiB; NaN if it is not known."""
+    return float(measured.host["reclaimed_mib"].loc[measured.last])
+
+
 def _given_back(run: Run) -> float:
     """Return how much less anonymous memory the processes have at the end, in MiB.
 

@@ -21,6 +21,8 @@ ANSWER = (  # of Setting: heading, unit
     ("knobs", "knobs", ""),
     ("runs", "runs", ""),
     ("saved_mib", "saved", "MiB"),
+    ("counted_mib", "counted by KSM", "MiB"),
+    ("freed_mib", "freed", "MiB"),
     ("percent_configured", "saved, of configured", "%"),
     ("percent_resident", "saved, of resident", "%"),
     ("efficiency_percent", "saved, of what could be", "%"),

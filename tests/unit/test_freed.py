@@ -5,6 +5,9 @@ import copy
 import pytest
 from made_up_runs import PAGE, census_lines, run_record, sample_lines
 
+from ksm_analysis.analysis.answer import headline
+from ksm_analysis.analysis.settings import settings_of
+from ksm_analysis.analysis.words import number
 from ksm_analysis.metrics import freed, measurement, summary
 from ksm_analysis.page import freed_figures
 from ksm_analysis.results.reader import read_run
@@ -112,6 +115,26 @@ def test_ksm_off_shows_what_guests_do_by_themselves(measure):
     assert against.to_list()[2:] == pytest.approx(expected), "the same repetition, or the mean"
     table = summary.summary([*off, *on])
     assert table["freed_against_off_mib"].to_list() == pytest.approx(against.to_list())
+
+
+def test_a_census_of_the_end_decides_what_was_saved(measure):
+    measured = measure(census={"saved_pages": 25_600, "grown_pages": 0})
+    (setting,) = settings_of([measured])
+    assert freed.saved_mib(measured) == 100
+    assert setting.saved_mib.mean == 100
+    assert setting.percent_configured.mean == pytest.approx(100 * 100 / 1024)
+    assert setting.counted_mib.mean == freed.counted_mib(measured) != 100
+    words = headline([setting])
+    assert "KSM saves 100 MiB" in words
+    assert f"(KSM counts {number(setting.counted_mib.mean)} MiB)" in words
+
+
+def test_without_a_census_the_counters_decide(measure):
+    measured = measure()
+    (setting,) = settings_of([measured])
+    assert setting.saved_mib.mean == freed.counted_mib(measured)
+    assert setting.counted_mib is None
+    assert "KSM counts" not in headline([setting])
 
 
 def test_the_figure_has_a_bar_for_each_part(measure):
