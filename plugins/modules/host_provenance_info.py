@@ -56,6 +56,11 @@ KERNEL_OPTIONS = (
 )
 
 
+THP = Path("/sys/kernel/mm/transparent_hugepage")
+THP_KNOBS = ("enabled", "shmem_enabled", "defrag", "khugepaged/defrag")
+THP_KNOBS += ("khugepaged/max_ptes_none", "khugepaged/max_ptes_shared")
+
+
 def text(path):
     """Return the content of a file without its last newline, or None."""
     try:
@@ -143,7 +148,7 @@ def main():
             "cpu": cpu(),
             "memory_bytes": memory("MemTotal"),
             "page_size": os.sysconf("SC_PAGESIZE"),
-            "transparent_hugepage": text("/sys/kernel/mm/transparent_hugepage/enabled"),
+            "transparent_hugepage": {name: text(THP / name) for name in THP_KNOBS},
             "swap_bytes": memory("SwapTotal"),
             "numa_nodes": max(1, len(nodes)),
             "versions": package_versions(module, module.params["packages"]),
