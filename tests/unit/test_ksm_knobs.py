@@ -161,3 +161,39 @@ def test_restored_unmerges_what_fits(call, host, tmp_path):
     answer = call(state="restored", remember=path)
     assert answer["after"]["run"] == 0
     assert "warnings" not in answer
+
+
+# --- transparent huge pages -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def huge_pages(tmp_path):
+    """Make a directory like that of transparent huge pages."""
+    directory = tmp_path / "transparent_hugepage"
+    (directory / "khugepaged").mkdir(parents=True)
+    (directory / "enabled").write_text("always [madvise] never\n")
+    (directory / "khugepaged/max_ptes_none").write_text("511\n")
+    (directory / "hpage_pmd_size").write_text("2097152\n")
+    (directory / "hpage_pmd_size").chmod(0o444)
+    return directory
+
+
+def test_huge_pages_are_set_and_restored(call, huge_pages, tmp_path):
+    place = {"directory": str(huge_pages), "remember": str(tmp_path / "saved.json")}
+    asked = {"enabled": "never", "khugepaged/max_ptes_none": 0}
+    done = call(knobs=asked, **place)
+    assert done["changed"]
+    assert done["before"] == {"enabled": "madvise", "khugepaged/max_ptes_none": 511}
+    assert (huge_pages / "enabled").read_text() == "never"
+    assert not call(knobs=asked, **place)["changed"]
+    restored = call(state="restored", **place)
+    assert restored["after"] == done["before"]
+    assert (huge_pages / "enabled").read_text() == "madvise"
+    assert not (tmp_path / "saved.json").exists()
+
+
+def test_an_unknown_knob_of_huge_pages_is_refused(call, huge_pages):
+    refused = call(directory=str(huge_pages), knobs={"enable": "never"})
+    assert refused["msg"] == (
+        "this kernel has no knob enable; it has: enabled, khugepaged/max_ptes_none"
+    )
