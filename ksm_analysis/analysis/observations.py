@@ -22,7 +22,7 @@ from ksm_analysis.results import cells
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 EQUAL = 0.10  # a smaller relative difference of last values counts as about the same
-IN_STEP = 0.9  # from this rank correlation on, one value rises with another
+LEAST_RUNS = 4  # of a series, for an interval of its slope
 VISIBLE = 1.0  # percent of the host's CPU
 OFTEN = 10  # the cost of sampling is tested with periods that differ by this factor or more
 
@@ -144,50 +144,51 @@ def _mean(values: Values) -> str:
 # --- the observations -----------------------------------------------------------------------------
 
 
-def _profit_before_sharing(measured: list[Measured]) -> tuple[str, str]:
-    holds, least = [], []
-    for each in measured:
-        samples = each.run.samples
-        if not {"ksm.general_profit", "ksm.pages_sharing"} <= set(samples):
-            continue
-        before = samples["ksm.pages_sharing"].eq(0).cummin()
-        profit = samples.loc[before, "ksm.general_profit"]
-        profit = profit[profit.notna() & (profit != 0)]
-        if len(profit):
-            holds.append(bool((profit < 0).all()))
-            least.append(float(profit.min()))
-    if not holds:
-        return UNTESTED, "No run has a sample in which memory is tracked but not shared yet."
-    return (
-        _verdict(holds),
-        f"Negative in {sum(holds)} of {_count(len(holds), 'run')} that have samples before "
-        f"pages_sharing rises; down to {number(min(least) / MIB)} MiB.",
-    )
-
-
-GROWING = ("pages_shared", "pages_sharing", "pages_unshared", "general_profit")
+GROWING = ("pages_shared", "reclaimed_mib", "general_profit")
 
 
 def _grows_with_guests(measured: list[Measured]) -> tuple[str, str]:
-    holds, breaks = [], []
-    for (cell, _), counts in _by_guests(measured):
-        for name in GROWING:
-            ends = _ends(name, counts)
-            if len(ends) < 2:
-                continue
-            holds.append(_rank(ends) >= IN_STEP)
-            if not holds[-1]:
-                values = ", ".join(number(value) for _, value in ends)
-                breaks.append(f"{name} ({cell.workload}: {values})")
-    if not holds:
-        return UNTESTED, "Needs at least two numbers of guests, as in experiments/original-1.yml."
-    words = (
-        f"Values of the last interval rise with the number of guests in {holds.count(True)} of "
-        f"{len(holds)} series (Spearman's rank correlation at least {IN_STEP:g}) of "
-        f"{', '.join(GROWING)}."
+    series = [
+        (name, points)
+        for _, counts in _by_guests(measured)
+        for name in GROWING
+        if len(points := _points(name, counts)) >= LEAST_RUNS
+    ]
+    if not series:
+        return UNTESTED, (
+            f"Needs at least two numbers of guests and {LEAST_RUNS} runs with all else equal, as "
+            "in experiments/original-1.yml with repetitions."
+        )
+    bounds = [(name, slope(points, 0.05 / len(series))) for name, points in series]
+    rise = sum(low > 0 for _, (low, _) in bounds)
+    fall = sum(high < 0 for _, (_, high) in bounds)
+    verdict = FAILS if fall else HOLDS if rise == len(bounds) else UNTESTED
+    words = "; ".join(f"{name} {low:+.0%} to {high:+.0%}" for name, (low, high) in bounds[:4])
+    return verdict, (
+        f"Change for each further guest, as a share of the mean: {words}. {rise} of {len(bounds)} "
+        f"series rise, {fall} fall, and the others are not decided yet."
     )
-    more = " and others" * (len(breaks) > 3)
-    return _verdict(holds), words + (f" Not: {'; '.join(breaks[:3])}{more}." if breaks else "")
+
+
+def _points(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int, float]]:
+    """Return (guests, last value) of each run; none if fewer than two numbers have a value."""
+    points = [(count, value) for count, runs in counts for value in _at_end(name, runs)]
+    return points if len({count for count, _ in points}) > 1 else []
+
+
+def slope(points: list[tuple[int, float]], alpha: float = 0.05) -> tuple[float, float]:
+    """Bound the slope of y over x by linear regression, as a share of the mean of |y|.
+
+    `points` are (x, y) of at least 3 runs with two or more values of x. `alpha` is the chance that
+    the slope is outside of the bounds. Both bounds are 0 if y does not vary.
+    """
+    x, y = (np.array(each, dtype=float) for each in zip(*points, strict=True))
+    if np.ptp(y) == 0:
+        return 0.0, 0.0
+    fit = scipy.stats.linregress(x, y)
+    half = float(scipy.stats.t.isf(alpha / 2, len(x) - 2) * fit.stderr)
+    size = float(np.abs(y).mean())
+    return (float(fit.slope) - half) / size, (float(fit.slope) + half) / size
 
 
 def _ends(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int, float]]:
@@ -195,15 +196,6 @@ def _ends(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int
     return [
         (count, float(np.mean(values))) for count, runs in counts if (values := _at_end(name, runs))
     ]
-
-
-def _rank(points: list[tuple[int, float]]) -> float:
-    """Correlate the ranks of x and y; 0 if y does not vary."""
-    x, y = zip(*points, strict=True)
-    if np.ptp(y) == 0:
-        return 0.0
-    # Rounded, because 0.9 is calculated as slightly less
-    return round(float(scipy.stats.spearmanr(x, y).statistic), 9)
 
 
 def _by_guests(
@@ -480,14 +472,8 @@ def _own_cost(measured: list[Measured]) -> str:
 
 OBSERVATIONS = (
     (
-        "profit-before-sharing",
-        "general_profit is negative before sharing starts.",
-        _profit_before_sharing,
-        "ksmd keeps 64 B for each page that it tracks, merged or not.",
-    ),
-    (
         "grows-with-guests",
-        "Every KSM metric grows with the number of guests.",
+        "Shared and saved memory and the profit grow with the number of guests.",
         _grows_with_guests,
         "",
     ),

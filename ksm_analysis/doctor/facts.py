@@ -11,12 +11,27 @@ Facts = dict[str, Any]
 USUAL_SLEEP_MILLISECS = 20
 GOAL_SECONDS = 600
 LEAST_VISITED = 1000  # pages between the readings, to compute a rate
+BELOW_ZERO = 2**63  # and more: an unsigned counter that the kernel decremented below zero
 SETTLED_SCANS = 2  # before, general_profit is negative: pages have records, none is merged
 
 
 def ksm(facts: Facts) -> dict[str, Any]:
-    """Return knobs and counters of the last reading; empty if this kernel has no KSM."""
-    return facts["readings"][-1]["ksm"] or {}
+    """Return knobs and counters of the last reading; empty if this kernel has no KSM.
+
+    A counter that the kernel decremented below zero is left out.
+    """
+    values = facts["readings"][-1]["ksm"] or {}
+    return {
+        name: value
+        for name, value in values.items()
+        if not (isinstance(value, int) and value >= BELOW_ZERO)
+    }
+
+
+def saved_pages(facts: Facts) -> int:
+    """Return pages_sharing + ksm_zero_pages (Linux 6.6 and newer)."""
+    counters = ksm(facts)
+    return int(counters["pages_sharing"]) + int(counters.get("ksm_zero_pages", 0))
 
 
 def grown(facts: Facts, section: str, name: str) -> int:

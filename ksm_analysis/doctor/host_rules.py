@@ -18,6 +18,7 @@ from ksm_analysis.doctor.facts import (
     nominal_scan_seconds,
     pages_for_goal,
     runs,
+    saved_pages,
     seconds_between,
     settled,
     some,
@@ -195,7 +196,7 @@ def _starving(facts: Facts) -> Iterator[Finding]:
     counters = ksm(facts)
     skipped, scanned = (grown(facts, "ksm", f"pages_{word}") for word in ("skipped", "scanned"))
     visited = skipped + scanned
-    merged = counters["pages_shared"] + counters["pages_sharing"]
+    merged = counters["pages_shared"] + saved_pages(facts)
     known = merged + counters["pages_unshared"] + counters["pages_volatile"]
     if visited < LEAST_VISITED or skipped < SKIPPED * visited or merged > MERGED * known:
         return
@@ -205,7 +206,8 @@ def _starving(facts: Facts) -> Iterator[Finding]:
         f"smart scan skips {skipped / visited:.0%} of the pages, and almost none is merged",
         HOST,
         {
-            **some(counters, "smart_scan", "full_scans", "pages_shared", "pages_sharing"),
+            **some(counters, "smart_scan", "full_scans"),
+            **some(counters, "pages_shared", "pages_sharing", "ksm_zero_pages"),
             "known_pages": known,
             "skipped": skipped,
             "scanned": scanned,
@@ -222,18 +224,18 @@ def _chained(facts: Facts) -> Iterator[Finding]:
     counters = ksm(facts)
     chains = counters.get("stable_node_chains", 0)
     lost = counters.get("stable_node_dups", 0) - chains
-    sharing, shared = counters["pages_sharing"], counters["pages_shared"]
+    sharing, shared, saved = counters["pages_sharing"], counters["pages_shared"], saved_pages(facts)
     limit = counters.get("max_page_sharing", 0)
     # With the default, only frames with few remaining mappings cost more, and ksmd soon frees them.
-    if not chains or lost <= CHAINED * sharing or limit >= USUAL_MAX_PAGE_SHARING:
+    if not chains or lost <= CHAINED * saved or limit >= USUAL_MAX_PAGE_SHARING:
         return
     yield Finding(
         "max-page-sharing",
         LIMITS,
-        f"max_page_sharing={limit} costs {lost:,} pages, and {sharing:,} are saved",
+        f"max_page_sharing={limit} costs {lost:,} pages, and {saved:,} are saved",
         HOST,
         {
-            **some(counters, "max_page_sharing", "pages_shared", "pages_sharing"),
+            **some(counters, "max_page_sharing", "pages_shared", "pages_sharing", "ksm_zero_pages"),
             **some(counters, "stable_node_chains", "stable_node_dups"),
             "sharing_to_shared": round(sharing / shared, 2) if shared else None,
             "lost_pages": lost,
@@ -273,8 +275,8 @@ def _costly(facts: Facts) -> Iterator[Finding]:
         f"KSM uses {mib(-profit)} more memory than it saves",
         HOST,
         some(counters, "general_profit", "full_scans", "pages_sharing", "ksm_zero_pages"),
-        "ksmd keeps a record of 64 bytes (32 on 32-bit machines) for each tracked page. If fewer "
-        "than one page in 64 is saved, the records use more memory.",
+        "ksmd keeps a record of 64 bytes (32 or 36 on 32-bit machines) for each tracked page. If "
+        "fewer than one page in 64 is saved, the records use more memory.",
         "exclude domains that do not merge (see their ksm_process_profit), or turn KSM off:\n"
         f"echo 2 > {KSM}/run",
     )

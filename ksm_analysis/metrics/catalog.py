@@ -76,7 +76,7 @@ ZERO_PAGES_ALSO = (
 )
 AT_SCAN_END = (
     "in the last sample before full_scans rose by one. The value is kept until full_scans rises "
-    "again. In this sample, the unstable tree is as complete as it can be. There is no value "
+    "again. By this sample, ksmd has looked at almost every page in this scan. There is no value "
     "before the first such sample, and none while scans are shorter than the time between samples. "
     "There is none with smart_scan=1 either: a page that ksmd skips leaves the unstable tree."
 )
@@ -89,8 +89,8 @@ HOST = (
         "CPU use of the host",
         "Share of CPU time in which the host's CPUs were not idle during the interval; 100 means "
         "that all CPUs were busy. From the first line of /proc/stat: user + nice + system + irq + "
-        "softirq, divided by the same sum + idle + iowait + steal. For an imported run: "
-        "average_cpu_usage in its log.",
+        "softirq, divided by the same sum + idle + iowait. Stolen time counts as neither: the host "
+        "did not have it. For an imported run: average_cpu_usage in its log.",
         host_cpu_percent,
         figure=True,
     ),
@@ -148,7 +148,8 @@ HOST = (
         "gauge",
         "general_profit",
         "Memory that merging saves, minus memory that it costs: (pages_sharing + ksm_zero_pages) × "
-        "page size − rmap_items × size of a struct ksm_rmap_item (64 B on 64-bit kernels). Signed; "
+        "page size − rmap_items × size of a struct ksm_rmap_item (64 B on 64-bit kernels; 36 B on "
+        "32-bit kernels since Linux 6.7). Zero pages are included since Linux 6.6. Signed; "
         "negative while little is merged. general_profit_show() in mm/ksm.c, Linux 6.4 and newer. "
         "The sum of ksm_process_profit over processes is a different, greater number.",
         gauge("ksm.general_profit"),
@@ -179,9 +180,11 @@ HOST = (
         "pages",
         "gauge",
         "pages_unshared",
-        "Pages without an equal page that are checked again in every scan: the nodes of the "
-        "unstable tree. ksmd rebuilds this tree in each scan, so the value depends on how much of "
-        "the scan is done. The interval's last sample is shown. ksm_pages_unshared in mm/ksm.c.",
+        "Pages for which ksmd found no equal page when it last looked at them. The kernel does not "
+        "reset the counter when a scan ends: a page counts until ksmd comes to it again. With "
+        "smart_scan=1 (the default since Linux 6.7), a page that is skipped counts in "
+        "pages_volatile instead, so the value differs from scan to scan even if no memory changes. "
+        "The interval's last sample is shown. ksm_pages_unshared in mm/ksm.c.",
         gauge("ksm.pages_unshared"),
         figure=True,
     ),
@@ -200,9 +203,10 @@ HOST = (
         "pages",
         "gauge",
         "pages_volatile",
-        "Pages that changed too fast for the trees. The kernel does not count them but calculates "
-        "the rest: rmap_items − pages_shared − pages_sharing − pages_unshared, at least 0. It is "
-        "as uncertain as pages_unshared. pages_volatile_show() in mm/ksm.c.",
+        "Pages that ksmd tracks but that are in neither tree: they are new, changed since the last "
+        "scan, or were skipped (smart_scan=1). The kernel does not count them but calculates the "
+        "rest: rmap_items − pages_shared − pages_sharing − pages_unshared, at least 0. It is as "
+        "uncertain as pages_unshared. pages_volatile_show() in mm/ksm.c.",
         gauge("ksm.pages_volatile"),
         figure=True,
     ),
@@ -256,8 +260,9 @@ HOST = (
         "pages",
         "counter",
         "cow_ksm",
-        "Merged pages that were copied during the interval because they were written to: merging "
-        "that was undone. cow_ksm in /proc/vmstat, counted in do_wp_page() of mm/memory.c.",
+        "Merged pages that were copied during the interval: they were written to, or the kernel "
+        "unmerged them (break_ksm(), for example with run=2). Writes to zero pages do not count. "
+        "cow_ksm in /proc/vmstat, counted in do_wp_page() of mm/memory.c.",
         counter("vmstat.cow_ksm"),
     ),
     Metric(

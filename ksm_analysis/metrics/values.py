@@ -95,14 +95,16 @@ def sum_of_guests(name: str) -> Value:
 
 
 def host_cpu_percent(ends: Ends) -> Numbers:
-    """CPU time that was not idle, in percent. Guest time is included in user and nice.
+    """CPU time that was not idle, in percent, of the time that the host had.
+
+    Guest time is included in user and nice. Stolen time is neither busy nor idle.
 
     For an imported run, it is the value in its log.
     """
     if "original.average_cpu_usage" in ends.rows:
         return ends.column("original.average_cpu_usage")
     busy = ends.sum("cpu.user", "cpu.nice", "cpu.system", "cpu.irq", "cpu.softirq")
-    waiting = ends.sum("cpu.idle", "cpu.iowait", "cpu.steal")
+    waiting = ends.sum("cpu.idle", "cpu.iowait")
     return 100 * busy.diff() / (busy + waiting).diff()
 
 

@@ -20,6 +20,12 @@ class Published:
     memory_mib: int | None = None
 
 
+COUNTING = (
+    "Published values are from earlier kernels, which counted differently: since Linux 6.12, a "
+    "split of a huge page maps its zero-filled parts to the kernel's zero page, which no counter "
+    "of KSM sees."
+)
+
 PUBLISHED = (
     Published(
         "KSM, 2024",

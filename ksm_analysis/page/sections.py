@@ -11,7 +11,7 @@ from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import census_figures, figures, freed_figures
 from ksm_analysis.page.drawing import Panel
-from ksm_analysis.page.published import PUBLISHED
+from ksm_analysis.page.published import COUNTING, PUBLISHED
 
 FREED = (
     "The diamond is what the host has more of at the end of a run than at its start: the "
@@ -241,7 +241,7 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
                 "Shared: (pages_shared + pages_sharing + ksm_zero_pages) × page size. Reclaimed: "
                 f"{catalog.SAVED} × page size. {catalog.WHOLE[whole]} {catalog.ZERO_PAGES_ALSO}",
                 tuple(figures.percent_by_guests(data, whole)),
-                note=" ".join(f"{p.name}: {p.source}" for p in PUBLISHED if whole == "configured"),
+                note=_published() if whole == "configured" else "",
                 wide=whole == "configured",
             )
     yield Figure(
@@ -249,5 +249,11 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
         "Guest memory, shared and reclaimed, in MiB",
         " ".join(f"{m.label}: {m.help}" for m in in_mib),
         tuple(figures.memory_by_guests(data)),
-        note="Published values in MiB are published percentages × the memory of those guests.",
+        note="Published values in MiB are published percentages × the memory of those guests. "
+        f"{COUNTING}",
     )
+
+
+def _published() -> str:
+    """Say where the published values are from, and how they were counted."""
+    return " ".join([*(f"{each.name}: {each.source}" for each in PUBLISHED), COUNTING])

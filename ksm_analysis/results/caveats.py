@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from itertools import product
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ BELOW_ZERO = 2**63  # of an unsigned 64-bit counter
 FEW = 0.05  # of the host's memory: with less available, the host is short of memory
 STALLED = 0.01  # of the time, waiting for memory
 STOLEN = 0.01  # of CPU time, by the hypervisor below the host
+RMAP_ITEM = 64  # bytes of a struct ksm_rmap_item, on 64-bit kernels
+OWN = 0.99  # of the pages that ksmd tracks: with less, it tracks other processes too
 PSI = (("memory_some_us", "some task"), ("memory_full_us", "all tasks"))
 
 
@@ -112,6 +115,7 @@ def of_run(run: Run) -> Iterator[str]:
     yield from _drift_warnings(run)
     if not run.samples.empty:
         yield from _counter_warnings(run)
+        yield from _stranger_warnings(run)
         yield from _memory_warnings(run)
         yield from _cpu_warnings(run)
 
@@ -215,6 +219,46 @@ def _counter_warnings(run: Run) -> Iterator[str]:
             yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it incorrectly"
     if "ksm.full_scans" in run.samples and (run.samples["ksm.full_scans"].diff() < 0).any():
         yield "full_scans restarted: something unmerged all memory (run=2) during the run"
+
+
+def _stranger_warnings(run: Run) -> Iterator[str]:
+    """Find out whether ksmd tracks pages of processes that are not of the run."""
+    host, own = _tracked_items(run), _own_items(run)
+    if host is None or own is None or own >= OWN * host:
+        return
+    mib = (host - own) * run.header["page_size"] / 2**20
+    yield (
+        f"other processes on this host are merged too: {mib:,.0f} MiB of mergeable pages "
+        f"({1 - own / host:.0%}) are not of this run's processes; the counters include them"
+    )
+
+
+def _tracked_items(run: Run) -> float | None:
+    """Return the host's rmap_items at the last sample, from general_profit.
+
+    None on 32-bit kernels, on those before 6.6, and if a number is missing or below zero.
+    """
+    machine = str((run.record.provenance.get("kernel") or {}).get("machine"))
+    names = ["ksm.pages_sharing", "ksm.ksm_zero_pages", "ksm.general_profit"]
+    if not ("64" in machine or machine == "s390x") or not set(names) <= set(run.samples):
+        return None
+    values = [run.samples[name].iloc[-1] for name in names]
+    if not all(isinstance(value, Real) and math.isfinite(value) for value in values):
+        return None
+    sharing, zero, profit = map(float, values)
+    items = ((sharing + zero) * run.header["page_size"] - profit) / RMAP_ITEM
+    return items if zero < BELOW_ZERO and items > 0 else None
+
+
+def _own_items(run: Run) -> float | None:
+    """Return the sum of ksm_rmap_items of the run's processes at the last sample.
+
+    None if one of them has no value there.
+    """
+    if not len(run.guests) or "ksm_rmap_items" not in run.guests:
+        return None
+    items = run.guests.loc[run.guests["n"] == run.samples.index[-1], "ksm_rmap_items"].dropna()
+    return float(items.sum()) if len(items) == len(run.header.get("guests", {})) > 0 else None
 
 
 def _memory_warnings(run: Run) -> Iterator[str]:

@@ -88,6 +88,39 @@ def test_old_runs_without_strain_have_no_warning(write_run):
     assert not [w for w in read_run(write_run(record, lines[:-1])).warnings if "throttled" in w]
 
 
+def tracked(write_run, items, machine="x86_64", **ksm):
+    """Return the warnings of a run whose host tracks so many pages, 40,000 of them its guest's."""
+    record = run_record(guests=1)
+    record["provenance"]["kernel"]["machine"] = machine
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        kernel = line["ksm"]
+        kernel |= {"ksm_zero_pages": 500, **ksm}
+        saved = (kernel["pages_sharing"] + (kernel["ksm_zero_pages"] or 0)) * 4096
+        kernel["general_profit"] = saved - items * 64
+    return list(read_run(write_run(record, lines)).warnings)
+
+
+def test_other_processes_that_are_merged_are_reported(write_run):
+    assert tracked(write_run, 50_000) == [
+        "other processes on this host are merged too: 39 MiB of mergeable pages (20%) are not of "
+        "this run's processes; the counters include them"
+    ]
+
+
+def test_a_percent_of_other_pages_is_no_stranger(write_run):
+    assert tracked(write_run, 40_400) == []
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [{"machine": "armv7l"}, {"machine": None}, {"ksm_zero_pages": None}],
+    ids=["32-bit", "unknown machine", "older kernel"],
+)
+def test_strangers_are_not_looked_for_where_a_number_is_missing(write_run, unknown):
+    assert tracked(write_run, 50_000, **unknown) == []
+
+
 def test_runs_that_are_missing_are_named(write_run):
     for guests, workload in ((1, "idle"), (1, "stress"), (2, "idle")):
         path = write_run(guests=guests, workload=workload)

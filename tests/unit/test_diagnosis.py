@@ -595,3 +595,25 @@ def test_a_host_that_cannot_be_reached_ends_with_2(capsys, tmp_path):
     inventory.write_text(f"ksm_hosts: {{hosts: {{lab: {far}}}}}")
     assert main(["doctor", "--inventory", str(inventory)]) == 2
     assert "Connection refused" in capsys.readouterr().err
+
+
+def test_zero_pages_count_as_saved():
+    counters = {"max_page_sharing": 8, "stable_node_chains": 100, "stable_node_dups": 700}
+    few, many = (facts(**counters, pages_sharing=2_000, ksm_zero_pages=n) for n in (0, 20_000))
+
+    assert "max-page-sharing" in names(few)
+    assert "max-page-sharing" not in names(many)
+
+
+def test_a_counter_below_zero_is_left_out():
+    made = facts(ksm_zero_pages=2**64 - 5)
+
+    assert "ksm_zero_pages" not in read.ksm(made)
+    assert read.saved_pages(made) == read.ksm(made)["pages_sharing"]
+
+
+def test_a_kernel_without_zero_pages_saves_what_is_shared():
+    made = facts(pages_sharing=7)
+    del made["readings"][-1]["ksm"]["ksm_zero_pages"]
+
+    assert read.saved_pages(made) == 7

@@ -58,12 +58,12 @@ def test_cpu_use(measured):
     assert list(measured.host["guests_cpu_percent"]) == pytest.approx([48.0] * 4)
 
 
-def test_stolen_time_does_not_count_as_use(write_run):
+def test_stolen_time_counts_neither_as_use_nor_as_idle(write_run):
     def steal(line):
         line["cpu"]["steal"] = 100 * line["n"]
 
     host = measure_lines(write_run, steal).host
-    assert list(host["host_cpu_percent"]) == pytest.approx([20.0] * 4)
+    assert list(host["host_cpu_percent"]) == pytest.approx([40.0] * 4)
 
 
 def test_memory_under_both_denominators(measured):

@@ -158,7 +158,7 @@ def growing(count, repetition=1):
     return {
         "guests": count,
         "repetition": repetition,
-        "ksm": dict.fromkeys(observations.GROWING, 100 * count),
+        "ksm": dict.fromkeys(("pages_shared", "pages_sharing", "general_profit"), 100 * count),
     }
 
 
@@ -194,8 +194,7 @@ def two_periods(make, often=5.5, seldom=5.0, **other):
 
 
 HOLDING = {
-    "profit-before-sharing": lambda make: [make()],
-    "grows-with-guests": lambda make: [make(**growing(count)) for count in (1, 2)],
+    "grows-with-guests": lambda make: [make(**growing(count)) for count in (1, 2, 3, 4)],
     "faster-scan": two_rates,
     "after-workload": lambda make: [make(workload="stress", ksm=halves(100, 300))],
     "mergeable": lambda make: advised(make, 1_000, 1_000),
@@ -226,118 +225,63 @@ def test_runs_with_ksm_off_are_no_evidence(make, name):
     assert verdict(name, HOLDING[name](make_off)) == UNTESTED
 
 
-def test_runs_with_ksm_off_do_not_contradict(make):
-    runs = HOLDING["profit-before-sharing"](make)
-    runs += [make(knobs={"run": 0}, ksm={"general_profit": MIB, "pages_sharing": 0})]
-
-    assert verdict("profit-before-sharing", runs) == HOLDS
-
-
-def test_logs_of_runs_with_ksm_off_are_no_evidence(imported):
-    runs = [imported("", sharing=0, profit=-MIB, run=0)]
-
-    assert verdict("profit-before-sharing", runs) == UNTESTED
-
-
-# --- profit before sharing ------------------------------------------------------------------------
-
-
-def test_profit_is_negative_until_something_is_shared(make):
-    tracked = [0, -1 * MIB, -2 * MIB, -3 * MIB, *[5 * MIB] * 13]
-    runs = [make(ksm={"pages_sharing": SOON, "general_profit": tracked}), make(guests=2)]
-    found = check("profit-before-sharing", runs)
-
-    # of 80,000 pages of two guests, 64 B each
-    assert found.verdict == HOLDS
-    assert found.evidence == (
-        "Negative in 2 of 2 runs that have samples before pages_sharing rises; down to -4.88 MiB."
-    )
-    assert found.note == "ksmd keeps 64 B for each page that it tracks, merged or not."
-
-
-def test_one_run_with_profit_before_sharing_is_enough_to_contradict(make):
-    runs = [make(), make(ksm={"pages_sharing": SOON, "general_profit": [-MIB, MIB] + [-MIB] * 15})]
-    found = check("profit-before-sharing", runs)
-
-    assert found.verdict == FAILS
-    assert found.evidence.startswith("Negative in 1 of 2 runs that have samples before")
-
-
-def test_profit_after_sharing_has_ended_is_not_before_it(make):
-    sharing = [0] * 4 + [1_000] * 8 + [0] * 5
-    ksm = {"pages_sharing": sharing, "general_profit": [-MIB] * 4 + [MIB] * 13}
-
-    assert verdict("profit-before-sharing", [make(ksm=ksm)]) == HOLDS
-
-
-@pytest.mark.parametrize(
-    "ksm",
-    [
-        {"pages_sharing": 5},
-        {"pages_sharing": SOON, "general_profit": [0] * 4 + [MIB] * 13},
-        {"general_profit": None},
-    ],
-    ids=["shared from the first sample", "nothing tracked", "older kernel"],
-)
-def test_nothing_before_sharing_tests_no_profit(make, ksm):
-    assert verdict("profit-before-sharing", [make(ksm=ksm)]) == UNTESTED
-
-
-def test_a_log_whose_first_interval_lacks_the_profit_does_not_contradict(imported):
-    runs = [imported("", sharing=[0, 0, 5, 5], profit=[None, -MIB, MIB, MIB])]
-
-    assert verdict("profit-before-sharing", runs) == HOLDS
-
-
 # --- growing with the guests ----------------------------------------------------------------------
 
 
-def test_every_metric_grows_with_the_guests(make):
-    found = check("grows-with-guests", [make(**growing(count)) for count in (1, 2, 3)])
-
-    assert found.verdict == HOLDS
-    assert found.evidence == (
-        "Values of the last interval rise with the number of guests in 4 of 4 series (Spearman's "
-        "rank correlation at least 0.9) of pages_shared, pages_sharing, pages_unshared, "
-        "general_profit."
-    )
-
-
-def test_a_metric_that_does_not_grow_is_named_with_its_values(make):
-    # with more guests, as many pages are shared, and as many unshared
-    found = check("grows-with-guests", [make(guests=guests) for guests in (2, 1)])
-
-    assert found.verdict == FAILS
-    assert "in 2 of 4 series" in found.evidence
-    assert found.evidence.endswith(
-        " Not: pages_shared (idle: 10,000, 10,000); pages_unshared (idle: 5,000, 5,000)."
-    )
-
-
-def test_no_more_than_three_series_that_do_not_grow_are_named(make):
-    runs = [make(guests=guests, workload=w) for w in ("idle", "stress") for guests in (1, 2)]
-    found = check("grows-with-guests", runs)
-
-    assert "in 4 of 8 series" in found.evidence
-    assert found.evidence.endswith("pages_shared (stress: 10,000, 10,000) and others.")
-
-
-def test_repetitions_are_averaged_before_they_are_ranked(make):
-    # 100 and 300 with one guest, 290 twice with two
-    runs = [make(**growing(1)), make(**growing(3, 2) | {"guests": 1})]
-    runs += [make(**growing(2.9, repetition) | {"guests": 2}) for repetition in (1, 2)]
-
-    assert verdict("grows-with-guests", runs) == HOLDS
-
-
-def test_a_rank_correlation_of_just_what_is_asked_is_enough(make):
-    # 1 - 6 * 2 / (5 * 24) is 0.9
-    runs = [
-        make(guests=count, ksm=growing(rank)["ksm"])
-        for count, rank in enumerate((1, 2, 3, 5, 4), start=1)
+def grown(make, *rows):
+    """Runs of 1, 2, … guests; each row has the values of the repetitions of one number."""
+    return [
+        make(**growing(value, repetition) | {"guests": guests})
+        for guests, row in enumerate(rows, start=1)
+        for repetition, value in enumerate(row, start=1)
     ]
 
-    assert verdict("grows-with-guests", runs) == HOLDS
+
+def test_savings_grow_with_the_guests(make):
+    found = check("grows-with-guests", grown(make, (1, 1.1), (2, 2.1), (3, 3.1)))
+
+    assert found.verdict == HOLDS
+    assert found.evidence.endswith(
+        "3 of 3 series rise, 0 fall, and the others are not decided yet."
+    )
+
+
+def test_savings_that_fall_with_the_guests_contradict(make):
+    assert verdict("grows-with-guests", grown(make, (3, 3.1), (2, 2.1), (1, 1.1))) == FAILS
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [((1,), (2,), (3,)), ((1, 3), (2.9, 2.9)), ((2, 2), (2, 2))],
+    ids=["three runs", "scatter", "no change"],
+)
+def test_growth_that_is_not_decided(make, rows):
+    assert verdict("grows-with-guests", grown(make, *rows)) == UNTESTED
+
+
+def rates(growth, times=1_000, guests=5, repetitions=3, scatter=0.10):
+    """Simulate three independent metrics that grow by a share for each guest.
+
+    Return the shares of experiments in which all rise, and in which any falls.
+    """
+    random = np.random.default_rng(1)
+    x = np.repeat(np.arange(guests), repetitions)
+    rises = falls = 0
+    for _ in range(times):
+        series = (1 + growth) ** x * (1 + scatter * random.standard_normal((3, len(x))))
+        bounds = [observations.slope([*zip(x, y, strict=True)], 0.05 / len(series)) for y in series]
+        rises += all(low > 0 for low, _ in bounds)
+        falls += any(high < 0 for _, high in bounds)
+    return rises / times, falls / times
+
+
+def test_noise_tells_nothing_and_growth_is_found():
+    rises, falls = rates(0)
+    assert rises <= 0.005
+    assert falls <= 0.05
+    rises, falls = rates(0.20)
+    assert rises >= 0.95
+    assert falls == 0
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,19 @@ def test_panels_do_not_overlap():
 def test_an_alert_is_on_metrics_that_exist(rule):
     assert names_in(rule["expr"])
     assert names_in(rule["expr"]) <= METRICS.keys()
+
+
+def test_saved_memory_includes_zero_pages_where_the_kernel_counts_them():
+    (saved,) = [panel for panel in PANELS if panel["title"] == "Saved"]
+    (nothing,) = [rule for rule in RULES if rule["alert"] == "KsmdBusyForNothing"]
+    host = '{instance=~"$host"}'
+
+    assert saved["targets"][0]["expr"] == (
+        f"sum(ksm_pages_sharing_bytes{host} + ksm_zero_pages_bytes{host} "
+        f"or ksm_pages_sharing_bytes{host})"
+    )
+    # promtool evaluates it: tests/host/prometheus_rules_test.yml
+    assert (
+        "(ksm_pages_sharing_bytes + ksm_zero_pages_bytes or ksm_pages_sharing_bytes)"
+        in nothing["expr"]
+    )
