@@ -38,6 +38,7 @@ PHASES = {
 # The entry points of every part, with the name of the part
 PART_PHASES = {
     "install": "installing the {}",
+    "prepare": "preparing the {}",
     "start": "starting the {}",
     "wait": "waiting for the {}",
     "stop": RESTORING,

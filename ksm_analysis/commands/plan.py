@@ -73,11 +73,16 @@ def _percent(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the plan, or how many repetitions a difference needs."""
+    if arguments.power is not None or arguments.pilot is not None:
+        return _power(arguments)
+    return show(arguments)
+
+
+def show(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     import json
 
-    if arguments.power is not None or arguments.pilot is not None:
-        return _power(arguments)
     everything, planned = plans(arguments)
     if arguments.json:
         print(json.dumps(planned, indent=2))

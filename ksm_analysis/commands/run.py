@@ -231,7 +231,7 @@ def _dry_run(asked: "Asked", arguments: argparse.Namespace) -> int:
         notice = {"event": "plan", "plan": asked.plan, "hosts": asked.hosts, "results": results}
         JsonView().show(notice)
         return 0
-    plan.run(arguments)
+    plan.show(arguments)
     print(f"would be run by: {asked.root / 'site.yml'}")
     print(f"inventory:       {asked.inventory}")
     print(f"hosts:           {', '.join(asked.hosts)}")

@@ -62,13 +62,14 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **_named(each.last_census.reindex(counted).astype(float)),
             }
         )
-    return _without_unknown(pd.DataFrame(rows), freed.against_off(measured))
+    table = pd.DataFrame(rows)
+    return table if table.empty else _without_unknown(table, freed.against_off(measured))
 
 
 def _without_unknown(table: pd.DataFrame, against_off: pd.Series) -> pd.DataFrame:
     """Add what was freed against KSM off, and drop what was freed where no run knows it."""
-    if table.empty or table["freed_mib"].isna().all():
-        return table.drop(columns=[*freed.PARTS], errors="ignore")
+    if table["freed_mib"].isna().all():
+        return table.drop(columns=[*freed.PARTS])
     if against_off.notna().any():
         table.insert([*table].index("freed_mib") + 1, "freed_against_off_mib", against_off)
     return table

@@ -13,7 +13,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ksm_analysis.results.run import Run
+    import pandas as pd
+
+from ksm_analysis.results.run import Run
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # 124 and 137: timeout(1) ended it when its time was over
 NAMED = 3  # missing runs that are named
@@ -238,7 +240,8 @@ def _tracked_items(run: Run) -> float | None:
 
     None on 32-bit kernels, on those before 6.6, and if a number is missing or below zero.
     """
-    machine = str((run.record.provenance.get("kernel") or {}).get("machine"))
+    kernel = run.record.provenance.get("kernel")
+    machine = str(kernel.get("machine")) if isinstance(kernel, dict) else ""
     names = ["ksm.pages_sharing", "ksm.ksm_zero_pages", "ksm.general_profit"]
     if not ("64" in machine or machine == "s390x") or not set(names) <= set(run.samples):
         return None
@@ -257,7 +260,8 @@ def _own_items(run: Run) -> float | None:
     """
     if not len(run.guests) or "ksm_rmap_items" not in run.guests:
         return None
-    items = run.guests.loc[run.guests["n"] == run.samples.index[-1], "ksm_rmap_items"].dropna()
+    last = run.guests.loc[run.guests["n"] == run.samples.index[-1], "ksm_rmap_items"]
+    items = pd.to_numeric(last, errors="coerce").dropna()
     return float(items.sum()) if len(items) == len(run.header.get("guests", {})) > 0 else None
 
 

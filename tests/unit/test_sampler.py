@@ -116,6 +116,7 @@ def test_header(tree):
     assert header == {
         "kind": "header",
         "format": 1,
+        "pss_anon": {"a": None},
         "period": 0.02,
         "samples": 2,
         "page_size": os.sysconf("SC_PAGE_SIZE"),
@@ -192,7 +193,16 @@ def test_end(tree):
     _, samples, end = parse(run(tree, "--samples", 3, "--period", 0.05).stdout)
     assert end.pop("cpu_seconds") > 0
     assert len(samples) == end.pop("samples")
-    assert end == {"kind": "end", "missed": 3 - len(samples), "reason": "finished", "gone": {}}
+    nothing = {"gone": {}, "pss_anon": {}}
+    assert end == {"kind": "end", "missed": 3 - len(samples), "reason": "finished", **nothing}
+
+
+def test_anonymous_memory_of_guests_before_and_after(tree):
+    (tree / "proc/4242/smaps_rollup").write_text(
+        "Rss: 9 kB\nPss_Anon:     123 kB\nPss_File: 1 kB\n"
+    )
+    header, _, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
+    assert header["pss_anon"] == end["pss_anon"] == {"a": 123}
 
 
 def test_end_line_goes_to_stdout_as_well(tree, tmp_path):

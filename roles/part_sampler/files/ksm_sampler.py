@@ -732,6 +732,7 @@ def sample(arguments):
         output.write(header)
         missed = sampler.run(start)
         more = {"converged": sampler.reason == "steady"} if steady else {}
+        more |= pss_anon(arguments)
         end = end_line(arguments, sampler, missed, cpu, **more)
         output.write(end)
     except OSError as error:
@@ -787,7 +788,6 @@ def end_line(arguments, sampler, missed, cpu, **more):
         reason=sampler.reason,
         gone=sampler.reader.gone,
         **strain(arguments.root),
-        **pss_anon(arguments),
         **more,
     )
 
