@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from itertools import product
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 from ksm_analysis.results.run import Run
 
