@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from machine import ROOT, Run, assert_restored, knobs
+from machine import ROOT, Run, assert_restored, knobs, unexpected
 
 from ksm_analysis.metrics import measurement, summary
 from ksm_analysis.results.reader import read_results
@@ -49,7 +49,7 @@ def results(tmp_path_factory):
 def rows(results):
     """Return the rows of the summary, by setting."""
     found = read_results(results)
-    assert found.warnings == ()
+    assert unexpected(found.warnings) == []
     table = summary.summary([measurement.measure(run) for run in found.usable])
     return {row["knobs"]: row for row in table.to_dict("records")}
 
