@@ -42,8 +42,7 @@ class Setting:
     what the host has more of, and `counted_mib` what KSM counts as saved, if a census decides.
     `savings` lists the MiB that each run saved, and `blocks` their blocks (experiment, host,
     number). `scanned`: in each run, ksmd scanned all memory often enough to judge the setting.
-    `control`: it is the first setting once
-    more, so it is not compared with others.
+    `control`: it is the first setting once more, so it is not compared with others.
     """
 
     host: str
@@ -103,7 +102,7 @@ def _but_knobs(cell: Cell) -> Cell:
 
 def is_off(measured: Measured) -> bool:
     """Whether KSM was off in a run: the baseline."""
-    return str(cells.knobs(measured.run).get("run", 1)) == "0"
+    return cells.is_off(measured.run)
 
 
 def is_control(measured: Measured) -> bool:

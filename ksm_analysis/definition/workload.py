@@ -267,13 +267,13 @@ class Workload(Strict):
             if refused:
                 raise wrong(refused)
         rest = rest_of(info)
-        for kind in {*given} & {*WITHOUT_GUESTS} if rest.guests else ():
+        if rest.guests and (kind := _without_guests(given)):
             raise wrong_at(kind, "is allowed only in an experiment without 'guests'")
         self._leaves_time(rest)
         return self
 
     def _wrong_kinds(self, given: list[str]) -> str:
-        allowed = "only one of stress_ng, command, mixed, arrays and memory is allowed"
+        allowed = f"only one of {', '.join(KINDS[:-1])} and {KINDS[-1]} is allowed"
         if len(given) > 1:
             return f"has {', '.join(given)}: {allowed}"
         if self.name == "idle" and (given or self.nosharepages):
@@ -289,7 +289,7 @@ class Workload(Strict):
             where = {"arrays": "; arrays have 'second' and 'changed'", "mixed": ", in each part"}
             beside = "".join(where.get(kind, "") for kind in given)
             return f"'active' goes with 'stress_ng' or 'command'{beside}"
-        for kind in {*given} & {*WITHOUT_GUESTS} if self.nosharepages else ():
+        if self.nosharepages and (kind := _without_guests(given)):
             return f"'nosharepages' is for guests: it cannot go with '{kind}'"
         return ""
 
@@ -326,6 +326,11 @@ class Workload(Strict):
             return self.arrays.changed
         stops = [part.window(length)[1] for part in self.parts if part != "idle"]
         return max((stop for stop in stops if stop < length), default=0.0)
+
+
+def _without_guests(given: list[str]) -> str | None:
+    """Return the kind that needs no guests, if it is among those given."""
+    return next((kind for kind in WITHOUT_GUESTS if kind in given), None)
 
 
 def distinct_names(workloads: list[Workload]) -> list[Workload]:

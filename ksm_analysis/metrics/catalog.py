@@ -451,9 +451,19 @@ CENSUS = (
         "pages",
         "gauge",
         "Saved: the zero page",
-        "The part of saved_pages that is on the kernel's zero page. Without use_zero_pages, pages "
-        "full of zeros share frames of KSM and count within and between guests.",
+        "The part of saved_pages that ksmd replaced by the kernel's zero page. Without "
+        "use_zero_pages, pages full of zeros share frames of KSM and count within and between "
+        "guests.",
         gauge("saved_zero_pages"),
+    ),
+    Metric(
+        "saved_split_zero_pages",
+        "pages",
+        "gauge",
+        "Saved: zeros given up in splits",
+        "The part of saved_pages that the kernel mapped to its zero page when it split huge pages "
+        "(Linux 6.12 and newer). Known only with a census of the start.",
+        gauge("saved_split_zero_pages"),
     ),
     Metric(
         "saved_within_pages",

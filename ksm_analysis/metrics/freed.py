@@ -6,19 +6,20 @@ import numpy as np
 import pandas as pd
 
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.metrics.values import MIB, Ends, saved_pages
+from ksm_analysis.metrics.values import MIB, Ends
+from ksm_analysis.results import cells
+from ksm_analysis.results.caveats import RMAP_ITEM
 from ksm_analysis.results.run import Run
 
-# struct ksm_stable_node of 64-bit kernels, mm/ksm.c
-STABLE_NODE_BYTES = 64
+STABLE_NODE = 64  # bytes of a struct ksm_stable_node, on 64-bit kernels
 NAN = float("nan")
 
 
 class Freed(NamedTuple):
     """What the host has more of at the end of a run than at its start, in MiB.
 
-    freed = merged + zero + split_zero - grown - overhead + residual. A part that is not known is
-    NaN, and is in the residual.
+    freed = merged + zero + split_zero - grown - overhead + residual. If split_zero and grown are
+    not known (NaN), they are in the residual.
     """
 
     freed_mib: float
@@ -34,7 +35,7 @@ class Freed(NamedTuple):
     grown_mib: float
     """Memory that the sampled processes took meanwhile; negative if they gave some back."""
     overhead_mib: float
-    """Memory of KSM's own structures: rmap_items and stable nodes."""
+    """Memory of KSM's structures: rmap_items of the processes, and stable nodes of the host."""
     residual_mib: float
     """What none of these explains, such as memory of the processes that is not mergeable."""
 
@@ -44,7 +45,7 @@ UNKNOWN = Freed(*[NAN] * len(PARTS))
 
 
 def freed(measured: Measured) -> Freed:
-    """Measure what a run freed; all is NaN if the memory of its processes is not known.
+    """Measure what a run freed; freed_mib is NaN if the memory of its processes is not known.
 
     With a census of the start and a later one, page tables say what was merged and given up.
     Otherwise the counters of KSM do, which are stale under writes, and do not see splits.
@@ -53,7 +54,7 @@ def freed(measured: Measured) -> Freed:
     if run.imported or len(run.samples) < 2:
         return UNKNOWN
     both = Ends(run, run.samples.iloc[[0, -1]])
-    overhead = _risen(_overhead_bytes(both)) / MIB
+    overhead = _overhead_mib(both)
     host = -_risen(both.sum("meminfo.AnonPages", "meminfo.PageTables")) / 1024 - overhead
     counted = _by_page_tables(measured) or _by_counters(both)
     found = _given_back(run) - overhead
@@ -109,12 +110,11 @@ def _risen(values: pd.Series) -> float:
     return float(values.iloc[-1] - values.iloc[0])
 
 
-def _overhead_bytes(ends: Ends) -> pd.Series:
-    """Return the size of rmap_items, which general_profit is net of, and of stable nodes."""
-    page_size: int = ends.run.header["page_size"]
-    items = saved_pages(ends) * page_size - ends.column("ksm.general_profit")
+def _overhead_mib(ends: Ends) -> float:
+    """Return the size of KSM's structures at the end less that at the start, in MiB."""
+    first, last = (ends.run.over_guests("ksm_rmap_items", n) for n in ends.rows.index)
     nodes = ends.column("ksm.pages_shared") + ends.column("ksm.stable_node_chains").fillna(0)
-    return items + nodes * STABLE_NODE_BYTES
+    return ((last - first) * RMAP_ITEM + _risen(nodes) * STABLE_NODE) / MIB
 
 
 def _by_counters(ends: Ends) -> dict[str, float]:
@@ -157,7 +157,7 @@ def against_off(several: list[Measured]) -> pd.Series:
         {
             "cell": [each.run.cell._replace(knobs="") for each in several],
             "repetition": [each.run.factors["repetition"] for each in several],
-            "off": [str(each.run.plan.knobs.get("run", 1)) == "0" for each in several],
+            "off": [cells.is_off(each.run) for each in several],
             "freed": [freed(each).freed_mib for each in several],
         }
     )

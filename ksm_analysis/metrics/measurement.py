@@ -124,7 +124,7 @@ def every_sample(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _host_values(run: Run, rows: pd.DataFrame, guest: pd.DataFrame, index: str) -> pd.DataFrame:
-    # The process of the arrays is not a guest, so its memory is not guest memory
+    # A process without guests is not a guest, so its memory is not guest memory
     guests = guest if run.plan.guests.count else guest.iloc[:0]
     totals = guests.groupby(index)[["guest_cpu_percent", "resident_mib"]].sum(min_count=1)
     both = Ends(run, rows.join(totals.add_prefix("guests.")))

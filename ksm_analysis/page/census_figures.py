@@ -133,6 +133,9 @@ def by_kind(measured: list[Measured]) -> list[Panel]:
     last = _last(measured)
     if not _has(last, "limit_zero_pages"):
         return []
+    # Zeros are zeros, whoever gave them up
+    split = last["saved_split_zero_pages"].fillna(0)
+    last = last.assign(saved_zero_pages=last["saved_zero_pages"] + split)
     panels = []
     for name, part in series_of(last):
         figure = drawing.figure(GUEST["attributed_bytes"])

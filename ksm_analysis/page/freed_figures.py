@@ -6,7 +6,7 @@ import pandas as pd
 
 from ksm_analysis.analysis.words import guest_word, join
 from ksm_analysis.metrics.catalog import HOST
-from ksm_analysis.metrics.freed import Freed, freed
+from ksm_analysis.metrics.freed import Freed, counted_mib, freed
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import drawing
 from ksm_analysis.page.drawing import COLOURS, GREY, Panel, pattern, text
@@ -41,12 +41,11 @@ def of_parts(measured: list[Measured]) -> list[Panel]:
 
 def _rows(measured: list[Measured]) -> pd.DataFrame:
     """Return one row for each run that knows what it freed: factors, parts, what is counted."""
-    known = [each for each in measured if not pd.isna(freed(each).freed_mib)]
+    known = [(each, parts) for each in measured if not pd.isna((parts := freed(each)).freed_mib)]
     tables = [
-        pd.DataFrame([{**freed(each)._asdict(), COUNTED: each.host[COUNTED].loc[each.last]}])
-        for each in known
+        pd.DataFrame([{**parts._asdict(), COUNTED: counted_mib(each)}]) for each, parts in known
     ]
-    return stack([each.run for each in known], tables) if known else pd.DataFrame()
+    return stack([each.run for each, _ in known], tables) if known else pd.DataFrame()
 
 
 def _panel(part: pd.DataFrame) -> dict[str, Any]:

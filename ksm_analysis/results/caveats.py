@@ -12,8 +12,6 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
-import pandas as pd
-
 from ksm_analysis.results.run import Run
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # 124 and 137: timeout(1) ended it when its time was over
@@ -224,8 +222,8 @@ def _counter_warnings(run: Run) -> Iterator[str]:
 
 def _stranger_warnings(run: Run) -> Iterator[str]:
     """Find out whether ksmd tracks pages of processes that are not of the run."""
-    host, own = _tracked_items(run), _own_items(run)
-    if host is None or own is None or own >= OWN * host:
+    host, own = _tracked_items(run), run.over_guests("ksm_rmap_items", run.samples.index[-1])
+    if host is None or math.isnan(own) or own >= OWN * host:
         return
     mib = (host - own) * run.header["page_size"] / 2**20
     yield (
@@ -250,18 +248,6 @@ def _tracked_items(run: Run) -> float | None:
     sharing, zero, profit = map(float, values)
     items = ((sharing + zero) * run.header["page_size"] - profit) / RMAP_ITEM
     return items if zero < BELOW_ZERO and items > 0 else None
-
-
-def _own_items(run: Run) -> float | None:
-    """Return the sum of ksm_rmap_items of the run's processes at the last sample.
-
-    None if one of them has no value there.
-    """
-    if not len(run.guests) or "ksm_rmap_items" not in run.guests:
-        return None
-    last = run.guests.loc[run.guests["n"] == run.samples.index[-1], "ksm_rmap_items"]
-    items = pd.to_numeric(last, errors="coerce").dropna()
-    return float(items.sum()) if len(items) == len(run.header.get("guests", {})) > 0 else None
 
 
 def _memory_warnings(run: Run) -> Iterator[str]:

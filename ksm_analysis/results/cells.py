@@ -4,7 +4,6 @@ Labels (`factors`) are for readers: they name only what differs within one exper
 several experiments are compared by the full values, not by their labels.
 """
 
-import hashlib
 import json
 from typing import Any
 
@@ -29,6 +28,11 @@ def knobs(run: Run) -> dict[str, Any]:
     return {**run.plan.knobs_if_present, **run.plan.knobs, **thp, **run.plan.unknown, **control}
 
 
+def is_off(run: Run) -> bool:
+    """Whether KSM was off: the baseline."""
+    return str(knobs(run).get("run", 1)) == "0"
+
+
 def guests(run: Run) -> dict[str, Any]:
     """Return what the guests were like: size, network and image. Empty without guests."""
     if not run.plan.guests.count or run.imported:
@@ -36,11 +40,7 @@ def guests(run: Run) -> dict[str, Any]:
     asked = run.plan.guests.asked()
     size = {f"guest {key}": asked[key] for key in _GUEST_KEYS if key in asked}
     image = run.record.provenance.get("image")
-    return {**size, "image": _short_hash(image)} if image else size
-
-
-def _short_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return {**size, "image": image.get("hash")} if isinstance(image, dict) else size
 
 
 def workload(run: Run) -> str:

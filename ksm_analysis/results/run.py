@@ -131,6 +131,14 @@ class Run:
         """How long it was sampled."""
         return self.intervals * self.plan.sampling.interval
 
+    def over_guests(self, name: str, n: int) -> float:
+        """Return the sum of a counter of all processes in sample n; NaN if one has no value."""
+        if name not in self.guests:
+            return math.nan
+        values = pd.to_numeric(self.guests.loc[self.guests["n"] == n, name], errors="coerce")
+        complete = len(values) == len(self.header.get("guests", {})) > 0
+        return float(values.sum(skipna=False)) if complete else math.nan
+
     def lines(self, part: str) -> list[dict[str, Any]]:
         """Return the JSON objects of a part's file, in their order. Other lines are skipped."""
         try:

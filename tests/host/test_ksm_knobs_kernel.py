@@ -1,10 +1,12 @@
 """The module ksm_knobs with the real kernel."""
 
+import json
 import mmap
 import time
+from pathlib import Path
 
 import pytest
-from machine import KSM, knobs
+from machine import KSM, Playbook, knobs
 
 pytestmark = pytest.mark.host
 
@@ -121,3 +123,39 @@ def test_a_change_of_pages_to_scan_by_the_advisor_is_undone(module, remember, tm
     restored = module("ksm_knobs", {"state": "restored", "remember": inner})
     assert restored["after"]["advisor_mode"] == "none"
     assert restored["after"]["pages_to_scan"] == 500
+
+
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+ROLE = """
+- hosts: ksm_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: ksm.testbed.ksm, tasks_from: %s}
+"""
+
+
+@pytest.mark.skipif(not THP.exists(), reason="this kernel has no transparent huge pages")
+def test_huge_pages_are_restored_even_if_the_knobs_cannot_be(tmp_path):
+    found = THP.read_text()
+    asked = "always" if "[never]" in found else "never"
+    saved = {name: str(tmp_path / f"{name}.json") for name in ("knobs", "huge_pages")}
+    variables = {"ksm_remember": saved["knobs"], "ksm_thp_remember": saved["huge_pages"]}
+
+    def play(entry: str, **more: object) -> Playbook:
+        (tmp_path / "play.yml").write_text(ROLE % entry)
+        extra = json.dumps({**variables, **more})
+        done = Playbook(str(tmp_path / "play.yml"), "-e", extra, log=tmp_path / f"{entry}.log")
+        done.wait()
+        return done
+
+    try:
+        assert play("huge_pages", ksm_thp={"enabled": asked}).process.returncode == 0
+        assert f"[{asked}]" in THP.read_text()
+        Path(saved["knobs"]).write_text("damaged")
+        refused = play("restore")
+        assert refused.process.returncode != 0
+        assert "knobs.json is damaged" in refused.output
+        assert THP.read_text() == found
+        assert not Path(saved["huge_pages"]).exists()
+    finally:
+        THP.write_text(found[found.index("[") + 1 : found.index("]")])

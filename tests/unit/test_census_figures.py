@@ -130,6 +130,15 @@ def test_kinds_stand_on_one_another_and_are_what_was_counted(measure):
     assert limit[0].offset + limit[0].width < saved[0].offset, "beside, not behind"
 
 
+def test_zeros_that_splits_gave_up_are_saved_zeros(measure):
+    def split(lines):
+        lines[-2] |= {"saved_split_zero_pages": 700}
+
+    both = [measure(guests=1), measure(split, guests=1, repetition=2)]
+    plain, more = (census_figures.by_kind([each]) for each in both)
+    assert lines_of(more)[3].y[0] == pytest.approx(lines_of(plain)[3].y[0] + 700 * PAGE / MIB)
+
+
 def test_kinds_are_means_of_repetitions(measure):
     panels = census_figures.by_kind(
         [measure(guests=1, repetition=r, progress=(part,)) for r, part in ((1, 0.4), (2, 0.8))]

@@ -1,6 +1,7 @@
 """What a run freed, and the parts that explain it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 from made_up_runs import PAGE, census_lines, run_record, sample_lines
@@ -13,6 +14,7 @@ from ksm_analysis.page import freed_figures
 from ksm_analysis.results.reader import read_run
 
 MIB = 2**20
+PROFIT = ["ksm.general_profit"]
 ANON = 400_000  # KiB at the start
 
 
@@ -67,6 +69,18 @@ def test_without_a_census_the_counters_explain_it(measure):
     assert found.residual_mib == pytest.approx(50_000 / 1024 - sharing * PAGE / MIB)
     assert found.zero_mib == 0
     assert found.split_zero_mib != found.split_zero_mib, "unknown"
+
+
+def test_the_overhead_needs_no_general_profit(measure):
+    """Linux 6.1 has ksm_rmap_items of each process, and no general_profit."""
+    measured = measure()
+    rows = measured.run.guests
+    rows.loc[rows["n"] == rows["n"].max(), "ksm_rmap_items"] += 1000
+    fewer = replace(
+        measured, run=replace(measured.run, samples=measured.run.samples.drop(columns=PROFIT))
+    )
+    _, nodes = counted(measured)
+    assert freed.freed(fewer).overhead_mib == pytest.approx((nodes + 2 * 1000 * 64) / MIB)
 
 
 def test_a_census_of_the_start_knows_splits_and_growth(measure):

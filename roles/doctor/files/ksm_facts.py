@@ -7,6 +7,7 @@ One file, standard library only, Python 3.9 or newer, so that any host's Python 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -201,7 +202,7 @@ def units(root):
     if root != Path("/") or not Path("/run/systemd/system").is_dir():
         return {}
     out = run("systemctl", "is-active", *UNITS) or ""
-    states = dict(zip(UNITS, out.split()))  # noqa: B905 - Python 3.9
+    states = dict(zip(UNITS, out.split()))
     return {name: state for name, state in states.items() if state == "active"}
 
 
@@ -272,11 +273,9 @@ def kib(text):
 def open_files(directory, prefix):
     """Return the open files of a process below a path."""
     for link in (directory / "fd").glob("*"):
-        try:
+        with contextlib.suppress(OSError):  # closed meanwhile
             if str(link.readlink()).startswith(prefix):
                 yield link
-        except OSError:
-            continue  # closed meanwhile
 
 
 def ksm_stat(directory):

@@ -386,7 +386,7 @@ def copy_known(mapping, first, kinds, frames, known):
     """Copy the contents of pages whose frame is known; return the kinds, with k for these."""
     kinds = bytearray(kinds)
     mapping.frames[first : first + len(frames)] = memoryview(frames)
-    for at, (kind, frame) in enumerate(zip(kinds, frames)):  # noqa: B905 - Python 3.9
+    for at, (kind, frame) in enumerate(zip(kinds, frames)):
         if kind == SHARED and frame in known:
             kinds[at] = KNOWN
             mapping.contents[first + at] = known[frame]
@@ -396,7 +396,7 @@ def copy_known(mapping, first, kinds, frames, known):
 def keep_contents(mapping, first, kinds, known):
     """Cache the contents of shared frames, if the pages still use these frames."""
     again = frames_of(mapping.process.entries(mapping.start, first, len(kinds)))
-    for at, (kind, frame) in enumerate(zip(kinds, again), first):  # noqa: B905
+    for at, (kind, frame) in enumerate(zip(kinds, again), first):
         if kind != SHARED:
             continue
         if frame != mapping.frames[at]:  # the page was written to meanwhile, and has a new frame
@@ -444,7 +444,7 @@ def look_up(every, flags, counts):
     mapped, every_zero = 0, set()
     for part in range(PARTS):
         frames = sorted(set().union(*(pages.ksm[part] for pages in every)))
-        flagged = list(zip(frames, numbers_at(flags, frames)))  # noqa: B905
+        flagged = list(zip(frames, numbers_at(flags, frames)))
         zero = {frame for frame, flag in flagged if flag & KPF_ZERO_PAGE}
         ksm = [frame for frame, flag in flagged if flag & KPF_KSM]
         every_zero |= zero
@@ -517,16 +517,16 @@ def count_contents(guests, largest):
     """
     every = collections.Counter()
     each = [collections.Counter() for _ in guests]
-    for parts in zip(*guests):  # noqa: B905
+    for parts in zip(*guests):
         counted = [collections.Counter(part) for part in parts]
         total = collections.Counter()
-        for own, count in zip(counted, each):  # noqa: B905
+        for own, count in zip(counted, each):
             count["zero"] += own.pop(ZERO, 0)
             count["pages"] += sum(own.values())
             count["distinct"] += len(own)
             count["own_duplicate"] += sum(n for n in own.values() if n > 1)
             total.update(own)
-        for own, count in zip(counted, each):  # noqa: B905
+        for own, count in zip(counted, each):
             count["duplicate"] += sum(n for content, n in own.items() if total[content] > 1)
         every["distinct"] += len(total)
         if largest:
@@ -566,7 +566,7 @@ def count_shares(guests):
     every, numbers = collections.Counter(), range(len(guests))
     sharers, among = ([collections.Counter() for _ in guests] for _ in range(2))
     rows = [[0 for _ in guests] for _ in guests]
-    for parts in zip(*guests):  # noqa: B905
+    for parts in zip(*guests):
         counted = list(map(collections.Counter, parts))
         inside, who = collections.Counter(), collections.Counter()
         for number in numbers:
@@ -606,7 +606,7 @@ def count_changes(before, now):
     """Count pages whose contents differ, and all that were in memory both times."""
     changed = compared = 0
     for start, contents in now.items():
-        for old, new in zip(before.get(start, ()), contents):  # noqa: B905
+        for old, new in zip(before.get(start, ()), contents):
             if old and new:
                 compared += 1
                 changed += old != new
@@ -748,14 +748,14 @@ class Census:
         every, each = count_contents(
             [split(pages.contents.values()) for pages in guests], ksm.get("max_page_sharing")
         )
-        for count, zero in zip(each, zeros):  # noqa: B905
+        for count, zero in zip(each, zeros):
             count["zero"] -= zero.unwritten
         totals = {
             "frames_visible": visible,
             "swapped_pages": sum(pages.swapped for pages in guests),
             "unwritten_pages": sum(zero.unwritten for zero in zeros) if visible else None,
         }
-        own = [guest_counts(pages, count) for pages, count in zip(guests, each)]  # noqa: B905
+        own = [guest_counts(pages, count) for pages, count in zip(guests, each)]
         for name in ("present", "zero", "unique", "duplicate"):
             totals[f"{name}_pages"] = sum(counts[f"{name}_pages"] for counts in own)
         saved_zero = sum(zero.ksm + zero.split for zero in zeros)
@@ -766,7 +766,7 @@ class Census:
                 f"{forked} pages share frames after a fork and not by KSM: they are in the limit"
             )
         self.compare(guests, own, totals)
-        totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}  # noqa: B905
+        totals["guests"] = {pages.name: counts for pages, counts in zip(guests, own)}
         return totals
 
     def saved(self, guests, mapped, zeros, own, totals, visible):
@@ -781,9 +781,9 @@ class Census:
         outside = max(0, mapped - mappings) if self.counts is not None else None
         saved_zero, split = sum(zero.ksm for zero in zeros), sum(zero.split for zero in zeros)
         saved = shared["saved_ksm_pages"] + saved_zero + split
-        whole = [share + zero.ksm + zero.split for share, zero in zip(shares, zeros)]  # noqa: B905
+        whole = [share + zero.ksm + zero.split for share, zero in zip(shares, zeros)]
         since = self.start
-        for counts, pages, given, zero in zip(own, guests, whole_bytes(whole), zeros):  # noqa: B905
+        for counts, pages, given, zero in zip(own, guests, whole_bytes(whole), zeros):
             before = since.present(pages.name) if since else None
             counts |= {
                 "ksm_pages": sum(map(len, pages.ksm)),
@@ -809,11 +809,11 @@ class Census:
     def compare(self, guests, own, totals):
         """Count the changes since the previous census, if there was one."""
         changes = []
-        for pages, counts in zip(guests, own):  # noqa: B905
+        for pages, counts in zip(guests, own):
             if pages.name in self.before:
                 changes.append(count_changes(self.before[pages.name], pages.contents))
                 counts["changed_pages"], counts["compared_pages"] = changes[-1]
-        both = [sum(each) for each in zip(*changes)] or [None, None]  # noqa: B905
+        both = [sum(each) for each in zip(*changes)] or [None, None]
         totals["changed_pages"], totals["compared_pages"] = both
 
 

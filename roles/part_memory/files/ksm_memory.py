@@ -135,6 +135,7 @@ def work(asked):
         huge_kib=huge_kib(),
     )
     with pid_file(asked.pid_file):  # its existence says that the memory is written
+        # an absolute end, so that the time for writing is part of it
         time.sleep(max(0, start + asked.seconds - time.monotonic()))
 
 
