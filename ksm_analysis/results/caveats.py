@@ -222,13 +222,26 @@ def _counter_warnings(run: Run) -> Iterator[str]:
 
 def _stranger_warnings(run: Run) -> Iterator[str]:
     """Find out whether ksmd tracks pages of processes that are not of the run."""
-    host, own = _tracked_items(run), run.over_guests("ksm_rmap_items", run.samples.index[-1])
-    if host is None or math.isnan(own) or own >= OWN * host:
+    own, others = (
+        run.over_guests("ksm_rmap_items", run.samples.index[-1]),
+        run.end.get("others", {}),
+    )
+    # In a container, the sampler does not see all processes, but the counters include them.
+    host = max(_tracked_items(run) or 0, own + others.get("ksm_rmap_items", 0))
+    if math.isnan(own) or own >= OWN * host:
         return
-    mib = (host - own) * run.header["page_size"] / 2**20
-    yield (
-        f"other processes on this host are merged too: {mib:,.0f} MiB of mergeable pages "
-        f"({1 - own / host:.0%}) are not of this run's processes; the counters include them"
+    page = run.header["page_size"] / 2**20
+    named = [
+        f"{each['name']} (process {each['pid']}) {each['ksm_rmap_items'] * page:,.0f} MiB"
+        for each in others.get("processes", ())
+    ]
+    yield ": ".join(
+        [
+            f"other processes on this host are merged too: {(host - own) * page:,.0f} MiB of "
+            f"mergeable pages ({1 - own / host:.0%}) are not of this run's processes; the counters "
+            "include them",
+            *filter(None, [", ".join(named)]),
+        ]
     )
 
 

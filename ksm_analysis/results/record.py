@@ -167,6 +167,21 @@ class Header(_Lenient):
     pss_anon: dict[str, int | None] = {}
 
 
+class Other(_Lenient):
+    """A process that ksmd scans and that is not sampled."""
+
+    pid: int
+    name: str
+    ksm_rmap_items: Count
+
+
+class Others(_Lenient):
+    """What ksmd tracks of processes that are not sampled: pages of all, and those with the most."""
+
+    ksm_rmap_items: Count = 0
+    processes: list[Other] = []
+
+
 class End(_Lenient):
     """The last line of samples.jsonl, unless the sampler was killed."""
 
@@ -176,6 +191,7 @@ class End(_Lenient):
     cpu_seconds: float | None = None
     strain: dict[str, float | None] = {}
     pss_anon: dict[str, int | None] = {}
+    others: Others = Others()
 
 
 def read(path: Path) -> Record:

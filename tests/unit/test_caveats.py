@@ -88,7 +88,7 @@ def test_old_runs_without_strain_have_no_warning(write_run):
     assert not [w for w in read_run(write_run(record, lines[:-1])).warnings if "throttled" in w]
 
 
-def tracked(write_run, items, machine="x86_64", **ksm):
+def tracked(write_run, items, machine="x86_64", others=None, **ksm):
     """Return the warnings of a run whose host tracks so many pages, 40,000 of them its guest's."""
     record = run_record(guests=1)
     record["provenance"]["kernel"]["machine"] = machine
@@ -98,6 +98,14 @@ def tracked(write_run, items, machine="x86_64", **ksm):
         kernel |= {"ksm_zero_pages": 500, **ksm}
         saved = (kernel["pages_sharing"] + (kernel["ksm_zero_pages"] or 0)) * 4096
         kernel["general_profit"] = saved - items * 64
+    if others:
+        lines[-1]["others"] = {
+            "ksm_rmap_items": sum(others.values()),
+            "processes": [
+                {"pid": pid, "name": name, "ksm_rmap_items": pages}
+                for pid, (name, pages) in enumerate(others.items(), start=10)
+            ],
+        }
     return list(read_run(write_run(record, lines)).warnings)
 
 
@@ -106,6 +114,17 @@ def test_other_processes_that_are_merged_are_reported(write_run):
         "other processes on this host are merged too: 39 MiB of mergeable pages (20%) are not of "
         "this run's processes; the counters include them"
     ]
+
+
+def test_other_processes_are_named(write_run):
+    (warning,) = tracked(write_run, 50_000, others={"java": 8_000, "qemu": 2_000})
+    assert warning.endswith("include them: java (process 10) 31 MiB, qemu (process 11) 8 MiB")
+
+
+def test_other_processes_are_found_where_general_profit_does_not_tell(write_run):
+    (warning,) = tracked(write_run, 50_000, machine="armv7l", others={"java": 10_000})
+    assert "39 MiB of mergeable pages (20%)" in warning
+    assert warning.endswith("include them: java (process 10) 39 MiB")
 
 
 def test_a_percent_of_other_pages_is_no_stranger(write_run):

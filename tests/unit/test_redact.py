@@ -1,7 +1,7 @@
 """A redacted page has no name of a machine and no command line."""
 
 import pytest
-from made_up_runs import run_record
+from made_up_runs import run_record, sample_lines
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.page.redact import redact
@@ -27,7 +27,10 @@ def directory(write_run):
         },
         {**stopped, "stderr": "cannot reach vault.example", "monotonic": 5_002.0},
     ]
-    write_run(record, happened=happened)
+    lines = sample_lines(record)
+    stranger = {"pid": 9, "name": "secret-service", "ksm_rmap_items": 10**6}
+    lines[-1]["others"] = {"ksm_rmap_items": 10**6, "processes": [stranger]}
+    write_run(record, lines, happened=happened)
     other = run_record(guests=2, host="db7.example.org", status="failed")
     other["reason"] = "db7.example.org: cannot reach vault.example."
     imported = {"file": "db7.log", "header": ["cmd='secret'"], "other": [], "cut_short": None}
@@ -42,6 +45,7 @@ def test_names_and_commands_are_on_no_page(directory):
     assert main(["report", str(directory), "-o", str(directory / "open.html")]) == 0
     assert main(["report", str(directory), "--redact", "-o", str(directory / "page.html")]) == 0
     names = ("db7.example", "s3cr3t", "vault.example", "secret-disk", "db7.log", "db7-log-of-may")
+    names += ("secret-service",)
     pages = [(directory / name).read_text() for name in ("open.html", "page.html")]
 
     assert all(name in pages[0] for name in names)

@@ -190,10 +190,11 @@ def test_sample(tree):
 
 
 def test_end(tree):
-    _, samples, end = parse(run(tree, "--samples", 3, "--period", 0.05).stdout)
+    _, samples, end = parse(run(tree, "--samples", 3, "--period", 0.05, "--guest", "a=4242").stdout)
     assert end.pop("cpu_seconds") > 0
     assert len(samples) == end.pop("samples")
-    nothing = {"gone": {}, "pss_anon": {}}
+    nothing = {"gone": {}, "pss_anon": {"a": None}}
+    nothing["others"] = {"ksm_rmap_items": 0, "processes": []}
     assert end == {"kind": "end", "missed": 3 - len(samples), "reason": "finished", **nothing}
 
 
@@ -203,6 +204,19 @@ def test_anonymous_memory_of_guests_before_and_after(tree):
     )
     header, _, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
     assert header["pss_anon"] == end["pss_anon"] == {"a": 123}
+
+
+def test_the_end_line_names_other_processes_that_are_merged(tree):
+    for pid, items in ((50, 0), (51, 7), (52, 9), *((60 + n, 1) for n in range(5))):
+        other = tree / f"proc/{pid}"
+        other.mkdir()
+        (other / "ksm_stat").write_text(f"ksm_rmap_items {items}\nksm_merging_pages 1\n")
+        (other / "comm").write_text("java\n")
+    *_, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
+    assert end["others"]["ksm_rmap_items"] == 7 + 9 + 5
+    most = [(each["pid"], each["ksm_rmap_items"]) for each in end["others"]["processes"]]
+    assert most == [(52, 9), (51, 7), (64, 1), (63, 1), (62, 1)]
+    assert end["others"]["processes"][0]["name"] == "java"
 
 
 def test_end_line_goes_to_stdout_as_well(tree, tmp_path):

@@ -45,6 +45,8 @@ VMSTAT = frozenset(
     b"cow_ksm ksm_swpin_copy pswpin pswpout thp_split_page thp_collapse_alloc".split()
 )
 
+NAMED = 5  # other processes that the end line names
+
 HELP = """\
 examples:
   python3 ksm_sampler.py --output - --samples 3
@@ -87,8 +89,9 @@ output: one JSON object per line.
                          resident_pages   second field of /proc/PID/statm
   end     samples (taken), missed, cpu_seconds (of the sampler itself, since its header),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
-          noticed), pss_anon and strain (as in the header), and with --steady-scans converged
-          (false: not steady when sampling ended)
+          noticed), pss_anon and strain (as in the header), others (ksm_rmap_items: pages that
+          ksmd tracks of all other processes; processes: those with the most), and with
+          --steady-scans converged (false: not steady when sampling ended)
 
 A sample is not an atomic snapshot: its files are read one after the other, within about 0.3 ms,
 while ksmd may run. The kernel computes pages_volatile from counters that change meanwhile.
@@ -732,7 +735,7 @@ def sample(arguments):
         output.write(header)
         missed = sampler.run(start)
         more = {"converged": sampler.reason == "steady"} if steady else {}
-        more |= pss_anon(arguments)
+        more |= {**pss_anon(arguments), **others(arguments)}
         end = end_line(arguments, sampler, missed, cpu, **more)
         output.write(end)
     except OSError as error:
@@ -814,6 +817,21 @@ def pss_anon(arguments):
         value = re.search(r"^Pss_Anon: +(\d+) kB$", text, re.MULTILINE)
         found[name] = int(value[1]) if value else None
     return {"pss_anon": found}
+
+
+def others(arguments):
+    """Return how many pages of other processes ksmd tracks, and the processes with the most."""
+    own, found = {pid for _, pid in arguments.guest}, []
+    for path in arguments.root.glob("proc/[0-9]*/ksm_stat"):
+        items = re.search(r"^ksm_rmap_items (\d+)$", read_text(path, ""), re.MULTILINE)
+        pid = int(path.parent.name)
+        if items and int(items[1]) and pid not in own:
+            found.append((int(items[1]), pid, read_text(path.parent / "comm", "")))
+    most = [
+        {"pid": pid, "name": name, "ksm_rmap_items": items}
+        for items, pid, name in sorted(found, reverse=True)[:NAMED]
+    ]
+    return {"others": {"ksm_rmap_items": sum(items for items, _, _ in found), "processes": most}}
 
 
 def complain(message):
