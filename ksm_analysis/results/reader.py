@@ -42,6 +42,7 @@ BLOCK = 2**22  # bytes of sample lines that a CPU parses at a time; longer than 
 COUNTERS = re.compile(
     r"seconds$|monotonic$|(cpu|meminfo|vmstat|ksmd)[.]"
     r"|ksm[.](full_scans|general_profit|ksm_zero_pages|pages_|stable_node_)"
+    r"|(utime|stime|resident_pages|ksm_(rmap_items|zero_pages|merging_pages|process_profit))$"
 )
 LARGEST = 2**64  # no counter of a kernel is greater
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line that is not an object: `null` would crash pyarrow
@@ -218,12 +219,18 @@ def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
         return known
     before = len(warnings)
     header, table, end = _raw(path, warnings)
-    samples, guests = frames(table, header)
+    samples, guests = map(_without_objects, frames(table, header))
     _require_numbers(samples, guests)
     sampled = parquet.Sampled(header, end, samples, guests, tuple(warnings[before:]))
     if path.parent.suffix != PARTIAL:
         parquet.save(path, source, sampled)
     return sampled
+
+
+def _without_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    """Make columns without any value columns of NaN, so that one can compute with them."""
+    empty = [name for name, column in frame.items() if column.isna().all()]
+    return frame.astype(dict.fromkeys(empty, float))
 
 
 def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:

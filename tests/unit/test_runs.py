@@ -138,6 +138,26 @@ def test_an_old_kernel_without_some_counters(write_run):
     assert run.samples["ksmd.cpu_ns"].isna().all()
 
 
+def test_a_counter_that_is_null_in_every_sample_is_not_known(write_run):
+    lines = sample_lines(run_record())
+    for line in lines[1:-1]:
+        line["ksm"]["full_scans"] = None
+    run = read_run(write_run(lines=lines))
+    assert run.usable
+    assert run.samples["ksm.full_scans"].isna().all()
+
+
+def test_a_counter_of_a_guest_that_is_text_affects_only_its_run(write_run):
+    lines = sample_lines(run_record())
+    for line in lines[1:-1]:
+        next(iter(line["guests"].values()))["utime"] = "text"
+    run = read_run(write_run(lines=lines))
+    assert not run.usable
+    assert run.warnings == (
+        "left out, since its samples cannot be read: utime of samples.jsonl is not a number",
+    )
+
+
 def test_a_guest_with_any_name(write_run):
     record = run_record(guests=1)
     lines = sample_lines(record)
