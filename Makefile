@@ -70,12 +70,17 @@ test-unit: setup ## the fast tests, in seconds
 browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
+# Tests that change nothing on this machine run beside the others, which mostly wait, and at lower priority.
 .PHONY: test
 test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
-	$(PYTHON) -m pytest -m 'not host' $(PARALLEL)
-	found=$$(test -e $(IMAGE) && echo true || echo false); \
-	KSM_KEEP_IMAGE=true $(MAKE) test-roles; \
-	KSM_KEEP_IMAGE=$$found $(MAKE) test-host
+	@mkdir -p build
+	@echo "The unit tests and those of the page run beside the following: build/unit.log"
+	setsid --wait tests/low_priority $(PYTHON) -m pytest -m 'not host' $(PARALLEL) >build/unit.log 2>&1 & unit=$$!; \
+	trap 'kill -- -$$unit; exit 130' INT TERM; \
+	found=$$(test -e $(IMAGE) && echo true || echo false); failed=; \
+	{ KSM_KEEP_IMAGE=true $(MAKE) test-roles && KSM_KEEP_IMAGE=$$found $(MAKE) test-host; } || failed=yes; \
+	wait $$unit || failed=yes; \
+	cat build/unit.log; test -z "$$failed"
 
 .PHONY: test-host
 test-host: setup ## the whole job on this machine with real guests, which is restored (needs root)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from machine import ROOT, SHORT, STATE, assert_restored, censuses, is_python, knobs, unexpected
+from machine import SHORT, STATE, assert_restored, censuses, is_python, knobs, unexpected
 
 from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
@@ -153,14 +153,3 @@ def test_a_crash_during_a_census_is_recovered(experiment, play):
     teardown = play("playbooks/teardown.yml", "-e", "keep_image=true")
     assert teardown.wait() == 0, teardown.log.read_text()
     assert_restored(before)
-
-
-def test_a_census_in_check_mode(play, tmp_path, restored):
-    file = ROOT / "experiments/census.yml"
-    results = tmp_path / "results"
-    checked = play(
-        *("playbooks/experiment.yml", "--check"),
-        *("-e", f"experiment={file}", "-e", f"results={results}"),
-    )
-    assert checked.wait() == 0, checked.log.read_text()
-    assert not results.exists()

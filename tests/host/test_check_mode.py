@@ -32,9 +32,9 @@ def check(tmp_path, *arguments: str) -> Playbook:
     return play
 
 
-def test_an_experiment(tmp_path):
-    play = check(tmp_path, "site.yml", "-e", "experiment=experiments/arrays-single.yml")
-    assert "g00-k1-single-r1" in play.output, "the run that would be done is named"
+def test_an_experiment_with_a_census(host, tmp_path):
+    play = check(tmp_path, "site.yml", "-e", "experiment=experiments/census.yml")
+    assert "g01-k1-idle-r1" in play.output, "the run that would be done is named"
     assert "+++ after" in play.output, "what would be written is shown"
     assert changed(play) > 0
 

@@ -144,6 +144,12 @@ def test_a_run_of_different_guests_ends_when_it_is_steady(experiment, restored):
     assert all(abs(at - taken[0]["monotonic"]) < 0.5 for at in began.values())
 
 
+ARRAYS = """\
+workloads: [{name: two, arrays: {change: single, second: 0.5, changed: 1}}]
+sampling: {interval: 1, intervals: 2, period: 0.5}
+"""
+
+
 def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
     """tests/host/test_campaign.py restores the host by teardown instead."""
     before = knobs()
@@ -154,9 +160,9 @@ def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
     assert guests() == ["ksm-guest-01"]
     (left,) = runs(experiment.results)
     assert left.name == "g01-k1-idle-r1.partial"
-    after = experiment(intervals=2)
+    after = experiment(text=ARRAYS + "knobs: [{run: 1}]\n")
     assert after.wait() == 0, after.log.read_text()
-    assert record(experiment.results, "g01-k1-idle-r1")["status"] == "complete"
+    assert record(experiment.results, "g00-k1-two-r1")["status"] == "complete"
     (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
     assert (kept / "samples.jsonl").stat().st_size > 0, "raw files of the interrupted run are kept"
     shutil.rmtree(kept)
@@ -172,10 +178,7 @@ def test_a_guest_that_never_answers(experiment, restored):
 
 
 def test_a_run_that_fails_does_not_end_the_others(experiment, restored):
-    text = "workloads: [{name: two, arrays: {change: single, second: 0.5, changed: 1}}]\n"
-    text += "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n"
-    text += "sampling: {interval: 1, intervals: 2, period: 0.5}\n"
-    play = experiment(text=text)
+    play = experiment(text=ARRAYS + "knobs: [{run: 1}, {max_page_sharing: 1}, {run: 0}]\n")
     assert play.wait() != 0
     kept = {path.name: record(experiment.results, path.name) for path in runs(experiment.results)}
     assert [kept[name]["status"] for name in sorted(kept)] == ["complete", "failed", "complete"]
