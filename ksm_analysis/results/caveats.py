@@ -228,7 +228,7 @@ def _stranger_warnings(run: Run) -> Iterator[str]:
     )
     # In a container, the sampler does not see all processes, but the counters include them.
     host = max(_tracked_items(run) or 0, own + others.get("ksm_rmap_items", 0))
-    if math.isnan(own) or own >= OWN * host:
+    if not 0 <= own < OWN * host:  # or it is not known
         return
     page = run.header["page_size"] / 2**20
     named = [

@@ -162,6 +162,7 @@ class Header(_Lenient):
     period: float | None = None
     samples: int | None = None
     page_size: int = Field(gt=0, lt=2**40)
+    clock_ticks: Annotated[float, Field(gt=0, lt=1e9)] | None = None
     guests: dict[str, int] = {}
     strain: dict[str, float | None] = {}
     pss_anon: dict[str, int | None] = {}

@@ -121,6 +121,14 @@ def test_other_processes_are_named(write_run):
     assert warning.endswith("include them: java (process 10) 31 MiB, qemu (process 11) 8 MiB")
 
 
+def test_counters_below_zero_name_no_stranger(write_run):
+    record = run_record(guests=1)
+    lines = sample_lines(record)
+    for line in lines[1:-1]:
+        line["guests"]["ksm-guest-01"]["ksm_rmap_items"] = -5
+    assert not [w for w in read_run(write_run(record, lines)).warnings if "other processes" in w]
+
+
 def test_other_processes_are_found_where_general_profit_does_not_tell(write_run):
     (warning,) = tracked(write_run, 50_000, machine="armv7l", others={"java": 10_000})
     assert "39 MiB of mergeable pages (20%)" in warning

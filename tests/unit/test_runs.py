@@ -158,6 +158,14 @@ def test_a_counter_of_a_guest_that_is_text_affects_only_its_run(write_run):
     )
 
 
+def test_clock_ticks_that_are_no_number_affect_only_their_run(write_run):
+    lines = sample_lines(run_record())
+    lines[0]["clock_ticks"] = "text"
+    run = read_run(write_run(lines=lines))
+    assert not run.usable
+    assert "clock_ticks" in run.warnings[0]
+
+
 def test_a_guest_with_any_name(write_run):
     record = run_record(guests=1)
     lines = sample_lines(record)
