@@ -129,7 +129,7 @@ HOST = (
         "full_scans",
         "How many times ksmd has scanned all mergeable memory since the run's first sample (for an "
         "imported run: since the end of its first interval). ksm_scan.seqnr in mm/ksm.c.",
-        total("ksm.full_scans"),
+        total("ksm.full_scans", restarts=True),
         figure=True,
     ),
     Metric(

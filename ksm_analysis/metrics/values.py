@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.results.caveats import BELOW_ZERO
+from ksm_analysis.results.caveats import below_zero
 from ksm_analysis.results.run import Run
 
 MIB = 2**20
@@ -31,11 +31,14 @@ class Ends:
     rows: pd.DataFrame
 
     def column(self, name: str) -> Numbers:
-        """Return a counter by name, as float; NaN if it is missing or below zero."""
+        """Return a counter by name, as float; NaN if it is missing or below zero.
+
+        Only profits may be below zero.
+        """
         if name not in self.rows:
             return pd.Series(np.nan, self.rows.index, dtype=float)
         values = pd.to_numeric(self.rows[name], errors="coerce").astype(float)
-        return values.where(~(values >= BELOW_ZERO))
+        return values.where(~below_zero(name, values))
 
     def sum(self, *names: str) -> Numbers:
         """Return the sum of counters; NaN if one of them is missing."""
@@ -68,18 +71,20 @@ def counter(name: str) -> Value:
     return value
 
 
-def total(name: str, scale: float = 1.0) -> Value:
+def total(name: str, scale: float = 1.0, restarts: bool = False) -> Value:
     """Count from the first known value: an imported run has none before interval 1.
 
-    If a counter fell, it was reset to 0 in between: run=2 does that to full_scans.
+    If a counter fell, it restarted from 0 in between (run=2 does that to full_scans), or from then
+    on its total is not known.
     """
 
     def value(ends: Ends) -> Numbers:
         column = ends.column(name)
         known = column.dropna()
         risen = known.diff()
-        risen = risen.where(~(risen < 0), known)
-        return (risen.fillna(0).cumsum() * scale).reindex(column.index)
+        fell = risen < 0
+        summed = risen.where(~fell, known).fillna(0).cumsum() * scale
+        return summed.where(restarts | ~fell.cummax()).reindex(column.index)
 
     return value
 

@@ -12,11 +12,14 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
+import pandas as pd
+
 from ksm_analysis.results.run import Run
 
 EXPECTED_EXITS = (None, 0, 124, 137)  # 124 and 137: timeout(1) ended it when its time was over
 NAMED = 3  # missing runs that are named
 BELOW_ZERO = 2**63  # of an unsigned 64-bit counter
+MONOTONIC = {"ksmd.cpu_ns", "ksm.pages_scanned"}  # counters that only grow
 FEW = 0.05  # of the host's memory: with less available, the host is short of memory
 STALLED = 0.01  # of the time, waiting for memory
 STOLEN = 0.01  # of CPU time, by the hypervisor below the host
@@ -133,6 +136,8 @@ def of_sampling(run: Run) -> Iterator[str]:
         yield "the sampler was killed: its end line is missing"
     elif reason not in ("finished", "steady"):
         yield f"sampling was ended early by {reason}"
+    if run.complete and len(run.samples) and not run.usable:
+        yield "left out, since one sample shows no change"
     if due < planned and reason != "steady":
         yield f"sampling stopped after {due} of {planned} samples"
     if run.converged is False and reason == "finished":
@@ -210,12 +215,22 @@ def _reads_as(read: int | str, asked: int | str) -> bool:
     return str(read) == str(asked) or f"[{asked}]" in str(read)
 
 
+def below_zero(name: str, values: pd.Series[Any]) -> pd.Series[bool]:
+    """Return which values of a counter are below zero, of which only profits are signed.
+
+    The kernel prints most of them as unsigned numbers.
+    """
+    return (values >= BELOW_ZERO) | ((values < 0) & (not name.endswith("_profit")))
+
+
 def _counter_warnings(run: Run) -> Iterator[str]:
-    """Find counters that the kernel decremented below zero, and counters that restarted."""
+    """Find counters that are below zero, fell, or restarted."""
     for name in map(str, run.samples.filter(like="ksm.").select_dtypes("number")):
-        column = run.samples[name]
-        if (column >= BELOW_ZERO).any():
+        if below_zero(name, run.samples[name]).any():
             yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it incorrectly"
+    for name in MONOTONIC.intersection(run.samples):
+        if (run.samples[name].diff() < 0).any():
+            yield f"{name} fell: from then on, its total is not known"
     if "ksm.full_scans" in run.samples and (run.samples["ksm.full_scans"].diff() < 0).any():
         yield "full_scans restarted: something unmerged all memory (run=2) during the run"
 

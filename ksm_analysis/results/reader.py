@@ -241,6 +241,8 @@ def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:
         )
     if not pd.api.types.is_integer_dtype(samples.index) or samples.index[0] < 0:
         raise UnreadableError("samples.jsonl is not numbered: n is not a count")
+    if "monotonic" in samples and not samples["monotonic"].is_monotonic_increasing:
+        raise UnreadableError("samples.jsonl is not of one boot: its time goes back")
     for frame in (samples, guests.drop(columns="guest", errors="ignore")):
         for name, column in frame.items():
             if not _holds_counts(column, COUNTERS.match(str(name)) is not None):

@@ -20,6 +20,8 @@ from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import measurement, summary
+from ksm_analysis.page import tables
+from ksm_analysis.results import provenance
 from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.record import upgraded
 from ksm_analysis.results.together import together
@@ -156,6 +158,9 @@ def use(results, others=()):
     best_of(rows)
     observations.checks(measured)
     recommendation.cells(measured)
+    for run in results.runs:
+        tables.how_it_went(run)
+    provenance.facts(results.runs)
     return list(summary.summary(measured).get("run", ()))
 
 
