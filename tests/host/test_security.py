@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -46,6 +47,9 @@ def sampled(host, tmp_path_factory):
         run.process.send_signal(signal.SIGINT)
         run.wait()
         assert_restored(found)
+        (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
+        assert (kept / "samples.jsonl").exists(), "the raw files of an interrupted run"
+        shutil.rmtree(kept)
 
 
 def output(*command: str) -> str:
