@@ -15,7 +15,7 @@ COMMANDS = {
     "answer": "say what each setting saves and costs, and which is best",
     "summary": "show one row per run: factors, and every metric at the end of the run",
     "compare": "test whether two sets of runs differ, by how much, and with which confidence",
-    "import": "convert logs of the original bash framework to runs, for report and summary",
+    "import": "convert logs, tables and dumps of others, or ranges of a Prometheus, to runs",
     "doctor": "explain why nothing merges, and how to fix it; changes nothing on any host",
     "schema": "print the JSON Schema of experiment files, for editors",
 }

@@ -53,7 +53,9 @@ def test_a_log_becomes_a_run(capsys, write_log, results):
     captured = capsys.readouterr()
     found = record(results, "idle-2-vms")
 
-    assert captured.out.startswith("idle-2-vms: 2 guests, 2 intervals of 60 s\n")
+    assert captured.out.startswith(
+        "idle-2-vms: 2 guests, 2 intervals of 60 s, pages of 4096 bytes (assumed)\n"
+    )
     assert f"python -m ksm_analysis report {results}\n" in captured.out
     assert captured.err == ""
     assert sorted(p.name for p in results.iterdir()) == ["idle-2-vms"]
@@ -194,7 +196,7 @@ def test_all_problems_are_reported_and_nothing_is_written(capsys, tmp_path, writ
     assert bring(write_log("a.log"), *bad, to=results) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{bad[0]}:1: not a log of the original framework" in captured.err
+    assert f"{bad[0]}: this begins with hello, and is in no known form: a log of" in captured.err
     assert f"{bad[1]}: cannot be read: No such file" in captured.err
     assert f"{bad[2]}: cannot be read: Is a directory" in captured.err
     assert "nothing was imported" in captured.err

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import original_logs
+from ksm_analysis.results.imports import log as imported
+from ksm_analysis.results.imports import original
 
-BEGIN, END = original_logs.BEGIN, original_logs.END
+BEGIN, END = original.BEGIN, original.END
 HEADER = {
     "num_intervals": "2",
     "interval_duration": "60",
@@ -32,12 +33,12 @@ def text(*parts):
 
 
 def parse(*parts):
-    return original_logs.parse(text(*parts), "a.log")
+    return original.parse(text(*parts), "a.log")
 
 
 def kept(log):
     """Return the lines of samples.jsonl, as objects."""
-    return [json.loads(line) for line in original_logs.samples(log)]
+    return [json.loads(line) for line in imported.samples(log)]
 
 
 def test_every_value_of_a_log_arrives():
@@ -68,7 +69,7 @@ def test_every_value_of_a_log_arrives():
 def test_carriage_returns_and_blank_lines_change_nothing():
     plain = parse(head(), interval(1), interval(2))
     data = text(head(), [""], interval(1), [" ", ""], interval(2)).replace(b"\n", b"\r\n")
-    other = original_logs.parse(b"\xef\xbb\xbf" + data, "a.log")
+    other = original.parse(b"\xef\xbb\xbf" + data, "a.log")
 
     assert kept(other) == kept(plain)
     assert (other.header, other.other, other.cut_short) == (HEADER, [], None)
@@ -139,14 +140,14 @@ def test_a_kernel_without_ksm_stat():
     log = parse(head(), interval(1, stats=()), interval(2, stats=()))
 
     assert log.cut_short is None
-    assert original_logs.cell(log)["guests"] == 2
+    assert imported.cell(log)["guests"] == 2
     assert kept(log)[0]["guests"] == {}
 
 
 def test_no_guests_at_all():
     log = parse(head(vm_pid_array=""), interval(1, stats=()), interval(2, stats=()))
 
-    assert original_logs.cell(log)["guests"] == 0
+    assert imported.cell(log)["guests"] == 0
     assert kept(log)[1]["guests"] == {}
     assert log.cut_short is None
 
@@ -179,7 +180,7 @@ def test_an_interval_of_a_fraction_of_a_second():
 def test_the_workload_is_the_command(command, workload):
     log = parse(head(num_intervals=1, command_executed_in_vms=command), interval(1))
 
-    assert original_logs.cell(log)["workload"] == workload
+    assert imported.cell(log)["workload"] == workload
     assert log.header.get("command_executed_in_vms") == command
 
 
@@ -192,7 +193,7 @@ def test_the_workload_is_the_command(command, workload):
     ],
 )
 def test_the_label_of_the_knobs(ksm, label):
-    assert original_logs.cell(parse(head(num_intervals=1), interval(1, ksm=ksm)))["knobs"] == label
+    assert imported.cell(parse(head(num_intervals=1), interval(1, ksm=ksm)))["knobs"] == label
 
 
 # --- cut short ------------------------------------------------------------------------------------
@@ -239,11 +240,11 @@ def test_missing_intervals_are_named_and_counted():
 def test_cut_at_any_byte_no_value_is_wrong():
     """Every value from a truncated log equals the value from the complete log."""
     data = text(head(num_intervals=3), *(interval(n) for n in (1, 2, 3)))
-    whole = kept(original_logs.parse(data, "a.log"))[1:-1]
+    whole = kept(original.parse(data, "a.log"))[1:-1]
     lengths = set()
     for size in range(len(data)):
         try:
-            log = original_logs.parse(data[:size], "a.log")
+            log = original.parse(data[:size], "a.log")
         except InputError:
             continue
         found = kept(log)[1:-1]
@@ -256,10 +257,10 @@ def test_cut_at_any_byte_no_value_is_wrong():
 def test_the_last_line_without_a_newline_counts_only_if_complete():
     guestless = text(head(vm_pid_array="", num_intervals=1), interval(1, stats=()))
 
-    assert original_logs.parse(guestless[:-1], "a.log").cut_short is None
+    assert original.parse(guestless[:-1], "a.log").cut_short is None
     with pytest.raises(InputError, match="no interval is complete"):
-        original_logs.parse(guestless[:-2], "a.log")
-    torn = original_logs.parse(guestless + b"comm", "a.log")
+        original.parse(guestless[:-2], "a.log")
+    torn = original.parse(guestless + b"comm", "a.log")
     assert torn.cut_short == "ends in a torn line"
 
 
@@ -283,4 +284,4 @@ def test_the_last_line_without_a_newline_counts_only_if_complete():
 )
 def test_a_file_that_is_not_a_log_is_refused_with_its_line(data, words):
     with pytest.raises(InputError, match=words):
-        original_logs.parse(data, "a.log")
+        original.parse(data, "a.log")

@@ -13,102 +13,63 @@ A log has lines of this form. docs/data.md says how they are converted:
     /proc/52944/ksm_stat=ksm_rmap_items 93900 ksm_merging_pages 70728
     /proc/52998/ksm_stat=
 
-The last line is that of a process that no longer exists. Lines may be missing, and there may be
-others; lines that no rule covers are kept as text. The functions neither read nor write files.
+The last line is that of a process that no longer exists. An older form, until April 2024, has all
+counters once before the first interval, and then
+
+    Interval 1: average_cpu_usage=4.47
+    Interval 1: pages_shared=4876
+    Interval 1: /proc/52944/ksm_stat=ksm_rmap_items 90828 ksm_merging_pages 25525
+
+Lines may be missing, and there may be others; lines that no rule covers are kept as text.
 """
 
 import hashlib
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ksm_analysis.errors import InputError
+from ksm_analysis.results.imports.counters import page_size_of, plausible
+from ksm_analysis.results.imports.log import Interval, Log, Number, Values, printable
 
-PAGE_SIZE = 4096
-KNOBS = (
-    *("run", "pages_to_scan", "sleep_millisecs", "merge_across_nodes", "use_zero_pages"),
-    *("max_page_sharing", "stable_node_chains_prune_millisecs", "smart_scan"),
-    *("advisor_mode", "advisor_max_cpu", "advisor_target_scan_time"),
-    *("advisor_min_pages_to_scan", "advisor_max_pages_to_scan"),
-)
 BEGIN = "[BEGIN] Logging ksm system parameters"
 END = "[END] Logging ksm system parameters"
 LONGEST_GAP = 10_000  # intervals; if a gap is longer, a number is torn
+_OLDER = re.compile(r"Interval\s+([0-9]{1,9})\s*:\s*(?!average_cpu_usage\s*=)([^\s=]+)\s*=\s*(.*)")
 _INTERVAL = re.compile(r"Interval\s+([0-9]{1,9})\s*:\s*(?:average_cpu_usage\s*=)?\s*(.*)")
 _STAT = re.compile(r"/proc/([0-9]+)/ksm_stat")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}|([+-]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 
-Number = int | float
-Values = dict[str, Number | str | None]
-
 
 @dataclass
-class Interval:
-    """One interval of a log.
+class _Started(Interval):
+    """An interval of a log. `older`: each of its lines begins with `Interval N:`."""
 
-    `guests` has the values of each process by pid; None if the process no longer existed.
-    """
-
-    number: int
-    original: Values = field(default_factory=dict)
-    ksm: Values = field(default_factory=dict)
-    guests: dict[str, Values | None] = field(default_factory=dict)
     ended: bool = False
+    older: bool = False
 
-    def lacks(self, pids: list[str]) -> str | None:
+    def lacks(self, pids: list[str], keys: list[str]) -> str | None:
         """Return the first line that is missing; None if the interval is complete.
 
-        `pids` are the processes that it must have.
+        `pids` and `keys` are the processes and parameters that it must have.
         """
-        if not self.ended:
+        if not self.ended and not self.older:
             return END
         if not self.ksm:
             return "a parameter before [END], such as full_scans=0"
+        if self.older and (key := next((key for key in keys if key not in self.ksm), None)):
+            return f"Interval {self.number}: {key}=…"
         gone = next((pid for pid in pids if pid not in self.guests), None)
         return gone and f"/proc/{gone}/ksm_stat=…"
 
 
-@dataclass(frozen=True)
-class Log:
-    """One log.
-
-    `intervals` are the complete ones. `cut_short` says what is incomplete, in words that follow
-    "the log"; None if all is complete. `assumed` has values that the log does not contain, by the
-    header's keys. `other` has the lines that have no known form.
-    """
-
-    sha256: str
-    header: dict[str, str]
-    intervals: list[Interval]
-    planned: int
-    seconds: float
-    pids: list[str]
-    cut_short: str | None
-    assumed: dict[str, Number]
-    other: list[str]
-
-    @property
-    def command(self) -> str:
-        """The command that the guests ran; empty if they were idle."""
-        text = self.header.get("command_executed_in_vms", "").strip()
-        quoted = len(text) > 1 and text[0] == text[-1] == "'"
-        return (text[1:-1] if quoted else text).strip()
-
-    @property
-    def knobs(self) -> Values:
-        """The knobs, as the first interval has them."""
-        found = self.intervals[0].ksm
-        return {name: _chosen(value) for name in KNOBS if (value := found.get(name)) is not None}
-
-
-def parse(data: bytes, name: str) -> Log:
+def parse(data: bytes, name: str, page_size: int | None = None) -> Log:
     """Read a log. Raises InputError if it is not a log or has no complete interval.
 
-    `name` is only for messages.
+    `name` is only for messages. `page_size` is in bytes; without it, profits show it.
     """
     lines, torn = _lines(data)
     parser = _Parser(name)
@@ -119,14 +80,16 @@ def parse(data: bytes, name: str) -> Log:
         raise InputError(_no_log(name, lines))
     pids = _pids(header, started)
     expected = [pid for pid in pids if len(started) == 1 or pid in started[0].guests]
-    whole = [interval for interval in started if not interval.lacks(expected)]
+    keys = list(started[0].ksm)
+    whole = [interval for interval in started if not interval.lacks(expected, keys)]
     if not whole:
         raise InputError(
             f"{name}:{len(lines)}: no interval is complete: the last, {started[-1].number}, lacks "
-            f"`{started[-1].lacks(expected)}`"
+            f"`{started[-1].lacks(expected, keys)}`"
         )
     planned, seconds = _planned(header), _seconds(header)
     assumed: dict[str, Number] = {} if planned else {"num_intervals": whole[-1].number}
+    size, source = page_size_of(whole, page_size)
     return Log(
         sha256=hashlib.sha256(data).hexdigest(),
         header=header,
@@ -137,6 +100,10 @@ def parse(data: bytes, name: str) -> Log:
         cut_short=_cut_short(started, whole, planned, torn),
         assumed=assumed if seconds else {**assumed, "interval_duration": 1.0},
         other=[*parser.other, *_settled(whole)],
+        notes=tuple(plausible(whole, name, parser.lines)),
+        baseline=parser.baseline,
+        page_size=size,
+        page_size_from=source,
     )
 
 
@@ -148,7 +115,7 @@ def _lines(data: bytes) -> tuple[list[str], bool]:
 
     A line without a newline counts as torn, since its number may be incomplete.
     """
-    text = data.decode("utf-8-sig", errors="backslashreplace")
+    text = printable(data.decode("utf-8-sig", errors="backslashreplace").replace("\r\n", "\n"))
     *lines, rest = (line.strip() for line in text.split("\n"))
     if rest == END:
         return [*lines, rest], False
@@ -161,12 +128,18 @@ class _Parser:
     def __init__(self, name: str):
         self.name = name
         self.header: dict[str, str] = {}
-        self.intervals: list[Interval] = []
+        self.intervals: list[_Started] = []
+        self.baseline: Values = {}
         self.other: list[str] = []
+        self.lines: dict[tuple[int, str], int] = {}  # of values, by interval and key
         self._values: dict[str, Any] = self.header  # what a line key=value belongs to
 
     def feed(self, number: int, line: str) -> None:
         """Take the next line. Raises InputError for an interval that cannot be the next one."""
+        self._line = number
+        if older := _OLDER.fullmatch(line):
+            self._older(number, line, int(older[1]), older[2], older[3])
+            return
         key, equals, value = line.partition("=")
         if key.startswith("Interval") and (match := _INTERVAL.fullmatch(line)):
             self._begin(number, line, int(match[1]), match[2])
@@ -176,6 +149,16 @@ class _Parser:
             self._value(line, key.strip(), value.strip())
         elif line and not self._marked(line):
             self.other.append(line)
+
+    def _older(self, line: int, text: str, number: int, key: str, value: str) -> None:
+        if not self.intervals or self.intervals[-1].number != number:
+            self._begin(line, text, number, "")
+        interval = self.intervals[-1]
+        interval.older, self._values = True, interval.ksm
+        if match := _STAT.fullmatch(key):
+            self._guest(text, match[1], value)
+        else:
+            self._value(text, key, value)
 
     def _begin(self, line: int, text: str, number: int, usage: str) -> None:
         last = self.intervals[-1].number if self.intervals else 0
@@ -188,13 +171,16 @@ class _Parser:
         if isinstance(cpu, str):
             self.other.append(text)
             cpu = None
-        interval = Interval(number, {"average_cpu_usage": cpu})
+        interval = _Started(number, {"average_cpu_usage": cpu})
         self.intervals.append(interval)
         self._values = interval.original
 
     def _marked(self, line: str) -> bool:
-        if not self.intervals or not line.startswith(("[BEGIN]", "[END]")):
+        if not line.startswith(("[BEGIN]", "[END]")):
             return False
+        if not self.intervals:  # an older log has the counters before its first interval
+            self._values = self.baseline if line.startswith("[BEGIN]") else self.header
+            return True
         interval = self.intervals[-1]
         interval.ended = line.startswith("[END]")
         self._values = interval.original if interval.ended else interval.ksm
@@ -206,6 +192,8 @@ class _Parser:
             self.other.append(line)
         else:
             self._values[key] = value if self._values is self.header else _number(value)
+            if self.intervals:
+                self.lines[self.intervals[-1].number, key] = self._line
 
     def _guest(self, line: str, pid: str, value: str) -> None:
         guests, words = self.intervals[-1].guests, value.split()
@@ -241,7 +229,7 @@ def _no_log(name: str, lines: list[str]) -> str:
 # --- what the lines mean --------------------------------------------------------------------------
 
 
-def _pids(header: dict[str, str], intervals: list[Interval]) -> list[str]:
+def _pids(header: dict[str, str], intervals: list[_Started]) -> list[str]:
     """List the processes: first those of the header, then those that only intervals have."""
     listed = re.findall(r"[0-9]+", header.get("vm_pid_array", ""))
     return list(dict.fromkeys([*listed, *(pid for each in intervals for pid in each.guests)]))
@@ -258,7 +246,7 @@ def _seconds(header: dict[str, str]) -> float | None:
 
 
 def _cut_short(
-    started: list[Interval], whole: list[Interval], planned: int | None, torn: bool
+    started: list[_Started], whole: list[_Started], planned: int | None, torn: bool
 ) -> str | None:
     """Say what is incomplete. `torn`: the last line has no newline and was left out."""
     there = {interval.number for interval in whole}
@@ -281,7 +269,7 @@ def _spans(numbers: list[int]) -> str:
     return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in spans)
 
 
-def _settled(intervals: list[Interval]) -> Iterator[str]:
+def _settled(intervals: list[_Started]) -> Iterator[str]:
     """Remove the texts of each key that also has numbers, and yield their lines.
 
     A column of a table has either numbers or text.
@@ -302,120 +290,3 @@ def _settled_rows(rows: list[Values], line: str) -> Iterator[str]:
             if isinstance(row.get(key), str):
                 yield line.format(key, row[key])
                 row[key] = None
-
-
-def _chosen(value: Number | str) -> Number | str:
-    """Return the word in brackets, such as none of `[none] scan-time`; else the value itself."""
-    match = re.search(r"\[(.+?)\]", value) if isinstance(value, str) else None
-    return match[1] if match else value
-
-
-# --- a run directory ------------------------------------------------------------------------------
-
-
-def cell(log: Log) -> dict[str, Any]:
-    """Return the factors that a log contains: guests, knobs, workload."""
-    shown = {"pages_to_scan", "sleep_millisecs"} | ({"run"} if log.knobs.get("run") != 1 else set())
-    knobs = [f"{name}={value}" for name, value in log.knobs.items() if name in shown]
-    knobs.sort(key=lambda knob: knob.startswith("run="))
-    return {
-        "guests": len(log.pids),
-        "knobs": ", ".join(knobs) or "unknown",
-        "workload": log.command or "idle",
-    }
-
-
-def planned(
-    log: Log, run_id: str, index: int, factors: dict[str, Any], memory_mib: int
-) -> dict[str, Any]:
-    """Return the run in the form of a plan. What a log does not contain is null or empty."""
-    sampling = {"interval": log.seconds, "intervals": log.planned, "period": log.seconds}
-    sampling |= {"samples": log.planned, "seconds": log.planned * log.seconds}
-    return {
-        "id": run_id,
-        "index": index,
-        "factors": factors,
-        "guests": {
-            "count": len(log.pids),
-            "memory_mib": memory_mib,
-            "disk_gib": None,
-            "vcpus": None,
-            "network": None,
-            "nosharepages": [],
-        },
-        "knobs": {},
-        "knobs_if_present": {},
-        "workload": {"name": factors["workload"], "parts": []},
-        "sampling": sampling,
-        "note": "",
-        "seconds": sampling["seconds"],
-    }
-
-
-def record(log: Log, file: str, experiment: str, run: dict[str, Any]) -> dict[str, Any]:
-    """Return the run.json of a run that is `planned`."""
-    memory = {"memory_mib": run["guests"]["memory_mib"]}
-    return {
-        "format": 1,
-        "experiment": experiment,
-        "run": run,
-        "host": "imported",
-        "status": "complete",
-        "reason": "",
-        "converged": None,
-        "started": None,
-        "ended": None,
-        "knobs": {"before": {}, "during": log.knobs, "after": {}},
-        "provenance": {"page_size": PAGE_SIZE},
-        "imported": {
-            "file": file,
-            "sha256": log.sha256,
-            "header": log.header,
-            "other": log.other,
-            "cut_short": log.cut_short,
-            "assumed": {**memory, "page_size": PAGE_SIZE, **log.assumed},
-        },
-    }
-
-
-def samples(log: Log) -> Iterator[str]:
-    """Yield the lines of samples.jsonl. Guests are the processes that the log has lines of."""
-    encode = json.JSONEncoder(allow_nan=False).encode
-    seen = {pid for interval in log.intervals for pid in interval.guests}
-    names = {pid: f"vm-{pid}" for pid in log.pids if pid in seen}
-    yield encode(_header(log, {name: int(pid) for pid, name in names.items()}))
-    for interval in log.intervals:
-        sample = {
-            "kind": "sample",
-            "n": interval.number,
-            "monotonic": interval.number * log.seconds,
-            "ksm": interval.ksm,
-            "guests": {name: interval.guests.get(pid) for pid, name in names.items()},
-            "original": interval.original,
-        }
-        yield encode(sample)
-    yield encode(_end(log))
-
-
-def _header(log: Log, guests: dict[str, int]) -> dict[str, Any]:
-    return {
-        "kind": "header",
-        "format": 1,
-        "wall": None,
-        "monotonic": 0.0,
-        "period": log.seconds,
-        "samples": log.planned,
-        "page_size": PAGE_SIZE,
-        "guests": guests,
-    }
-
-
-def _end(log: Log) -> dict[str, Any]:
-    count, last = len(log.intervals), log.intervals[-1].number
-    return {
-        "kind": "end",
-        "samples": count,
-        "missed": max(0, last - count),
-        "reason": "cut short" if log.cut_short else "finished",
-        "gone": {},
-    }

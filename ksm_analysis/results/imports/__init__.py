@@ -1,0 +1,1 @@
+"""Runs that other programs recorded: logs, tables, dumps and answers of Prometheus."""
