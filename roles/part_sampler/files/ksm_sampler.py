@@ -441,15 +441,15 @@ class Steady:
     complete full scans. For that, one more scan has to end meanwhile, because a sample may be taken
     in the middle of a scan. The first sample of a run is taken before ksmd starts.
 
-    A slow rise is flat for a while, so the slope counts too (least squares): if it went on for AHEAD
-    scans, and for AHEAD times `seconds`, values must change by at most `percent` of the maximum.
+    A slow rise is flat for a while, so the slope counts too (least squares): if it went on for
+    AHEAD scans, and for AHEAD times `seconds`, values must change by at most `percent`.
     """
 
     def __init__(self, scans, seconds, percent, after=0.0):
         self.scans, self.seconds, self.percent, self.after = scans, seconds, percent, after
         # Samples, as (seconds, full_scans, sums of all values before: see `sums`)
         self.origin = self.now = self.since = None
-        self.sums = (0, 0.0, 0, 0.0, 0.0)  # n, seconds, saved, seconds², seconds × saved
+        self.sums = (0, 0.0, 0, 0.0, 0.0)  # n, seconds, saved, seconds², seconds · saved
         # The values since then that are greater than all later ones, so that the first is the
         # maximum, each with the earliest sample since which this holds. The same for the negated
         # values. The length is limited by the number of different values.
