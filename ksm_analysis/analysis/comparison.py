@@ -70,15 +70,21 @@ class Cell:
         """Return one value for each run; NaN if a run has none."""
         return [_value(each, metric) for each in self.runs]
 
+    def array(self, metric: str) -> Floats:
+        """Return the same as an array."""
+        return np.array(self.values(metric), dtype=np.float64)
+
 
 @dataclass(frozen=True)
 class Comparison:
     """One metric of a cell of A, compared with that of a cell of B.
 
     `by` has both labels of the factor in which the cells differ on purpose, if there is one.
-    `p_holm` is p adjusted for all comparisons made. `missing` is how many more runs (A, B) a
-    verdict needs. `needed` is about how many runs on each side detect the smallest effect that
-    matters. `pairs` is the number of complete pairs if runs were compared within blocks, else None.
+    `p_holm` is p adjusted for all comparisons made. `p_same` is that of the equivalence test, whose
+    margin is the smallest effect that matters, adjusted in the same way. `missing` is how many more
+    runs (A, B) a verdict needs. `needed` is about how many runs on each side detect the smallest
+    effect that matters. `pairs` is the number of complete pairs if runs were compared within
+    blocks, else None.
     """
 
     metric: str
@@ -88,6 +94,7 @@ class Comparison:
     by: tuple[str, str] | None
     found: Difference
     p_holm: float | None = None
+    p_same: float | None = None
     verdict: str = statistics.NO_VERDICT
     missing: tuple[int, int] = (0, 0)
     needed: int | None = None
@@ -311,19 +318,27 @@ def compare(
     left_out: dict[tuple[str, str], int] = {}
     for a, b in over_hosts(pairs):
         for name in names:
-            one = _of_pair(a, b, name, by)
+            one = _of_pair(a, b, name, by, smallest)
             if isinstance(one, str):
                 left_out[name, one] = left_out.get((name, one), 0) + 1
             else:
                 made.append(one)
-    adjusted = iter(statistics.holm([p for one in made if (p := one.found.p) is not None]))
+    apart = _adjusted([one.found.p for one in made])
+    same = _adjusted([one.p_same for one in made])
+    made = [replace(one, p_holm=p, p_same=q) for one, p, q in zip(made, apart, same, strict=True)]
     return (
-        [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made],
+        [_judged(one, smallest) for one in made],
         [LeftOut(name, why, count) for (name, why), count in left_out.items()],
     )
 
 
-def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
+def _adjusted(values: list[float | None]) -> list[float | None]:
+    """Adjust the p values that are known by Holm's method."""
+    adjusted = iter(statistics.holm([p for p in values if p is not None]))
+    return [None if p is None else next(adjusted) for p in values]
+
+
+def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Comparison | str:
     """Compare one metric, or return the reason why it is left out."""
     (count, interval, rule), (others, other, ending) = a.key.sampling, b.key.sampling
     if name in TOTALS and (count * interval, rule) != (others * other, ending):
@@ -336,8 +351,10 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
         empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
         return f"no run of {' or of '.join(empty)} has a value"
     labels = (a.labels[by], b.labels[by]) if by else None
-    pairs = len(_pairs(a, b, name)[0]) if in_blocks else None
-    return Comparison(name, UNITS[name], a, b, labels, found, pairs=pairs)
+    ours, theirs = _pairs(a, b, name) if in_blocks else (a.array(name), b.array(name))
+    same = statistics.equivalence(ours, theirs, smallest, in_blocks)
+    pairs = len(ours) if in_blocks else None
+    return Comparison(name, UNITS[name], a, b, labels, found, p_same=same, pairs=pairs)
 
 
 def _between(a: Cell, b: Cell, name: str) -> Difference | None:
@@ -361,8 +378,8 @@ def _pairs(a: Cell, b: Cell, name: str) -> tuple[Floats, Floats]:
     return both[:, 0], both[:, 1]
 
 
-def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
-    found = statistics.verdict(one.found, adjusted, smallest)
+def _judged(one: Comparison, smallest: float) -> Comparison:
+    found = statistics.verdict(one.found, one.p_holm, smallest, one.p_same)
     a, b = one.a.values(one.metric), one.b.values(one.metric)
     missing = _missing(a), _missing(b)
     if one.pairs is not None:
@@ -372,7 +389,7 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
         needed = _pairs_needed(one, smallest)
     elif found == statistics.NOT_SHOWN:
         needed = statistics.runs_needed(a, b, one.found.scale, smallest)
-    return replace(one, p_holm=adjusted, verdict=found, missing=missing, needed=needed)
+    return replace(one, verdict=found, missing=missing, needed=needed)
 
 
 def _pairs_needed(one: Comparison, smallest: float) -> int | None:

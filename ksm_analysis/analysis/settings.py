@@ -41,8 +41,9 @@ class Setting:
     would save, in the last census. `period` is the seconds between two samples. `freed_mib` is
     what the host has more of, and `counted_mib` what KSM counts as saved, if a census decides.
     `savings` lists the MiB that each run saved, and `blocks` their blocks (experiment, host,
-    number). `scanned`: in each run, ksmd scanned all memory often enough to judge the setting.
-    `control`: it is the first setting once more, so it is not compared with others.
+    number). `cpu_seconds` of ksmd and `throughputs` are of the same runs; None if not known.
+    `scanned`: in each run, ksmd scanned all memory often enough to judge the setting. `control`: it
+    is the first setting once more, so it is not compared with others.
     """
 
     host: str
@@ -71,6 +72,8 @@ class Setting:
     counted_mib: Estimate | None = None
     blocks: tuple[Block | None, ...] = ()
     control: bool = False
+    cpu_seconds: tuple[float | None, ...] = ()
+    throughputs: tuple[float | None, ...] = ()
 
     def within(self, seconds: Estimate) -> bool:
         """Whether a time is that of the first sample: the share may have been reached before it."""
@@ -113,15 +116,17 @@ def is_control(measured: Measured) -> bool:
 def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Setting:
     runs = [each for each, _ in in_blocks]
     off = is_off(runs[0])
-    known = [(value, b) for each, b in in_blocks if not np.isnan(value := saved_mib(each))]
+    known = [both for both in in_blocks if not np.isnan(saved_mib(both[0]))]
     return Setting(
         **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
         scanned=all(map(scanned_enough, runs)),
         plateaued=all(map(has_plateau, runs)),
-        savings=tuple(value for value, _ in known),
+        savings=tuple(saved_mib(each) for each, _ in known),
         blocks=tuple(block for _, block in known),
+        cpu_seconds=tuple(_or_none(last("ksmd_cpu_seconds")(each)) for each, _ in known),
+        throughputs=tuple(_or_none(throughput_of(each)) for each, _ in known),
         control=is_control(runs[0]),
         saved_mib=_over(runs, saved_mib),
         freed_mib=_over(runs, _freed),
@@ -139,6 +144,10 @@ def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Sett
         efficiency_percent=None if off else _over(runs, efficiency_of),
         period=max(each.run.plan.sampling.period for each in runs),
     )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate | None:

@@ -103,7 +103,8 @@ def test_what_may_be_negative_has_an_effect_but_no_ratio():
     assert found.effect == pytest.approx(1.5)
     assert found.low < 1.5 < found.high
     assert verdict(found, 0.001, 0.01) == "higher"
-    assert verdict(found, 0.001, 2) == "differs, by less than matters"
+    assert verdict(found, 0.001, 2, 0.001) == "differs, by less than matters"
+    assert verdict(found, 0.001, 2, 0.06) == "differs, perhaps by less than matters"
 
 
 def test_nothing_is_relative_to_zero():
@@ -170,8 +171,11 @@ def test_lower_and_higher_refer_to_the_second():
 def test_the_same_is_more_than_no_difference_shown():
     near, far = [100.0, 100.1, 99.9, 100.0], [100.0, 130, 70, 105]
 
-    assert verdict(difference(near, near[::-1]), 1.0, 0.01) == "the same"
-    assert verdict(difference(near, far), 0.9, 0.01) == "no difference shown"
+    same = statistics.equivalence(near, near[::-1], 0.01)
+    assert verdict(difference(near, near[::-1]), 1.0, 0.01, same) == "the same"
+    assert verdict(difference(near, near[::-1]), 1.0, 0.01, None) == "no difference shown"
+    same = statistics.equivalence(near, far, 0.01)
+    assert verdict(difference(near, far), 0.9, 0.01, same) == "no difference shown"
 
 
 def test_a_difference_that_other_comparisons_may_explain_is_not_shown():
@@ -342,7 +346,8 @@ def test_a_difference_in_every_block_is_found_whatever_the_blocks_are():
     assert found.change == pytest.approx(0.1)
     assert statistics.paired(drift, 1.05 * drift).p < 0.001
     assert difference(drift, 1.05 * drift).p > 0.5
-    assert verdict(statistics.paired(drift, drift), 1.0, 0) == "the same"
+    same = statistics.equivalence(drift, drift, 0, in_blocks=True)
+    assert verdict(statistics.paired(drift, drift), 1.0, 0, same) == "the same"
 
 
 def test_only_complete_pairs_count():
