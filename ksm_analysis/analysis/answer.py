@@ -47,8 +47,11 @@ def _how_soon(setting: Setting, saved: Estimate) -> str:
         return "Nothing is merged."
     if not setting.plateaued:
         return "Sharing was still changing when the run ended: a longer run is needed."
-    if setting.seconds_to_95 is None:
+    times = setting.seconds_to_95
+    if times is None:
         return ""
-    if setting.within(setting.seconds_to_95):
+    if times.mean is None:
+        return f"95 % of that was not reached in {times.runs - times.reached} of {times.runs} runs."
+    if setting.within(times):
         return f"95 % of that is reached within {number(setting.period)} s."
-    return f"95 % of that is reached after {number(setting.seconds_to_95.mean)} s."
+    return f"95 % of that is reached after {number(times.mean)} s."

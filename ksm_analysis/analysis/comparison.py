@@ -11,31 +11,33 @@ import numpy as np
 
 from ksm_analysis.analysis import statistics
 from ksm_analysis.analysis.blocks import Block, blocks_of, shared
-from ksm_analysis.analysis.settings import has_plateau, last, time_to
+from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import catalog, summary
+from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import SHARES, reached
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
 from ksm_analysis.results.run import Run
 
 # How much is saved, at what cost, how soon, and what is left for the guests. One metric for each
 # question: each further metric makes all differences harder to prove
-DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
+DEFAULT = ("saved_mib", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
 # These are not in catalog.HOST; _value computes them
-TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
 RATES: dict[str, Callable[[list[float]], np.floating]] = {
     "bogo_ops_per_second_mean": np.mean,
     "bogo_ops_per_second_sum": np.sum,
 }
 UNITS = (
     {metric.name: metric.unit for metric in (*catalog.HOST, *catalog.CENSUS)}
-    | dict.fromkeys(("seconds", *TIMES), "s")
+    | dict.fromkeys(("seconds", *SHARES), "s")
+    | {"saved_mib": "MiB"}
     | dict.fromkeys(RATES, "bogo ops/s")
 )
 COUNTED = {metric.name for metric in catalog.CENSUS}
-TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds"}
+TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds", *SHARES}
 OVER_AN_INTERVAL = {metric.name for metric in catalog.HOST if metric.kind == "counter"} | {
     name for name in UNITS if name.endswith("_cpu_percent")
 }
@@ -84,7 +86,8 @@ class Comparison:
     margin is the smallest effect that matters, adjusted in the same way. `missing` is how many more
     runs (A, B) a verdict needs. `needed` is about how many runs on each side detect the smallest
     effect that matters. `pairs` is the number of complete pairs if runs were compared within
-    blocks, else None.
+    blocks, else None. `not_reached` counts the runs (A, B) that never reached a share of their
+    plateau; their time is how long they were watched.
     """
 
     metric: str
@@ -99,6 +102,7 @@ class Comparison:
     missing: tuple[int, int] = (0, 0)
     needed: int | None = None
     pairs: int | None = None
+    not_reached: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,13 @@ def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
 def _value(measured: Measured, metric: str) -> float:
     """Return the value that stands for a run; NaN if it has none.
 
-    A run without a plateau has no time to it.
+    If a run did not reach a share of its plateau, its time is how long it was watched: both sides
+    are compared in their restricted means.
     """
-    if metric in TIMES:
-        return time_to(TIMES[metric])(measured) if has_plateau(measured) else np.nan
+    if metric in SHARES:
+        return reached(SHARES[metric])(measured).seconds
+    if metric == "saved_mib":
+        return saved_mib(measured)
     if metric in RATES:
         rates = summary.throughput(measured.run)
         return float(RATES[metric](rates)) if rates else np.nan
@@ -312,7 +319,7 @@ def compare(
 
     A metric is left out if a side has no value of it. A total (such as CPU seconds) is left out if
     the two sides were sampled for unequal times. A metric that is counted over an interval is left
-    out if the intervals have unequal lengths.
+    out if the intervals have unequal lengths. So is a time that no run reached.
     """
     made: list[Comparison] = []
     left_out: dict[tuple[str, str], int] = {}
@@ -345,6 +352,9 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Co
         return "A and B were not sampled for the same time"
     if name in OVER_AN_INTERVAL and interval != other:
         return "it is counted over an interval, and the intervals of A and B have unequal lengths"
+    never = _never(a, name), _never(b, name)
+    if name in SHARES and never == (len(a.runs), len(b.runs)):
+        return "no run of A or of B reached it"
     in_blocks = by != "host" and any(a.blocks) and any(b.blocks)
     found = (_within if in_blocks else _between)(a, b, name)
     if found is None:
@@ -354,7 +364,14 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Co
     ours, theirs = _pairs(a, b, name) if in_blocks else (a.array(name), b.array(name))
     same = statistics.equivalence(ours, theirs, smallest, in_blocks)
     pairs = len(ours) if in_blocks else None
-    return Comparison(name, UNITS[name], a, b, labels, found, p_same=same, pairs=pairs)
+    return Comparison(
+        name, UNITS[name], a, b, labels, found, p_same=same, pairs=pairs, not_reached=never
+    )
+
+
+def _never(cell: Cell, name: str) -> int:
+    """Count the runs that never reached a share of their plateau."""
+    return sum(not reached(SHARES[name])(each).yes for each in cell.runs) if name in SHARES else 0
 
 
 def _between(a: Cell, b: Cell, name: str) -> Difference | None:

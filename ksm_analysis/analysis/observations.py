@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ksm_analysis.analysis.settings import has_plateau, is_off, last, time_to
+from ksm_analysis.analysis.settings import is_off, last
 from ksm_analysis.analysis.statistics import FEWEST, Floats, difference, estimate
 from ksm_analysis.analysis.words import guest_word, join, number
 from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import reached
 from ksm_analysis.metrics.values import MIB, Ends, saved_pages
 from ksm_analysis.results import cells
 
@@ -283,7 +284,8 @@ def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
 
 def _seconds_to_95(measured: Measured) -> float:
     """Return when 95 % was reached; NaN if the run reached no plateau."""
-    return time_to(0.95)(measured) if has_plateau(measured) else np.nan
+    seconds, yes = reached(0.95)(measured)
+    return seconds if yes else np.nan
 
 
 def _undecided(holds: bool | None) -> str:

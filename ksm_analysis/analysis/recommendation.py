@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.analysis.settings import has_plateau, is_control, is_off, scans_needed
+from ksm_analysis.analysis.settings import is_control, is_off
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import has_plateau, scans_needed
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import run
 

@@ -23,6 +23,7 @@ FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
 RESAMPLES = 49_999  # the smallest p is 1 in 25,000: Holm multiplies it by the comparisons made
 POWER = 0.8  # chance to detect the effect, when the number of runs that it needs is estimated
+ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
 SEED = 20240  # fixed, so that the same runs give the same numbers
 
 
@@ -61,6 +62,55 @@ def estimate(values: Values, chosen_of: int = 1) -> Estimate | None:
 def _known(values: Values) -> Floats:
     known = np.asarray(values, dtype=np.float64)
     return known[~np.isnan(known)]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times until something happened in runs; in some of them it may not have happened.
+
+    It happened in `reached` of all `runs`. The others are censored: they were watched for some time
+    and count for it (Kaplan and Meier). `mean`, `low` and `high` are as in Estimate, and None
+    unless it happened in each run, because a mean of the other runs would be too small. `median` is
+    None if it is not reached. `restricted_mean` is the mean of the time until it happened, but at
+    most `until`, the longest time that any run was watched or needed. All in seconds.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    runs: int
+    reached: int
+    median: float | None
+    restricted_mean: float
+    until: float
+
+
+def times_of(seconds: Sequence[float], happened: Sequence[bool]) -> Times | None:
+    """Estimate times of runs: `seconds` until it happened, or that the run was watched.
+
+    None if there is no run.
+
+    Source: scipy.stats.ecdf with CensoredData, the estimator of Kaplan and Meier.
+    """
+    if not len(seconds):
+        return None
+    times, there = np.array(seconds, dtype=np.float64), np.array(happened, dtype=bool)
+    data = scipy.stats.CensoredData(uncensored=times[there], right=times[~there])
+    curve = scipy.stats.ecdf(data).sf
+    at, left = np.asarray(curve.quantiles), np.asarray(curve.probabilities)
+    halved = np.flatnonzero(left <= 0.5 * (1 + ALIKE))
+    area = at[0] + float(left[:-1] @ np.diff(at))
+    over = estimate(times) if there.all() else None
+    return Times(
+        mean=over.mean if over else None,
+        low=over.low if over else None,
+        high=over.high if over else None,
+        runs=len(times),
+        reached=int(there.sum()),
+        median=float(at[halved[0]]) if len(halved) else None,
+        restricted_mean=float(area),
+        until=float(at[-1]),
+    )
 
 
 # --- two groups of runs ---------------------------------------------------------------------------
@@ -181,8 +231,6 @@ def p_value(a: Floats, b: Floats) -> Floats:
 
 
 # --- runs of the same blocks ----------------------------------------------------------------------
-
-ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
 
 
 def paired(a: Values, b: Values) -> Difference | None:

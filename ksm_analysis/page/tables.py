@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from ksm_analysis.analysis import recommendation
+from ksm_analysis.analysis.best import Best
 from ksm_analysis.analysis.settings import Setting
-from ksm_analysis.analysis.words import guest_word, number, short
+from ksm_analysis.analysis.statistics import Times
+from ksm_analysis.analysis.words import guest_word, number, short, times
 from ksm_analysis.metrics import catalog, measurement, summary
 from ksm_analysis.results.run import Cell, Run
 
@@ -37,27 +39,40 @@ ANSWER = (  # of Setting: heading, unit
 )
 
 
-def of_settings(settings: list[Setting]) -> dict[str, Any]:
-    """Make headings and rows of text, without columns that have no value or do not vary."""
+def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
+    """Make headings and rows of text, without columns that have no value or do not vary.
+
+    The last column says which settings are on the front, if there are several.
+    """
     columns = [column for column in ANSWER if _tells(settings, column[0])]
+    front = [_front(setting, best) for setting in settings]
+    more = [("front", "on the front of savings against cost", "")] if any(front) else []
     rising = [s for s in settings if not s.off and not s.plateaued]
     return {
         "headings": [
-            {"title": title, "unit": unit, "text": name in FACTORS} for name, title, unit in columns
+            {"title": title, "unit": unit, "text": name in FACTORS}
+            for name, title, unit in [*columns, *more]
         ],
         "rows": [
             {
                 "factors": _attributes({factor: getattr(s, factor) for factor in FACTORS}),
                 "off": s.off,
-                "cells": [_answer_cell(s, name) for name, _, _ in columns],
+                "cells": [_answer_cell(s, name) for name, _, _ in columns] + [there] * len(more),
             }
-            for s in settings
+            for s, there in zip(settings, front, strict=True)
         ],
-        "rising": "* pages_sharing was still changing when the run ended, so there is no plateau. "
-        "The times refer to what was reached by the end of the run."
+        "rising": "Savings were still changing when some runs ended, so they reached no plateau. "
+        "They count for as long as they were watched (Kaplan and Meier). A restricted mean counts "
+        "times up to the end of the longest run."
         if rising
         else "",
     }
+
+
+def _front(setting: Setting, best: list[Best]) -> str:
+    """Say whether a setting is on the front of its rivals; empty if it has none."""
+    said = (each.has_on_front(setting) for each in best if each.front)
+    return next(("yes" if there else "no" for there in said if there is not None), "")
 
 
 def _tells(settings: list[Setting], name: str) -> bool:
@@ -73,9 +88,8 @@ def _answer_cell(setting: Setting, name: str) -> str:
         return str(len(value))
     if name in FACTORS:
         return str(value)
-    if name.startswith("seconds_to") and value:
-        within = f"≤ {number(setting.period)}" if setting.within(value) else ""
-        return (within or short(value)) + ("" if setting.plateaued else "*")
+    if isinstance(value, Times):
+        return f"≤ {number(setting.period)}" if setting.within(value) else times(value)
     return short(value)
 
 
@@ -87,6 +101,7 @@ def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
 def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without columns that have no value or do not vary."""
     table = summary.summary(measured)
+    records = table.to_dict("records")
     known = {m.name: m for m in (*catalog.HOST, *catalog.CENSUS)}
     headings: list[dict[str, Any]] = []
     rows: list[list[str]] = [[] for _ in measured]
@@ -104,8 +119,9 @@ def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
                 "help": metric.help if metric else "",
             }
         )
-        for row, value in zip(rows, table[name], strict=True):
-            row.append(_cell(value))
+        over = [name.startswith("seconds_to") and summary.not_reached(r) for r in records]
+        for row, value, more in zip(rows, table[name], over, strict=True):
+            row.append(("> " if more else "") + _cell(value))
     factors = [_attributes({**e.run.factors, "host": e.run.host}) for e in measured]
     return {
         "headings": headings,

@@ -18,6 +18,7 @@ from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import number, short, spoken
+from ksm_analysis.analysis.words import times as written
 from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
@@ -419,14 +420,27 @@ def test_times_are_means_over_runs(make):
     assert bounds(found) == student([1.0, 2.0])
 
 
-def test_nothing_shared_takes_no_time(make):
-    assert times(only([make(sharing=0)])) == [None, None, None]
+@pytest.mark.parametrize("sharing", [0, RISING], ids=["nothing saved", "still rising"])
+def test_a_share_that_is_never_reached_has_no_mean(make, sharing):
+    found = only([make(sharing=sharing)]).seconds_to_95
+
+    assert (found.mean, found.median, found.runs, found.reached) == (None, None, 1, 0)
+    assert (found.restricted_mean, found.until) == (4.0, 4.0)
+    assert written(found) == "not reached within 4"
 
 
-def test_a_run_without_sharing_counts_for_no_time(make):
-    found = only([make(sharing=0), make(sharing=(0,) * 4 + (1_000,) * 13, repetition=2)])
+def test_with_ksm_off_there_are_no_times(make):
+    assert only([make(knobs=OFF)]).seconds_to_95 is None
 
-    assert found.seconds_to_95 == Estimate(1.0, None, None, 1)
+
+def test_runs_that_never_got_there_are_censored_and_not_left_out(make):
+    shapes = [(0,) * 4 + (1_000,) * 13, (0,) * 8 + (1_000,) * 9, RISING]
+    found = only([make(sharing=s, repetition=n) for n, s in enumerate(shapes)]).seconds_to_95
+
+    assert (found.mean, found.runs, found.reached) == (None, 3, 2)
+    assert (found.median, found.until) == (2.0, 4.0)
+    assert found.restricted_mean == pytest.approx((1 + 2 + 4) / 3)
+    assert written(found) == ("median 2; not reached in 1 of 3 runs; mean, restricted to 4: 2.33")
 
 
 # --- plateaus -------------------------------------------------------------------------------------
