@@ -50,7 +50,7 @@ def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
     rising = [s for s in settings if not s.off and not s.plateaued]
     return {
         "headings": [
-            {"title": title, "unit": unit, "text": name in FACTORS}
+            {"title": title, "unit": unit, "text": name in FACTORS or _in_words(settings, name)}
             for name, title, unit in [*columns, *more]
         ],
         "rows": [
@@ -67,6 +67,12 @@ def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
         if rising
         else "",
     }
+
+
+def _in_words(settings: list[Setting], name: str) -> bool:
+    """Whether a column has times that some runs did not reach, which takes words."""
+    values = [getattr(setting, name, None) for setting in settings]
+    return any(isinstance(value, Times) and value.mean is None for value in values)
 
 
 def _front(setting: Setting, best: list[Best]) -> str:
