@@ -21,7 +21,7 @@ from ksm_analysis.analysis.front import on_front
 
 LEVEL = 1 - statistics.CONFIDENCE
 SETTINGS, FEW, SCATTER = (2, 4, 10), (3, 5), 0.01
-UNPAIRED = 50  # experiments of ten settings: the test without blocks takes a fifth of a second
+UNPAIRED = 50  # experiments of ten settings: the test without blocks takes a fifth of a second each
 
 
 def pairs(generator, times):
@@ -117,7 +117,7 @@ def selected(generator, times):
     """Print how often the interval of the selected setting has its true mean."""
     beyond = 0
     for settings in SETTINGS:
-        for runs in (3, 5, 10):
+        for runs in FEW:
             for apart in (0, 1, 3, 30):
                 plain, fair = covered(generator, times, settings, runs, apart)
                 words = f"best of {settings}, {runs} runs, {apart} errors apart: not covered"
@@ -133,7 +133,7 @@ def selected(generator, times):
 def ties(generator, times):
     """Print how often what differs by the margin is called the same, and what is equal."""
     beyond = 0
-    for runs in (3, 5, 10):
+    for runs in FEW:
         for difference, limit in ((0.01, LEVEL), (-0.01, LEVEL), (0, None)):
             tables = in_blocks(generator, (times, runs, 2), lambda g, s: g.lognormal(0, 0.003, s))
             tables[..., 1] *= 1 + difference
@@ -188,7 +188,7 @@ def main():
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(SECTIONS)} (default: all)")
-    add("--times", type=int, default=1_000, help="experiments each (default: 1000)")
+    add("--times", type=int, default=500, help="experiments each (default: 500)")
     arguments = parser.parse_args()
     if arguments.times < 200:
         parser.error("--times: fewer than 200 say nothing")

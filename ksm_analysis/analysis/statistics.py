@@ -53,10 +53,12 @@ def estimate(values: Values, chosen_of: int = 1) -> Estimate | None:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, 1)
-    level, student = (1 + CONFIDENCE) / 2, scipy.stats.t(len(known) - 1)
-    error = float(scipy.stats.sem(known))
-    below = error * float(student.ppf(max(level, CONFIDENCE ** (1 / chosen_of))))
-    return Estimate(mean, mean - below, mean + error * float(student.ppf(level)), len(known))
+    level, error = (1 + CONFIDENCE) / 2, float(known.std(ddof=1)) / math.sqrt(len(known))
+    lowest = max(level, CONFIDENCE ** (1 / chosen_of))
+    below, above = (
+        error * float(scipy.stats.t.ppf(each, len(known) - 1)) for each in (lowest, level)
+    )
+    return Estimate(mean, mean - below, mean + above, len(known))
 
 
 def _known(values: Values) -> Floats:

@@ -22,6 +22,7 @@ ANSWER = (  # of Setting: heading, unit
     ("workload", "workload", ""),
     ("knobs", "knobs", ""),
     ("runs", "runs", ""),
+    ("front", "on the front", ""),
     ("saved_mib", "saved", "MiB"),
     ("counted_mib", "counted by KSM", "MiB"),
     ("freed_mib", "freed", "MiB"),
@@ -42,22 +43,27 @@ ANSWER = (  # of Setting: heading, unit
 def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
     """Make headings and rows of text, without columns that have no value or do not vary.
 
-    The last column says which settings are on the front, if there are several.
+    One column says which settings are on the front of their rivals.
     """
-    columns = [column for column in ANSWER if _tells(settings, column[0])]
     front = [_front(setting, best) for setting in settings]
-    more = [("front", "on the front of savings against cost", "")] if any(front) else []
+    columns = [
+        column
+        for column in ANSWER
+        if (any(front) if column[0] == "front" else _tells(settings, column[0]))
+    ]
     rising = [s for s in settings if not s.off and not s.plateaued]
     return {
         "headings": [
             {"title": title, "unit": unit, "text": name in FACTORS or _in_words(settings, name)}
-            for name, title, unit in [*columns, *more]
+            for name, title, unit in columns
         ],
         "rows": [
             {
                 "factors": _attributes({factor: getattr(s, factor) for factor in FACTORS}),
                 "off": s.off,
-                "cells": [_answer_cell(s, name) for name, _, _ in columns] + [there] * len(more),
+                "cells": [
+                    there if name == "front" else _answer_cell(s, name) for name, _, _ in columns
+                ],
             }
             for s, there in zip(settings, front, strict=True)
         ],
