@@ -173,7 +173,7 @@ def front(generator, times):
             saved[..., 0] *= 1.05
             found = [on_front(made(*each)) for each in zip(saved, cost, strict=True)]
             wanted = [True] + [False] * (settings - 1)
-            words = f"front, {settings}, {count} blocks, one beats all by 5 and 20 %: found"
+            words = f"front, {settings}, {count} blocks, one beats all: found"
             report(words, share([each == wanted for each in found]), None)
     return beyond
 

@@ -29,7 +29,7 @@ examples:
   python -m ksm_analysis plan experiments/original-1.yml --interval 2    shorter intervals
   python -m ksm_analysis plan experiments/quick.yml --resume             remaining runs
   python -m ksm_analysis plan experiments/quick.yml --power 5% --pilot results/quick
-  python -m ksm_analysis plan a.yml --confirm 5 --pilot results/a > a-confirm.yml
+  python -m ksm_analysis plan a.yml --confirm 5 --pilot results/a > b.yml
 """
 
 

@@ -548,6 +548,72 @@ def test_settings_that_are_shown_to_save_less_are_not_among_the_best(repeat):
     assert [setting.knobs for setting in best.settings] == ["run=1, pages_to_scan=2000", FAST]
 
 
+def test_settings_that_save_the_same_are_a_tie(repeat):
+    measured = repeat(1000, 1001, 999, knobs=FAST, cpu=1.6) + repeat(1001, 999, 1000, cpu=0.4)
+    best = the_best(measured)
+
+    assert [setting.knobs for setting in best.settings] == [ON, FAST]
+    assert best.equal
+    assert "They are shown to save the same within 1 %." in best.why
+
+
+def test_a_best_that_hardly_saves_more_says_so(repeat):
+    best = the_best(repeat(1000, 1001, 999, knobs=ON) + repeat(1003, 1004, 1002, knobs=FAST))
+
+    assert best.confident
+    assert "That is less than 1 %, so it hardly matters." in best.why
+
+
+def test_the_interval_of_the_best_allows_for_its_selection(repeat):
+    """Among ten, the lower bound of the greatest is that of the level 0.95^(1/10)."""
+    measured = [
+        run
+        for n in range(10)
+        for run in repeat(100, 110, 120 + n, knobs=f"run=1, pages_to_scan={n + 1}")
+    ]
+    best = the_best(measured)
+    values = [100, 110, 129]
+    error = np.std(values, ddof=1) / math.sqrt(3)
+    found = next(s.saved_mib for s in best.settings if s.knobs == "run=1, pages_to_scan=10")
+
+    assert found.low == pytest.approx(np.mean(values) - error * stats.t.ppf(0.95**0.1, 2))
+    assert found.high == pytest.approx(np.mean(values) + error * stats.t.ppf(0.975, 2))
+    assert spoken(found, "MiB") in headline(settings_of(measured))
+
+
+def test_a_setting_that_saves_less_and_costs_more_is_off_the_front(make):
+    """Costs scatter by 1 %, which the constant costs of `repeat` do not."""
+    measured = [
+        make(sharing=(mib + n) * MIB, cpu=cpu * (1 + 0.01 * n), knobs=knobs, repetition=n)
+        for knobs, mib, cpu in (
+            (ON, 500, 1.0),
+            (FAST, 400, 2.0),
+            ("run=1, sleep_millisecs=9", 300, 0.2),
+        )
+        for n in (1, 2, 3)
+    ]
+    settings = settings_of(measured)
+    (best,) = best_of(settings)
+
+    assert [s.knobs for s in best.front] == ["run=1, sleep_millisecs=9", ON]
+    assert [best.has_on_front(s) for s in settings] == [True, False, True]
+    assert best.has_on_front(replace(settings[0], guests=7)) is None
+    assert best.why.endswith(
+        "Settings that no other beats in savings and cost: run=1, sleep_millisecs=9; "
+        "run=1, pages_to_scan=1000."
+    )
+
+
+def test_a_single_setting_on_the_front(make):
+    measured = [
+        make(sharing=(mib + n) * MIB, cpu=cpu * (1 + 0.01 * n), knobs=knobs, repetition=n)
+        for knobs, mib, cpu in ((ON, 500, 1.0), (FAST, 400, 2.0))
+        for n in (1, 2, 3)
+    ]
+
+    assert the_best(measured).why.endswith("Every other setting saves less and costs more.")
+
+
 def test_equal_runs_need_no_test(repeat):
     measured = repeat(100, 100, 100, knobs=FAST) + repeat(90, 90, 90, knobs=ON)
 
