@@ -104,8 +104,17 @@ def pooled_alarms(generator, times, runs):
 
 def verdicts(a, b, smallest):
     """Return the verdict of `compare` for each experiment, as the only comparison."""
-    found = [statistics.difference(*pair) for pair in zip(a, b, strict=True)]
-    return np.array([statistics.verdict(each, each.p, smallest) for each in found])
+    return np.array(
+        [
+            statistics.verdict(
+                found := statistics.difference(*pair),
+                found.p,
+                smallest,
+                statistics.equivalence(*pair, smallest),
+            )
+            for pair in zip(a, b, strict=True)
+        ]
+    )
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -161,54 +170,6 @@ def several(generator, times):
     return beyond
 
 
-def blocks(generator, times):
-    """Print rates within blocks that differ by 50 %: false alarms, false exclusions, and power."""
-    beyond = 0
-    for kind in (normal, skewed):
-        for count in (3, 5, 10):
-            found = share(paired_alarms(in_blocks(generator, (times, count, 2), kind)))
-            beyond += report(f"pairs, {kind.__name__}, {count} blocks", found)
-    for settings in (2, 4, 10):
-        for count in (3, 5):
-            even, odd = np.ones(settings), np.ones(settings)
-            odd[0] = 10
-            for words, spreads, limit in (
-                ("1 % each", even, LEVEL),
-                ("1 to 3 %", np.linspace(1, 3, settings), None),
-                ("1 %, and one 10 %", odd, None),
-            ):
-                tables = 100 * np.exp(0.01 * spreads * generator.normal(
-                    size=(times, count, settings)
-                ))  # fmt: skip
-                found = share([not all(statistics.may_be_greatest_in_blocks(t)) for t in tables])
-                what = f"any of {settings} settings excluded, {count} blocks, {words}"
-                beyond += report(what, found, limit)
-    for count in (3, 5, 10):
-        tables = in_blocks(generator, (times, count, 2), narrow)
-        tables[..., 1] *= 1.05
-        report(f"5 % more is found in {count} pairs", share(paired_alarms(tables)), None)
-        found = share(alarms(tables[: times // 4, :, 0], tables[: times // 4, :, 1]))
-        report(f"the same, without pairs, {count} runs a side", found, None)
-    for settings in (2, 4, 10):
-        for count in (3, 5):
-            tables = in_blocks(generator, (times // 8, count, settings), narrow)
-            tables[..., 0] *= 1.05
-            best = [True] + [False] * (settings - 1)
-            for words, test in (
-                ("in blocks", statistics.may_be_greatest_in_blocks),
-                ("without blocks", lambda table: statistics.may_be_greatest(table.T)),
-            ):
-                found = share([test(table) == best for table in tables])
-                what = f"the best of {settings}, by 5 %, {count} repetitions, {words}"
-                report(what, found, None)
-    return beyond
-
-
-def paired_alarms(tables):
-    """Whether each experiment has p below 0.05; the last axes are blocks and two settings."""
-    return [statistics.paired(*table.T).p < LEVEL for table in tables]
-
-
 def whole(generator, times):
     """Print rates of verdicts: false ones, then true ones."""
     beyond, moved = 0, (statistics.HIGHER, statistics.LOWER)
@@ -243,7 +204,6 @@ def main():
     beyond = single(generator, times) + several(generator, times)
     hard(generator, times)
     beyond += whole(generator, times // 20)
-    beyond += blocks(generator, times // 10)
     return 1 if beyond else 0
 
 

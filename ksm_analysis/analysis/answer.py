@@ -1,7 +1,7 @@
 """The answer in a sentence: what was saved, and what it cost."""
 
 from ksm_analysis.analysis.settings import Setting
-from ksm_analysis.analysis.statistics import Estimate
+from ksm_analysis.analysis.statistics import Estimate, estimate
 from ksm_analysis.analysis.words import number, spoken
 
 TOLD = 0.01  # a difference between what is saved and what KSM counts that readers must know
@@ -16,6 +16,8 @@ def headline(every: list[Setting]) -> str:
     if not shared:
         return "KSM was off in every run." if every else "No run can be used."
     top, saved = max(shared, key=lambda pair: (pair[0].guests, pair[1].mean))
+    rivals = sum(s.guests == top.guests for s, _ in shared)
+    saved = estimate(top.savings, chosen_of=rivals) or saved
     hosts = len({s.host for s in every}) > 1
     words = f"With {top.scenario(hosts)}: KSM saves {spoken(saved, 'MiB')}"
     if top.counted_mib and abs(top.counted_mib.mean - saved.mean) > TOLD * saved.mean:
@@ -45,8 +47,11 @@ def _how_soon(setting: Setting, saved: Estimate) -> str:
         return "Nothing is merged."
     if not setting.plateaued:
         return "Sharing was still changing when the run ended: a longer run is needed."
-    if setting.seconds_to_95 is None:
+    times = setting.seconds_to_95
+    if times is None:
         return ""
-    if setting.within(setting.seconds_to_95):
+    if times.mean is None:
+        return f"95 % of that was not reached in {times.runs - times.reached} of {times.runs} runs."
+    if setting.within(times):
         return f"95 % of that is reached within {number(setting.period)} s."
-    return f"95 % of that is reached after {number(setting.seconds_to_95.mean)} s."
+    return f"95 % of that is reached after {number(times.mean)} s."

@@ -1,21 +1,27 @@
 """Which of the tried settings are best, and why.
 
 The greatest of several means tends to be too great, because it was selected for its value. So the
-answer is every setting that the runs cannot distinguish from the best. It is a single setting only
-if the runs distinguish it from all others. Settings are compared within blocks, if at least 3
-blocks have a run of each setting.
+answer is every setting that the runs cannot distinguish from the best, with intervals that allow
+for the selection. It is a single setting only if the runs distinguish it from all others. Settings
+are compared within blocks, if at least 3 blocks have a run of each setting.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
 from ksm_analysis.analysis.blocks import shared
+from ksm_analysis.analysis.front import on_front
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import (
+    CONFIDENCE,
     FEWEST,
+    MARGIN,
+    Floats,
+    equivalence,
     estimate,
     may_be_greatest,
     may_be_greatest_in_blocks,
@@ -29,14 +35,33 @@ class Best:
     """What the runs show about the settings for the same host, guests and workload.
 
     `settings` are those that the runs cannot distinguish from the best, ordered by CPU time of ksmd
-    (lowest first). It is empty if it is too early to say. `confident`: it is a single setting, and
-    the runs show that it saves most.
+    (lowest first). It is empty if it is too early to say. The intervals of their `saved_mib` allow
+    for their selection. `confident`: it is a single setting, and the runs show that it saves most.
+    `equal`: there are several, and the runs show that they save the same within 1 %. `front` are
+    the settings that no other is shown to beat in both savings and cost (see on_front), ordered in
+    the same way; it is empty if no cost is known. `rivals` are all settings that compete.
     """
 
     scenario: str
     settings: tuple[Setting, ...]
     confident: bool
     why: str
+    equal: bool = False
+    front: tuple[Setting, ...] = ()
+    rivals: tuple[Setting, ...] = ()
+
+    def has_on_front(self, setting: Setting) -> bool | None:
+        """Whether a setting is on the front; None if it does not compete here."""
+        if not any(_alike(setting, each) for each in self.rivals):
+            return None
+        return any(_alike(setting, each) for each in self.front)
+
+
+def _alike(setting: Setting, pooled: Setting) -> bool:
+    """Whether a setting is that one, or a part of it: settings of several hosts may be pooled."""
+    same = (setting.guests, setting.workload, setting.knobs)
+    of_hosts = {block.host for block in pooled.blocks if block} | {pooled.host}
+    return same == (pooled.guests, pooled.workload, pooled.knobs) and setting.host in of_hosts
 
 
 def best_of(every: list[Setting]) -> list[Best]:
@@ -87,6 +112,8 @@ def _together(of_hosts: list[Setting], host: str) -> Setting:
         scanned=all(s.scanned for s in of_hosts),
         savings=savings,
         blocks=tuple(block for s in of_hosts for block in s.blocks),
+        cpu_seconds=tuple(value for s in of_hosts for value in s.cpu_seconds),
+        throughputs=tuple(value for s in of_hosts for value in s.throughputs),
         saved_mib=estimate(savings),
         ksmd_cpu_seconds=estimate(costs) if len(costs) == len(of_hosts) else None,
     )
@@ -98,7 +125,11 @@ def _blocks(rivals: list[Setting]) -> list[tuple[int, ...]]:
 
 
 def _compared(tried: list[Setting], scenario: str) -> Best:
-    rivals = sorted((s for s in tried if s.scanned), key=_cost)
+    count = sum(s.scanned for s in tried)
+    rivals = [
+        replace(s, saved_mib=estimate(s.savings, chosen_of=count)) for s in tried if s.scanned
+    ]
+    rivals.sort(key=_cost)
     early = _early([s for s in tried if not s.scanned])
     if len(rivals) < 2:
         return Best(scenario, (), False, early)
@@ -107,8 +138,54 @@ def _compared(tried: list[Setting], scenario: str) -> Best:
         return Best(scenario, tuple(rivals), False, f"{words} {early}".strip())
     chosen = _may_be_best(rivals)
     best = tuple(s for s, chance in zip(rivals, chosen, strict=True) if chance)
-    reasons = _one(best[0], rivals) if len(best) == 1 else _several(best, rivals)
-    return Best(scenario, best, len(best) == 1, " ".join([*reasons, early]).strip())
+    alone, equal = len(best) == 1, _equal(best)
+    reasons = [*(_one(best[0], rivals) if alone else _several(best, rivals, equal))]
+    front = _front(rivals, chosen)
+    words = " ".join([*reasons, *_of_front(front, rivals), early]).strip()
+    return Best(scenario, best, alone, words, equal, front, tuple(rivals))
+
+
+def _equal(settings: tuple[Setting, ...]) -> bool:
+    """Whether the runs show that several settings save the same within 1 %.
+
+    Each pair must show it by itself, so p needs no adjustment.
+    """
+    p = [_equivalence(a, b) for a, b in combinations(settings, 2)]
+    return bool(p) and all(each is not None and each < 1 - CONFIDENCE for each in p)
+
+
+def _equivalence(a: Setting, b: Setting) -> float | None:
+    pairs = _pairs(a, b)
+    if len(pairs) < FEWEST:
+        return equivalence(a.savings, b.savings, MARGIN)
+    return equivalence(pairs[:, 0], pairs[:, 1], MARGIN, in_blocks=True)
+
+
+def _pairs(a: Setting, b: Setting) -> Floats:
+    """Return the savings of both in each block that both have, one row for each block."""
+    places = shared([a.blocks, b.blocks])
+    return np.array([(a.savings[n], b.savings[m]) for n, m in places]).reshape(-1, 2)
+
+
+def _front(rivals: list[Setting], chosen: list[bool]) -> tuple[Setting, ...]:
+    """Return the settings on the front; one that may save most is on it by definition."""
+    if not any(value is not None for s in rivals for value in s.cpu_seconds):
+        return ()
+    there = zip(rivals, chosen, on_front(rivals), strict=True)
+    return tuple(s for s, may_be_best, unbeaten in there if may_be_best or unbeaten)
+
+
+def _of_front(front: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:
+    if front and len(front) == len(rivals):
+        yield "No setting is shown to save less and cost more than another."
+    elif len(front) == 1:
+        yield "Every other setting saves less and costs more."
+    elif front:
+        yield f"Settings that no other beats in savings and cost: {_named(front)}."
+
+
+def _named(settings: tuple[Setting, ...]) -> str:
+    return "; ".join(s.knobs for s in settings)
 
 
 def _may_be_best(rivals: list[Setting]) -> list[bool]:
@@ -137,6 +214,13 @@ def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
     yield f"It saves most: {saved}. The next is {second.knobs} with {other}."
     if words := _more(best, second):
         yield words
+    shown = _equivalence(second, best)
+    if shown is not None and shown < 1 - CONFIDENCE:
+        yield f"That is less than {100 * MARGIN:g} %, so it hardly matters."
+    yield (
+        f"It was selected from {len(rivals)}: its mean is rather too high, and its interval allows "
+        "for that."
+    )
     if best.ksmd_cpu_seconds and second.ksmd_cpu_seconds:
         ours, theirs = number(best.ksmd_cpu_seconds.mean), number(second.ksmd_cpu_seconds.mean)
         yield f"It costs {ours} CPU seconds of ksmd. The next costs {theirs}."
@@ -144,8 +228,7 @@ def _one(best: Setting, rivals: list[Setting]) -> Iterator[str]:
 
 def _more(best: Setting, second: Setting) -> str:
     """Say how much more the best saves within blocks; empty without blocks."""
-    places = shared([second.blocks, best.blocks])
-    pairs = np.array([(second.savings[n], best.savings[m]) for n, m in places]).reshape(-1, 2)
+    pairs = _pairs(second, best)
     found = paired(*pairs.T)
     if not found or found.change is None or found.low is None or found.high is None:
         return ""
@@ -153,13 +236,15 @@ def _more(best: Setting, second: Setting) -> str:
     return f"Within {len(pairs)} blocks, it saves {more} % more ({low} to {high})."
 
 
-def _several(best: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:
+def _several(best: tuple[Setting, ...], rivals: list[Setting], equal: bool) -> Iterator[str]:
     listed = "; ".join(f"{s.knobs} saves {spoken(s.saved_mib, 'MiB')}" for s in best)
     yield f"These runs do not show which of {len(best)} settings saves most: {listed}."
     if len(_blocks(rivals)) < FEWEST and (runs := min(len(s.savings) for s in best)) < FEWEST:
         yield f"Each needs at least {FEWEST} runs, and one of them has only {runs}."
+    elif equal:
+        yield f"They are shown to save the same within {100 * MARGIN:g} %."
     else:
-        yield "More runs may show it."
+        yield f"Nor do they show that these save the same within {100 * MARGIN:g} %. More runs may."
     if best[0].ksmd_cpu_seconds:
         cost = number(best[0].ksmd_cpu_seconds.mean)
         yield f"Of these, {best[0].knobs} costs the least: {cost} CPU seconds of ksmd."
@@ -168,5 +253,5 @@ def _several(best: tuple[Setting, ...], rivals: list[Setting]) -> Iterator[str]:
 def _early(settings: list[Setting]) -> str:
     if not settings:
         return ""
-    names = "; ".join(s.knobs for s in settings)
+    names = _named(tuple(settings))
     return f"Too early to judge: ksmd did not scan all memory often enough with {names}."

@@ -11,31 +11,33 @@ import numpy as np
 
 from ksm_analysis.analysis import statistics
 from ksm_analysis.analysis.blocks import Block, blocks_of, shared
-from ksm_analysis.analysis.settings import has_plateau, last, time_to
+from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import catalog, summary
+from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import SHARES, reached
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
 from ksm_analysis.results.run import Run
 
 # How much is saved, at what cost, how soon, and what is left for the guests. One metric for each
 # question: each further metric makes all differences harder to prove
-DEFAULT = ("pages_sharing", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
+DEFAULT = ("saved_mib", "ksmd_cpu_seconds", "seconds_to_95", "bogo_ops_per_second_mean")
 # These are not in catalog.HOST; _value computes them
-TIMES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
 RATES: dict[str, Callable[[list[float]], np.floating]] = {
     "bogo_ops_per_second_mean": np.mean,
     "bogo_ops_per_second_sum": np.sum,
 }
 UNITS = (
     {metric.name: metric.unit for metric in (*catalog.HOST, *catalog.CENSUS)}
-    | dict.fromkeys(("seconds", *TIMES), "s")
+    | dict.fromkeys(("seconds", *SHARES), "s")
+    | {"saved_mib": "MiB"}
     | dict.fromkeys(RATES, "bogo ops/s")
 )
 COUNTED = {metric.name for metric in catalog.CENSUS}
-TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds"}
+TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds", *SHARES}
 OVER_AN_INTERVAL = {metric.name for metric in catalog.HOST if metric.kind == "counter"} | {
     name for name in UNITS if name.endswith("_cpu_percent")
 }
@@ -70,15 +72,22 @@ class Cell:
         """Return one value for each run; NaN if a run has none."""
         return [_value(each, metric) for each in self.runs]
 
+    def array(self, metric: str) -> Floats:
+        """Return the same as an array."""
+        return np.array(self.values(metric), dtype=np.float64)
+
 
 @dataclass(frozen=True)
 class Comparison:
     """One metric of a cell of A, compared with that of a cell of B.
 
     `by` has both labels of the factor in which the cells differ on purpose, if there is one.
-    `p_holm` is p adjusted for all comparisons made. `missing` is how many more runs (A, B) a
-    verdict needs. `needed` is about how many runs on each side detect the smallest effect that
-    matters. `pairs` is the number of complete pairs if runs were compared within blocks, else None.
+    `p_holm` is p adjusted for all comparisons made. `p_same` is that of the equivalence test, whose
+    margin is the smallest effect that matters, adjusted in the same way. `missing` is how many more
+    runs (A, B) a verdict needs. `needed` is about how many runs on each side detect the smallest
+    effect that matters. `pairs` is the number of complete pairs if runs were compared within
+    blocks, else None. `not_reached` counts the runs (A, B) that never reached a share of their
+    plateau; their time is how long they were watched.
     """
 
     metric: str
@@ -88,10 +97,12 @@ class Comparison:
     by: tuple[str, str] | None
     found: Difference
     p_holm: float | None = None
+    p_same: float | None = None
     verdict: str = statistics.NO_VERDICT
     missing: tuple[int, int] = (0, 0)
     needed: int | None = None
     pairs: int | None = None
+    not_reached: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -179,10 +190,13 @@ def _labels(run: Run, named: dict[str, list[str]]) -> dict[str, str]:
 def _value(measured: Measured, metric: str) -> float:
     """Return the value that stands for a run; NaN if it has none.
 
-    A run without a plateau has no time to it.
+    If a run did not reach a share of its plateau, its time is how long it was watched: both sides
+    are compared in their restricted means.
     """
-    if metric in TIMES:
-        return time_to(TIMES[metric])(measured) if has_plateau(measured) else np.nan
+    if metric in SHARES:
+        return reached(SHARES[metric])(measured).seconds
+    if metric == "saved_mib":
+        return saved_mib(measured)
     if metric in RATES:
         rates = summary.throughput(measured.run)
         return float(RATES[metric](rates)) if rates else np.nan
@@ -305,39 +319,59 @@ def compare(
 
     A metric is left out if a side has no value of it. A total (such as CPU seconds) is left out if
     the two sides were sampled for unequal times. A metric that is counted over an interval is left
-    out if the intervals have unequal lengths.
+    out if the intervals have unequal lengths. So is a time that no run reached.
     """
     made: list[Comparison] = []
     left_out: dict[tuple[str, str], int] = {}
     for a, b in over_hosts(pairs):
         for name in names:
-            one = _of_pair(a, b, name, by)
+            one = _of_pair(a, b, name, by, smallest)
             if isinstance(one, str):
                 left_out[name, one] = left_out.get((name, one), 0) + 1
             else:
                 made.append(one)
-    adjusted = iter(statistics.holm([p for one in made if (p := one.found.p) is not None]))
+    apart = _adjusted([one.found.p for one in made])
+    same = _adjusted([one.p_same for one in made])
+    made = [replace(one, p_holm=p, p_same=q) for one, p, q in zip(made, apart, same, strict=True)]
     return (
-        [_judged(one, None if one.found.p is None else next(adjusted), smallest) for one in made],
+        [_judged(one, smallest) for one in made],
         [LeftOut(name, why, count) for (name, why), count in left_out.items()],
     )
 
 
-def _of_pair(a: Cell, b: Cell, name: str, by: str | None) -> Comparison | str:
+def _adjusted(values: list[float | None]) -> list[float | None]:
+    """Adjust the p values that are known by Holm's method."""
+    adjusted = iter(statistics.holm([p for p in values if p is not None]))
+    return [None if p is None else next(adjusted) for p in values]
+
+
+def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Comparison | str:
     """Compare one metric, or return the reason why it is left out."""
     (count, interval, rule), (others, other, ending) = a.key.sampling, b.key.sampling
     if name in TOTALS and (count * interval, rule) != (others * other, ending):
         return "A and B were not sampled for the same time"
     if name in OVER_AN_INTERVAL and interval != other:
         return "it is counted over an interval, and the intervals of A and B have unequal lengths"
+    never = _never(a, name), _never(b, name)
+    if name in SHARES and never == (len(a.runs), len(b.runs)):
+        return "no run of A or of B reached it"
     in_blocks = by != "host" and any(a.blocks) and any(b.blocks)
     found = (_within if in_blocks else _between)(a, b, name)
     if found is None:
         empty = [s for s, c in (("A", a), ("B", b)) if all(map(math.isnan, c.values(name)))]
         return f"no run of {' or of '.join(empty)} has a value"
     labels = (a.labels[by], b.labels[by]) if by else None
-    pairs = len(_pairs(a, b, name)[0]) if in_blocks else None
-    return Comparison(name, UNITS[name], a, b, labels, found, pairs=pairs)
+    ours, theirs = _pairs(a, b, name) if in_blocks else (a.array(name), b.array(name))
+    same = statistics.equivalence(ours, theirs, smallest, in_blocks)
+    pairs = len(ours) if in_blocks else None
+    return Comparison(
+        name, UNITS[name], a, b, labels, found, p_same=same, pairs=pairs, not_reached=never
+    )
+
+
+def _never(cell: Cell, name: str) -> int:
+    """Count the runs that never reached a share of their plateau."""
+    return sum(not reached(SHARES[name])(each).yes for each in cell.runs) if name in SHARES else 0
 
 
 def _between(a: Cell, b: Cell, name: str) -> Difference | None:
@@ -361,8 +395,8 @@ def _pairs(a: Cell, b: Cell, name: str) -> tuple[Floats, Floats]:
     return both[:, 0], both[:, 1]
 
 
-def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Comparison:
-    found = statistics.verdict(one.found, adjusted, smallest)
+def _judged(one: Comparison, smallest: float) -> Comparison:
+    found = statistics.verdict(one.found, one.p_holm, smallest, one.p_same)
     a, b = one.a.values(one.metric), one.b.values(one.metric)
     missing = _missing(a), _missing(b)
     if one.pairs is not None:
@@ -372,7 +406,7 @@ def _judged(one: Comparison, adjusted: float | None, smallest: float) -> Compari
         needed = _pairs_needed(one, smallest)
     elif found == statistics.NOT_SHOWN:
         needed = statistics.runs_needed(a, b, one.found.scale, smallest)
-    return replace(one, p_holm=adjusted, verdict=found, missing=missing, needed=needed)
+    return replace(one, verdict=found, missing=missing, needed=needed)
 
 
 def _pairs_needed(one: Comparison, smallest: float) -> int | None:

@@ -1,7 +1,9 @@
 """The observations of 2024 on KSM, as named checks of the given runs.
 
-A check compares means over runs. If repetitions of both sides have overlapping intervals, the check
-decides nothing. A value that is missing on one side of a comparison is no evidence.
+A check compares means over runs. If the interval of what it compares allows both answers, the check
+decides nothing; single runs have no interval. A value that is missing on one side of a comparison
+is no evidence. Savings are those of `saved_mib`: what a census found, or pages_sharing +
+ksm_zero_pages.
 """
 
 import re
@@ -13,11 +15,13 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ksm_analysis.analysis.settings import is_off, last, time_to
-from ksm_analysis.analysis.statistics import difference, estimate
+from ksm_analysis.analysis.settings import is_off, last
+from ksm_analysis.analysis.statistics import FEWEST, Floats, difference, estimate
 from ksm_analysis.analysis.words import guest_word, join, number
+from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.metrics.values import MIB
+from ksm_analysis.metrics.times import reached
+from ksm_analysis.metrics.values import MIB, Ends, saved_pages
 from ksm_analysis.results import cells
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
@@ -98,6 +102,22 @@ def _interval(pairs: list[Pair]) -> tuple[tuple[float, float] | None, str]:
     return (low, high), f"{words} ({low:+.0%} to {high:+.0%})"
 
 
+def _at_most(pairs: list[Pair], limit: float) -> tuple[bool | None, str]:
+    """Return whether the first side is above the second by at most a limit, in the unit of values.
+
+    None if the interval includes the limit. It is over pairs, or over the runs of a single pair.
+    """
+    apart = [float(np.mean(one) - np.mean(other)) for one, other in pairs]
+    over, only = estimate(apart), difference(pairs[0][1], pairs[0][0])
+    low, high = (over.low, over.high) if over else (None, None)
+    if len(pairs) == 1 and only:
+        low, high = only.absolute_low, only.absolute_high
+    if low is None or high is None:
+        return None, f"{apart[0]:+.2g} in 1 pair"
+    holds = True if high <= limit else False if low > limit else None
+    return holds, f"{np.mean(apart):+.2g} ({low:+.2g} to {high:+.2g})"
+
+
 def _verdict(holds: Sequence[bool | None]) -> str:
     """Return the verdict: one case that does not hold is enough; untested if none is decided."""
     if False in holds:
@@ -130,7 +150,12 @@ def _cell(measured: Measured) -> tuple[Any, ...]:
 
 
 def _at_end(name: str, runs: list[Measured]) -> Values:
-    return [value for each in runs if not np.isnan(value := last(name)(each))]
+    return _known(last(name), runs)
+
+
+def _known(of: Callable[[Measured], float], runs: list[Measured]) -> Values:
+    """Return the values of runs, without NaN."""
+    return [value for each in runs if not np.isnan(value := of(each))]
 
 
 def _count(count: int, noun: str) -> str:
@@ -191,13 +216,6 @@ def slope(points: list[tuple[int, float]], alpha: float = 0.05) -> tuple[float, 
     return (float(fit.slope) - half) / size, (float(fit.slope) + half) / size
 
 
-def _ends(name: str, counts: list[tuple[int, list[Measured]]]) -> list[tuple[int, float]]:
-    """Return the mean of a metric at the end for each number of guests that has one."""
-    return [
-        (count, float(np.mean(values))) for count, runs in counts if (values := _at_end(name, runs))
-    ]
-
-
 def _by_guests(
     measured: list[Measured], least: int = 2
 ) -> Iterator[tuple[tuple[Any, ...], list[tuple[int, list[Measured]]]]]:
@@ -220,17 +238,22 @@ def _rate(measured: Measured) -> float | None:
 
 def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
     sooner, dearer, ends = [], [], []
+    never = 0
     for runs in _cells(measured, _but_rate).values():
         rates = sorted(_cells(runs, lambda each: (_rate(each),) if _rate(each) else None).items())
         if len(rates) < 2:
             continue
         sides = rates[0][1], rates[-1][1]
-        soon = _values(time_to(0.95), sides)
+        soon = _values(_seconds_to_95, sides)
         cost = _values(last("ksmd_cpu_seconds"), sides)
-        end = _values(last("pages_sharing"), sides)
-        # If the workload ends after merging, it determines the time of the plateau
-        if all(soon) and not any(each.run.window() for each in runs):
-            sooner.append((soon[1], soon[0]))
+        end = _values(saved_mib, sides)
+        # If the workload ends after merging, it determines the time of the plateau. A mean of only
+        # those runs that reached it would be too small
+        if not any(each.run.window() for side in sides for each in side):
+            missing = sum(map(len, sides)) - sum(map(len, soon))
+            never += missing
+            if not missing:
+                sooner.append((soon[1], soon[0]))
         if all(cost):
             dearer.append(cost)
         if all(end):
@@ -245,15 +268,24 @@ def _faster_scan(measured: list[Measured]) -> tuple[str, str]:
         for name, test, pairs in (
             ("time to 95 % with the slower rate", _is_higher, sooner),
             ("CPU time of ksmd with the faster one", _is_higher, dearer),
-            ("pages_sharing at the end", _is_equal, ends),
+            ("savings at the end", _is_equal, ends),
         )
         if pairs
     ]
+    if never:
+        words = f"is not known, since {_count(never, 'run')} did not reach it"
+        every.insert(0, ("time to 95 % with the slower rate", None, words))
     holds = [one for _, one, _ in every]
     # The observation holds only if every part is decided
     verdict = UNTESTED if None in holds and False not in holds else _verdict(holds)
     parts = "; ".join(f"{name} {words}{_undecided(one)}" for name, one, words in every)
     return verdict, f"Fastest against slowest rate, all else equal: {parts}."
+
+
+def _seconds_to_95(measured: Measured) -> float:
+    """Return when 95 % was reached; NaN if the run reached no plateau."""
+    seconds, yes = reached(0.95)(measured)
+    return seconds if yes else np.nan
 
 
 def _undecided(holds: bool | None) -> str:
@@ -273,8 +305,7 @@ def _length(measured: Measured) -> float:
 
 def _values(of: Callable[[Measured], float], sides: tuple[list[Measured], list[Measured]]) -> Pair:
     """Return the values of the runs of each side, without NaN."""
-    one, other = ([value for each in side if not np.isnan(value := of(each))] for side in sides)
-    return one, other
+    return _known(of, sides[0]), _known(of, sides[1])
 
 
 def _after_workload(measured: list[Measured]) -> tuple[str, str]:
@@ -291,14 +322,14 @@ def _after_workload(measured: list[Measured]) -> tuple[str, str]:
     holds, words = _is_higher([*pairs.values()])
     during, after = (_mean([*chain(*sides)]) for sides in zip(*pairs.values(), strict=True))
     return _verdict([holds]), (
-        f"pages_sharing in the last quarter of the time after the workload, against the last "
-        f"quarter of the time during it: {words}{_undecided(holds)}; "
+        f"Savings in the last quarter of the time after the workload, against the last quarter "
+        f"of the time during it: {words}{_undecided(holds)}; "
         f"{during} pages during and {after} after it, on average."
     )
 
 
 def _late_in_both(measured: Measured) -> tuple[float, float] | None:
-    """Return mean pages_sharing in the last quarter of the workload's time, and of the time after.
+    """Return mean saved pages in the last quarter of the workload's time, and of the time after.
 
     Earlier values do not count: merging has just begun, so less is shared in any run. None if the
     workload did not end before the run, or ended before ksmd scanned all memory for the first time.
@@ -308,7 +339,7 @@ def _late_in_both(measured: Measured) -> tuple[float, float] | None:
         return None
     begin, end = window
     seconds, last = samples["seconds"], samples["seconds"].iloc[-1]
-    pages = samples["ksm.pages_sharing"]
+    pages = saved_pages(Ends(measured.run, samples))
     inside = seconds.between(end - (end - begin) / 4, end)
     behind = (seconds > end) & (seconds >= last - (last - end) / 4)
     scans = samples.loc[seconds <= end, "ksm.full_scans"]
@@ -350,7 +381,7 @@ def _mergeable(measured: list[Measured]) -> tuple[str, str]:
     pairs = []
     for runs in _cells(measured, lambda each: _but_option(each, "vm_madvise")).values():
         unmergeable, mergeable = (
-            _at_end("pages_sharing", [e for e in runs if _option(e, "vm_madvise") == advice])
+            _known(saved_mib, [e for e in runs if _option(e, "vm_madvise") == advice])
             for advice in ("unmergeable", "mergeable")
         )
         if unmergeable and mergeable:
@@ -362,7 +393,7 @@ def _mergeable(measured: list[Measured]) -> tuple[str, str]:
         )
     equal, words = _is_equal(pairs)
     return _verdict([equal]), (
-        f"Final pages_sharing with mergeable against unmergeable: {words}{_undecided(equal)}. "
+        f"Final savings with mergeable against unmergeable: {words}{_undecided(equal)}. "
         f"Up to {EQUAL:.0%} counts as the same."
     )
 
@@ -403,55 +434,103 @@ def _early_profit(measured: Measured) -> float | None:
 
 
 def _flattens(measured: list[Measured]) -> tuple[str, str]:
+    series = [
+        (f"{part} ", join(cell.workload, cell.knobs), points)
+        for (cell, _), counts in _by_guests(measured, 4)
+        for part in ("shared", "reclaimed")
+        if len(points := _three(f"{part}_percent_configured", counts)) == 3
+    ]
+    if not series:
+        return UNTESTED, (
+            "Needs at least four numbers of guests: experiments/original-8.yml, with repetitions."
+        )
     holds, words = [], []
-    for (cell, _), counts in _by_guests(measured, 4):
-        for part in ("shared", "reclaimed"):
-            name = f"{part}_percent_configured"
-            ends = _ends(name, counts)
-            if len(ends) < 4:
-                continue
-            middle = ends[len(ends) // 2]
-            early, late = _slope(ends[0], middle), _slope(middle, ends[-1])
-            holds.append(early > 0 and abs(late) <= early / 2)
-            words.append(
-                f"{part} {early:+.2f}, then {late:+.2f} ({join(cell.workload, cell.knobs)})"
-            )
-    if not holds:
-        return UNTESTED, "Needs at least four numbers of guests: experiments/original-8.yml."
-    return _verdict(holds), (
+    for part, where, points in series:
+        early, late = _slope(*points[:2]), _slope(*points[1:])
+        holds.append(_flatter(points, 0.05 / (2 * len(series))))
+        words.append(f"{part}{early:+.2f}, then {late:+.2f}{_undecided(holds[-1])} ({where})")
+    return UNTESTED if None in holds and False not in holds else _verdict(holds), (
         "Percentage points for each further guest, in the first half of the numbers of guests, "
         "then in the second half. The second value must be at most half of the first: "
         f"{'; '.join(words[:4])}."
     )
 
 
-def _slope(first: tuple[int, float], last: tuple[int, float]) -> float:
-    return (last[1] - first[1]) / (last[0] - first[0])
+Point = tuple[int, Values]  # number of guests, one value for each run
+
+
+def _three(name: str, counts: list[tuple[int, list[Measured]]]) -> list[Point]:
+    """Return the fewest, a middle and the most guests; none if fewer than four have a value."""
+    points = [(count, values) for count, runs in counts if (values := _at_end(name, runs))]
+    return [points[0], points[len(points) // 2], points[-1]] if len(points) > 3 else []
+
+
+def _slope(first: Point, last: Point) -> float:
+    return float(np.mean(last[1]) - np.mean(first[1])) / (last[0] - first[0])
+
+
+def _flatter(points: list[Point], alpha: float) -> bool | None:
+    """Return whether the later slope is at most half of the earlier one, up or down.
+
+    None if the intervals do not decide it, or if a point has fewer than 3 runs.
+    """
+    if min(len(values) for _, values in points) < FEWEST:
+        return None
+    first, middle, last = (count for count, _ in points)
+    early = np.array([-1.0, 1.0, 0.0]) / (middle - first)
+    late = np.array([0.0, -1.0, 1.0]) / (last - middle)
+    bounds = [
+        contrast([values for _, values in points], weights, alpha)
+        for weights in (early / 2 - late, early / 2 + late)
+    ]
+    if any(high < 0 for _, high in bounds):
+        return False
+    return True if all(low > 0 for low, _ in bounds) else None
+
+
+def contrast(groups: list[Values], weights: Floats, alpha: float) -> tuple[float, float]:
+    """Bound the weighted sum of the means of groups of at least 2 runs; `alpha`: chance to miss it.
+
+    Source: Satterthwaite's degrees of freedom, as in Welch's t-test, for more than two groups.
+    """
+    value = float(weights @ [np.mean(each) for each in groups])
+    parts = weights**2 * [np.var(each, ddof=1) / len(each) for each in groups]
+    if not parts.sum() > 0:
+        return value, value
+    freedom = parts.sum() ** 2 / sum(
+        part**2 / (len(each) - 1) for part, each in zip(parts, groups, strict=True)
+    )
+    half = float(scipy.stats.t.isf(alpha / 2, freedom) * np.sqrt(parts.sum()))
+    return value - half, value + half
 
 
 def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
-    holds, words = [], []
+    pairs: list[Pair] = []
+    words = []
     for key, runs in _cells(measured, _cell).items():
         periods = sorted(_cells(runs, lambda each: (_period(each),)).items())
         if len(periods) < 2 or periods[-1][0][0] < OFTEN * periods[0][0][0]:
             continue
-        often, seldom = (
-            [v for each in cell if not np.isnan(v := float(each.host["host_cpu_percent"].mean()))]
-            for cell in (periods[0][1], periods[-1][1])
-        )
+        often, seldom = _values(_host_cpu_percent, (periods[0][1], periods[-1][1]))
         if often and seldom:
-            holds.append(bool(np.mean(often) - np.mean(seldom) <= VISIBLE))
+            pairs.append((often, seldom))
             words.append(
                 f"{_mean(often)} % every {periods[0][0][0]:g} s and {_mean(seldom)} % every "
                 f"{periods[-1][0][0]:g} s ({join(guest_word(key[1]), key[0][0].workload)})"
             )
-    if holds:
-        return _verdict(holds), (
+    if pairs:
+        holds, apart = _at_most(pairs, VISIBLE)
+        return _verdict([holds]), (
             f"CPU use of the host (up to {VISIBLE:g} point more counts as no cost): "
-            f"{'; '.join(words[:4])}. {_own_cost(measured)}".strip()
+            f"{'; '.join(words[:4])}; difference {apart} points{_undecided(holds)}. "
+            f"{_own_cost(measured)}".strip()
         )
     needed = f"Needs equal runs, some of them sampled at least {OFTEN} times as often as others."
     return UNTESTED, f"{needed} {_own_cost(measured)}".strip()
+
+
+def _host_cpu_percent(measured: Measured) -> float:
+    return float(measured.host["host_cpu_percent"].mean())
 
 
 def _period(measured: Measured) -> float:

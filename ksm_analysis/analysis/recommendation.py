@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ksm_analysis.analysis.settings import has_plateau, is_control, is_off, scans_needed
+from ksm_analysis.analysis.settings import is_control, is_off
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import has_plateau, scans_needed
 from ksm_analysis.metrics.values import MIB
 from ksm_analysis.results import run
 
@@ -32,7 +33,7 @@ RULE = (
     f"rmap_items, are at least {WORTH:g} % of its present memory. Otherwise it is better to "
     "exclude it with nosharepages. Excluding a guest loses at most twice the savings attributed to "
     "it: if two guests share a page, each is credited with half. No guest is excluded before "
-    "enough full scans (3, or 10 with smart_scan=1), or while pages_sharing still changes. A guest "
+    "enough full scans (3, or 10 with smart_scan=1), or while savings still change. A guest "
     "is also kept if enough of its pages could be merged but were not merged: then the setting is "
     "at fault. The pages that could be merged are zeros and pages that occur more than once, but "
     "at most as many as did not change since the previous census. Values are means over the runs "
@@ -167,7 +168,7 @@ def _too_early(measured: Measured) -> str:
         return f"ksmd scanned all memory {done:.0f} times, but {needed} times are needed."
     if census["seconds"] < LATE * samples["seconds"].iloc[-1]:
         return "The last census was taken long before the end."
-    return "" if has_plateau(measured) else "pages_sharing still changed at the end."
+    return "" if has_plateau(measured) else "Savings still changed at the end."
 
 
 def _guest(name: str, number: int, row: pd.Series, early: str, hidden: bool) -> Guest:

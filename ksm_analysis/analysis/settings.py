@@ -10,20 +10,19 @@ from ksm_analysis.analysis.statistics import (
     FEWEST,
     Difference,
     Estimate,
-    Floats,
+    Times,
     difference,
     estimate,
     paired,
+    times_of,
 )
 from ksm_analysis.analysis.words import guest_word
 from ksm_analysis.metrics.freed import census_mib, counted_mib, freed, saved_mib
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
-from ksm_analysis.metrics.values import Ends, saved_pages
+from ksm_analysis.metrics.times import has_plateau, reached, scanned_enough
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell
-
-FLAT = 0.05  # on a plateau, pages_sharing changes by at most this share in the last quarter
 
 InBlocks = list[tuple[Measured, Block | None]]  # runs of a cell, each with its block
 
@@ -36,13 +35,15 @@ class Setting:
     of ksmd, arrays have no configured memory). `throughput` is the mean over guests, in bogo
     operations per second. `throughput_vs_off_percent` is its change against the same guests and
     workload with KSM off. `seconds_to_50`, `_90`, `_95` count from the first sample until the
-    savings reached that share of their last value. That value is a plateau only if `plateaued` is
-    true: every run reached one. `efficiency_percent` is what is saved of what perfect merging
-    would save, in the last census. `period` is the seconds between two samples. `freed_mib` is
-    what the host has more of, and `counted_mib` what KSM counts as saved, if a census decides.
+    savings reached that share of their plateau. `plateaued`: every run reached one. A run without
+    one never reached the share: its time is censored. `efficiency_percent` is what is saved of what
+    perfect merging would save, in the last census. `period` is the seconds between two samples.
+    `freed_mib` is what the host has more of, and `counted_mib` what KSM counts as saved, if a
+    census decides.
     `savings` lists the MiB that each run saved, and `blocks` their blocks (experiment, host,
-    number). `scanned`: in each run, ksmd scanned all memory often enough to judge the setting.
-    `control`: it is the first setting once more, so it is not compared with others.
+    number). `cpu_seconds` of ksmd and `throughputs` are of the same runs; None if not known.
+    `scanned`: in each run, ksmd scanned all memory often enough to judge the setting. `control`: it
+    is the first setting once more, so it is not compared with others.
     """
 
     host: str
@@ -62,19 +63,21 @@ class Setting:
     throughput: Estimate | None
     throughput_vs_off_percent: Estimate | None
     saved_per_cpu_second: Estimate | None
-    seconds_to_50: Estimate | None
-    seconds_to_90: Estimate | None
-    seconds_to_95: Estimate | None
+    seconds_to_50: Times | None
+    seconds_to_90: Times | None
+    seconds_to_95: Times | None
     efficiency_percent: Estimate | None = None
     period: float = 0.0
     freed_mib: Estimate | None = None
     counted_mib: Estimate | None = None
     blocks: tuple[Block | None, ...] = ()
     control: bool = False
+    cpu_seconds: tuple[float | None, ...] = ()
+    throughputs: tuple[float | None, ...] = ()
 
-    def within(self, seconds: Estimate) -> bool:
+    def within(self, seconds: Times) -> bool:
         """Whether a time is that of the first sample: the share may have been reached before it."""
-        return seconds.mean <= self.period
+        return seconds.mean is not None and seconds.mean <= self.period
 
     def scenario(self, with_host: bool) -> str:
         """Name what compared settings have in common: guests, workload and, if asked, the host."""
@@ -113,15 +116,17 @@ def is_control(measured: Measured) -> bool:
 def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Setting:
     runs = [each for each, _ in in_blocks]
     off = is_off(runs[0])
-    known = [(value, b) for each, b in in_blocks if not np.isnan(value := saved_mib(each))]
+    known = [both for both in in_blocks if not np.isnan(saved_mib(both[0]))]
     return Setting(
         **cell._asdict(),
         off=off,
         runs=tuple(each.run.id for each in runs),
         scanned=all(map(scanned_enough, runs)),
         plateaued=all(map(has_plateau, runs)),
-        savings=tuple(value for value, _ in known),
+        savings=tuple(saved_mib(each) for each, _ in known),
         blocks=tuple(block for _, block in known),
+        cpu_seconds=tuple(_or_none(last("ksmd_cpu_seconds")(each)) for each, _ in known),
+        throughputs=tuple(_or_none(throughput_of(each)) for each, _ in known),
         control=is_control(runs[0]),
         saved_mib=_over(runs, saved_mib),
         freed_mib=_over(runs, _freed),
@@ -133,16 +138,25 @@ def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Sett
         throughput=_over(runs, throughput_of),
         throughput_vs_off_percent=None if off or not baseline else _change(in_blocks, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
-        seconds_to_50=_over(runs, time_to(0.50)),
-        seconds_to_90=_over(runs, time_to(0.90)),
-        seconds_to_95=_over(runs, time_to(0.95)),
+        seconds_to_50=_times(runs, 0.50),
+        seconds_to_90=_times(runs, 0.90),
+        seconds_to_95=_times(runs, 0.95),
         efficiency_percent=None if off else _over(runs, efficiency_of),
         period=max(each.run.plan.sampling.period for each in runs),
     )
 
 
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
 def _over(runs: list[Measured], value: Callable[[Measured], float]) -> Estimate | None:
     return estimate([value(each) for each in runs])
+
+
+def _times(runs: list[Measured], share: float) -> Times | None:
+    found = [each for each in map(reached(share), runs) if not np.isnan(each.seconds)]
+    return times_of([seconds for seconds, _ in found], [yes for _, yes in found])
 
 
 def last(name: str) -> Callable[[Measured], float]:
@@ -212,70 +226,3 @@ def compared(a: InBlocks, b: InBlocks, value: Callable[[Measured], float]) -> Di
         return found
     whole = difference(ours, theirs)
     return whole and replace(whole, absolute_low=None, absolute_high=None, p=None, method="")
-
-
-def _sharing(measured: Measured) -> tuple[Floats, Floats]:
-    """Return seconds since the first sample, and saved pages, until the interval for the run.
-
-    Seconds are the planned times of samples. An imported run has no sample before its first
-    interval, so its seconds count from the beginning of this interval.
-    """
-    samples, sampling = measured.run.samples, measured.run.plan.sampling
-    upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
-    seconds = samples.index.to_numpy()[upto] * sampling.period
-    pages = saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
-    known = ~np.isnan(pages)
-    return seconds[known], pages[known]
-
-
-def time_to(share: float) -> Callable[[Measured], float]:
-    """Return a function of a run: seconds until the savings reached a share of their last value.
-
-    From this time on, they stayed at or above it: an early peak does not count. Seconds count
-    from the first sample. NaN if nothing is saved at the end.
-    """
-
-    def seconds(measured: Measured) -> float:
-        if "ksm.pages_sharing" not in measured.run.samples:
-            return np.nan
-        at, pages = _sharing(measured)
-        if not len(pages) or not pages[-1] > 0:
-            return np.nan
-        below = np.flatnonzero(~(pages >= share * pages[-1]))
-        return float(at[below[-1] + 1] if len(below) else at[0])
-
-    return seconds
-
-
-def has_plateau(measured: Measured) -> bool:
-    """Whether pages_sharing no longer changed when the run ended.
-
-    There is no plateau before enough full scans. A run that should end when steady has recorded
-    whether it was. In other runs, pages_sharing must have changed by at most 5 % of its last value
-    in the last quarter of the time.
-    """
-    if not scanned_enough(measured):
-        return False
-    if measured.run.converged is not None:
-        return measured.run.converged
-    if "ksm.pages_sharing" not in measured.run.samples:
-        return False
-    at, pages = _sharing(measured)
-    if not len(pages):
-        return False
-    late = pages[at >= 0.75 * at[-1]]
-    return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
-
-
-def scans_needed(measured: Measured) -> int:
-    """Return how many full scans a run needs before it shows what KSM can merge.
-
-    ksmd merges a page that looks the same in two scans. With smart_scan, it skips a page that did
-    not merge in more and more scans: after ten scans, it has checked each page five times.
-    """
-    return 10 if str(measured.run.record.knobs.during.get("smart_scan", 0)) == "1" else 3
-
-
-def scanned_enough(measured: Measured) -> bool:
-    """Whether ksmd scanned all memory often enough."""
-    return last("full_scans")(measured) >= scans_needed(measured)

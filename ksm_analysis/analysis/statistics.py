@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Values = Sequence[float] | Floats
 CONFIDENCE = 0.95
+MARGIN = 0.01  # a smaller relative difference does not matter: what the same means
 FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
 RESAMPLES = 49_999  # the smallest p is 1 in 25,000: Holm multiplies it by the comparisons made
 POWER = 0.8  # chance to detect the effect, when the number of runs that it needs is estimated
+ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
 SEED = 20240  # fixed, so that the same runs give the same numbers
 
 
@@ -35,12 +37,15 @@ class Estimate:
     runs: int
 
 
-def estimate(values: Values) -> Estimate | None:
+def estimate(values: Values, chosen_of: int = 1) -> Estimate | None:
     """Estimate the mean of one value for each run, with Student's t.
 
-    NaN counts as no run. None if there is no run.
+    NaN counts as no run. None if there is no run. `chosen_of` is the number of groups of runs from
+    which this one was selected, because its mean is the greatest. Such a mean is rather too great,
+    so the lower bound is lower: that none of so many lower bounds is too high has 95 %. The mean
+    itself is not corrected.
 
-    Source: scipy.stats.t.
+    Source: scipy.stats.t; Šidák's correction of the lower bound.
     """
     known = _known(values)
     if not len(known):
@@ -48,13 +53,66 @@ def estimate(values: Values) -> Estimate | None:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, 1)
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * scipy.stats.sem(known))
-    return Estimate(mean, mean - half, mean + half, len(known))
+    level, error = (1 + CONFIDENCE) / 2, float(known.std(ddof=1)) / math.sqrt(len(known))
+    lowest = max(level, CONFIDENCE ** (1 / chosen_of))
+    below, above = (
+        error * float(scipy.stats.t.ppf(each, len(known) - 1)) for each in (lowest, level)
+    )
+    return Estimate(mean, mean - below, mean + above, len(known))
 
 
 def _known(values: Values) -> Floats:
     known = np.asarray(values, dtype=np.float64)
     return known[~np.isnan(known)]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times until something happened in runs; in some of them it may not have happened.
+
+    It happened in `reached` of all `runs`. The others are censored: they were watched for some time
+    and count for it (Kaplan and Meier). `mean`, `low` and `high` are as in Estimate, and None
+    unless it happened in each run, because a mean of the other runs would be too small. `median` is
+    None if it is not reached. `restricted_mean` is the mean of the time until it happened, but at
+    most `until`, the longest time that any run was watched or needed. All in seconds.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    runs: int
+    reached: int
+    median: float | None
+    restricted_mean: float
+    until: float
+
+
+def times_of(seconds: Sequence[float], happened: Sequence[bool]) -> Times | None:
+    """Estimate times of runs: `seconds` until it happened, or that the run was watched.
+
+    None if there is no run.
+
+    Source: scipy.stats.ecdf with CensoredData, the estimator of Kaplan and Meier.
+    """
+    if not len(seconds):
+        return None
+    times, there = np.array(seconds, dtype=np.float64), np.array(happened, dtype=bool)
+    data = scipy.stats.CensoredData(uncensored=times[there], right=times[~there])
+    curve = scipy.stats.ecdf(data).sf
+    at, left = np.asarray(curve.quantiles), np.asarray(curve.probabilities)
+    halved = np.flatnonzero(left <= 0.5 * (1 + ALIKE))
+    area = at[0] + float(left[:-1] @ np.diff(at))
+    over = estimate(times) if there.all() else None
+    return Times(
+        mean=over.mean if over else None,
+        low=over.low if over else None,
+        high=over.high if over else None,
+        runs=len(times),
+        reached=int(there.sum()),
+        median=float(at[halved[0]]) if len(halved) else None,
+        restricted_mean=float(area),
+        until=float(at[-1]),
+    )
 
 
 # --- two groups of runs ---------------------------------------------------------------------------
@@ -176,8 +234,6 @@ def p_value(a: Floats, b: Floats) -> Floats:
 
 # --- runs of the same blocks ----------------------------------------------------------------------
 
-ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
-
 
 def paired(a: Values, b: Values) -> Difference | None:
     """Compare two settings within blocks: value n of A and value n of B are of the same block.
@@ -231,6 +287,68 @@ def within_blocks(a: Floats, b: Floats) -> Floats:
     if a.min() > 0 and b.min() > 0:
         return np.asarray(np.log(b) - np.log(a))
     return b - a
+
+
+# --- equal, as far as it matters ------------------------------------------------------------------
+
+
+def equivalence(a: Values, b: Values, margin: float, in_blocks: bool = False) -> float | None:
+    """Return the p of two one-sided tests (TOST): B is within a margin of A.
+
+    One value for each run, or in blocks: value n of A and of B are of the same block. `margin` is a
+    share of A's mean; without a ratio, of the larger mean without its sign. None with fewer than 3
+    runs on a side, or fewer than 3 pairs.
+
+    Source: Schuirmann, two one-sided tests, 1987; scipy.stats.ttest_ind, ttest_1samp.
+    """
+    a, b = _counted(a, b, in_blocks)
+    if min(len(a), len(b)) < FEWEST:
+        return None
+    above = _not_less(b, _shifted(a, b, -margin), in_blocks)
+    return max(above, _not_less(_shifted(a, b, margin), b, in_blocks))
+
+
+def not_less(a: Values, b: Values, margin: float, in_blocks: bool = False) -> float | None:
+    """Return the one-sided p that B is not below A by as much as the margin; see equivalence."""
+    a, b = _counted(a, b, in_blocks)
+    if min(len(a), len(b)) < FEWEST:
+        return None
+    return _not_less(b, _shifted(a, b, -margin), in_blocks)
+
+
+def _counted(a: Values, b: Values, in_blocks: bool) -> tuple[Floats, Floats]:
+    """Return the values that are known; in blocks, of complete pairs."""
+    if not in_blocks:
+        return _known(a), _known(b)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    whole = ~(np.isnan(a) | np.isnan(b))
+    return a[whole], b[whole]
+
+
+def _shifted(a: Floats, b: Floats, by: float) -> Floats:
+    """Move A by a share of its values; without a ratio, by a share of the larger mean."""
+    if a.min() > 0 and b.min() >= 0:
+        return np.asarray(a * max(1 + by, 0.0))
+    return np.asarray(a + by * max(abs(a.mean()), abs(b.mean())))
+
+
+def _not_less(b: Floats, limit: Floats, in_blocks: bool) -> float:
+    """Return the one-sided p that B's mean is above that of the limits.
+
+    Without any spread there is nothing to test: it is 0, or 1 if B is below.
+    """
+    size = ALIKE * max(np.abs(limit).max(), np.abs(b).max())
+    if not in_blocks:
+        if np.ptp(limit) <= size and np.ptp(b) <= size:
+            return float(b.mean() < limit.mean() - size)
+        with _silent_about_equal_values():
+            test = scipy.stats.ttest_ind(b, limit, equal_var=False, alternative="greater")
+        return float(test.pvalue)
+    apart = within_blocks(limit, b)
+    size = ALIKE if limit.min() > 0 and b.min() > 0 else size
+    if np.ptp(apart) <= size:
+        return float(apart.mean() < -size)
+    return float(scipy.stats.ttest_1samp(apart, 0, alternative="greater").pvalue)
 
 
 @contextlib.contextmanager
@@ -397,28 +515,32 @@ def holm(values: Sequence[float]) -> list[float]:
 
 HIGHER, LOWER = "higher", "lower"
 SMALL = "differs, by less than matters"
+UNSURE = "differs, perhaps by less than matters"
 SAME = "the same"
 NOT_SHOWN = "no difference shown"
 NO_VERDICT = "no verdict"
 
 
-def verdict(found: Difference, adjusted: float | None, smallest: float) -> str:
-    """Return the verdict on a difference: B is higher, lower, or one of the four others above.
+def verdict(
+    found: Difference, adjusted: float | None, smallest: float, same: float | None = None
+) -> str:
+    """Return the verdict on a difference: B is higher, lower, or one of the five others above.
 
-    `adjusted` is its p after Holm. `smallest` is the smallest relative change that matters. There
-    is a difference only if both the p and the interval show it.
+    `adjusted` is its p after Holm. `smallest` is the smallest relative change that matters, and
+    `same` the p of `equivalence` with this margin, after Holm. There is a difference only if both
+    the p and the interval show it.
     """
     if adjusted is None or found.absolute_low is None or found.absolute_high is None:
         return NO_VERDICT
+    equal = same is not None and same < 1 - CONFIDENCE
     outside = found.absolute_low > 0 or found.absolute_high < 0
     if found.method == "constant" or (adjusted < 1 - CONFIDENCE and outside):
+        if not found.absolute:
+            return SAME
         if abs(found.effect or 0) < smallest:
-            return SMALL if found.absolute else SAME
-        return HIGHER if found.absolute > 0 else LOWER if found.absolute else SAME
-    low, high = found.low, found.high
-    if low is not None and high is not None and -smallest <= low and high <= smallest:
-        return SAME
-    return NOT_SHOWN
+            return SMALL if equal or found.method == "constant" else UNSURE
+        return HIGHER if found.absolute > 0 else LOWER
+    return SAME if equal else NOT_SHOWN
 
 
 def runs_needed(a: Values, b: Values, scale: float, smallest: float) -> int | None:

@@ -4,7 +4,7 @@
 
 import math
 
-from ksm_analysis.analysis.statistics import Estimate
+from ksm_analysis.analysis.statistics import Estimate, Times
 
 NO_INTERVAL = "1 run: no interval"
 
@@ -32,6 +32,19 @@ def spoken(value: Estimate | None, unit: str) -> str:
         return f"{number(value.mean)} {unit} ({NO_INTERVAL})"
     low, high = number(value.low), number(value.high)
     return f"{number(value.mean)} {unit} ({low} to {high}, {value.runs} runs)"
+
+
+def times(value: Times) -> str:
+    """Write times for a table. Runs that never got there are named, not left out."""
+    if value.mean is not None:
+        return short(Estimate(value.mean, value.low, value.high, value.runs))
+    if not value.reached:
+        return f"not reached within {number(value.until)}"
+    median = "not reached" if value.median is None else number(value.median)
+    return (
+        f"median {median}; not reached in {value.runs - value.reached} of {value.runs} runs; "
+        f"mean, restricted to {number(value.until)}: {number(value.restricted_mean)}"
+    )
 
 
 def short(value: Estimate | None) -> str:

@@ -18,10 +18,15 @@ With --json it prints one object:
   settings  one object per setting: its factors, `runs` (ids), `scanned` (ksmd has been through all
             memory often enough to judge it), `plateaued`, `control`, `savings` in MiB and their
             `blocks` (experiment, host, number), and estimates: `mean`, `low`, `high` (95 %
-            confidence; null with one run), `runs`
+            confidence; null with one run), `runs`. Times `seconds_to_50`, `_90`, `_95` of savings:
+            `reached` in how many of the `runs`, `median` (null: not reached), `restricted_mean` (of
+            times up to `until`), and `mean` only if each run reached it
   best      one object per host, guests and workload with several settings: `scenario`, `knobs` (a
-            list: all that cannot be told from the best, the cheapest first), `confident` (there is
-            one, and it is shown to save most), `why`
+            list: all that cannot be told from the best, the cheapest first), their `saved_mib`
+            (estimates; intervals allow for the selection), `confident` (there is one, and it is
+            shown to save most), `equal` (there are several, and they are shown to save the same
+            within `margin_percent`), `front` (settings that no other is shown to beat in both
+            savings and cost), `why`
   warnings  a list of sentences
 
 examples:
@@ -65,6 +70,8 @@ def _print_json(
     import json
     from dataclasses import asdict
 
+    from ksm_analysis.analysis.statistics import MARGIN
+
     found: dict[str, Any] = {
         "headline": words,
         "settings": [asdict(setting) for setting in settings],
@@ -72,14 +79,18 @@ def _print_json(
             {
                 "scenario": each.scenario,
                 "knobs": [setting.knobs for setting in each.settings],
+                "saved_mib": [asdict(s.saved_mib) if s.saved_mib else None for s in each.settings],
                 "confident": each.confident,
+                "equal": each.equal,
+                "margin_percent": 100 * MARGIN,
+                "front": [setting.knobs for setting in each.front],
                 "why": each.why,
             }
             for each in best
         ],
         "warnings": warnings,
     }
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _print(words: str, best: list["Best"], warnings: list[str]) -> None:

@@ -25,7 +25,9 @@ Welch's t-test. From 8 runs on, the interval is from a bootstrap of the ratio of
 permutation test must confirm p.
 
 p is adjusted for the number of comparisons (Holm). A difference that is smaller than --smallest
-does not matter. docs/metrics.md, "Comparing", explains each verdict.
+does not matter: that it is smaller must be shown by two one-sided tests (TOST). A run that did not
+reach a share of its plateau counts with the time that it was watched, and is named.
+docs/metrics.md, "Comparing", explains each verdict.
 
 examples:
   python -m ksm_analysis compare results/before results/after
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         metavar="NAME",
         action="append",
-        help="what to compare; may be repeated (default: pages_sharing, "
+        help="what to compare; may be repeated (default: saved_mib, "
         "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). Each additional metric makes "
         "differences harder to show",
     )
@@ -162,7 +164,9 @@ def _plain(one: "Comparison") -> dict[str, Any]:
         "p": found.p,
         "p_holm": one.p_holm,
         "method": found.method,
+        "p_same": one.p_same,
         "pairs": one.pairs,
+        "not_reached": list(one.not_reached),
         "verdict": one.verdict,
         "reason": reason(one),
     }
@@ -180,7 +184,17 @@ def _side(cell: "Cell", metric: str, estimate: "Estimate") -> dict[str, Any]:
 
 
 def reason(one: "Comparison") -> str:
-    """Return the reason of a verdict, or what is missing for one."""
+    """Return the reason of a verdict, or what is missing for one, and runs that are censored."""
+    never = [
+        f"{count} {'run' if count == 1 else 'runs'} of {side}"
+        for count, side in zip(one.not_reached, "AB", strict=True)
+        if count
+    ]
+    censored = f"not reached in {' and '.join(never)}: at least the time shown" if never else ""
+    return "; ".join(filter(None, (_why(one), censored)))
+
+
+def _why(one: "Comparison") -> str:
     from ksm_analysis.analysis import statistics
 
     found = one.found

@@ -19,12 +19,17 @@ started. docs/experiments.md explains the keys of the file.
 With --power, it shows instead how many repetitions it takes to show a difference of so many percent
 4 times in 5, with the paired t-test at 5 %. The spread of runs is that of the results in --pilot.
 
+With --confirm, it prints another definition: FILE with so many repetitions of only those settings
+that the results in --pilot cannot distinguish from the best, and of `run: 0`. Selected settings are
+rather too good in the runs that selected them. Fresh runs are not, so their verdict stands alone.
+
 examples:
   python -m ksm_analysis plan experiments/quick.yml
   python -m ksm_analysis plan experiments/quick.yml --json | jq '.runs[].id'
   python -m ksm_analysis plan experiments/original-1.yml --interval 2    shorter intervals
   python -m ksm_analysis plan experiments/quick.yml --resume             remaining runs
   python -m ksm_analysis plan experiments/quick.yml --power 5% --pilot results/quick
+  python -m ksm_analysis plan a.yml --confirm 5 --pilot results/a > b.yml
 """
 
 
@@ -58,8 +63,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pilot",
         metavar="DIR",
-        help="for --power: results of a similar experiment, to estimate the spread of runs",
+        help="for --power: results of a similar experiment, to estimate the spread of runs; for "
+        "--confirm: the results of FILE",
     )
+    parser.add_argument(
+        "--confirm",
+        metavar="N",
+        type=_repetitions,
+        help="print a definition with N fresh repetitions of the settings that may be best; "
+        "requires --pilot",
+    )
+
+
+def _repetitions(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 1000")
+    return int(text)
 
 
 def _percent(text: str) -> float:
@@ -73,7 +92,9 @@ def _percent(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan, or how many repetitions a difference needs."""
+    """Print the plan, how many repetitions a difference needs, or a definition that confirms."""
+    if arguments.confirm is not None:
+        return _confirm(arguments)
     if arguments.power is not None or arguments.pilot is not None:
         return _power(arguments)
     return show(arguments)
@@ -153,6 +174,30 @@ def _power(arguments: argparse.Namespace) -> int:
             f" of two settings scatter by {each.spread:.2%}{source})"
         )
     print(f"{file} has {asked}.")
+    return 0
+
+
+def _confirm(arguments: argparse.Namespace) -> int:
+    """Print the definition of an experiment that confirms the best settings."""
+    from pathlib import Path
+
+    import yaml
+
+    if arguments.pilot is None or arguments.power is not None:
+        raise InputError("--confirm needs --pilot, the results of the file, and not --power")
+
+    from ksm_analysis.analysis import confirmation
+    from ksm_analysis.definition import experiment
+    from ksm_analysis.metrics import measurement
+    from ksm_analysis.results import reader
+
+    text = _read(Path(arguments.file))
+    experiment.parse(text, arguments.file)
+    measured = [
+        measurement.measure(run) for run in reader.read_results(Path(arguments.pilot)).usable
+    ]
+    found = confirmation.definition(yaml.safe_load(text), measured, arguments.confirm)
+    print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=100), end="")
     return 0
 
 

@@ -11,6 +11,7 @@ HELP = "show one row per run: factors, and every metric at the end of the run"
 DETAILS = """\
 Shows one row per run: its factors, the value of every metric in its last interval, CPU seconds of
 ksmd over the whole run, and the throughput of the workload. docs/metrics.md defines each column.
+"> 60" in the time to 95 % of the savings: it was not reached in the 60 s that the run was watched.
 Failed runs are left out and reported on standard error.
 
 examples:
@@ -27,6 +28,8 @@ SHOWN = (
     ("repetition", "rep.", "{}"),
     ("seconds", "seconds", "{:g}"),
     ("converged", "con-\nverged", "{}"),
+    ("seconds_to_95", "95 %\nafter s", "{:,.3g}"),
+    ("saved_mib", "saved\nMiB", "{:,.1f}"),
     ("pages_shared", "pages\nshared", "{:,.0f}"),
     ("pages_sharing", "pages\nsharing", "{:,.0f}"),
     ("pages_unshared", "pages\nunshared", "{:,.0f}"),
@@ -39,7 +42,7 @@ SHOWN = (
     ("efficiency_percent", "saved %\nof limit", "{:.1f}"),
     ("bogo_ops_per_second_sum", "bogo ops/s\nall guests", "{:,.0f}"),
 )
-LONGEST = 48  # characters of a line of text in the table; commands can be longer
+LONGEST = 40  # characters of a line of text in the table; commands can be longer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +92,8 @@ def _show(table: "pd.DataFrame", title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ksm_analysis.metrics import summary
+
     if table.empty:
         print("no run can be used")
         return
@@ -100,7 +105,13 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         else:
             shown.add_column(heading, justify="right")
     for row in table.to_dict("records"):
-        cells = ("" if row[n] != row[n] else form.format(row[n]) for n, _, form in columns)
+        over = "> " if summary.not_reached(row) else ""
+        cells = (
+            (over if n.startswith("seconds_to") else "") + form.format(row[n])
+            if row[n] == row[n]
+            else ""
+            for n, _, form in columns
+        )
         shown.add_row(*map(Text, cells))
     console = Console()
     # Truncated numbers would be worse than long lines

@@ -231,7 +231,8 @@ class Steady(Strict):
     percent: Annotated[float, values.number(0, 100)] = Field(
         default=1.0,
         description="How flat: the greatest difference allowed between the highest and the lowest"
-        " `pages_sharing + ksm_zero_pages`, in percent of the highest.",
+        " `pages_sharing + ksm_zero_pages`, in percent of the highest. Their slope must not change"
+        " them by more in 10 scans, nor in 10 times `seconds`.",
     )
 
 

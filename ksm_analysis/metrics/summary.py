@@ -1,5 +1,8 @@
 """One row for each run: its factors and its last values."""
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import yaml
@@ -7,9 +10,11 @@ import yaml
 from ksm_analysis.metrics import freed
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.times import SHARES, has_plateau, reached
+from ksm_analysis.results import cells
 from ksm_analysis.results.run import Run
 
-CONVERGED = {True: "yes", False: "no", None: ""}
+YES = {True: "yes", False: "no", None: ""}
 
 
 def throughput(run: Run) -> list[float]:
@@ -39,7 +44,10 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     """Return one row for each run: its factors, its last values and the guests' throughput.
 
     Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
-    (yes, no, or empty if the run's length was fixed), the metrics of HOST in the last interval,
+    (yes, no, or empty if the run's length was fixed), plateau (yes, no, or empty with KSM off),
+    seconds_to_50, _90 and _95 (without a plateau, or with nothing saved, a share was not reached:
+    then it is how long the run was watched), saved_mib (of the census of the end if there is one),
+    the metrics of HOST in the last interval,
     bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If the host's memory was
     sampled, the parts of Freed follow, and freed_against_off_mib if there is a run with run=0. If
     any run has a census, the metrics of CENSUS follow, with the values of the last census.
@@ -54,7 +62,10 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 "host": each.run.host,
                 **each.run.factors,
                 "seconds": each.run.seconds,
-                "converged": CONVERGED[each.run.converged],
+                "converged": YES[each.run.converged],
+                "plateau": YES[None if cells.is_off(each.run) else has_plateau(each)],
+                **{name: reached(share)(each).seconds for name, share in SHARES.items()},
+                "saved_mib": freed.saved_mib(each),
                 **_named(each.host.loc[[each.last]].iloc[0]),
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
@@ -73,6 +84,11 @@ def _without_unknown(table: pd.DataFrame, against_off: pd.Series) -> pd.DataFram
     if against_off.notna().any():
         table.insert([*table].index("freed_mib") + 1, "freed_against_off_mib", against_off)
     return table
+
+
+def not_reached(row: Mapping[Hashable, Any]) -> bool:
+    """Whether a row of the summary has times that the run did not reach."""
+    return bool(row["plateau"] == "no" or (row["plateau"] == "yes" and not row["saved_mib"] > 0))
 
 
 def _named(values: pd.Series) -> dict[str, object]:

@@ -26,16 +26,17 @@ def data_of(results: Results) -> dict[str, Any]:
     usable = results.usable
     measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
+    best = best_of(settings)
     facts = provenance.facts(results.runs)
     notes = (run.plan.note for run in results.runs)
     return {
         "title": title(results),
         "notes": list(dict.fromkeys(filter(None, notes))),
         "headline": headline(settings),
-        "best": best_of(settings),
+        "best": best,
         "words": words.in_words(usable),
         "warnings": [*results.warnings, *validity.warnings_of(measured)],
-        "answer": tables.of_settings(settings),
+        "answer": tables.of_settings(settings, best),
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
         "sections": sections_of(measured) if measured else [],

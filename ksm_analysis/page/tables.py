@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from ksm_analysis.analysis import recommendation
+from ksm_analysis.analysis.best import Best
 from ksm_analysis.analysis.settings import Setting
-from ksm_analysis.analysis.words import guest_word, number, short
+from ksm_analysis.analysis.statistics import Times
+from ksm_analysis.analysis.words import guest_word, number, short, times
 from ksm_analysis.metrics import catalog, measurement, summary
 from ksm_analysis.results.run import Cell, Run
 
@@ -20,6 +22,7 @@ ANSWER = (  # of Setting: heading, unit
     ("workload", "workload", ""),
     ("knobs", "knobs", ""),
     ("runs", "runs", ""),
+    ("front", "on the front", ""),
     ("saved_mib", "saved", "MiB"),
     ("counted_mib", "counted by KSM", "MiB"),
     ("freed_mib", "freed", "MiB"),
@@ -37,27 +40,51 @@ ANSWER = (  # of Setting: heading, unit
 )
 
 
-def of_settings(settings: list[Setting]) -> dict[str, Any]:
-    """Make headings and rows of text, without columns that have no value or do not vary."""
-    columns = [column for column in ANSWER if _tells(settings, column[0])]
+def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
+    """Make headings and rows of text, without columns that have no value or do not vary.
+
+    One column says which settings are on the front of their rivals.
+    """
+    front = [_front(setting, best) for setting in settings]
+    columns = [
+        column
+        for column in ANSWER
+        if (any(front) if column[0] == "front" else _tells(settings, column[0]))
+    ]
     rising = [s for s in settings if not s.off and not s.plateaued]
     return {
         "headings": [
-            {"title": title, "unit": unit, "text": name in FACTORS} for name, title, unit in columns
+            {"title": title, "unit": unit, "text": name in FACTORS or _in_words(settings, name)}
+            for name, title, unit in columns
         ],
         "rows": [
             {
                 "factors": _attributes({factor: getattr(s, factor) for factor in FACTORS}),
                 "off": s.off,
-                "cells": [_answer_cell(s, name) for name, _, _ in columns],
+                "cells": [
+                    there if name == "front" else _answer_cell(s, name) for name, _, _ in columns
+                ],
             }
-            for s in settings
+            for s, there in zip(settings, front, strict=True)
         ],
-        "rising": "* pages_sharing was still changing when the run ended, so there is no plateau. "
-        "The times refer to what was reached by the end of the run."
+        "rising": "Savings were still changing when some runs ended, so they reached no plateau. "
+        "They count for as long as they were watched (Kaplan and Meier). A restricted mean counts "
+        "times up to the end of the longest run."
         if rising
         else "",
     }
+
+
+def _in_words(settings: list[Setting], name: str) -> bool:
+    """Whether a column has times that some runs did not reach, which takes words."""
+    values = [getattr(setting, name, None) for setting in settings]
+    return any(isinstance(value, Times) and value.mean is None for value in values)
+
+
+def _front(setting: Setting, best: list[Best]) -> str:
+    """Say whether a setting is on the front of its rivals; empty if it has none."""
+    said = (each.has_on_front(setting) for each in best if each.front)
+    return next(("yes" if there else "no" for there in said if there is not None), "")
 
 
 def _tells(settings: list[Setting], name: str) -> bool:
@@ -73,9 +100,8 @@ def _answer_cell(setting: Setting, name: str) -> str:
         return str(len(value))
     if name in FACTORS:
         return str(value)
-    if name.startswith("seconds_to") and value:
-        within = f"≤ {number(setting.period)}" if setting.within(value) else ""
-        return (within or short(value)) + ("" if setting.plateaued else "*")
+    if isinstance(value, Times):
+        return f"≤ {number(setting.period)}" if setting.within(value) else times(value)
     return short(value)
 
 
@@ -87,6 +113,7 @@ def _attributes(factors: dict[str, Any]) -> dict[str, Any]:
 def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
     """Make headings and rows of text, without columns that have no value or do not vary."""
     table = summary.summary(measured)
+    records = table.to_dict("records")
     known = {m.name: m for m in (*catalog.HOST, *catalog.CENSUS)}
     headings: list[dict[str, Any]] = []
     rows: list[list[str]] = [[] for _ in measured]
@@ -104,8 +131,9 @@ def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
                 "help": metric.help if metric else "",
             }
         )
-        for row, value in zip(rows, table[name], strict=True):
-            row.append(_cell(value))
+        over = [name.startswith("seconds_to") and summary.not_reached(r) for r in records]
+        for row, value, more in zip(rows, table[name], over, strict=True):
+            row.append(("> " if more else "") + _cell(value))
     factors = [_attributes({**e.run.factors, "host": e.run.host}) for e in measured]
     return {
         "headings": headings,

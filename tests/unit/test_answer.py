@@ -18,6 +18,7 @@ from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import number, short, spoken
+from ksm_analysis.analysis.words import times as written
 from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
@@ -419,14 +420,27 @@ def test_times_are_means_over_runs(make):
     assert bounds(found) == student([1.0, 2.0])
 
 
-def test_nothing_shared_takes_no_time(make):
-    assert times(only([make(sharing=0)])) == [None, None, None]
+@pytest.mark.parametrize("sharing", [0, RISING], ids=["nothing saved", "still rising"])
+def test_a_share_that_is_never_reached_has_no_mean(make, sharing):
+    found = only([make(sharing=sharing)]).seconds_to_95
+
+    assert (found.mean, found.median, found.runs, found.reached) == (None, None, 1, 0)
+    assert (found.restricted_mean, found.until) == (4.0, 4.0)
+    assert written(found) == "not reached within 4"
 
 
-def test_a_run_without_sharing_counts_for_no_time(make):
-    found = only([make(sharing=0), make(sharing=(0,) * 4 + (1_000,) * 13, repetition=2)])
+def test_with_ksm_off_there_are_no_times(make):
+    assert only([make(knobs=OFF)]).seconds_to_95 is None
 
-    assert found.seconds_to_95 == Estimate(1.0, None, None, 1)
+
+def test_runs_that_never_got_there_are_censored_and_not_left_out(make):
+    shapes = [(0,) * 4 + (1_000,) * 13, (0,) * 8 + (1_000,) * 9, RISING]
+    found = only([make(sharing=s, repetition=n) for n, s in enumerate(shapes)]).seconds_to_95
+
+    assert (found.mean, found.runs, found.reached) == (None, 3, 2)
+    assert (found.median, found.until) == (2.0, 4.0)
+    assert found.restricted_mean == pytest.approx((1 + 2 + 4) / 3)
+    assert written(found) == ("median 2; not reached in 1 of 3 runs; mean, restricted to 4: 2.33")
 
 
 # --- plateaus -------------------------------------------------------------------------------------
@@ -479,8 +493,10 @@ def test_a_setting_that_is_shown_to_save_most_is_the_best_whatever_it_costs(repe
     assert [setting.knobs for setting in best.settings] == [FAST]
     assert best.why == (
         "It saves most: 120 MiB (118 to 122, 3 runs). The next is run=1, pages_to_scan=1000 with "
-        "100 MiB (95 to 105, 3 runs). Within 3 blocks, it saves 20 % more (16.6 to 23.5). It costs "
-        "3.2 CPU seconds of ksmd. The next costs 0.2."
+        "100 MiB (95 to 105, 3 runs). Within 3 blocks, it saves 20 % more (16.6 to 23.5). It was "
+        "selected from 2: its mean is rather too high, and its interval allows for that. It costs "
+        "3.2 CPU seconds of ksmd. The next costs 0.2. No setting is shown to save less and cost "
+        "more than another."
     )
 
 
@@ -509,7 +525,8 @@ def test_single_runs_never_show_a_best(make):
         "These runs do not show which of 2 settings saves most: run=1, pages_to_scan=1000 "
         "saves 100 MiB (1 run: no interval); run=1, pages_to_scan=4000 saves 1,000 MiB (1 run: no "
         "interval). Each needs at least 3 runs, and one of them has only 1. Of these, run=1, "
-        "pages_to_scan=1000 costs the least: 0.8 CPU seconds of ksmd."
+        "pages_to_scan=1000 costs the least: 0.8 CPU seconds of ksmd. No setting is shown to save "
+        "less and cost more than another."
     )
 
 
@@ -518,7 +535,8 @@ def test_an_uncertain_difference_leaves_both(repeat):
     best = the_best(measured)
 
     assert [setting.knobs for setting in best.settings] == [ON, FAST]
-    assert "More runs may show it." in best.why
+    assert "Nor do they show that these save the same within 1 %. More runs may." in best.why
+    assert not best.equal
 
 
 def test_settings_that_are_shown_to_save_less_are_not_among_the_best(repeat):
@@ -528,6 +546,72 @@ def test_settings_that_are_shown_to_save_less_are_not_among_the_best(repeat):
     best = the_best(measured)
 
     assert [setting.knobs for setting in best.settings] == ["run=1, pages_to_scan=2000", FAST]
+
+
+def test_settings_that_save_the_same_are_a_tie(repeat):
+    measured = repeat(1000, 1001, 999, knobs=FAST, cpu=1.6) + repeat(1001, 999, 1000, cpu=0.4)
+    best = the_best(measured)
+
+    assert [setting.knobs for setting in best.settings] == [ON, FAST]
+    assert best.equal
+    assert "They are shown to save the same within 1 %." in best.why
+
+
+def test_a_best_that_hardly_saves_more_says_so(repeat):
+    best = the_best(repeat(1000, 1001, 999, knobs=ON) + repeat(1003, 1004, 1002, knobs=FAST))
+
+    assert best.confident
+    assert "That is less than 1 %, so it hardly matters." in best.why
+
+
+def test_the_interval_of_the_best_allows_for_its_selection(repeat):
+    """Among ten, the lower bound of the greatest is that of the level 0.95^(1/10)."""
+    measured = [
+        run
+        for n in range(10)
+        for run in repeat(100, 110, 120 + n, knobs=f"run=1, pages_to_scan={n + 1}")
+    ]
+    best = the_best(measured)
+    values = [100, 110, 129]
+    error = np.std(values, ddof=1) / math.sqrt(3)
+    found = next(s.saved_mib for s in best.settings if s.knobs == "run=1, pages_to_scan=10")
+
+    assert found.low == pytest.approx(np.mean(values) - error * stats.t.ppf(0.95**0.1, 2))
+    assert found.high == pytest.approx(np.mean(values) + error * stats.t.ppf(0.975, 2))
+    assert spoken(found, "MiB") in headline(settings_of(measured))
+
+
+def test_a_setting_that_saves_less_and_costs_more_is_off_the_front(make):
+    """Costs scatter by 1 %, which the constant costs of `repeat` do not."""
+    measured = [
+        make(sharing=(mib + n) * MIB, cpu=cpu * (1 + 0.01 * n), knobs=knobs, repetition=n)
+        for knobs, mib, cpu in (
+            (ON, 500, 1.0),
+            (FAST, 400, 2.0),
+            ("run=1, sleep_millisecs=9", 300, 0.2),
+        )
+        for n in (1, 2, 3)
+    ]
+    settings = settings_of(measured)
+    (best,) = best_of(settings)
+
+    assert [s.knobs for s in best.front] == ["run=1, sleep_millisecs=9", ON]
+    assert [best.has_on_front(s) for s in settings] == [True, False, True]
+    assert best.has_on_front(replace(settings[0], guests=7)) is None
+    assert best.why.endswith(
+        "Settings that no other beats in savings and cost: run=1, sleep_millisecs=9; "
+        "run=1, pages_to_scan=1000."
+    )
+
+
+def test_a_single_setting_on_the_front(make):
+    measured = [
+        make(sharing=(mib + n) * MIB, cpu=cpu * (1 + 0.01 * n), knobs=knobs, repetition=n)
+        for knobs, mib, cpu in ((ON, 500, 1.0), (FAST, 400, 2.0))
+        for n in (1, 2, 3)
+    ]
+
+    assert the_best(measured).why.endswith("Every other setting saves less and costs more.")
 
 
 def test_equal_runs_need_no_test(repeat):

@@ -227,6 +227,10 @@ def test_answer_for_programs(capsys, write_run):
     (best,) = found["best"]
     assert (best["scenario"], best["confident"]) == ("1 guest, idle", False)
     assert len(best["knobs"]) == 2, "equal settings are not told apart"
+    assert best["equal"], "equal runs are shown to save the same"
+    assert (best["margin_percent"], best["front"]) == (1, best["knobs"])
+    assert best["saved_mib"] == [setting["saved_mib"] for setting in found["settings"]]
+    assert found["settings"][0]["seconds_to_95"]["reached"] == 3
     assert isinstance(found["warnings"], list)
 
 

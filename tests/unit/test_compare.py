@@ -30,6 +30,7 @@ def write(tmp_path):
             lines = sample_lines(record)
             for line in lines[1:-1]:
                 line["ksm"]["pages_sharing"] = pages * (line["n"] if other.get("rising") else 1)
+                line["ksm"]["ksm_zero_pages"] = other.get("zeros", 0)
                 line["ksm"]["general_profit"] = other.get("profit", 0) + pages
             Writer(tmp_path / name)(record, lines, name=f"run-{index}-{repetition}")
         return str(tmp_path / name)
@@ -225,7 +226,7 @@ def test_totals_of_unequal_lengths_do_not_compare(write, compare):
 
     assert "sampling" in compare(a, b, *SHARING)[2]
     found = compare(a, b, "--json", "--by", "sampling")[1]["comparisons"]
-    assert {one["metric"] for one in found} == {"pages_sharing", "seconds_to_95"}
+    assert {one["metric"] for one in found} == {"saved_mib"}
 
 
 def test_failed_runs_are_left_out_with_a_warning(write, compare):
@@ -264,23 +265,32 @@ def test_metrics_without_a_value_are_left_out_and_named(write, compare):
 
     # idle guests have no throughput
     metrics = [one["metric"] for one in found["comparisons"]]
-    assert metrics == ["pages_sharing", "ksmd_cpu_seconds", "seconds_to_95"]
+    assert metrics == ["saved_mib", "ksmd_cpu_seconds", "seconds_to_95"]
     why = "no run of A or of B has a value"
     rate = "bogo_ops_per_second_mean"
     assert found["left_out"] == [{"metric": rate, "why": why, "pairs": 1}]
     assert f"{rate} is left out of 1 pair: {why}" in compare(a, b)[1]
 
 
-def test_a_run_that_still_rises_has_no_time_to_a_plateau(write, compare):
+def test_a_run_that_still_rises_is_not_left_out_of_the_times(write, compare):
     write("a", 1000, 1010)
     a = write("a", 990, index=1, rising=True)
     b = write("b", 1000, 1010, 990)
     (one,) = compare(a, b, "--json", "--metric", "seconds_to_95")[1]["comparisons"]
 
-    assert one["a"]["values"].count(None) == 1
-    assert (one["a"]["n"], one["verdict"]) == (2, "no verdict")
-    assert one["reason"] == "1 more run of A needed"
-    assert "n=2 of 3" in compare(a, b, "--metric", "seconds_to_95")[1]
+    assert (one["a"]["n"], one["not_reached"]) == (3, [1, 0])
+    assert max(one["a"]["values"]) == 4.0, "the whole run"
+    assert one["reason"].endswith("not reached in 1 run of A: at least the time shown")
+    never = compare(write("c", 1, rising=True), write("d", 2, rising=True), "--json")[1]
+    why = "no run of A or of B reached it"
+    assert {"metric": "seconds_to_95", "why": why, "pairs": 1} in never["left_out"]
+
+
+def test_savings_include_zero_pages(write, compare):
+    a, b = write("a", 1000, 1010, 990), write("b", 1000, 1010, 990, zeros=500)
+    found = compare(a, b, "--json")[1]["comparisons"]
+
+    assert [one["verdict"] for one in found if one["metric"] == "saved_mib"] == ["higher"]
 
 
 def test_profit_of_either_sign_is_compared_without_a_ratio(write, compare):

@@ -273,3 +273,25 @@ def test_runs_that_were_sampled_in_many_ways_have_a_range(write_run):
 
     assert "4 runs with 1 guest of 512 MiB; " in words
     assert "Sampled for 5 to 8 intervals of 1 to 4 s. " in words
+
+
+def test_the_answer_marks_the_front_and_times_that_were_not_reached(write_run):
+    for rate, pages in ((100, 10_000), (1000, 20_000)):
+        for repetition in (1, 2, 3):
+            record = run_record(guests=1, repetition=repetition)
+            record["run"]["factors"]["knobs"] = f"pages_to_scan={rate}"
+            lines = sample_lines(record)
+            rising = rate == 100 and repetition == 3
+            for line in lines[1:-1]:
+                share = line["n"] / 16 if rising else min(1, line["n"] / 4)
+                line["ksm"]["pages_sharing"] = round((pages + repetition) * share)
+                cpu = 2000 / rate * (1 + repetition / 100)
+                line["ksmd"] = {"cpu_ns": round(5e9 + 1e8 * cpu * line["n"] / 16)}
+            path = write_run(record, lines, name=f"{rate}-{repetition}")
+    text = Parser(page_of(path)).text
+
+    assert "on the front" in text
+    assert "Every other setting saves less and costs more." in text
+    assert "median 1; not reached in 1 of 3 runs; mean, restricted to 4: 2" in text
+    assert "> 4" in text, "in the table of runs"
+    assert "*" not in text.split("What each setting saves")[1].split("Observations")[0]

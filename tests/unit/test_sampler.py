@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -683,7 +684,33 @@ def test_what_is_flat(percent, pages, steady):
 def test_a_slow_rise_is_not_flat():
     samples = [(float(n), 5 + n, 1000 + n * 6) for n in range(60)]
     assert steady_at(samples, seconds=3) is None
-    assert steady_at(samples, seconds=3, percent=5) is not None
+    assert steady_at(samples, seconds=3, percent=5) is None, "5 % in 8 s are 20 % in 10 scans"
+    assert steady_at(samples, seconds=3, percent=20) is not None
+
+
+@pytest.mark.parametrize("scan", [1, 6, 20, 300])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_54_percent_an_hour_are_not_steady(scan, sign):
+    samples = [(float(n), n // scan, 1e6 * (1 + sign * 0.009 * n / 60)) for n in range(3600)]
+    assert steady_at(samples, seconds=60) is None
+
+
+@pytest.mark.parametrize("scan", [1, 20, 60])
+def test_the_slope_is_judged_against_the_scan_time(scan):
+    """1 % in ten scans, or in ten minutes if that is longer, is the limit."""
+    longest = max(600, 10 * scan)
+    for share, steady in ((0.95, True), (1.05, False)):
+        rise = share * 0.01 / longest
+        samples = [(float(n), n // scan, round(1e9 * (1 + rise * n))) for n in range(300)]
+        assert (steady_at(samples, seconds=60) is not None) is steady
+
+
+def test_noise_within_the_range_is_steady():
+    chance = random.Random(1)
+    samples = [(n / 4, n // 8, 100_000 + chance.randint(-400, 400)) for n in range(2400)]
+    found = steady_at(samples, seconds=60)
+    assert found is not None
+    assert samples[found][0] < 120
 
 
 def test_what_was_before_the_rise_does_not_count():
@@ -718,9 +745,20 @@ def long_enough(samples, scans, seconds, percent, after):
             and samples[-1][0] - samples[n][0] >= seconds
             and samples[-1][1] - samples[n][1] >= needed
             and max(pages) - min(pages) <= percent / 100 * max(pages)
-        ):
-            return True
+        ):  # the longest such stretch is judged
+            taken = samples[-1][1] - samples[n][1]
+            ahead = 10 * max(seconds, (samples[-1][0] - samples[n][0]) / max(taken, 1))
+            rise = slope([each[0] for each in samples[n:]], pages) * ahead
+            # At the limit itself, rounding decides
+            return abs(rise) <= percent / 100 * max(pages) * (1 + 1e-9)
     return False
+
+
+def slope(seconds, pages):
+    """Return the slope of least squares, in pages a second."""
+    if len(seconds) < 2:
+        return 0.0
+    return statistics.linear_regression(seconds, pages).slope
 
 
 def drift(chance, calm):

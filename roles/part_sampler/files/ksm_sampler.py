@@ -101,7 +101,8 @@ that busy guests do not delay or interrupt a sample. The end line counts missed 
 
 With --steady-scans, sampling ends as soon as the saved pages, pages_sharing + ksm_zero_pages, have
 been flat for the given seconds and full scans; with smart_scan=1 for at least 10 full scans, since
-ksmd skips pages. Flat means: maximum minus minimum is at most the given percentage of the maximum.
+ksmd skips pages. Flat means: maximum minus minimum is at most the given percentage of the maximum,
+and so is the change if the slope went on for 10 more scans, and for 10 times the given seconds.
 
 exit status:
   0    all samples are done, or it was steady
@@ -442,11 +443,16 @@ class Steady:
     flat samples must not begin before `after`, must cover `seconds`, and must contain `scans`
     complete full scans. For that, one more scan has to end meanwhile, because a sample may be taken
     in the middle of a scan. The first sample of a run is taken before ksmd starts.
+
+    A slow rise is flat for a while, so the slope counts too (least squares): if it went on for
+    AHEAD scans, and for AHEAD times `seconds`, values must change by at most `percent`.
     """
 
     def __init__(self, scans, seconds, percent, after=0.0):
         self.scans, self.seconds, self.percent, self.after = scans, seconds, percent, after
-        self.origin = self.now = self.since = None  # samples, as (seconds, full_scans)
+        # Samples, as (seconds, full_scans, sums of all values before: see `sums`)
+        self.origin = self.now = self.since = None
+        self.sums = (0, 0.0, 0, 0.0, 0.0)  # n, seconds, saved, seconds², seconds · saved
         # The values since then that are greater than all later ones, so that the first is the
         # maximum, each with the earliest sample since which this holds. The same for the negated
         # values. The length is limited by the number of different values.
@@ -454,10 +460,13 @@ class Steady:
 
     def add(self, seconds, full_scans, saved):
         """Add a sample."""
-        now = (seconds, full_scans)
-        self.origin = self.origin or (seconds, 0)  # if scans have ended, ksmd already runs
+        now = (seconds, full_scans, self.sums)
+        # If scans have ended, ksmd already runs
+        self.origin = self.origin or (seconds, 0, self.sums)
         if seconds < self.after:
             return
+        terms = (1, seconds, saved, seconds * seconds, seconds * saved)
+        self.sums = tuple(map(sum, zip(self.sums, terms)))
         if self.now is None or full_scans < self.now[1]:  # run=2 has reset ksmd
             self.forget(now)
         self.now = now
@@ -485,7 +494,16 @@ class Steady:
         if self.now is None:
             return False
         seconds, scans = self.now[0] - self.since[0], self.now[1] - self.since[1]
-        return seconds >= self.seconds and scans >= self.scans + (self.since != self.origin)
+        if seconds < self.seconds or scans < self.scans + (self.since != self.origin):
+            return False
+        ahead = AHEAD * max(self.seconds, seconds / max(scans, 1))
+        return abs(self.slope()) * ahead <= self.percent / 100 * self.highs[0][0]
+
+    def slope(self):
+        """Return pages a second: least squares over the flat samples."""
+        n, t, y, tt, ty = (now - then for now, then in zip(self.sums, self.since[2]))
+        spread = n * tt - t * t
+        return (n * ty - t * y) / spread if spread > 0 else 0.0
 
 
 def push(greatest, value, now):
@@ -501,6 +519,7 @@ SCANS = re.compile(rb'"full_scans":([0-9]+)').search
 SHARING = re.compile(rb'"pages_sharing":([0-9]+)').search
 ZERO = re.compile(rb'"ksm_zero_pages":([0-9]+)').search  # the first is the host's
 BELOW_ZERO = 2**63  # from here on, the kernel has decremented the count too often
+AHEAD = 10  # scans, or times the flat seconds, for which a slope must not matter
 SKIPPING = 10  # full scans that tell something although smart_scan skips pages
 
 
@@ -663,7 +682,7 @@ def parse_arguments(argv):
     )
     for name, default, text in (
         ("seconds", 60, "minimum time that it was flat"),
-        ("percent", 1, "maximum range of flat values, in percent of the greatest"),
+        ("percent", 1, "maximum range and change of flat values, in percent of the greatest"),
         ("after", 0, "seconds after the first sample that do not count"),
     ):
         add(

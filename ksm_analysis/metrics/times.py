@@ -1,0 +1,95 @@
+"""How soon a run saved what it saves, and whether it was long enough to tell."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import Ends, saved_pages
+from ksm_analysis.results import cells
+
+Floats = NDArray[np.float64]
+FLAT = 0.05  # on a plateau, savings change by at most this share in the last quarter
+SHARES = {f"seconds_to_{percent}": percent / 100 for percent in (50, 90, 95)}
+
+
+class Reached(NamedTuple):
+    """Seconds until a run reached a share of what it saves.
+
+    If `yes` is false, it never did, and `seconds` is how long it was watched. `seconds` is NaN if
+    savings are not known.
+    """
+
+    seconds: float
+    yes: bool
+
+
+def reached(share: float) -> Callable[[Measured], Reached]:
+    """Return a function of a run: when its savings reached a share of their plateau.
+
+    From this time on, they stayed at or above it: an early peak does not count. Seconds count from
+    the first sample. Without a plateau, or with nothing saved, the share was not reached.
+    """
+
+    def found(measured: Measured) -> Reached:
+        if cells.is_off(measured.run) or "ksm.pages_sharing" not in measured.run.samples:
+            return Reached(np.nan, False)
+        at, pages = _sharing(measured)
+        if not len(pages):
+            return Reached(np.nan, False)
+        if not (has_plateau(measured) and pages[-1] > 0):
+            return Reached(float(at[-1]), False)
+        below = np.flatnonzero(~(pages >= share * pages[-1]))
+        return Reached(float(at[below[-1] + 1] if len(below) else at[0]), True)
+
+    return found
+
+
+def _sharing(measured: Measured) -> tuple[Floats, Floats]:
+    """Return seconds since the first sample, and saved pages, until the interval for the run.
+
+    Seconds are the planned times of samples. An imported run has no sample before its first
+    interval, so its seconds count from the beginning of this interval.
+    """
+    samples, sampling = measured.run.samples, measured.run.plan.sampling
+    upto = samples.index <= measured.last * round(sampling.interval / sampling.period)
+    seconds = samples.index.to_numpy()[upto] * sampling.period
+    pages = saved_pages(Ends(measured.run, samples)).to_numpy(dtype=float)[upto]
+    known = ~np.isnan(pages)
+    return seconds[known], pages[known]
+
+
+def has_plateau(measured: Measured) -> bool:
+    """Whether savings no longer changed when the run ended.
+
+    There is no plateau before enough full scans. A run that should end when steady has recorded
+    whether it was. In other runs, savings must have changed by at most 5 % of their last value in
+    the last quarter of the time.
+    """
+    if not scanned_enough(measured):
+        return False
+    if measured.run.converged is not None:
+        return measured.run.converged
+    if "ksm.pages_sharing" not in measured.run.samples:
+        return False
+    at, pages = _sharing(measured)
+    if not len(pages):
+        return False
+    late = pages[at >= 0.75 * at[-1]]
+    return bool(np.ptp(late) <= FLAT * abs(pages[-1]))
+
+
+def scans_needed(measured: Measured) -> int:
+    """Return how many full scans a run needs before it shows what KSM can merge.
+
+    ksmd merges a page that looks the same in two scans. With smart_scan, it skips a page that did
+    not merge in more and more scans: after ten scans, it has checked each page five times.
+    """
+    return 10 if str(measured.run.record.knobs.during.get("smart_scan", 0)) == "1" else 3
+
+
+def scanned_enough(measured: Measured) -> bool:
+    """Whether ksmd scanned all memory often enough."""
+    return float(measured.host["full_scans"].loc[measured.last]) >= scans_needed(measured)
