@@ -306,6 +306,16 @@ def test_a_cgroup_has_its_sum_and_that_of_each_child(tree, guests, hierarchy, ca
     assert capsys.readouterr().err == ""
 
 
+def test_a_process_may_be_in_the_cgroup_of_one_hierarchy_only(tree, guests):
+    boot(tree, "a", 4242)
+    put(tree, "sys/fs/cgroup/unified/machine/cgroup.procs", "")
+    put(tree, "sys/fs/cgroup/memory/machine/a/cgroup.procs", "4242\n")
+    found_by(tree, guests, cgroup="machine")
+    guests.look()
+    assert guests.groups == {"machine": {4242}, "machine/a": {4242}}
+    assert sampled(guests) == {"machine/a/4242": 900}
+
+
 def test_a_cgroup_that_does_not_exist_is_told_once(tree, guests, capsys):
     found_by(tree, guests, cgroup="machine.slice")
     guests.look()

@@ -28,7 +28,7 @@ CONTAINERS = (
     # machined also registers QEMU (qemu-N-NAME), which is no container, and libvirt's LXC
     ("nspawn", r"(?:.*/)?machine-(?!qemu)([^/]+)\.scope(?:/.*)?"),
 )
-V1 = ("systemd", "memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "devices", "freezer")
+V1 = ("unified", "systemd", "memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "devices", "freezer")
 
 
 class Found(NamedTuple):
@@ -144,29 +144,28 @@ class Cgroup:
 
     def groups(self):
         """Return sets of pids by cgroup: the cgroup itself and its children."""
-        base = self.directory()
-        if base is None:
-            message = f"there is no such cgroup below {self.root}"
-            self.complaints.tell(f"--cgroup {self.path}", message)
-            return {}
-        self.complaints.tell(f"--cgroup {self.path}")
-        found = {}
-        for directory, _, _ in os.walk(base):
-            pids = {int(pid) for pid in read_text(Path(directory, "cgroup.procs"), "").split()}
-            pids.discard(0)  # a process outside of this pid namespace
-            below = Path(directory).relative_to(base).parts[:1]
-            for name in {self.path, "/".join((self.path, *below))}:
-                found.setdefault(name, set()).update(pids)
+        about, found = f"--cgroup {self.path}", {}
+        for base in self.directories():
+            for directory, _, _ in os.walk(base):
+                pids = {int(pid) for pid in read_text(Path(directory, "cgroup.procs"), "").split()}
+                pids.discard(0)  # a process outside of this pid namespace
+                below = Path(directory).relative_to(base).parts[:1]
+                for name in {self.path, "/".join((self.path, *below))}:
+                    found.setdefault(name, set()).update(pids)
+        self.complaints.tell(about, None if found else f"there is no such cgroup below {self.root}")
         return found
 
-    def directory(self):
-        """Return the directory of the cgroup, in the version 2 hierarchy if it is there."""
-        for hierarchy in ("", "unified", *V1):
-            base = self.root / hierarchy
-            there = hierarchy or (base / "cgroup.controllers").exists()
-            if there and (base / self.path / "cgroup.procs").exists():
-                return base / self.path
-        return None
+    def directories(self):
+        """Return the directories of the cgroup.
+
+        A host with version 1 has several hierarchies. The same path may exist in each, and a
+        process may be there in only some of them, so all of them count.
+        """
+        if (self.root / "cgroup.controllers").exists():
+            bases = [self.root / self.path]
+        else:
+            bases = [self.root / hierarchy / self.path for hierarchy in V1]
+        return [base for base in bases if base.is_dir()]
 
 
 class Containers:
