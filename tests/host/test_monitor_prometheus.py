@@ -94,7 +94,7 @@ def place():
         base.chmod(0o755)
         for name in ("state", "domains", "collector", "program"):
             (base / name).mkdir()
-        for program in (FILES / "ksm_monitor.py", FILES / "ksm_prometheus.py", SAMPLER):
+        for program in (*FILES.glob("*.py"), SAMPLER):
             shutil.copy(program, base / "program")
         os.chown(base / "state", NOBODY, NOBODY)
         (base / "collector/ksm.prom").symlink_to(base / "state/ksm.prom")

@@ -66,7 +66,9 @@ def end(tree, pid, name=None):
 @pytest.fixture
 def guests(tree):
     reader, _ = ksm_sampler.open_reader(tree, [])
-    return ksm_monitor.Guests(reader, tree / "proc", tree / "run", ksm_monitor.Complaints())
+    complaints = ksm_monitor.Complaints()
+    source = ksm_monitor.PidFiles(tree / "proc", tree / "run", complaints)
+    return ksm_monitor.Guests(reader, tree / "proc", [source], [], complaints)
 
 
 def sampled(guests):
@@ -108,7 +110,7 @@ def test_a_restarted_guest_is_a_new_process(tree, guests):
 
 
 @pytest.mark.parametrize(
-    "argument", ["guest=b", "guest=a,,b", "guest=ab", "guest=", "a", "guest=A", "xguest=a"]
+    "argument", ["guest=b", "guest=a,,b", "guest=ab", "guest=", "b", "guest=A", "xguest=a"]
 )
 def test_a_reused_pid_is_not_mistaken_for_the_guest(tree, guests, argument):
     boot(tree, "a", 4242, argument)
@@ -182,12 +184,174 @@ def test_no_file_of_an_ended_guest_stays_open(tree, guests):
 
 def test_a_directory_that_has_been_removed_is_noticed(tree, guests, monkeypatch):
     monkeypatch.chdir(tree / "run")
-    guests.directory = Path()  # like a mount, it stays at the old directory
+    guests.sources[0].directory = Path()  # like a mount, it stays at the old directory
     guests.look()
     (tree / "run").rmdir()
     (tree / "run").mkdir()
     with pytest.raises(ksm_sampler.Unusable, match=r"has been removed|cannot list"):
         guests.look()
+
+
+# Guests that are not libvirt's
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "-id\x00100\0-name\0web,debug-threads=on",
+        "-name\x00100",
+        "--name\0guest=100",
+        "-daemonize\0-pidfile\0/run/x/100.pid",
+    ],
+)
+def test_a_guest_of_proxmox_or_of_plain_qemu(tree, guests, arguments):
+    boot(tree, "100", 4242)
+    put(tree, "proc/4242/cmdline", f"/usr/bin/kvm\0{arguments}\0-S\0")
+    guests.look()
+    assert sampled(guests) == {"100": 900}
+
+
+def test_a_pid_file_without_a_guest_is_told_once_and_counted(tree, guests, capsys):
+    boot(tree, "100", 4242, "web")
+    put(tree, "run/driver.pid", "1\n")
+    guests.look()
+    assert capsys.readouterr().err == ""  # it may still be about to start
+    for _ in range(3):
+        guests.look()
+    assert capsys.readouterr().err.count("100.pid: no guest: the command line of process 4242") == 1
+    assert guests.fruitless() == 1
+    put(tree, "proc/4242/cmdline", "/usr/bin/kvm\0-id\x00100\0")
+    guests.look()
+    assert (guests.fruitless(), sampled(guests)) == (0, {"100": 900})
+
+
+def found_by(tree, guests, **options):
+    """Use other sources: those of these options of the command line."""
+    argv = ["--state", "x", "--root", str(tree)]
+    argv += [word for name, value in options.items() for word in (f"--{name}", value) if word]
+    arguments = ksm_monitor.parse_arguments(argv)
+    guests.sources, guests.grouped, _ = ksm_monitor.sources(arguments, guests.complaints)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("-name guest=(\\w+)", "a"),
+        ("^/usr/bin/qemu ", "qemu-x86-4242"),
+        ("^qemu-x86$", "qemu-x86-4242"),
+    ],
+)
+def test_a_rule_matches_name_or_command_line(tree, guests, pattern, name):
+    boot(tree, "a", 4242)
+    put(tree, "proc/4242/comm", "qemu-x86\n")
+    found_by(tree, guests, match=pattern)
+    guests.look()
+    assert sampled(guests) == {name: 900}
+    end(tree, 4242)
+    assert [sampled(guests) for _ in range(2)] == [{name: None}, {}]
+
+
+def test_processes_of_one_name_have_their_pids(tree, guests):
+    for pid in (4242, 4243):
+        boot(tree, "a", pid)
+    found_by(tree, guests, match="guest=(a)")
+    guests.look()
+    assert sampled(guests) == {"a-4242": 900, "a-4243": 900}
+
+
+def test_a_rule_that_no_process_matches_is_told_once(tree, guests, capsys):
+    found_by(tree, guests, match="nothing of this")
+    for _ in range(3):
+        guests.look()
+    assert (
+        capsys.readouterr().err == "ksm_monitor.py: --match nothing of this: no process matches\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--match", "a(", "'a(' is not a regular expression: missing ), unterminated subpattern"),
+        ("--match", "x*", "'x*' matches every process"),
+        ("--cgroup", "/", "'/' is not a cgroup's path"),
+        ("--cgroup", "../x", "'../x' is not a cgroup's path"),
+    ],
+)
+def test_a_wrong_option_is_told(capsys, option, value, fault):
+    with pytest.raises(SystemExit) as ended:
+        ksm_monitor.parse_arguments(["--state", "x", option, value])
+    assert ended.value.code == 2
+    assert fault in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hierarchy", ["", "unified/", "memory/", "systemd/"])
+def test_a_cgroup_has_its_sum_and_that_of_each_child(tree, guests, hierarchy, capsys):
+    base = f"sys/fs/cgroup/{hierarchy}"
+    if not hierarchy:
+        put(tree, base + "cgroup.controllers", "memory\n")
+    for pid in (4242, 4243, 4244):
+        boot(tree, f"g{pid}", pid)
+    put(tree, base + "machine.slice/cgroup.procs", "0\n4242\n99999\n")
+    put(tree, base + "machine.slice/a.scope/cgroup.procs", "")
+    put(tree, base + "machine.slice/a.scope/libvirt/emulator/cgroup.procs", "4243\n4244\n")
+    found_by(tree, guests, cgroup="machine.slice")
+    guests.look()
+    sections = guests.sections(json.loads(guests.reader.line(0, 1, 1))["guests"])
+    assert sections["guests"] == {}
+    counts = {
+        name: (each["processes"], each["resident_pages"], each["ksm_rmap_items"])
+        for name, each in sections["cgroups"].items()
+    }
+    assert counts == {"machine.slice": (3, 2700, 300), "machine.slice/a.scope": (2, 1800, 200)}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_may_be_in_the_cgroup_of_one_hierarchy_only(tree, guests):
+    boot(tree, "a", 4242)
+    put(tree, "sys/fs/cgroup/unified/machine/cgroup.procs", "")
+    put(tree, "sys/fs/cgroup/memory/machine/a/cgroup.procs", "4242\n")
+    found_by(tree, guests, cgroup="machine")
+    guests.look()
+    assert guests.groups == {"machine": {4242}, "machine/a": {4242}}
+    assert sampled(guests) == {"machine/a/4242": 900}
+
+
+def test_a_cgroup_that_does_not_exist_is_told_once(tree, guests, capsys):
+    found_by(tree, guests, cgroup="machine.slice")
+    guests.look()
+    guests.look()
+    assert capsys.readouterr().err.count("--cgroup machine.slice: there is no such cgroup") == 1
+
+
+ID = "0123456789ab" + 52 * "c"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "name"),
+    [
+        (f"0::/system.slice/docker-{ID}.scope", "docker/0123456789ab"),
+        (f"12:pids:/docker/{ID}\n0::/", "docker/0123456789ab"),
+        (f"0::/machine.slice/libpod-{ID}.scope/container", "podman/0123456789ab"),
+        (
+            f"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope",
+            "containerd/0123456789ab",
+        ),
+        (f"3:cpu:/kubepods/burstable/pod1/{ID}", "containerd/0123456789ab"),
+        ("0::/lxc.payload.web/system.slice/x.service", "lxc/web"),
+        ("0::/lxc/101/ns/init.scope", "lxc/101"),
+        ("0::/machine.slice/systemd-nspawn@deb.service/payload", "nspawn/deb"),
+        ("0::/machine.slice/machine-deb.scope", "nspawn/deb"),
+        ("0::/machine.slice/machine-qemu\\x2d1\\x2da.scope", None),
+        ("0::/user.slice", None),
+    ],
+)
+def test_a_container_is_known_by_its_cgroup(tree, guests, cgroup, name):
+    boot(tree, "a", 4242)
+    put(tree, "proc/4242/cgroup", cgroup + "\n")
+    found_by(tree, guests, containers="")
+    guests.look()
+    assert guests.groups == ({name: {4242}} if name else {})
+    assert list(guests.pids) == ([f"{name}/4242"] if name else [])
 
 
 # Files of samples

@@ -122,6 +122,7 @@ def of_prometheus(metric, section):
         each
         for each in METRICS.values()
         if each.source.split(".")[1] == field
+        and not each.source.startswith("cgroups.")
         and (each.source[:6] == "guests") == (section != "host")
     ]
     assert len(found) == 1

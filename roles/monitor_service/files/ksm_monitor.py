@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Sample KSM as a service, as long as the host runs, while guests start and end.
 
-The service uses ksm_sampler.py and ksm_prometheus.py, which must be in the same directory. This
-file adds what a service needs: it finds guests by libvirt's pid files, limits the size and number
-of the files of samples, and writes the last sample as text that node_exporter reads for Prometheus.
+The service uses ksm_sampler.py, ksm_processes.py and ksm_prometheus.py, which must be in the same
+directory. This file adds what a service needs: it follows guests that start and end, limits the
+size and number of the files of samples, and writes the last sample as text that node_exporter reads
+for Prometheus.
 
 Standard library only, Python 3.9 or newer.
 """
@@ -20,8 +21,10 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from ksm_processes import Cgroup, Containers, Found, Match, PidFiles, command_line
 from ksm_prometheus import PAGE_SIZE, exposition
 from ksm_sampler import (
     EXIT_UNUSABLE,
@@ -35,7 +38,6 @@ from ksm_sampler import (
     header_line,
     open_reader,
     period_argument,
-    read_text,
     strain,
 )
 
@@ -52,6 +54,12 @@ in the state directory:
                  SIGTERM or SIGINT.
   ksm.prom       the last sample for Prometheus; after the service has been stopped, only the
                  metrics about the service
+
+A process that only --cgroup or --containers finds is in `guests` of the samples as CGROUP/PID. Of
+these, ksm.prom has only the sums. A container is named ENGINE/NAME, with 12 digits of a long id.
+
+A pid file without a running guest, a rule that no process matches, and a cgroup that does not exist
+are reported on standard error once, and sampling goes on.
 
 SIGHUP begins a new file of samples. A sample that cannot be written, for example because the disk
 is full, is counted as lost. The earlier lines stay complete.
@@ -194,46 +202,69 @@ def has_sample(path):
 
 
 class Guests:
-    """Updates the guests of a reader to those that libvirt runs. Each has a pid file NAME.pid.
+    """Updates the guests of a reader to the processes that its sources find.
 
     The open files of a reader belong to one process, so a reused pid is not mistaken for the guest.
-    A pid file may outlive its process. So a process counts as a guest only if its command line is
-    that of QEMU with the name of the guest.
+    Processes that only a cgroup has are sampled too, but `members` are not guests for Prometheus.
     """
 
-    def __init__(self, reader, proc, directory, complaints):
-        self.reader, self.proc, self.directory = reader, proc, directory
-        self.complaints = complaints
-        self.pids = {}
+    def __init__(self, reader, proc, sources, grouped, complaints):
+        self.reader, self.proc, self.complaints = reader, proc, complaints
+        self.sources, self.grouped = sources, grouped
+        self.pids, self.groups, self.members = {}, {}, set()
 
     def look(self):
         """Add guests that have started, and remove guests that have ended."""
-        paths = pid_files(self.directory) if self.directory else {}
+        found = self.find()
         known = self.reader.guests.keys()
-        ended = [name for name in known if name not in paths or name in self.reader.gone]
+        ended = [name for name in known if name not in found or name in self.reader.gone]
+        ended += [name for name in known - set(ended) if found[name].pid != self.pids[name]]
         for name in ended:
             self.let_go(name)
-        taken = [name for name in sorted(paths.keys() - known) if self.take(name, paths[name])]
+        taken = [name for name in sorted(found.keys() - known) if self.take(name, found[name])]
         if ended or taken:
             self.reader.learn()
             re.purge()  # the cache of re would keep a pattern for each set of guests
 
-    def take(self, name, path):
+    def find(self):
+        """Return the processes by name, each once, and note the cgroups that they are in."""
+        sampled = {pid for name, pid in self.pids.items() if name not in self.reader.gone}
+        found, pids = {}, set()
+        for source in self.sources:
+            for name, process in source.find(sampled).items():
+                if process.pid in pids:
+                    continue
+                pids.add(process.pid)
+                found[name if name not in found else f"{name}-{process.pid}"] = process
+        self.groups = {}
+        for source in self.grouped:
+            self.groups.update(source.groups())
+        self.members = set()
+        # the child of a cgroup follows it, and is the better name for its processes
+        for group, inside in reversed(self.groups.items()):
+            for pid in sorted(inside - pids):
+                pids.add(pid)
+                name = f"{group}/{pid}"
+                self.members.add(name)
+                check = partial(command_line, self.proc / str(pid))
+                found[name] = Found(pid, f"cgroup {group}", check)
+        return found
+
+    def take(self, name, found):
         """Add a guest; return whether it runs."""
-        pid = read_text(path, "")
-        if not pid.isdecimal():
-            return False
         try:
-            files = guest_files(self.proc, name, int(pid))
+            files = guest_files(self.proc, name, found.pid)
         except Unusable as error:
-            if (self.proc / pid).exists():
-                self.complaints.tell(path, str(error))
+            if (self.proc / str(found.pid)).exists():
+                self.complaints.tell(found.about, str(error))
             return False
-        if not is_guest(self.proc / pid, name):
+        if not found.check():
             close(fd for fd, _ in files)
             return False
+        if isinstance(found.about, Path):  # a pid file is about one process; others are about many
+            self.complaints.tell(found.about)
         self.reader.gone.pop(name, None)
-        self.reader.guests[name], self.pids[name] = files, int(pid)
+        self.reader.guests[name], self.pids[name] = files, found.pid
         return True
 
     def let_go(self, name):
@@ -241,34 +272,31 @@ class Guests:
         close(fd for fd, _ in self.reader.guests.pop(name))
         del self.pids[name]
 
+    def fruitless(self):
+        """Return the number of pid files without a guest; None if there is no such directory."""
+        counts = [len(each.fruitless) for each in self.sources if isinstance(each, PidFiles)]
+        return sum(counts) if counts else None
 
-def pid_files(directory):
-    """Return pid files by the names of their guests, which may have ended."""
-    try:
-        paths = [path for path in directory.iterdir() if path.suffix == ".pid"]
-        links = directory.stat().st_nlink
-    except OSError as error:
-        raise Unusable(f"cannot list {directory}: {error.strerror}; is libvirt there?") from error
-    if not links:  # the directory was replaced; this service still sees the old one
-        raise Unusable(f"{directory} has been removed")
-    return {unescaped(path.stem): path for path in paths}
-
-
-def unescaped(text):
-    """Return the name of a guest. libvirt escapes it in the name of the pid file, as in XML."""
-    for entity, character in ("lt", "<"), ("gt", ">"), ("quot", '"'), ("apos", "'"), ("amp", "&"):
-        text = text.replace(f"&{entity};", character)
-    return text
+    def sections(self, sampled):
+        """Return the sections `guests` and `cgroups` for Prometheus, from the sampled guests."""
+        by_pid = {self.pids[name]: counts for name, counts in sampled.items() if name in self.pids}
+        return {
+            "guests": {name: sampled[name] for name in sampled if name not in self.members},
+            "cgroups": {
+                group: total([by_pid[pid] for pid in pids if by_pid.get(pid)])
+                for group, pids in self.groups.items()
+            },
+        }
 
 
-def is_guest(process, name):
-    """Whether a process is QEMU with -name guest=NAME,..., in which commas are doubled."""
-    try:
-        arguments = (process / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    wanted = re.escape(b"guest=" + os.fsencode(name).replace(b",", b",,"))
-    return any(re.fullmatch(wanted + rb"(?:,[^,].*)?", argument) for argument in arguments)
+def total(processes):
+    """Return the sum of each counter that is a number, and the number of processes."""
+    found = {"processes": len(processes)}
+    for counts in processes:
+        for name, value in counts.items():
+            if isinstance(value, int):
+                found[name] = found.get(name, 0) + value
+    return found
 
 
 # The service
@@ -296,7 +324,7 @@ class Service:
         self.arguments, self.period = arguments, round(arguments.period * 1e9)
         complaints = Complaints()
         self.reader, self.ksmd = open_reader(arguments.root, [])
-        self.guests = Guests(self.reader, arguments.root / "proc", arguments.domains, complaints)
+        self.guests = Guests(self.reader, arguments.root / "proc", *sources(arguments, complaints))
         size = round(arguments.file_mib * MIB)
         self.files = SampleFiles(arguments.state, size, arguments.files, complaints)
         self.textfile = Textfile(arguments.state / "ksm.prom", complaints)
@@ -346,9 +374,21 @@ class Service:
             "missed": self.missed + n + 1 - sampler.taken,
             "lost": self.files.lost,
             "cpu": time.process_time(),
+            "fruitless": self.guests.fruitless(),
         }
-        self.textfile.write(exposition({**sample, "monitor": self.own}))
+        found = self.guests.sections(sample["guests"])
+        self.textfile.write(exposition({**sample, **found, "monitor": self.own}))
         notify("READY=1\nWATCHDOG=1")
+
+
+def sources(arguments, complaints):
+    """Return the sources of guests, those of cgroups, and the complaints."""
+    proc = arguments.root / "proc"
+    guests = [PidFiles(proc, directory, complaints) for directory in arguments.domains]
+    guests += [Match(proc, pattern, complaints) for pattern in arguments.match]
+    cgroups = [Containers(proc)] if arguments.containers else []
+    cgroups += [Cgroup(arguments.root, path, complaints) for path in arguments.cgroup]
+    return guests, cgroups, complaints
 
 
 @contextlib.contextmanager
@@ -369,6 +409,26 @@ def notify(state):
             sock.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
+def pattern_argument(text):
+    """Parse a regular expression that does not match everything."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a regular expression: {error}"
+        ) from error
+    if pattern.search(""):
+        raise argparse.ArgumentTypeError(f"{text!r} matches every process")
+    return pattern
+
+
+def cgroup_argument(text):
+    """Parse the path of a cgroup, relative to the root of its hierarchy."""
+    if not text.strip("/") or ".." in text.split("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cgroup's path, such as machine.slice")
+    return text.strip("/")
+
+
 def parse_arguments(argv):
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -382,8 +442,37 @@ def parse_arguments(argv):
     add(
         "--domains",
         type=Path,
+        action="append",
+        default=[],
         metavar="DIR",
-        help="directory of libvirt's pid files, /run/libvirt/qemu (default: no guests)",
+        help="directory of pid files NAME.pid: libvirt's /run/libvirt/qemu, Proxmox's "
+        "/run/qemu-server (may be repeated; default: none)",
+    )
+    add(
+        "--match",
+        type=pattern_argument,
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="sample processes in whose name (/proc/PID/comm) or command line, its arguments "
+        "joined by spaces, this Python regular expression is found; its first group is the name "
+        "of the guest, for example 'firecracker .*--id ([^ ]+)', otherwise COMM-PID (may be "
+        "repeated)",
+    )
+    add(
+        "--cgroup",
+        type=cgroup_argument,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="sample the processes of a cgroup, version 1 or 2, for example machine.slice: the "
+        "sum, and that of each child (may be repeated)",
+    )
+    add(
+        "--containers",
+        action="store_true",
+        help="sample the processes of each container of Docker, Podman, containerd, CRI-O, LXC "
+        "and systemd-nspawn",
     )
     add(
         "--period",

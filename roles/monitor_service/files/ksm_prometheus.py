@@ -1,8 +1,8 @@
 """The Prometheus metrics of a sample, in the text format.
 
-A name is ksm_ (for a guest ksm_guest_), the kernel's name, and the unit. Memory is in bytes and
-time in seconds, independent of the kernel's units. Metrics of the section `monitor` are about the
-monitor service. Standard library only, Python 3.9 or newer.
+A name is ksm_ (for a guest ksm_guest_, for a cgroup ksm_cgroup_), the kernel's name, and the unit.
+Memory is in bytes and time in seconds, independent of the kernel's units. Metrics of the section
+`monitor` are about the monitor service. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PAGE_SIZE, CLOCK_TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 UNITS = {
     "": lambda count: count,
     "bytes": lambda count: count,
+    "KiB": lambda count: count * 1024,
     "pages": lambda count: count * PAGE_SIZE,
     "seconds": lambda count: count,
     "ms": lambda count: count / 1000,
@@ -81,6 +82,10 @@ METRICS = (
            "Merged pages that were copied: written to, or unmerged. Without zero pages."),
     Metric("ksm_swpin_copy_total", "vmstat.ksm_swpin_copy", "",
            "Merged pages that were copied when they were swapped in."),
+    Metric("ksm_thp_split_page_total", "vmstat.thp_split_page", "",
+           "Huge pages that were split, by ksmd or for another reason."),
+    Metric("ksm_anon_huge_pages_bytes", "meminfo.AnonHugePages", "KiB",
+           "Anonymous memory of the whole host in transparent huge pages, mergeable or not."),
     Metric("ksm_ksmd_cpu_seconds_total", "ksmd.cpu_ns", "ns",
            "CPU time of ksmd."),
     Metric("ksm_guest_merging_pages_bytes", "guests.ksm_merging_pages", "pages",
@@ -98,6 +103,20 @@ METRICS = (
            "Resident memory of the guest's process; a merged page counts in each guest."),
     Metric("ksm_guest_cpu_seconds_total", "guests.utime+stime", "ticks",
            "CPU time of the guest's process, including the threads of the emulator."),
+    Metric("ksm_cgroup_processes", "cgroups.processes", "",
+           "Processes that are sampled in the cgroup and below it."),
+    Metric("ksm_cgroup_merging_pages_bytes", "cgroups.ksm_merging_pages", "pages",
+           "Merged memory of the processes in the cgroup and below it, including the copies that"
+           " were kept."),
+    Metric("ksm_cgroup_zero_pages_bytes", "cgroups.ksm_zero_pages", "pages",
+           "Memory of these processes that is merged with the kernel's zero page."),
+    Metric("ksm_cgroup_rmap_items", "cgroups.ksm_rmap_items", "",
+           "Pages of these processes that ksmd tracks, merged or not."),
+    Metric("ksm_cgroup_process_profit_bytes", "cgroups.ksm_process_profit", "bytes",
+           "Merged memory of these processes minus its costs. Signed. It includes the copy that"
+           " they share."),
+    Metric("ksm_cgroup_resident_bytes", "cgroups.resident_pages", "pages",
+           "Resident memory of these processes; a shared page counts in each process."),
     Metric("ksm_page_size_bytes", "monitor.page_size", "bytes",
            "Size of a page, which converts the kernel's counters to bytes."),
     Metric("ksm_monitor_last_sample_timestamp_seconds", "monitor.last_sample", "seconds",
@@ -111,6 +130,8 @@ METRICS = (
     Metric("ksm_monitor_lost_samples_total", "monitor.lost", "",
            "Samples that could not be written to the files of samples, for example because the "
            "disk is full."),
+    Metric("ksm_monitor_pid_files_without_guest", "monitor.fruitless", "",
+           "Pid files for which there is no running guest with their name."),
     Metric("ksm_monitor_cpu_seconds_total", "monitor.cpu", "seconds",
            "CPU time of this service."),
 )
@@ -131,8 +152,9 @@ def lines_of(metric, sections):
     """Return all lines of one metric; none without a value."""
     section, _, fields = metric.source.partition(".")
     found = sections.get(section) or {}
-    if section == "guests":
-        labelled = [(f'{{guest="{escaped(name)}"}}', guest or {}) for name, guest in found.items()]
+    if section in ("guests", "cgroups"):
+        label = section[:-1]
+        labelled = [(f'{{{label}="{escaped(name)}"}}', each or {}) for name, each in found.items()]
     else:
         labelled = [("", found)]
     values = [(labels, value_of(metric, fields, counts)) for labels, counts in labelled]
