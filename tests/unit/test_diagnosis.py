@@ -382,8 +382,13 @@ def test_smart_scan_starves_merging():
     assert (found.evidence["skipped"], found.evidence["scanned"]) == (750_000, 250_000)
     assert "75%" in found.what
     assert names(facts(before={"pages_skipped": 1_000_000 - 750_000})) == [], "much is merged"
-    assert names(facts(before={"pages_skipped": 1_000_000 - 100_000}, **few)) == [], "little is skipped"
-    assert names(facts(before={"pages_skipped": 1_000_000 - 750, "pages_scanned": 999_900}, **few)) == []
+    assert names(facts(before={"pages_skipped": 1_000_000 - 100_000}, **few)) == [], (
+        "little is skipped"
+    )
+    assert (
+        names(facts(before={"pages_skipped": 1_000_000 - 750, "pages_scanned": 999_900}, **few))
+        == []
+    )
 
 
 def test_max_page_sharing_costs():
