@@ -82,11 +82,10 @@ def saved_bytes(facts: Facts) -> int:
 
 
 def known_pages(facts: Facts) -> int:
-    """Return the pages that ksmd has records of."""
+    """Return the pages that ksmd has records of. pages_volatile includes the zero pages."""
     values = ksm(facts)
-    return saved_pages(facts) + sum(
-        int(values.get(f"pages_{word}", 0)) for word in ("shared", "unshared", "volatile")
-    )
+    names = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
+    return sum(int(values.get(name, 0)) for name in names)
 
 
 def grown(facts: Facts, section: str, name: str) -> int:
@@ -155,7 +154,7 @@ def hidden(facts: Facts) -> bool:
     """Whether ksmd knows far more pages than the visible processes have offered."""
     seen = mergeable(facts, "anonymous") + mergeable(facts, "swapped")
     seen += sum(int(each["memory"]["unknown"]["anonymous"]) for each in facts["domains"])
-    seen //= page_size(facts)
+    seen = seen // page_size(facts) + int(ksm(facts).get("ksm_zero_pages", 0))
     return known_pages(facts) > 2 * seen + LEAST_VISITED or (
         not seen and (known_pages(facts) > 0 or visited(facts) > 0)
     )

@@ -26,8 +26,8 @@ from ksm_analysis.doctor.finding import COSTS, DANGER, HOST, KSM, LIMITS, NOTE, 
 USUAL_MAX_PAGE_SHARING = 256
 CHAINED = 0.05  # of the saved pages: additional savings that max_page_sharing prevents
 HUGE = 0.5  # part of the mergeable memory
-# Mappings of one page, on average, from which walks over all of them take long. 256 is the limit of
-# newer kernels, and harmless.
+# Mappings of one page, on average, from which walks over all of them take long, where a limit is
+# set. Without any limit, single pages have far more than the average.
 MANY_MAPPINGS = 4 * USUAL_MAX_PAGE_SHARING
 
 
@@ -49,7 +49,8 @@ def _unlimited(facts: Facts) -> Iterator[Finding]:
     shared, sharing = values.get("pages_shared", 0), values.get("pages_sharing", 0)
     limit = values.get("max_page_sharing")
     unlimited = "max_page_sharing" not in (facts["readings"][-1]["ksm"] or {})
-    if not shared or sharing < MANY_MAPPINGS * shared:
+    least = USUAL_MAX_PAGE_SHARING if unlimited else MANY_MAPPINGS
+    if not shared or sharing < least * shared:
         return
     if not unlimited and (limit is None or limit <= MANY_MAPPINGS):
         return

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
@@ -13,6 +15,7 @@ from ksm_analysis.commands import doctor
 from ksm_analysis.doctor import bundle, diagnosis
 from ksm_analysis.doctor import facts as read
 from ksm_analysis.doctor.finding import SEVERITIES
+from ksm_analysis.errors import InputError
 
 MIB = 1024 * 1024
 KSM = {
@@ -667,6 +670,49 @@ def test_a_host_that_cannot_be_reached_ends_with_2(capsys, tmp_path):
     inventory.write_text(f"ksm_hosts: {{hosts: {{lab: {far}}}}}")
     assert main(["doctor", "--inventory", str(inventory)]) == 2
     assert "Connection refused" in capsys.readouterr().err
+
+
+ODD = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.just("1 2"))
+
+
+@given(
+    counters=st.dictionaries(st.sampled_from([*KSM, "redhat_only_zero_pages", "new"]), ODD),
+    missing=st.sets(st.sampled_from([*KSM])),
+    later=st.booleans(),
+)
+def test_no_counters_and_no_values_of_them_end_the_doctor(counters, missing, later):
+    made = facts(services=[{"name": "ksmtuned", "pid": 1}])
+    for reading in made["readings"][1 if later else 0 :]:
+        kept = {name: value for name, value in reading["ksm"].items() if name not in missing}
+        reading["ksm"] = kept | counters
+    for each in (made, facts(domains=[])):
+        for found in diagnosis.findings(each):
+            json.dumps(found.plain())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 9}, "format 9"),
+        ({"readings": []}, "0 readings"),
+        ({"host": None}, "host of the facts"),
+        ({"domains": [3]}, "a process of the facts"),
+        ({"services": ["ksmtuned"]}, "services of the facts"),
+        ({"unreadable_processes": "many"}, "unreadable_processes of the facts"),
+        ({"domains": [{**domain(), "pid": "x"}]}, "pid of the facts"),
+    ],
+)
+def test_facts_that_cannot_be_used(change, words):
+    with pytest.raises(InputError, match=words):
+        diagnosis.findings(facts() | change)
+
+
+def test_many_zero_pages_are_not_hidden_processes():
+    # Most of the guest's memory is the kernel's zero page, which is not resident
+    small = domain(mergeable={**GUEST, "anonymous": 4 * MIB})
+    zero = {"ksm_zero_pages": 100_000, "pages_volatile": 100_000, "pages_unshared": 0}
+    made = facts(domains=[small], **zero, pages_shared=10, pages_sharing=20)
+    assert "not-visible" not in names(made)
 
 
 def test_zero_pages_count_as_saved():

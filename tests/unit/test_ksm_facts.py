@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from programs import ROLES, load
@@ -396,6 +399,22 @@ def test_a_doubled_comma_is_one_word():
 
 
 # libvirt
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+def test_libvirt_of_a_container_is_not_asked():
+    command = ["unshare", "--mount", "bash", "-c", "echo; exec -a /usr/sbin/virtqemud sleep 60"]
+    daemon = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        daemon.stdout.readline()
+        while Path(f"/proc/{daemon.pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        programs, _ = ksm_facts.look_at_processes(Path("/"))
+        ours = {daemon.pid: programs[daemon.pid]}
+        assert ksm_facts.libvirt(Path("/"), ours)[1] == "not used: its daemon runs in a container"
+    finally:
+        daemon.kill()
+        daemon.communicate()
 
 
 def test_the_xml_of_a_domain():

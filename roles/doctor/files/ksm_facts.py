@@ -61,6 +61,7 @@ SERVICES = {
     "supervdsmd": "supervdsmd",
     "supervdsm": "supervdsmd",
     "supervdsmServer": "supervdsmd",
+    "vdsmd": "supervdsmd",
     "kata-ksm-throttler": "kata-ksm-throttler",
     "kata-ksm-thrott": "kata-ksm-throttler",
     "cc-ksm-throttler": "kata-ksm-throttler",
