@@ -326,7 +326,7 @@ def _collapsing(facts: Facts) -> Iterator[Finding]:
 
 def _huge(facts: Facts) -> Iterator[Finding]:
     huge, anonymous = mergeable(facts, "huge"), mergeable(facts, "anonymous")
-    if not anonymous or huge < HUGE * anonymous:
+    if not anonymous or huge < HUGE * anonymous or not settled(facts):
         return
     thp = facts["huge_pages"] or {}
     yield Finding(

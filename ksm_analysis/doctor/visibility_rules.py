@@ -53,11 +53,9 @@ def absent(facts: Facts) -> bool:
 
 
 def _absent(facts: Facts) -> Iterator[Finding]:
-    if not absent(facts):
-        return
     uksm = facts["readings"][-1]["uksm"]
     if uksm is not None:
-        stopped = uksm.get("run") == 0
+        stopped = uksm.get("run") == 0 and absent(facts)
         yield Finding(
             "uksm",
             LIMITS if stopped else NOTE,
@@ -66,12 +64,19 @@ def _absent(facts: Facts) -> Iterator[Finding]:
             HOST,
             {**some(facts["host"], "kernel"), "directory": UKSM, **uksm},
             "UKSM scans the memory of all processes, offered or not, and has its own knobs and "
-            f"counters. {KSM} does not exist, and the findings for KSM do not apply.",
+            "counters. "
+            + (
+                f"{KSM} does not exist, and the findings for KSM do not apply."
+                if absent(facts)
+                else f"The other findings are those of {KSM} alone."
+            ),
             f"echo 1 > {UKSM}/run"
             if stopped
             else f"nothing needs to be done; its knobs are in {UKSM}: cpu_governor, "
             "max_cpu_percentage, run",
         )
+        return
+    if not absent(facts):
         return
     yield Finding(
         "ksm-absent",

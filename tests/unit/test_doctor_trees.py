@@ -282,6 +282,14 @@ def test_uksm(tree, judge):
     assert found["uksm"]["evidence"]["pages_sharing"] == 120_000
 
 
+def test_uksm_beside_ksm(tree, judge):
+    guest(tree)
+    tree.put("sys/kernel/mm/uksm/run", "1\n")
+    found = judge()
+    assert serious(found) == set()
+    assert "The other findings are those of" in found["uksm"]["why"]
+
+
 # Time since it came
 
 
@@ -345,6 +353,14 @@ def test_who_rules(tree, judge, command, name, words):
     found = judge()
     assert found["run-0"]["severity"] == "blocks"
     assert words in found["run-0"]["fix"]
+
+
+def test_the_pace_of_a_ksmd_that_its_ruler_stopped_is_no_finding(tree, judge):
+    guest(tree)
+    tree.ksm(run=0, pages_to_scan=1)
+    assert "scan-slow" in judge()
+    tree.process(90, "/bin/bash /usr/sbin/ksmtuned", mapping(4, PRIVATE))
+    assert serious(judge()) == set()
 
 
 def test_a_ruler_without_a_threshold(tree, judge):
