@@ -7,6 +7,7 @@ from ksm_analysis.doctor import fixes
 from ksm_analysis.doctor.facts import (
     ITEM_BYTES,
     Facts,
+    enough_scans,
     guest_bytes,
     judged,
     ksm,
@@ -14,7 +15,7 @@ from ksm_analysis.doctor.facts import (
     scans_of,
     some,
 )
-from ksm_analysis.doctor.finding import BLOCKS, COSTS, LIMITS, UNSEEN, Finding, mib
+from ksm_analysis.doctor.finding import BLOCKS, COSTS, LIMITS, NOTE, UNSEEN, Finding, mib
 
 # A guest is reported if more than this part of its memory is not offered to KSM. Less is a ROM or
 # the memory of a device.
@@ -209,23 +210,43 @@ def unprofitable(facts: Facts, process: dict[str, Any], kind: str) -> Iterator[F
     """Yield a finding if merging a process costs more than it saves, after enough scans of it."""
     stat = process["ksm_stat"]
     profit = stat.get("ksm_process_profit", 0)
-    if not ksm(facts) or not isinstance(profit, int) or profit >= 0 or not judged(facts, process):
+    if not ksm(facts) or not isinstance(profit, int) or profit >= 0:
         return
     counters = ("ksm_process_profit", "ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
+    evidence = {
+        **some(stat, *counters),
+        **some(ksm(facts), "full_scans"),
+        "scans_of_it": round(scans_of(facts, process), 1),
+        "age_seconds": process["age"],
+    }
+    if not judged(facts, process):
+        yield _too_early(facts, process, kind, evidence)
+        return
     yield Finding(
         "process-profit",
         COSTS,
         f"merging it uses {mib(-profit)} more memory than it saves",
         _where(process, kind),
-        {
-            **some(stat, *counters),
-            **some(ksm(facts), "full_scans"),
-            "scans_of_it": round(scans_of(facts, process), 1),
-            "age_seconds": process["age"],
-        },
+        evidence,
         f"Fewer than 1 in {page_size(facts) // ITEM_BYTES} of its pages are merged, and ksmd keeps "
         f"a record of {ITEM_BYTES} bytes per page.",
         fixes.change(facts, process, "exclude") if kind == "domain" else _exclude(process),
+    )
+
+
+def _too_early(
+    facts: Facts, process: dict[str, Any], kind: str, evidence: dict[str, Any]
+) -> Finding:
+    scans, enough = evidence["scans_of_it"], enough_scans(facts)
+    return Finding(
+        "too-early",
+        NOTE,
+        f"it has been through {scans:g} full scans, too few to judge: {enough} are needed",
+        _where(process, kind),
+        evidence,
+        "ksmd records pages in the first scan and merges them in later ones. So far it uses "
+        f"{mib(-evidence['ksm_process_profit'])} more memory for it than it saves.",
+        "nothing needs to be done: wait, and look again",
     )
 
 

@@ -158,15 +158,16 @@ def _tenants(facts: Facts) -> Iterator[Finding]:
     every = facts["domains"] + facts["processes"]
     merged = [each for each in every if _merging(each)]
     guests = [each for each in merged if each in facts["domains"]]
-    owners = {owner for each in merged if (owner := _owner(facts, each)) is not None}
-    if len(merged) < 2 or (len(owners) < 2 and len(guests) < 2):
+    users = {owner for each in merged if (owner := _owner(facts, each)) is not None}
+    owners = {owner for each in guests if (owner := _owner(facts, each)) is not None}
+    if len(guests) < 2 and len(users) < 2:
         return
     several = len(owners) > 1
     yield Finding(
         "shared-secrets",
         DANGER if several else NOTE,
         f"{len(merged)} guests and processes share merged pages"
-        + (f", of {len(owners)} owners" if several else ""),
+        + (f": the guests are of {len(owners)} owners" if several else ""),
         HOST,
         {
             "merging": [each["name"] for each in merged][:20],

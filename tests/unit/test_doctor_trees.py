@@ -301,7 +301,10 @@ def test_a_guest_is_judged_after_scans_of_its_own(tree, judge, age, told):
     # 512 MiB take 2.6 s by the knobs; at 10 pages for each wake-up, 262 s
     tree.ksm(pages_to_scan=10, full_scans=9000)
     guest(tree, stat=LOSS, age=age)
-    assert ("process-profit" in judge()) == told
+    found = judge()
+    assert ("process-profit" in found) == told
+    assert ("too-early" in found) != told
+    assert serious(found) == ({"process-profit"} if told else set())
 
 
 @pytest.mark.parametrize(("smart", "scans", "told"), [(0, 2, 0), (0, 3, 1), (1, 9, 0), (1, 10, 1)])
