@@ -1,12 +1,12 @@
 """Derive findings from the facts of a host, the worst first. Pure."""
 
 from ksm_analysis.doctor import (
-    bundle,
     domain_rules,
     ksmd_rules,
     kvm_rules,
     ruler_rules,
     saving_rules,
+    shape,
     visibility_rules,
 )
 from ksm_analysis.doctor.facts import Facts
@@ -15,7 +15,7 @@ from ksm_analysis.doctor.finding import NOTE, SEVERITIES, Finding
 
 def findings(facts: Facts) -> list[Finding]:
     """Return all findings, the worst first. Raises InputError if these are no facts."""
-    facts = bundle.complete(facts)
+    facts = shape.complete(facts)
     found = [
         *visibility_rules.seen(facts),
         *kvm_rules.closed(facts),

@@ -109,7 +109,7 @@ def _run_0(facts: Facts, evidence: dict[str, Any]) -> Finding:
             HOST,
             evidence,
             f"{why}{says}",
-            f"nothing needs to be done. {_start(facts)}",
+            f"nothing needs to be done; {_start(facts)}",
         )
     after = " After boot, run is 0."
     if "uksmd" in facts["programs"]:

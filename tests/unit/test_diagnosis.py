@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
 from ksm_analysis.commands import doctor
-from ksm_analysis.doctor import bundle, diagnosis
+from ksm_analysis.doctor import diagnosis, redaction, shape
 from ksm_analysis.doctor import facts as read
 from ksm_analysis.doctor.finding import SEVERITIES
 from ksm_analysis.errors import InputError
@@ -119,7 +119,7 @@ def facts(before=None, domains=None, **changes):
             {"monotonic": 105.0, "ksm": last, "vmstat": vmstat},
         ],
     }
-    return bundle.complete(made | {key: value for key, value in changes.items() if key in made})
+    return shape.complete(made | {key: value for key, value in changes.items() if key in made})
 
 
 def names(made):
@@ -695,16 +695,49 @@ def test_no_counters_and_no_values_of_them_end_the_doctor(counters, missing, lat
     [
         ({"format": 9}, "format 9"),
         ({"readings": []}, "0 readings"),
-        ({"host": None}, "host of the facts"),
-        ({"domains": [3]}, "a process of the facts"),
-        ({"services": ["ksmtuned"]}, "services of the facts"),
-        ({"unreadable_processes": "many"}, "unreadable_processes of the facts"),
-        ({"domains": [{**domain(), "pid": "x"}]}, "pid of the facts"),
+        ({"host": None}, r"facts.host: expected an object"),
+        ({"domains": [3]}, r"facts.domains\[0\]: expected an object"),
+        ({"services": ["ksmtuned"]}, r"facts.services\[0\]: expected an object"),
+        ({"unreadable_processes": "many"}, "facts.unreadable_processes: expected int"),
+        ({"domains": [domain() | {"pid": "x"}]}, r"facts.domains\[0\].pid: expected int, not 'x'"),
+        ({"thresholds": {"ksmtuned": 3}}, "facts.thresholds.ksmtuned: expected an object"),
     ],
 )
 def test_facts_that_cannot_be_used(change, words):
     with pytest.raises(InputError, match=words):
         diagnosis.findings(facts() | change)
+
+
+def nodes(value, path=()):
+    """Return the paths of all values within a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in items:
+        yield (*path, key)
+        if isinstance(each, dict | list):
+            yield from nodes(each, (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "x", -5, 2**70, 1.5, True, [1], {"a": 1}])
+def test_any_wrong_value_is_judged_or_refused(capsys, junk):
+    service = [{"name": "ksmtuned", "pid": 3}]
+    rule = {"ksmtuned": {"file": None, "coefficient": 20, "constant_kib": 1, "pattern": None}}
+    whole = facts(services=service, domains=[domain(xml=XML)], processes=[domain()])
+    whole |= {"thresholds": rule, "kvm": {"mode": "0600", "user": "qemu", "opens": False}}
+    refused = 0
+    for path in nodes(whole):
+        made = copy.deepcopy(whole)
+        *way, last = path
+        parent = made
+        for key in way:
+            parent = parent[key]
+        parent[last] = junk
+        try:
+            made = shape.complete(made)
+            doctor._show({"lab": (made, diagnosis.findings(redaction.redact(made)))}, {})
+        except InputError:
+            refused += 1
+    assert refused > 50
+    assert "lab" in capsys.readouterr().out
 
 
 def test_many_zero_pages_are_not_hidden_processes():
