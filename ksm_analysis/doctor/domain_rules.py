@@ -153,7 +153,13 @@ def _shared(facts: Facts, domain: dict[str, Any]) -> tuple[Any, ...]:
             "vhost_user": settings["vhost_user"],
         },
         f"KSM merges private anonymous memory and ignores shared mappings.{needs}",
-        fixes.change(facts, domain, "shared"),
+        (
+            "first replace its vhost-user devices: virtiofs by 9p, a disk or NFS; others by "
+            "virtio\n"
+            if settings["vhost_user"]
+            else ""
+        )
+        + fixes.change(facts, domain, "shared"),
     )
 
 

@@ -112,12 +112,15 @@ def _run_0(facts: Facts, evidence: dict[str, Any]) -> Finding:
             f"nothing needs to be done; {_start(facts)}",
         )
     after = " After boot, run is 0."
-    if "uksmd" in facts["programs"]:
-        after += " uksmd offers the memory of programs, and does not start ksmd."
     if known:
         after = (
-            f"{says} So it should run: the next adjustment may start it, or it is not to run here."
+            f"{says} So it should run: it may start at the next adjustment, or its configuration "
+            "excludes this host."
         )
+    elif facts["ksmd"] is None:
+        after += " A program of the host that has stopped it is not visible from here."
+    if "uksmd" in facts["programs"]:
+        after += " uksmd offers the memory of programs, and does not start ksmd."
     return Finding(
         "run-0",
         BLOCKS,

@@ -154,6 +154,12 @@ def test_qemu_with_readconfig(tree, judge, readable):
     assert ("mem-merge-off" in found) == readable
 
 
+def test_virtiofs_needs_shared_memory(tree, judge):
+    command = "/usr/bin/qemu-system-x86_64 -m 512 -device vhost-user-fs-pci,chardev=c"
+    tree.process(7, command, mapping(512, SHARED, "/memfd:memory-backend-memfd (deleted)"))
+    assert judge()["shared-memory"]["fix"].startswith("first replace its vhost-user devices")
+
+
 def test_memory_that_is_named_as_a_guests(tree, judge):
     tree.process(7, "/opt/vmm", mapping(256, SHARED, "/memfd:guest_memory (deleted)"))
     assert "shared-memory" in judge()
@@ -190,6 +196,15 @@ def test_in_a_container(tree, judge):
     assert [*serious(found)] == ["not-visible"]
     assert found["not-visible"]["evidence"]["ksmd_visible"] is False
     assert "look on the host" in found["not-visible"]["fix"]
+
+
+def test_a_container_of_a_host_where_ksmd_is_stopped(tree, judge):
+    for name in ("comm", "cmdline", "schedstat"):
+        (tree.root / "proc/37" / name).unlink()
+    tree.ksm(**NOTHING, run=0)
+    found = judge()
+    assert serious(found) == {"run-0", "not-visible"}
+    assert "not visible from here" in found["run-0"]["why"]
 
 
 def test_counters_are_not_contradicted(tree, judge):
