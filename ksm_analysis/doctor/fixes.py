@@ -4,6 +4,7 @@ No fix unmerges pages or starts a guest anew unless the memory for it is availab
 what it costs.
 """
 
+import shlex
 from collections.abc import Callable
 
 from ksm_analysis.doctor.facts import (
@@ -78,7 +79,7 @@ def manager(facts: Facts, domain: Facts) -> str:
         return "libvirt"
     if "virt-handler" in service_names(facts) or domain["platform"] == "kubevirt":
         return "kubevirt"
-    if domain["platform"] in ("proxmox", "incus", "lxd", "kata"):
+    if domain["platform"] in ("libvirt", "proxmox", "incus", "lxd", "kata"):
         return str(domain["platform"])
     if facts["host"]["proxmox"] and domain["settings"]["id"]:
         return "proxmox"
@@ -103,7 +104,10 @@ def change(facts: Facts, domain: Facts, what: str) -> str:
 
 
 def _libvirt(facts: Facts, domain: Facts, what: str) -> str:
-    name = domain["libvirt"]["name"]
+    name = shlex.quote(str((domain["libvirt"] or domain)["name"]))
+    first = ""
+    if {"momd", "supervdsmd"} & set(service_names(facts)):
+        first = "# oVirt writes the XML anew at each start: change the VM there\n"
     text = {
         "offer": "# remove <nosharepages/> of <memoryBacking>",
         "exclude": "<memoryBacking><nosharepages/></memoryBacking>",
@@ -113,11 +117,11 @@ def _libvirt(facts: Facts, domain: Facts, what: str) -> str:
         "vfio": "# remove the <hostdev>; use a virtio device",
     }[what]
     restart = f"virsh shutdown {name}; virsh start {name}"
-    return with_restart(facts, domain, f"virsh edit {name}\n{text}", restart)
+    return with_restart(facts, domain, f"{first}virsh edit {name}\n{text}", restart)
 
 
 def _proxmox(facts: Facts, domain: Facts, what: str) -> str:
-    number = domain["settings"]["id"] or "VMID"
+    number = shlex.quote(domain["settings"]["id"] or "VMID")
     text = {
         "offer": f"qm set {number} --allow-ksm 1",
         "exclude": f"qm set {number} --allow-ksm 0",
@@ -149,7 +153,7 @@ def _kubevirt(facts: Facts, domain: Facts, what: str) -> str:
 
 def _incus(facts: Facts, domain: Facts, what: str) -> str:
     tool = "incus" if domain["platform"] == "incus" else "lxc"
-    name = domain["settings"]["name"] or "NAME"
+    name = shlex.quote(domain["settings"]["name"] or "NAME")
     keys = "'[machine]\nmem-merge = \"{}\"'"
     text = {
         "offer": f"{tool} config set {name} raw.qemu.conf={keys.format('on')}",

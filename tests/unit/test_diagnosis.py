@@ -496,6 +496,12 @@ def test_a_domain_of_libvirt_is_fixed_by_xml():
     assert found.fix.startswith("virsh edit web\n# remove <nosharepages/>")
 
 
+def test_a_name_is_no_command():
+    xml = {"name": "web; reboot", "nosharepages": True}
+    found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False, xml=xml)]))
+    assert found.fix.startswith("virsh edit 'web; reboot'\n")
+
+
 def test_a_backend_that_is_not_merged():
     backend = {"type": "memory-backend-ram", "share": False, "merge": False}
     found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, backends=[backend])]))

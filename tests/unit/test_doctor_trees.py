@@ -138,6 +138,11 @@ def test_qemu_by_its_file(tree, judge):
     assert judge()["not-mergeable"]["evidence"]["vmm"] == "qemu"
 
 
+def test_qemu_without_a_size_has_that_of_its_mappings(tree, judge):
+    tree.process(7, "guest-7", mapping(2048, PRIVATE), comm="qemu-system-x86")
+    assert judge()["not-mergeable"]["evidence"]["memory_bytes"] == 2 << 30
+
+
 def test_qemu_by_its_options(tree, judge):
     tree.process(7, "/opt/emulator -machine q35 -smp 2 -m 512", mapping(512, PRIVATE))
     assert judge()["not-mergeable"]["evidence"]["vmm"] == "qemu"
@@ -462,6 +467,17 @@ def test_proxmox(tree, judge):
         "qm set 101 --allow-ksm 1\nqm shutdown 101 && qm start 101" in found["mem-merge-off"]["fix"]
     )
     assert "qm set 101 --delete hugepages" in found["hugetlbfs"]["fix"]
+
+
+LIBVIRT = "/usr/bin/qemu-system-x86_64 -name guest=web,debug-threads=on -m 512 -uuid 1-2"
+
+
+def test_libvirt_that_is_not_there_to_be_asked(tree, judge):
+    tree.process(7, f"{LIBVIRT} -machine q35,mem-merge=off", mapping(512, PRIVATE))
+    fix = judge()["mem-merge-off"]["fix"]
+    assert fix.startswith("virsh edit web\n# remove <nosharepages/>")
+    tree.process(90, "/usr/bin/python3 -s /usr/sbin/momd", mapping(4, PRIVATE))
+    assert judge()["mem-merge-off"]["fix"].startswith("# oVirt writes the XML anew")
 
 
 def test_incus(tree, judge):

@@ -43,7 +43,7 @@ QEMU_TELLING = {
 }
 # Names of shared mappings that hold a guest's memory: of QEMU, cloud-hypervisor, crosvm and others.
 GUEST_MAPPING = re.compile(
-    r"memory-backend|pc\.ram|qemu_back_mem|guest|vm[-_.]?mem|libkrun|(?<![a-z])ram(?![a-z])"
+    r"memory-backend|pc\.ram|qemu_back_mem|guest|vm[-_.]?mem|vm[-_.]?\d|mem\d|libkrun|(?<![a-z])ram(?![a-z])"
 )
 # Back ends that map the memory of guests that are not theirs.
 BACKENDS = re.compile(
@@ -872,7 +872,7 @@ def readconfig(text):
 
 
 def platform(root, pid, words):
-    """Return what manages a guest: proxmox, kubevirt, incus, lxd, kata, or None; by its files."""
+    """Return what manages a guest, by its files and options: libvirt or another; None: nothing."""
     text = " ".join(words)
     groups = read(root / "proc" / str(pid) / "cgroup") or ""
     if "+pve" in text or "/qemu-server/" in text or "/etc/pve/" in text:
@@ -884,7 +884,10 @@ def platform(root, pid, words):
             return name
     if "/run/vc/" in text or "/opt/kata/" in text or "kata" in text.split(" ")[0]:
         return "kata"
-    return "kubernetes" if "kubepods" in groups else None
+    if "kubepods" in groups:
+        return "kubernetes"
+    named = re.search(r"-name guest=[^ ]*debug-threads=|-name guest=.* -uuid ", text)
+    return "libvirt" if named or "/libvirt/qemu/" in text else None
 
 
 def options(words):
@@ -1022,6 +1025,8 @@ def look(root, programs, since_boot):
             runs_guest = None
         if runs_guest:
             given = settings(root, runs_guest, words)
+            if runs_guest == "qemu" and not {"-m", "-readconfig"} & set(words):
+                given["memory_bytes"] = found["mapped_guest"] or given["memory_bytes"]
             xml = managed.get(given["uuid"])
             program_name = base(program["exe"] or "") or base(words[0])
             name = (xml or given)["name"] or f"{program_name}-{pid}"
