@@ -216,7 +216,7 @@ def unprofitable(facts: Facts, process: dict[str, Any], kind: str) -> Iterator[F
     """Yield a finding if merging a process costs more than it saves, after enough scans of it."""
     stat = process["ksm_stat"]
     profit = stat.get("ksm_process_profit", 0)
-    if not ksm(facts) or not isinstance(profit, int) or profit >= 0:
+    if "full_scans" not in ksm(facts) or not isinstance(profit, int) or profit >= 0:
         return
     counters = ("ksm_process_profit", "ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
     evidence = {

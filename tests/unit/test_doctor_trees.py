@@ -275,6 +275,8 @@ def test_impossible_counters_are_left_out(tree, judge, value):
         "ksm_zero_pages": str(value),
     }
     assert found["overcommit"]["evidence"]["saved_bytes"] == 30_000 * 4096
+    guest(tree, stat=LOSS)
+    assert not {"too-early", "process-profit"} & set(judge()), "it is not known how many scans"
 
 
 def test_unknown_files_are_told(tree, judge):
