@@ -82,6 +82,7 @@ MEMORY = ("MemFree", "MemAvailable", "Buffers", "Cached", "SwapTotal", "SwapFree
 QEMU_USERS = ("libvirt-qemu", "qemu")
 UNITS = ("ksm.service", "ksmtuned.service")
 LIBVIRT = ("libvirtd", "virtqemud")
+SOCKETS = tuple(f"/run/libvirt/{name}-sock" for name in ("libvirt", "virtqemud"))
 VMSTAT = ("thp_collapse_alloc", "thp_split_page")
 # Fields of smaps, and their names in the facts. All are in bytes.
 FIELDS = {
@@ -956,7 +957,7 @@ def libvirt(root, programs):
     if not pids:
         return {}, "not used: {} do not run".format(" and ".join(LIBVIRT))
     if not any(is_here(root, pid) for pid in pids):
-        return {}, "not used: its daemon runs in a container"
+        return {}, "not used: its daemon runs in a container, or may not be examined"
     if not shutil.which("virsh"):
         return {}, "not used: there is no virsh"
     listed = run("virsh", "--readonly", "--connect", "qemu:///system", "list", "--name")
@@ -971,9 +972,17 @@ def libvirt(root, programs):
 
 
 def is_here(root, pid):
-    """Whether a process sees the same files as this one: it is in no container."""
-    mine = target(root / "proc/self/ns/mnt")
-    return mine is not None and target(root / "proc" / str(pid) / "ns/mnt") == mine
+    """Whether a daemon serves this machine's socket: it is in no container with one of its own."""
+    seen = root / "proc" / str(pid) / "root"
+    return any(same_file(Path(name), seen / name.lstrip("/")) for name in SOCKETS)
+
+
+def same_file(path, other):
+    """Whether both are one file; not if either is missing or may not be seen."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def domain(text):
