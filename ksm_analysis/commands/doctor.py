@@ -20,22 +20,29 @@ if TYPE_CHECKING:
 
 HELP = "explain why nothing merges, and how to fix it; changes nothing on any host"
 DETAILS = """\
-Reads hosts and every QEMU process there, and reports what prevents KSM from merging: ksmd is
-stopped, memory is not offered or is of the wrong kind, a scan takes hours, and so on. Each finding
-has its evidence, its reason, and a command or XML that fixes it. The worst come first: what blocks
-merging, what limits it, what wastes memory or time, and what could not be checked. A note is for
-information only.
+Reads hosts and every guest there, of QEMU, cloud-hypervisor, Firecracker and others, and reports
+what prevents KSM from merging: ksmd is stopped, memory is not offered or is of the wrong kind, a
+scan takes hours, and so on. Each finding has its evidence, its reason, and a command or setting
+that fixes it on this host. The worst come first: what endangers the host, what blocks merging, what
+limits it, what wastes memory or time, and what is not visible. A note is for information only.
 
 Nothing is written on the hosts, not even a temporary file, and nothing is started there: libvirt is
 used only if its daemon already runs, otherwise /proc. The hosts need not be provisioned. The
 command reads the counters twice, --seconds apart, and takes a few seconds more. Only root sees all
 processes. docs/doctor.md lists every finding, its threshold and its source.
+
+A host need not be here: --collect writes what was read to a file, which --facts judges anywhere;
+--root judges copies of a machine's files. --redact replaces names of hosts, guests, processes and
+users, in the file, too.
 """
 EXAMPLES = """\
 examples:
   python -m ksm_analysis doctor                              all hosts of inventory/localhost.yml
   python -m ksm_analysis doctor --inventory inventory/mine.yml --host lab
   python -m ksm_analysis doctor --seconds 60                 longer, for a slow scan
+  python -m ksm_analysis doctor --redact --collect host.json   to send to somebody
+  python -m ksm_analysis doctor --facts host.json              what they do with it
+  python -m ksm_analysis doctor --root copy --later copy2 --seconds 60
   python -m ksm_analysis doctor --json | jq '.hosts[].findings[] | {finding, what, fix}'
   python -m ksm_analysis doctor --json | jq '.hosts[].facts.domains[].memory.mergeable'
 
@@ -46,14 +53,22 @@ exit status:
   130  interrupted
 """
 MOST_SECONDS = 3600
+USUAL_SECONDS = 5.0
 TITLES = {
+    "danger": "endangers the host or its guests",
     "blocks": "keeps pages from merging",
     "limits": "merges less, or later",
     "costs": "wastes memory or time",
-    "unseen": "could not be checked",
+    "unseen": "not visible",
     "note": "for information",
 }
-STYLES = {"blocks": "bold red", "limits": "yellow", "costs": "yellow", "unseen": "magenta"}
+STYLES = {
+    "danger": "bold red",
+    "blocks": "bold red",
+    "limits": "yellow",
+    "costs": "yellow",
+    "unseen": "magenta",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +80,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         metavar="S",
         type=_seconds,
-        default=5.0,
-        help="time between two readings of the counters (default: 5)",
+        help="time between two readings of the counters (default: 5); between --root and --later "
+        "(default: the difference of their proc/uptime)",
     )
+    from_where = parser.add_mutually_exclusive_group()
+    from_where.add_argument("--facts", metavar="FILE", help="judge what --collect has written")
+    from_where.add_argument(
+        "--root",
+        metavar="TREE",
+        help="judge a directory with copies of a machine's proc and sys; without --later, no rates",
+    )
+    option("--later", metavar="TREE", help="a later copy: the second reading of the counters")
+    option("--collect", metavar="FILE", help="also write the facts of all hosts to a file")
+    option("--redact", action="store_true", help="replace names of hosts, guests, processes, users")
     option("--json", action="store_true", help="for programs: all facts and findings")
 
 
@@ -92,17 +117,91 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.doctor import diagnosis
 
-    asked, errors = _asked(arguments)
+    given, errors = _given(arguments)
     if errors is None:
         return 130
+    asked = _usable(given, errors)
+    if arguments.redact:
+        asked, errors = _redacted(asked, errors)
+    if arguments.collect:
+        _collect(arguments.collect, asked)
     hosts = {
-        name: (asked[name], diagnosis.findings(asked[name]) if asked[name] else [])
-        for name in asked
+        name: (facts, diagnosis.findings(facts) if facts else []) for name, facts in asked.items()
     }
     (_print_json if arguments.json else _show)(hosts, errors)
     if errors:
         return 2
     return 1 if any(diagnosis.is_wrong(found) for _, found in hosts.values()) else 0
+
+
+def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """Return the facts of each host as they were read, and errors; None if interrupted."""
+    from pathlib import Path
+
+    if arguments.later and not arguments.root:
+        raise InputError("--later: only with --root")
+    if not (arguments.root or arguments.facts):
+        return _asked(arguments)
+    for option in ("host", "inventory"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option}: not with --root or --facts, which ask no host")
+    if arguments.facts:
+        from ksm_analysis.doctor import bundle
+
+        if arguments.seconds is not None:
+            raise InputError("--seconds: not with --facts, which have the time between readings")
+        return dict(bundle.load(Path(arguments.facts))), {}
+    from ksm_analysis.doctor import tree
+
+    root, later = Path(arguments.root), arguments.later and Path(arguments.later)
+    return {root.name or "host": tree.read(root, later or None, arguments.seconds)}, {}
+
+
+def _usable(given: dict[str, Any], errors: dict[str, str]) -> dict[str, Any]:
+    """Return complete facts by host. What cannot be used becomes None, and an error of its own."""
+    from ksm_analysis.doctor import shape
+
+    asked: dict[str, Any] = {}
+    for name, facts in given.items():
+        try:
+            asked[name] = None if facts is None else shape.complete(facts)
+        except InputError as error:
+            asked[name], errors[name] = None, str(error)
+        if asked[name] is None:
+            errors.setdefault(name, "no facts of this host in the file")
+    return asked
+
+
+def _redacted(
+    asked: dict[str, Any], errors: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return facts and errors without names."""
+    from ksm_analysis.doctor import redaction
+
+    names = redaction.hosts([*asked])
+    told = {}
+    for name, error in errors.items():
+        for other, number in names.items():
+            error = error.replace(other, number)
+        told[names[name]] = error
+    return {names[name]: each and redaction.redact(each) for name, each in asked.items()}, told
+
+
+def _collect(file: str, asked: dict[str, Any]) -> None:
+    """Write a bundle. Raises InputError."""
+    import sys
+    from pathlib import Path
+
+    from ksm_analysis.doctor import bundle
+
+    known = sum(facts is not None for facts in asked.values())
+    if not known:
+        return  # the errors say why
+    try:
+        Path(file).write_text(bundle.dump(asked))
+    except OSError as error:
+        raise InputError(f"--collect {file}: {error.strerror or error}") from None
+    print(f"{file}: the facts of {count(known, 'host')}", file=sys.stderr)
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -125,7 +224,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     names = launch.hosts(launch.ROOT, inventory, arguments.host, option="--host")
     listener = Listener(names)
     launcher = launch.Launcher(launch.ROOT, inventory, "doctor", listener.take, lambda: None)
-    variables = {"ksm_limit": launch.pattern(names), "doctor_seconds": arguments.seconds}
+    variables = {"ksm_limit": launch.pattern(names), "doctor_seconds": _or_usual(arguments.seconds)}
     with launcher.signals():
         launcher.play(playbook, variables)
     if launcher.error:
@@ -133,6 +232,10 @@ def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     if launcher.asked:
         return listener.facts, None
     return listener.facts, listener.errors()
+
+
+def _or_usual(seconds: float | None) -> float:
+    return USUAL_SECONDS if seconds is None else seconds
 
 
 class Listener:
@@ -195,9 +298,9 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
     console = Console(highlight=False)
     for name, (facts, found) in hosts.items():
         if facts is None:
-            print(f"{name}: cannot be read: {errors[name]}", file=sys.stderr)
+            print(printable(f"{name}: cannot be read: {errors[name]}"), file=sys.stderr)
             continue
-        console.print(Text(name, style="bold"), Text(looked_at(facts)), sep="  ")
+        console.print(Text(printable(name), style="bold"), Text(looked_at(facts)), sep="  ")
         wrong = sum(diagnosis.is_wrong([each]) for each in found)
         if wrong:
             console.print(Text(f"{count(wrong, 'finding')}, the worst first.", style="bold"))
@@ -235,8 +338,15 @@ def _row(heading: str, text: str) -> "Table":
     row = Table.grid(padding=(0, 2))
     row.add_column(width=8, justify="right", style="dim")
     row.add_column(overflow="fold")
-    row.add_row(Text(heading), Text(text))
+    row.add_row(Text(heading), Text(printable(text)))
     return row
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, which a name or a file may contain."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else f"\\x{ord(each):02x}" for each in text
+    )
 
 
 def looked_at(facts: dict[str, Any]) -> str:
@@ -246,24 +356,29 @@ def looked_at(facts: dict[str, Any]) -> str:
     domains, others = facts["domains"], facts["processes"]
     way = "libvirt and /proc" if facts["domains_from"] == "libvirt" else "/proc"
     why = f"; libvirt: {facts['libvirt']}" if facts["libvirt"] else ""
-    return (
-        f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')} (by {way}{why}), "
-        f"{count(len(others), 'other process', 'es')} with mergeable memory; "
-        f"read twice, {seconds_between(facts):.0f} s apart"
+    kinds = sorted({each["vmm"] for each in domains})
+    of = f" of {', '.join(kinds)}" if kinds and kinds != ["qemu"] else ""
+    seconds = seconds_between(facts)
+    times = f"read twice, {seconds:.0f} s apart" if seconds else "read once, so no rate is known"
+    return printable(
+        f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')}{of} (by {way}{why}), "
+        f"{count(len(others), 'other process', 'es')} with mergeable memory; {times}"
     )
 
 
 def healthy(facts: dict[str, Any]) -> str:
     """Describe why nothing is wrong."""
     from ksm_analysis.doctor import facts as read
-    from ksm_analysis.doctor.finding import mib
+    from ksm_analysis.doctor.finding import hours, mib
 
     counters = read.ksm(facts)
-    measured = read.measured_scan_seconds(facts)
-    seconds = read.nominal_scan_seconds(facts) if measured is None else measured
+    if not {"run", "pages_sharing", "full_scans"} <= counters.keys():
+        return "Another implementation merges here."
     size = mib(read.mergeable(facts, "anonymous"))
+    runs = "ksmd runs" if counters["run"] == 1 else "ksmd is stopped"
     return (
-        f"ksmd runs; {size} are mergeable and present; a full scan of them takes {seconds:,.0f} s; "
+        f"{runs}; {size} are mergeable and present; a full scan of them takes "
+        f"{hours(read.scan_seconds(facts))}; "
         f"pages_sharing={counters['pages_sharing']:,}, full_scans={counters['full_scans']:,}."
     )
 

@@ -5,8 +5,10 @@ from typing import Any
 
 KSM = "/sys/kernel/mm/ksm"
 # Severities, the worst first. A note is for information: nothing is wrong.
-BLOCKS, LIMITS, COSTS, UNSEEN, NOTE = "blocks", "limits", "costs", "unseen", "note"
-SEVERITIES = (BLOCKS, LIMITS, COSTS, UNSEEN, NOTE)
+DANGER, BLOCKS, LIMITS, COSTS, UNSEEN, NOTE = (
+    *("danger", "blocks", "limits", "costs", "unseen", "note"),
+)
+SEVERITIES = (DANGER, BLOCKS, LIMITS, COSTS, UNSEEN, NOTE)
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ HOST = {"kind": "host", "name": None, "pid": None}
 
 def hours(seconds: float) -> str:
     """Format a long time with suitable precision."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
 
 
-def mib(size: int) -> str:
+def mib(size: float) -> str:
     """Format bytes."""
-    if size < 1024**2:
+    if abs(size) < 1024**2:
         return f"{size / 1024:,.0f} KiB"
-    return f"{size / 1024**2:,.0f} MiB" if size < 10 * 1024**3 else f"{size / 1024**3:,.1f} GiB"
+    return (
+        f"{size / 1024**2:,.0f} MiB" if abs(size) < 10 * 1024**3 else f"{size / 1024**3:,.1f} GiB"
+    )

@@ -35,6 +35,8 @@ class ActionModule(ActionBase):
         except ValueError:
             said = (done["stderr"] or done["stdout"]).strip().splitlines()
             why = said[-1] if said else f"exit status {done['rc']}"
+            if "SyntaxError" in why:
+                why = f"this Python is too old; 3.6 or newer is needed ({why})"
             raise AnsibleActionFail(f"cannot read this host with {words[0]}: {why}") from None
 
     def _python(self, task_vars):

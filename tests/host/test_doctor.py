@@ -142,6 +142,12 @@ def found(told: dict, pid: int | None = None) -> dict:
     return {each["finding"]: each for each in told["findings"] if each["where"]["pid"] == pid}
 
 
+def wrong(told: dict) -> set:
+    """Return the names of findings of the host, except that of this machine's /dev/kvm."""
+    names = {name for name, each in found(told).items() if each["severity"] != "note"}
+    return names - {"kvm-closed"}
+
+
 def domain(told: dict, pid: int) -> dict:
     """Return the facts of a domain."""
     (one,) = [each for each in told["facts"]["domains"] if each["pid"] == pid]
@@ -155,9 +161,15 @@ def let_run(**values) -> None:
     (KSM / "run").write_text("1")
 
 
+def scan_calmly() -> None:
+    """Let ksmd scan so slowly that its CPU time is no finding."""
+    (KSM / "pages_to_scan").write_text("1000")
+
+
 def wait_for_scans(number: int) -> None:
-    """Wait until ksmd has done so many full scans."""
+    """Wait until ksmd has done so many full scans more."""
     deadline = time.monotonic() + 60
+    number += int((KSM / "full_scans").read_text())
     while int((KSM / "full_scans").read_text()) < number:
         assert time.monotonic() < deadline, "ksmd is too slow"
         time.sleep(0.2)
@@ -175,15 +187,16 @@ def test_nothing_is_wrong(start):
     pid = start(sys.executable, "-c", OFFERS, "pairs")
     let_run(pages_to_scan=5000, smart_scan=0)
     wait_for_scans(3)
+    scan_calmly()
     status, told = doctor(seconds=1)
     (process,) = [each for each in told["facts"]["processes"] if each["pid"] == pid]
     # A quarter of the contents occurs twice, and each pair is merged to one page
     assert process["memory"]["mergeable"]["ksm"] == 32 * MIB
     assert process["memory"]["mergeable"]["anonymous"] == 64 * MIB
     assert found(told, pid) == {}
-    assert [each for each in found(told).values() if each["severity"] != "note"] == []
+    assert wrong(told) == set()
     strangers = [each for each in told["findings"] if each["where"]["kind"] == "domain"]
-    assert status == (1 if strangers else 0)
+    assert status == (1 if strangers or "kvm-closed" in found(told) else 0)
 
 
 def test_all_memory_of_a_process_is_offered(start):
@@ -265,9 +278,10 @@ def test_different_pages_cost_memory_and_are_skipped(start, smart_scan):
     pid = start(sys.executable, "-c", OFFERS, "unlike")
     let_run(pages_to_scan=5000, smart_scan=smart_scan)
     wait_for_scans(30)
+    scan_calmly()
     _, told = doctor(seconds=2)
     names = {"general-profit", "smart-scan"} if smart_scan else {"general-profit"}
-    assert {name for name, each in found(told).items() if each["severity"] != "note"} == names
+    assert wrong(told) == names
     profit = found(told, pid)["process-profit"]["evidence"]
     # All pages have records of 64 bytes, and none is merged
     assert profit["ksm_process_profit"] == -64 * profit["ksm_rmap_items"]

@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
 from ksm_analysis.commands import doctor
-from ksm_analysis.doctor import diagnosis
+from ksm_analysis.doctor import diagnosis, redaction, shape
 from ksm_analysis.doctor import facts as read
 from ksm_analysis.doctor.finding import SEVERITIES
+from ksm_analysis.errors import InputError
 
 MIB = 1024 * 1024
 KSM = {
@@ -25,17 +28,22 @@ KSM = {
     "smart_scan": 1,
     "advisor_mode": "[none] scan-time",
     "advisor_max_pages_to_scan": 30000,
-    "full_scans": 9,
+    "full_scans": 30,
     "pages_shared": 10_000,
     "pages_sharing": 60_000,
     "pages_unshared": 50_000,
     "pages_volatile": 1000,
     "pages_scanned": 1_000_000,
-    "pages_skipped": 0,
+    "pages_skipped": 1_000_000,
     "general_profit": 200 * MIB,
     "ksm_zero_pages": 0,
     "stable_node_chains": 2,
     "stable_node_dups": 90,
+}
+# Of a host where no memory is offered
+NONE_KNOWN = {
+    **dict.fromkeys(("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"), 0),
+    "before": {"pages_scanned": 1_000_000},
 }
 SUMS = dict.fromkeys(
     [
@@ -111,7 +119,7 @@ def facts(before=None, domains=None, **changes):
             {"monotonic": 105.0, "ksm": last, "vmstat": vmstat},
         ],
     }
-    return made | {key: value for key, value in changes.items() if key in made}
+    return shape.complete(made | {key: value for key, value in changes.items() if key in made})
 
 
 def names(made):
@@ -240,7 +248,7 @@ def test_ksmd_does_not_move():
     still = {"pages_scanned": KSM["pages_scanned"]}
     assert the("ksmd-still", facts(before=still)).evidence["mergeable_pages"] == 102_400
     assert names(facts(before=still, sleep_millisecs=2000)) == [], "it may be asleep"
-    assert "ksmd-still" not in names(facts(before=still, domains=[domain(mergeable=SUMS)]))
+    assert "ksmd-still" not in names(facts(domains=[domain(mergeable=SUMS)], **NONE_KNOWN))
 
 
 def test_a_scan_takes_hours():
@@ -272,22 +280,81 @@ def test_the_scan_time_of_a_stopped_ksmd_is_from_its_knobs():
 
 
 def test_skipped_pages_are_visited():
-    made = facts(before={"pages_scanned": 1_000_000 - 5000, "pages_skipped": -5000})
+    made = facts(before={"pages_scanned": 1_000_000 - 5000, "pages_skipped": 1_000_000 - 5000})
     assert read.measured_scan_seconds(made) == pytest.approx(102_400 / 10_000 * 5)
 
 
-def test_a_slow_scan_under_the_advisor():
+# --- the advisor's own formula: pages_to_scan · scan time / target, within two limits ---
+
+
+def advised(cpu_percent=None, seconds=4000, **changes):
+    """Make facts of 64 GiB that the advisor scans in so many seconds, at pages_to_scan=100."""
+    pages = 64 * 2**30 // 4096
     made = facts(
-        run=0,
         pages_to_scan=100,
         advisor_mode="none [scan-time]",
-        advisor_max_pages_to_scan=500,
         domains=[domain(mergeable=big(64), memory_bytes=64 * 1024 * MIB)],
+        before={"pages_scanned": 1_000_000 - round(pages * 5 / seconds)},
     )
+    knobs = {"advisor_target_scan_time": 200, "advisor_max_cpu": 70, **changes}
+    for reading in made["readings"]:
+        reading["ksm"] |= knobs
+    if cpu_percent is not None:
+        made["readings"][0]["ksmd_cpu_ns"] = 0
+        made["readings"][1]["ksmd_cpu_ns"] = round(cpu_percent / 100 * 5e9)
+    return made
+
+
+def test_an_advisor_that_will_be_faster_is_left_alone():
+    # 100 · 4000 s / 200 s = 2000 pages, and 100 / 2 % · 70 % = 3500
+    fix = the("scan-slow", advised(cpu_percent=2)).fix
+    assert "wait for the end of this scan" in fix
+    assert "about 2,000" in fix
+    assert "echo" not in fix
+
+
+def test_an_advisor_at_its_limit_of_pages():
+    fix = the("scan-slow", advised(cpu_percent=2, advisor_max_pages_to_scan=100)).fix
+    assert fix.startswith("echo 667 > /sys/kernel/mm/ksm/advisor_max_pages_to_scan")
+
+
+def test_an_advisor_at_its_limit_of_cpu():
+    made = advised(cpu_percent=5, advisor_max_cpu=5)
     fix = the("scan-slow", made).fix
-    assert "echo 600 > /sys/kernel/mm/ksm/advisor_target_scan_time" in fix
-    assert "echo 560 > /sys/kernel/mm/ksm/advisor_max_pages_to_scan" in fix
-    assert "/pages_to_scan" not in fix.replace("advisor_max_pages_to_scan", "")
+    assert fix.startswith("echo 34 > /sys/kernel/mm/ksm/advisor_max_cpu")
+    assert "target" not in fix
+
+
+def test_an_advisor_with_a_long_target():
+    fix = the("scan-slow", advised(cpu_percent=2, advisor_target_scan_time=4000)).fix
+    assert fix.startswith("echo 600 > /sys/kernel/mm/ksm/advisor_target_scan_time")
+    assert "about 13% of a CPU" in fix
+
+
+def test_an_advisor_that_no_cpu_is_enough_for():
+    fix = the("scan-slow", advised(cpu_percent=70, advisor_max_cpu=70)).fix
+    assert "no knob makes it fast" in fix
+    assert "echo" not in fix
+
+
+def test_a_goal_that_ksmd_cannot_reach():
+    # 1 TiB in 10 minutes is 447,392 pages a second; one CPU does 205,000
+    guest = domain(mergeable=big(1024), memory_bytes=1024 * 1024 * MIB)
+    fix = the("scan-slow", facts(run=0, pages_to_scan=100, domains=[guest])).fix
+    # Half a CPU: 268,435,456 / 102,500 per second = 2619 s
+    assert fix.startswith("echo 205")
+    assert "44 minutes per scan" in fix
+    assert "about 50% of a CPU" in fix
+
+
+def test_ksmd_at_its_limit():
+    guest = domain(mergeable=big(1024), memory_bytes=1024 * 1024 * MIB)
+    made = facts(pages_to_scan=100_000, domains=[guest], before={"pages_scanned": 500_000})
+    for reading, cpu in zip(made["readings"], (0, 4_950_000_000), strict=True):
+        reading["ksmd_cpu_ns"] = cpu
+    found = the("scan-slow", made)
+    assert "no knob makes it faster: ksmd uses 99% of a CPU" in found.fix
+    assert found.evidence["pages_per_cpu_second"] == 101_010
 
 
 def test_ksmd_does_not_keep_up():
@@ -313,13 +380,18 @@ def test_a_long_sleep_is_shortened():
 def test_smart_scan_starves_merging():
     few = {"pages_shared": 10, "pages_sharing": 10}
     few |= {"stable_node_chains": 0, "stable_node_dups": 0}
-    starved = facts(before={"pages_skipped": -750_000}, **few)
+    starved = facts(before={"pages_skipped": 1_000_000 - 750_000}, **few)
     found = the("smart-scan", starved)
     assert (found.evidence["skipped"], found.evidence["scanned"]) == (750_000, 250_000)
     assert "75%" in found.what
-    assert names(facts(before={"pages_skipped": -750_000})) == [], "much is merged"
-    assert names(facts(before={"pages_skipped": -100_000}, **few)) == [], "little is skipped"
-    assert names(facts(before={"pages_skipped": -750, "pages_scanned": 999_900}, **few)) == []
+    assert names(facts(before={"pages_skipped": 1_000_000 - 750_000})) == [], "much is merged"
+    assert names(facts(before={"pages_skipped": 1_000_000 - 100_000}, **few)) == [], (
+        "little is skipped"
+    )
+    assert (
+        names(facts(before={"pages_skipped": 1_000_000 - 750, "pages_scanned": 999_900}, **few))
+        == []
+    )
 
 
 def test_max_page_sharing_costs():
@@ -329,7 +401,8 @@ def test_max_page_sharing_costs():
     found = the("max-page-sharing", made)
     assert found.evidence["lost_pages"] == 29_900
     assert found.evidence["sharing_to_shared"] == 1.0
-    assert found.fix.splitlines()[1] == "echo 256 > /sys/kernel/mm/ksm/max_page_sharing"
+    assert "first see that 117 MiB are available" in found.fix, "it is not known"
+    assert "\necho 256 > /sys/kernel/mm/ksm/max_page_sharing\n" in found.fix
     usual = facts(stable_node_chains=2, stable_node_dups=236, pages_sharing=60_000)
     assert names(usual) == [], "with 256 it costs less than half a percent"
     emptied = facts(stable_node_chains=100, stable_node_dups=30_000)
@@ -394,15 +467,15 @@ def test_unreadable_processes():
     made = facts(unreadable_processes=2, unreadable=[{"pid": 9, "name": None}])
     made["host"]["root"] = False
     found = the("permission", made)
-    assert found.evidence == {"unreadable_processes": 2, "qemu": ["pid 9"], "root": False}
+    assert found.evidence == {"unreadable_processes": 2, "guests": ["pid 9"], "root": False}
     assert diagnosis.is_wrong([found])
 
 
 def test_no_process_offers_memory():
-    assert the("nothing-offered", facts(domains=[])).severity == "blocks"
-    hidden = facts(domains=[], unreadable_processes=3)
-    assert the("nothing-offered", hidden).severity == "unseen"
-    excluded = facts(domains=[domain(mergeable=SUMS, mem_merge=False)])
+    assert the("nothing-offered", facts(domains=[], **NONE_KNOWN)).severity == "blocks"
+    hidden = facts(domains=[], unreadable_processes=3, **NONE_KNOWN)
+    assert names(hidden) == ["permission"], "one of them may offer memory"
+    excluded = facts(domains=[domain(mergeable=SUMS, mem_merge=False)], **NONE_KNOWN)
     assert names(excluded) == ["mem-merge-off"], "which says why"
 
 
@@ -421,6 +494,12 @@ def test_a_domain_of_libvirt_is_fixed_by_xml():
     found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False, xml=xml)]))
     assert "nosharepages" in found.what
     assert found.fix.startswith("virsh edit web\n# remove <nosharepages/>")
+
+
+def test_a_name_is_no_command():
+    xml = {"name": "web; reboot", "nosharepages": True}
+    found = the("mem-merge-off", facts(domains=[domain(mergeable=SUMS, mem_merge=False, xml=xml)]))
+    assert found.fix.startswith("virsh edit 'web; reboot'\n")
 
 
 def test_a_backend_that_is_not_merged():
@@ -449,12 +528,14 @@ def test_hugetlbfs():
 
 
 def test_encrypted_memory():
-    made = facts(domains=[domain(mergeable=SUMS, encrypted=True, mem_merge=False)])
+    encrypted = domain(mergeable=SUMS, encrypted=True, mem_merge=False)
+    made = facts(domains=[encrypted], **NONE_KNOWN)
     assert names(made) == ["encrypted"]
 
 
 def test_several_reasons_are_all_reported():
-    made = facts(domains=[domain(mergeable=SUMS, mem_merge=False, shared=512 * MIB)])
+    both = domain(mergeable=SUMS, mem_merge=False, shared=512 * MIB)
+    made = facts(domains=[both], **NONE_KNOWN)
     assert names(made) == ["mem-merge-off", "shared-memory"]
 
 
@@ -476,11 +557,11 @@ def test_pinned_memory():
 
 
 def test_a_domain_that_costs_more_than_it_saves():
-    stat = {"ksm_process_profit": -2 * MIB, "ksm_rmap_items": 40_000, "ksm_merging_pages": 100}
+    stat = {"ksm_process_profit": -5 * MIB, "ksm_rmap_items": 90_000, "ksm_merging_pages": 100}
     found = the("process-profit", facts(domains=[domain(ksm_stat=stat, xml=XML)]))
     assert "<nosharepages/>" in found.fix
-    assert found.evidence["ksm_process_profit"] == -2 * MIB
-    assert names(facts(domains=[domain(ksm_stat=stat)], full_scans=1)) == []
+    assert found.evidence["ksm_process_profit"] == -5 * MIB
+    assert names(facts(domains=[domain(ksm_stat=stat)], full_scans=1)) == ["too-early"]
 
 
 def test_a_process_that_costs_more_than_it_saves():
@@ -595,6 +676,82 @@ def test_a_host_that_cannot_be_reached_ends_with_2(capsys, tmp_path):
     inventory.write_text(f"ksm_hosts: {{hosts: {{lab: {far}}}}}")
     assert main(["doctor", "--inventory", str(inventory)]) == 2
     assert "Connection refused" in capsys.readouterr().err
+
+
+ODD = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.just("1 2"))
+
+
+@given(
+    counters=st.dictionaries(st.sampled_from([*KSM, "redhat_only_zero_pages", "new"]), ODD),
+    missing=st.sets(st.sampled_from([*KSM])),
+    later=st.booleans(),
+)
+def test_no_counters_and_no_values_of_them_end_the_doctor(counters, missing, later):
+    made = facts(services=[{"name": "ksmtuned", "pid": 1}])
+    for reading in made["readings"][1 if later else 0 :]:
+        kept = {name: value for name, value in reading["ksm"].items() if name not in missing}
+        reading["ksm"] = kept | counters
+    for each in (made, facts(domains=[])):
+        for found in diagnosis.findings(each):
+            json.dumps(found.plain())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 9}, "format 9"),
+        ({"readings": []}, "0 readings"),
+        ({"host": None}, r"facts.host: expected an object"),
+        ({"domains": [3]}, r"facts.domains\[0\]: expected an object"),
+        ({"services": ["ksmtuned"]}, r"facts.services\[0\]: expected an object"),
+        ({"unreadable_processes": "many"}, "facts.unreadable_processes: expected int"),
+        ({"domains": [domain() | {"pid": "x"}]}, r"facts.domains\[0\].pid: expected int, not 'x'"),
+        ({"thresholds": {"ksmtuned": 3}}, "facts.thresholds.ksmtuned: expected an object"),
+    ],
+)
+def test_facts_that_cannot_be_used(change, words):
+    with pytest.raises(InputError, match=words):
+        diagnosis.findings(facts() | change)
+
+
+def nodes(value, path=()):
+    """Return the paths of all values within a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in items:
+        yield (*path, key)
+        if isinstance(each, dict | list):
+            yield from nodes(each, (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "x", -5, 2**70, 1.5, True, [1], {"a": 1}])
+def test_any_wrong_value_is_judged_or_refused(capsys, junk):
+    service = [{"name": "ksmtuned", "pid": 3}]
+    rule = {"ksmtuned": {"file": None, "coefficient": 20, "constant_kib": 1, "pattern": None}}
+    whole = facts(services=service, domains=[domain(xml=XML)], processes=[domain()])
+    whole |= {"thresholds": rule, "kvm": {"mode": "0600", "user": "qemu", "opens": False}}
+    refused = 0
+    for path in nodes(whole):
+        made = copy.deepcopy(whole)
+        *way, last = path
+        parent = made
+        for key in way:
+            parent = parent[key]
+        parent[last] = junk
+        try:
+            made = shape.complete(made)
+            doctor._show({"lab": (made, diagnosis.findings(redaction.redact(made)))}, {})
+        except InputError:
+            refused += 1
+    assert refused > 50
+    assert "lab" in capsys.readouterr().out
+
+
+def test_many_zero_pages_are_not_hidden_processes():
+    # Most of the guest's memory is the kernel's zero page, which is not resident
+    small = domain(mergeable={**GUEST, "anonymous": 4 * MIB})
+    zero = {"ksm_zero_pages": 100_000, "pages_volatile": 100_000, "pages_unshared": 0}
+    made = facts(domains=[small], **zero, pages_shared=10, pages_sharing=20)
+    assert "not-visible" not in names(made)
 
 
 def test_zero_pages_count_as_saved():

@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from programs import ROLES, load
@@ -116,6 +119,8 @@ Locked:                0 kB
 THPeligible:           0
 VmFlags: rd wr sh mr mw me ms dc hg
 """
+# Without the memory of a guest
+SMAPS_OF_A_PROGRAM = SMAPS[: SMAPS.index("7fd61ffff000")]
 # A command line of libvirt 9.0, without options that do not affect memory.
 LIBVIRT = """\
 /usr/bin/qemu-system-x86_64 -name guest=web,debug-threads=on -S
@@ -277,13 +282,14 @@ def test_a_command_line_of_qemu(tree, name):
 @pytest.mark.parametrize("name", ["/usr/bin/notkvm", "qemu-img", "vim\0qemu-system-x86_64"])
 def test_a_command_line_of_another_program(tree, name):
     put(tree, "proc/4242/cmdline", f"{name}\0")
+    put(tree, "proc/4242/smaps", SMAPS_OF_A_PROGRAM)
     assert read(tree)["domains"] == []
 
 
 def test_a_process_that_offers_memory_is_read(tree):
     put(tree, "proc/50/cmdline", "/usr/bin/java\0")
     put(tree, "proc/50/status", "Name:\tjava\n")
-    put(tree, "proc/50/smaps", SMAPS)
+    put(tree, "proc/50/smaps", SMAPS_OF_A_PROGRAM)
     put(tree, "proc/50/ksm_stat", "ksm_rmap_items 0\nksm_mergeable: yes\n")
     (process,) = read(tree)["processes"]
     assert process["name"] == "java"
@@ -310,12 +316,12 @@ def test_a_process_may_have_an_empty_name(tree):
 
 
 def test_unreadable_processes_are_counted(tree, monkeypatch):
-    def refuse(root, pid):
+    def refuse(root, pid, since_boot):
         raise PermissionError
 
     monkeypatch.setattr(ksm_facts, "process", refuse)
     facts = ksm_facts.facts(tree, 0)
-    assert facts["unreadable"] == [{"pid": 4242, "name": "web"}]
+    assert facts["unreadable"] == [{"pid": 4242, "name": "web", "vmm": "qemu"}]
     assert facts["unreadable_processes"] == 1
 
 
@@ -326,6 +332,7 @@ def test_a_command_line_of_libvirt():
     found = ksm_facts.qemu(LIBVIRT.split())
     assert found == {
         "name": "web",
+        "id": None,
         "uuid": "292abd1b-2231-449e-bc61-cf53ae662926",
         "memory_bytes": 768 * MIB,
         "mem_merge": False,
@@ -392,6 +399,23 @@ def test_a_doubled_comma_is_one_word():
 
 
 # libvirt
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+def test_libvirt_of_a_container_is_not_asked():
+    run = "mount -t tmpfs none /run && echo && exec -a /usr/sbin/virtqemud sleep 60"
+    command = ["unshare", "--mount", "bash", "-c", run]
+    daemon = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        daemon.stdout.readline()
+        while Path(f"/proc/{daemon.pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        programs, _ = ksm_facts.look_at_processes(Path("/"))
+        ours = {daemon.pid: programs[daemon.pid]}
+        assert ksm_facts.libvirt(Path("/"), ours)[1].startswith("not used: its daemon")
+    finally:
+        daemon.kill()
+        daemon.communicate()
 
 
 def test_the_xml_of_a_domain():
