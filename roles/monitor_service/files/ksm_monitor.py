@@ -9,7 +9,10 @@ for Prometheus.
 Standard library only, Python 3.9 or newer.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_monitor.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
 import contextlib
@@ -19,7 +22,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from functools import partial
 from pathlib import Path

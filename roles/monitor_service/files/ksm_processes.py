@@ -7,8 +7,6 @@ any time: a process that has ended meanwhile is not there.
 Standard library only, Python 3.9 or newer.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

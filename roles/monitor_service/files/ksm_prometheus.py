@@ -5,8 +5,6 @@ Memory is in bytes and time in seconds, independent of the kernel's units. Metri
 `monitor` are about the monitor service. Standard library only, Python 3.9 or newer.
 """
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple
 

@@ -4,7 +4,10 @@
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_arrays.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
 import contextlib
@@ -13,7 +16,6 @@ import math
 import mmap
 import os
 import signal
-import sys
 import time
 from array import array
 from pathlib import Path

@@ -15,7 +15,10 @@ PYTHONHASHSEED is set, so that no guest can make pages collide. With n different
 probability of a collision is below n * n / 2**65: 3e-8 for a million contents, which is 4 GiB.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_census.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
 import collections
@@ -28,7 +31,6 @@ import re
 import resource
 import select
 import signal
-import sys
 import time
 import traceback
 import zlib
@@ -357,7 +359,10 @@ def fork(work, *arguments):
 def hash_pieces(pieces, left, wanted=lambda: True):
     """Hash pieces until none is left, or `wanted` returns false."""
     known = {}
-    while wanted() and (number := os.read(left, 4)):
+    while wanted():
+        number = os.read(left, 4)
+        if not number:
+            return
         hash_piece(*pieces[int.from_bytes(number, sys.byteorder)], known)
         if len(known) > IN_MIND:
             known.clear()
@@ -761,7 +766,8 @@ class Census:
         saved_zero = sum(zero.ksm + zero.split for zero in zeros)
         totals |= count_limits(every, each, totals["zero_pages"], saved_zero, ksm)
         totals |= self.saved(guests, mapped, zeros, own, totals, visible)
-        if forked := totals["fork_shared_pages"]:
+        forked = totals["fork_shared_pages"]
+        if forked:
             complaints.append(
                 f"{forked} pages share frames after a fork and not by KSM: they are in the limit"
             )
@@ -1008,8 +1014,8 @@ class Moments:
                 due += self.every * passed
             if now >= self.end:
                 return
-            if self.at_scan_boundary and now >= earliest and (found := full_scans()) != scans:
-                scans = found
+            if self.at_scan_boundary and now >= earliest and full_scans() != scans:
+                scans = full_scans()
                 yield "scan"
                 earliest = time.monotonic() + (time.monotonic() - now) * (1 / SHARE - 1)
             again = now + POLL if self.at_scan_boundary else math.inf

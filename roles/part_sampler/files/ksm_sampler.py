@@ -10,7 +10,10 @@ template of bytes. The match is also the check: if a name, a unit or a kind of v
 does not match, and the layout is learned again.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_sampler.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
 import collections
@@ -20,7 +23,6 @@ import math
 import os
 import re
 import signal
-import sys
 import textwrap
 import time
 from functools import partial
@@ -314,9 +316,11 @@ def pieces(fd):
     A short read is not the end: seq_file returns at most one page of whole records at a time.
     """
     offset = 0
-    while piece := os.pread(fd, BUFFER, offset):
+    piece = os.pread(fd, BUFFER, offset)
+    while piece:
         yield piece
         offset += len(piece)
+        piece = os.pread(fd, BUFFER, offset)
 
 
 def open_file(path, dir_fd=None):

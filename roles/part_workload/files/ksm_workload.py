@@ -4,13 +4,15 @@
 Needs python3-libvirt, and guest_agents.py beside it. Python 3.9 or newer.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_workload.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
 import json
 import os
 import signal
-import sys
 import threading
 from functools import partial
 from pathlib import Path
