@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -21,6 +22,9 @@ from pathlib import Path
 import pytest
 import yaml
 from machine import until
+
+from ksm_analysis.__main__ import main
+from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).parents[2]
@@ -138,8 +142,8 @@ def exporter(tools, service, place):
 
 
 @pytest.fixture(scope="module")
-def ask(tools, promtool, exporter, tmp_path_factory):
-    """Run Prometheus on node_exporter; return a function that queries it."""
+def server(tools, promtool, exporter, tmp_path_factory):
+    """Run Prometheus on node_exporter; yield its URL."""
     directory, address = tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{free_port()}"
     jobs = [{"job_name": "node", "static_configs": [{"targets": [exporter]}]}]
     settings = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -148,16 +152,22 @@ def ask(tools, promtool, exporter, tmp_path_factory):
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [tools("prometheus", "prometheus"), f"--config.file={directory}/prometheus.yml"]
     command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={address}"]
+    with running(*command, "--log.level=error"):
+        yield f"http://{address}"
+
+
+@pytest.fixture(scope="module")
+def ask(server):
+    """Return a function that queries Prometheus; wait until it has some values."""
 
     def query(expression):
         question = urllib.parse.urlencode({"query": expression})
-        answer = json.loads(get(f"http://{address}/api/v1/query?{question}"))
+        answer = json.loads(get(f"{server}/api/v1/query?{question}"))
         assert answer["status"] == "success"
         return answer["data"]["result"]
 
-    with running(*command, "--log.level=error"):
-        until(lambda: query("count_over_time(ksm_run[1m]) >= 5"))
-        yield query
+    until(lambda: query("count_over_time(ksm_run[1m]) >= 5"))
+    return query
 
 
 def test_promtool_accepts_the_metrics(promtool, place, service):
@@ -226,6 +236,36 @@ def test_the_dashboard_finds_hosts_and_guests(ask, exporter):
     assert [one["metric"]["instance"] for one in ask("ksm_page_size_bytes")] == [exporter]
     found = ask('ksm_guest_resident_bytes{instance=~".*"}')
     assert [one["metric"]["guest"] for one in found] == ['a "b"']
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [(), ('{__name__=~"node_ksmd_.+"}',), ("run=max(ksm_run)", "pages_to_scan=ksm_pages_to_scan")],
+    ids=["all", "node_exporter", "expressions"],
+)
+def test_a_range_becomes_a_run(ask, server, tmp_path, queries):
+    options = ["--start", str(time.time() - 4), "--step", "1"]
+    options += [word for query in queries for word in ("--query", query)]
+    directory = tmp_path / "imported"
+    done = ["import", "--from", "prometheus", server, "--results", str(directory), *options]
+    assert main(done) == 0
+    runs = read_results(directory).runs
+    found = {name: run.samples[name].iloc[-1] for run in runs for name in run.samples}
+    for name in ("run", "pages_to_scan"):
+        assert found[f"ksm.{name}"] == int(Path(f"/sys/kernel/mm/ksm/{name}").read_text())
+    assert all(2 <= len(run.samples) <= 5 for run in runs)
+    assert all(run.record.started > time.time() - 60 for run in runs)
+    if not queries:
+        assert [run.header["page_size"] for run in runs] == [os.sysconf("SC_PAGE_SIZE")]
+        sharing = int(Path("/sys/kernel/mm/ksm/pages_sharing").read_text())
+        assert found["ksm.pages_sharing"] == sharing
+
+
+def test_an_expression_that_prometheus_refuses(server, tmp_path, capsys):
+    words = ["import", "--from", "prometheus", server, "--results", str(tmp_path / "none")]
+    assert main([*words, "--query", "ksm_run{"]) == 2
+    assert "parse error" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_rules_are_well_formed(promtool):

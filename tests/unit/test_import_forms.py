@@ -217,6 +217,18 @@ def test_values_that_no_kernel_can_have_are_left_out_with_their_line(imported, v
     assert run.samples["ksm.pages_sharing"].isna().tolist() == [False, False, False, True]
 
 
+def test_a_knob_that_is_no_whole_number_is_left_out_too(imported):
+    status, run, words = imported("pages_sharing,pages_to_scan,sleep_millisecs\n5,1.5,20\n")
+    assert status == 0
+    assert "a.txt:2: pages_to_scan 1.5 is not a whole number" in words
+    assert run.record.knobs.during == {"sleep_millisecs": 20}
+
+
+def test_seconds_become_milliseconds(imported):
+    _, run, _ = imported("node_ksmd_sleep_seconds,node_ksmd_run\n0.02,1\n")
+    assert run.record.knobs.during == {"run": 1, "sleep_millisecs": 20}
+
+
 def test_a_log_has_the_line_too(imported):
     _, run, words = imported(OLDER.replace("pages_sharing=20621", f"pages_sharing={2**64 - 1}"))
     assert "a.txt:17: pages_sharing 18446744073709551615 is below zero" in words

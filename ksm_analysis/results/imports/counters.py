@@ -35,7 +35,9 @@ class Column(NamedTuple):
         """Return a value in the unit of the kernel."""
         if not isinstance(found, int | float):
             return found
-        return round(found / page_size) if self.in_bytes else found * self.factor
+        if self.in_bytes:
+            return round(found / page_size)
+        return round(found * self.factor) if self.factor != 1 else found
 
 
 def column(name: str) -> Column | None:
@@ -83,10 +85,10 @@ def plausible(
 
 def _wrong(name: str, value: Number | str | None) -> str:
     """Say why a value cannot be right; empty if it can."""
-    if name not in COUNTERS or value is None:
+    if name not in NAMES or value is None:
         return ""
     if isinstance(value, str):
-        return "is not a number"
+        return "is not a number" if name in COUNTERS else ""
     if not math.isfinite(value) or value != int(value):
         return "is not a whole number"
     if name == "general_profit":
