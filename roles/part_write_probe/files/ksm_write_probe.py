@@ -47,7 +47,7 @@ A write is one of four kinds, by the frame of the page before and after it:
   moved     neither: ksmd changed the page between the look and the write
 
 --output gets lines of JSON: a header with what reading the clock costs; a line a second with the
-times of all its writes in nanoseconds; events; and an end line.
+times of all its writes in nanoseconds, and the state of KSM after them; events; and an end line.
 
 exit status:
   0    --seconds are over
@@ -202,22 +202,22 @@ def work(asked, output):
         gc.disable()
         start = max(time.monotonic(), asked.start)
         sleep_until(start)
-        header = {"pages": probe.pages, "equal": asked.equal, "rate": asked.rate}
-        tell(output, kind="header", format=FORMAT, **header, clock=clock_ns())
+        header = {"format": FORMAT, "pages": probe.pages, "equal": asked.equal, "rate": asked.rate}
+        tell(output, kind="header", **header, clock=clock_ns(), ksm=ksm_state())
         batch, second, at = {kind: [] for kind in KINDS}, start + 1, start
         stop_at = start + asked.stop_ksmd if asked.stop_ksmd else math.inf
         while at < start + asked.seconds:
             at += probe.random.expovariate(asked.rate)
             sleep_until(at)
-            if at >= second:
-                # The state at the end of a second names it: a second with a change is of the new
+            if at >= min(second, stop_at):
                 tell(output, kind="writes", **batch, ksm=ksm_state())
-                batch, second = {kind: [] for kind in KINDS}, max(second + 1, time.monotonic())
+                batch, second = {kind: [] for kind in KINDS}, at + 1
             if at >= stop_at:
                 stop_ksmd(output)
                 stop_at = math.inf
             for kind, took in probe.both():
                 batch[kind].append(took)
+        tell(output, kind="writes", **batch, ksm=ksm_state())
         tell(output, kind="end")
 
 
