@@ -294,7 +294,7 @@ class Workload(Strict):
     write_probe: OrLeftOut[Annotated[WriteProbe, AfterValidator(_probe_within_the_run)]] = Field(
         default=None,
         description="A process on the host, without guests, that measures how long its writes to"
-        " merged pages take. See below.",
+        " merged pages take.",
     )
     active: _Active = "whole"
     nosharepages: OrLeftOut[values.GuestNumbers] = Field(

@@ -121,7 +121,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
         Section(
             "writes",
             "What writes cost",
-            "A write to a merged page makes the kernel copy it. Both axes of time are logarithmic.",
+            "A write to a merged page makes the kernel copy it. Axes of time are logarithmic.",
             tuple(_writes(measured)),
         ),
         Section(

@@ -11,7 +11,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import gauge
 from ksm_analysis.metrics.writes import MEASURED, by_phase
 from ksm_analysis.page import drawing
-from ksm_analysis.page.drawing import COLOURS, DASHES, MARKERS, Panel, text
+from ksm_analysis.page.drawing import COLOURS, DASHES, Panel, text
 from ksm_analysis.page.figures import meta_of, stack
 from ksm_analysis.results.writes import PHASES
 
@@ -19,7 +19,11 @@ AXIS = Metric("write", "% of writes", "derived", "Writes", "", gauge(""))
 TIME = Metric("write", "µs", "derived", "Writes", "", gauge(""))
 A_DECADE = 10  # buckets in a power of ten
 FEW = 30  # fewer writes have no distribution
-SHOWN = {"p50_us": "p50", "p99_us": "p99", "p999_us": "p99.9"}
+SHOWN = {
+    "p50_us": ("p50", "circle"),
+    "p99_us": ("p99", "diamond-open"),
+    "p999_us": ("p99.9", "triangle-up-open"),
+}
 FACTORS = ("host", "workload")
 LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "none"}
 
@@ -73,51 +77,48 @@ def _histogram(microseconds: np.ndarray, label: str) -> dict[str, Any]:
 
 
 def percentiles(measured: list[Measured]) -> list[Panel]:
-    """Draw percentiles by workload and phase: points for each kind of page.
+    """Draw percentiles by phase: points for each kind of page and percentile.
 
-    A panel for each percentile. Values are means of the percentiles of repetitions.
+    A panel for each workload. Values are means of the percentiles of repetitions.
     """
     runs = [each.run for each in measured if each.run.writes is not None]
     if not runs:
         return []
     rows = stack(runs, [by_phase(run) for run in runs])
     rows = rows[rows["kind"].isin(MEASURED)]
-    panels = [(words, _points(rows, name)) for name, words in SHOWN.items()]
-    return drawing.finished([(words, figure) for words, figure in panels if figure["data"]])
+    return drawing.finished([(title, _points(part)) for title, part in _panels(rows)])
 
 
-def _points(rows: pd.DataFrame, name: str) -> dict[str, Any]:
+def _points(part: pd.DataFrame) -> dict[str, Any]:
     figure = drawing.figure(TIME)
-    known = rows[rows[name].notna()]
-    varied = [factor for factor in ("host", "workload", "knobs") if rows[factor].nunique() > 1]
+    several = bool(part.groupby("phase")["knobs"].nunique().max() > 1)
     for place, kind in enumerate(MEASURED):
-        part = known[known["kind"] == kind]
-        if part.empty:
-            continue
-        means = part.groupby([*varied, "phase"], sort=False)[[name, "n"]].agg(
-            {name: "mean", "n": "sum"}
-        )
-        labels = [join(*_named(index)) for index in means.index]
-        common = meta_of(part, "guests")
-        by = {factor: means.index.get_level_values(factor).to_list() for factor in varied}
-        figure["data"].append(
-            {
-                "x": [text(label) for label in labels],
-                "y": means[name].to_list(),
-                "customdata": means["n"].to_list(),
-                "name": kind,
-                "mode": "markers",
-                "marker": {"color": COLOURS[place], "symbol": MARKERS[place], "size": 9},
-                "hovertemplate": "%{x}: %{y:,.3~g} µs, n = %{customdata}"
-                "<extra>%{fullData.name}</extra>",
-                "meta": {name: value for name, value in common.items() if name not in by}
-                | {"by": by},
-            }
-        )
-    figure["layout"]["xaxis"] |= {"type": "category"}
+        for name, (words, symbol) in SHOWN.items():
+            known = part[(part["kind"] == kind) & part[name].notna()]
+            if len(known):
+                points = _of_phases(known, name, several)
+                look = {"color": COLOURS[place], "symbol": symbol, "size": 9}
+                figure["data"].append(points | {"name": f"{kind}, {words}", "marker": look})
+    figure["layout"]["xaxis"] |= {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": [text(phase) for phase in PHASES],
+    }
     figure["layout"]["yaxis"] |= LOGARITHMIC | {"rangemode": "normal"}
     return figure
 
 
-def _named(index: object) -> list[str]:
-    return [str(each) for each in index] if isinstance(index, tuple) else [str(index)]
+def _of_phases(known: pd.DataFrame, name: str, several: bool) -> dict[str, Any]:
+    cells = known.groupby(["phase", "knobs"], sort=False)
+    means = cells.agg(value=(name, "mean"), n=("n", "sum")).reset_index()
+    labels = zip(means["phase"], means["knobs"].astype(str), strict=True)
+    common = {key: value for key, value in meta_of(known, "guests").items() if key != "knobs"}
+    return {
+        "x": [text(join(phase, knobs if several else "")) for phase, knobs in labels],
+        "y": means["value"].to_list(),
+        "customdata": means["n"].to_list(),
+        "mode": "markers",
+        "hovertemplate": "%{x}: %{y:,.3~g} µs of %{customdata:,} writes"
+        "<extra>%{fullData.name}</extra>",
+        "meta": common | {"by": {"knobs": means["knobs"].to_list()}},
+    }
