@@ -53,9 +53,10 @@ def peer(program: Path, pages: int) -> tuple[float, float]:
     return plain, merged
 
 
-def probe(mib: int, seconds: float) -> dict[str, list[float]]:
+def probe(mib: int, seconds: float, rate: float) -> dict[str, list[float]]:
     """Return all times in ns of writes after the pages were merged, less the clock's."""
     command = [PYTHON, str(PROBE), "--mib", str(mib), "--seconds", str(seconds), "--equal"]
+    command += ["--rate", str(rate)]
     done = subprocess.run(
         ["taskset", "-c", CPU, *command], capture_output=True, text=True, check=True
     )
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--mib", type=int, default=16, metavar="N", help="(default: 16)")
     parser.add_argument("--seconds", type=float, default=6, metavar="S", help="of the probe (6)")
+    parser.add_argument("--rate", type=float, default=300, metavar="R", help="of the probe (300)")
     asked = parser.parse_args()
     if os.geteuid():
         sys.exit("write_probe.py: only root may set the knobs and read /proc/self/pagemap")
@@ -88,7 +90,7 @@ def main() -> None:
         program = Path(directory) / "cow"
         subprocess.run(["gcc", "-O2", "-o", program, BENCH / "cow.c"], check=True)
         for _ in range(asked.rounds):
-            found = probe(asked.mib, asked.seconds)
+            found = probe(asked.mib, asked.seconds, asked.rate)
             rounds.append((found, *peer(program, asked.mib * 256)))
     means = [statistics.fmean(found["merged"]) for found, _, _ in rounds]
     medians = [statistics.median(found["merged"]) for found, _, _ in rounds]

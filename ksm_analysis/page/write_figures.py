@@ -86,7 +86,12 @@ def percentiles(measured: list[Measured]) -> list[Panel]:
         return []
     rows = stack(runs, [by_phase(run) for run in runs])
     rows = rows[rows["kind"].isin(MEASURED)]
-    return drawing.finished([(title, _points(part)) for title, part in _panels(rows)])
+    panels = [(title, _points(part)) for title, part in _panels(rows)]
+    every = np.log10(rows[[*SHOWN]].clip(lower=0.001))
+    low, high = every.min(axis=None) - 0.1, every.max(axis=None) + 0.1
+    for _, figure in panels:  # the same scale, so that readers can compare them
+        figure["layout"]["yaxis"]["range"] = [float(low), float(high)]
+    return drawing.finished(panels)
 
 
 def _points(part: pd.DataFrame) -> dict[str, Any]:
