@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from ksm_analysis.results.run import Run
-from ksm_analysis.results.writes import PHASES
+from ksm_analysis.results.writes import LATE, PHASES
 
 MEASURED = ("merged", "unmerged", "plain")
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
@@ -13,6 +13,7 @@ COLUMNS = (
     "write_phase",
     *(f"write_{kind}_{of}" for kind in MEASURED for of in ("n", *(f"{p}_us" for p in PERCENTILES))),
     *(f"write_difference_{p}_us" for p in PERCENTILES),
+    *(f"write_late_{p}_us" for p in PERCENTILES),
     "write_moved_n",
     "write_clock_p50_us",
 )
@@ -46,7 +47,7 @@ def by_phase(run: Run) -> pd.DataFrame:
 
 
 def _place(name: str) -> int:
-    return [*PHASES, *MEASURED, "moved"].index(name)
+    return [*PHASES, *MEASURED, "moved", LATE].index(name)
 
 
 def in_last_phase(run: Run) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def in_last_phase(run: Run) -> dict[str, Any]:
         return {}
     phase = table["phase"].iloc[-1]
     kinds = table[table["phase"] == phase].drop(columns="phase").set_index("kind")
-    kinds = kinds.reindex([*MEASURED, "moved"])
+    kinds = kinds.reindex([*MEASURED, "moved", LATE])
     kinds["n"] = kinds["n"].fillna(0)
     found: dict[str, Any] = {"write_phase": phase}
     for kind in MEASURED:
@@ -67,6 +68,8 @@ def in_last_phase(run: Run) -> dict[str, Any]:
     for name in PERCENTILES:
         column = kinds[f"{name}_us"]
         found[f"write_difference_{name}_us"] = column["merged"] - column["plain"]
+    for name in PERCENTILES:
+        found[f"write_late_{name}_us"] = kinds.loc[LATE, f"{name}_us"]
     clock = run.writes.clock.get("p50_ns")
     found["write_moved_n"] = kinds.loc["moved", "n"]
     found["write_clock_p50_us"] = clock / 1000 if isinstance(clock, int | float) else float("nan")

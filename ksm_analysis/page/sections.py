@@ -230,6 +230,7 @@ def _writes(measured: list[Measured]) -> Iterator[Figure]:
         (
             "writes-percentiles",
             "Time of a write: percentiles",
+            "late: how late the process woke up for a pair of writes, which is not in their times. "
             "The means of the percentiles of repetitions. One that fewer than one write is "
             "expected beyond is not shown.",
             write_figures.percentiles(measured),

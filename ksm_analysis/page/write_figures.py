@@ -13,11 +13,12 @@ from ksm_analysis.metrics.writes import MEASURED, by_phase
 from ksm_analysis.page import drawing
 from ksm_analysis.page.drawing import COLOURS, DASHES, Panel, text
 from ksm_analysis.page.figures import meta_of, stack
-from ksm_analysis.results.writes import PHASES
+from ksm_analysis.results.writes import LATE, PHASES
 
 AXIS = Metric("write", "% of writes", "derived", "Writes", "", gauge(""))
 TIME = Metric("write", "µs", "derived", "Writes", "", gauge(""))
 A_DECADE = 10  # buckets in a power of ten
+SERIES = (*MEASURED, LATE)
 FEW = 30  # fewer writes have no distribution
 SHOWN = {
     "p50_us": ("p50", "circle"),
@@ -85,7 +86,7 @@ def percentiles(measured: list[Measured]) -> list[Panel]:
     if not runs:
         return []
     rows = stack(runs, [by_phase(run) for run in runs])
-    rows = rows[rows["kind"].isin(MEASURED)]
+    rows = rows[rows["kind"].isin(SERIES)]
     panels = [(title, _points(part)) for title, part in _panels(rows)]
     every = np.log10(rows[[*SHOWN]].clip(lower=0.001))
     low, high = every.min(axis=None) - 0.1, every.max(axis=None) + 0.1
@@ -97,7 +98,7 @@ def percentiles(measured: list[Measured]) -> list[Panel]:
 def _points(part: pd.DataFrame) -> dict[str, Any]:
     figure = drawing.figure(TIME)
     several = bool(part.groupby("phase")["knobs"].nunique().max() > 1)
-    for place, kind in enumerate(MEASURED):
+    for place, kind in enumerate(SERIES):
         for name, (words, symbol) in SHOWN.items():
             known = part[(part["kind"] == kind) & part[name].notna()]
             if len(known):

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 KINDS = ("merged", "unmerged", "plain", "moved")
+LATE = "late"
+LISTS = (*KINDS, LATE)
 OFF, FIRST, SETTLED, STOPPED = PHASES = ("KSM off", "first scans", "settled", "ksmd stopped")
 SCANS = 2  # ksmd merges a page in the second scan that finds it unchanged
 LONGEST = 2**63  # ns
@@ -19,7 +21,8 @@ class Writes:
     """All measured writes of a run.
 
     `rows`: one row for each write: `seconds` (since the run's first sample, of the end of its
-    second), `phase` (one of PHASES), `kind` (one of KINDS), `ns` (with a reading of the clock).
+    second), `phase` (one of PHASES), `kind` (one of KINDS), `ns` (with a reading of the clock). If
+    `kind` is LATE, `ns` is how late the process woke up for a pair of writes.
     `clock`: what a write to a page in the cache takes with that reading: n, p50_ns, p99_ns,
     p999_ns.
     """
@@ -47,8 +50,8 @@ def of_lines(lines: list[dict[str, Any]], start: float) -> Writes | None:
             phase=_phase(line["ksm"]["run"], earlier["ksm"]["full_scans"] - first),
         )
         for earlier, line in zip(before, whole, strict=False)
-        for kind in KINDS
-        if line[kind]
+        for kind in LISTS
+        if line.get(kind)
     ]
     bad = len(batches) - len(whole)
     warnings = (f"{bad} of the lines of its writes are damaged; they are skipped",) * bool(bad)
@@ -66,7 +69,7 @@ def _phase(run: int, scans: int) -> str:
 
 def _is_whole(line: dict[str, Any]) -> bool:
     timed = isinstance(line.get("monotonic"), int | float)
-    return timed and _has_state(line) and all(_are_times(line.get(kind)) for kind in KINDS)
+    return timed and _has_state(line) and all(_are_times(line.get(kind, [])) for kind in LISTS)
 
 
 def _has_state(line: dict[str, Any]) -> bool:

@@ -76,6 +76,7 @@ def test_memory_that_cannot_merge_is_never_merged_and_keeps_its_contents():
     assert count["merged"] == count["moved"] == 0
     assert count["unmerged"] == count["plain"] == pytest.approx(600, abs=150)
     assert len(batches) == 2
+    assert sum(len(batch["late"]) for batch in batches) == count["plain"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may read frames")
@@ -116,7 +117,7 @@ def test_wrong_arguments_are_refused(wrong):
 
 
 def batch(seconds, run, scans, **kinds):
-    times = {kind: kinds.get(kind, []) for kind in probe.KINDS}
+    times = {name: kinds.get(name, []) for name in probe.LISTS}
     state = {"run": run, "full_scans": scans, "merging_pages": 0}
     return {"kind": "writes", **times, "ksm": state, "monotonic": MONOTONIC + seconds}
 
@@ -132,7 +133,7 @@ LINES = [
     batch(2, 1, 9, merged=[6000] * 10, unmerged=[400] * 90, plain=[300] * 100),
     batch(3, 1, 11, merged=[*range(1000, 2001)], plain=[200] * 1001, moved=[1]),
     {"event": "ksmd stopped", "wall": 1.0, "monotonic": MONOTONIC + 3},
-    batch(4, 0, 11, merged=[3000] * 150, plain=[500] * 150),
+    batch(4, 0, 11, merged=[3000] * 150, plain=[500] * 150, late=[70_000] * 150),
 ]
 
 
@@ -165,6 +166,7 @@ def test_percentiles_of_each_phase_and_kind(read):
         ("settled", "moved"),
         ("ksmd stopped", "merged"),
         ("ksmd stopped", "plain"),
+        ("ksmd stopped", "late"),
     ]
     settled = table.loc["settled", "merged"]
     assert settled.to_dict() == pytest.approx(
@@ -181,6 +183,7 @@ def test_the_last_phase_stands_for_the_run(read):
     assert (row["write_merged_n"], row["write_unmerged_n"], row["write_moved_n"]) == (150, 0, 0)
     assert row["write_difference_p50_us"] == pytest.approx(2.5)
     assert row["write_difference_p99_us"] == pytest.approx(2.5)
+    assert row["write_late_p99_us"] == pytest.approx(70)
     assert row["write_clock_p50_us"] == pytest.approx(0.05)
     assert tuple(name for name in row.index if name.startswith("write_")) == writes.COLUMNS
 
@@ -198,13 +201,14 @@ def test_without_ksm_there_is_one_phase(read):
         batch(3, 1, 9) | {"merged": [-1]},
         batch(3, 1, 9) | {"merged": ["x"]},
         batch(3, 1, 9) | {"plain": None},
+        batch(3, 1, 9) | {"late": 7},
         batch(3, 1, 9) | {"ksm": {"run": "1"}},
         batch(3, 1, 9) | {"monotonic": None},
     ],
 )
 def test_a_damaged_line_loses_only_its_own_writes(damaged, read):
     found = read([*LINES, damaged])
-    assert len(found.writes.rows) == len(read_rows := found.writes.rows) == 2703
+    assert len(found.writes.rows) == len(read_rows := found.writes.rows) == 2853
     assert read_rows["ns"].min() > 0
     assert any("1 of the lines of its writes" in warning for warning in found.warnings)
 

@@ -32,6 +32,7 @@ PRESENT, FRAME = 1 << 63, (1 << 55) - 1  # bits of /proc/PID/pagemap
 KSM = 1 << 21  # KPF_KSM, a bit of /proc/kpageflags
 CLOCKS = 10_000  # how often the clock is read to learn what that costs
 KINDS = ("merged", "unmerged", "plain", "moved")
+LISTS = (*KINDS, "late")
 KSM_FILES = Path("/sys/kernel/mm/ksm")
 
 HELP = """\
@@ -47,7 +48,8 @@ A write is one of four kinds, by the frame of the page before and after it:
   moved     neither: ksmd changed the page between the look and the write
 
 --output gets lines of JSON: a header with what reading the clock costs; a line a second with the
-times of all its writes in nanoseconds, and the state of KSM after them; events; and an end line.
+times of all its writes in nanoseconds, how late the process woke up for each pair, and the state of
+KSM after them; events; and an end line.
 
 exit status:
   0    --seconds are over
@@ -204,17 +206,20 @@ def work(asked, output):
         sleep_until(start)
         header = {"format": FORMAT, "pages": probe.pages, "equal": asked.equal, "rate": asked.rate}
         tell(output, kind="header", **header, clock=clock_ns(), ksm=ksm_state())
-        batch, second, at = {kind: [] for kind in KINDS}, start + 1, start
+        batch, second, at = {name: [] for name in LISTS}, start + 1, start
         stop_at = start + asked.stop_ksmd if asked.stop_ksmd else math.inf
         while at < start + asked.seconds:
             at += probe.random.expovariate(asked.rate)
             sleep_until(at)
+            # ksmd on the same CPU, for one, can make the process wait
+            late = max(0, round((time.monotonic() - at) * 1e9))
             if at >= min(second, stop_at):
                 tell(output, kind="writes", **batch, ksm=ksm_state())
-                batch, second = {kind: [] for kind in KINDS}, at + 1
+                batch, second = {name: [] for name in LISTS}, at + 1
             if at >= stop_at:
                 stop_ksmd(output)
                 stop_at = math.inf
+            batch["late"].append(late)
             for kind, took in probe.both():
                 batch[kind].append(took)
         tell(output, kind="writes", **batch, ksm=ksm_state())
