@@ -85,7 +85,7 @@ def _guests_or_arrays(
     rest = rest_of(info)
     if value is None and not rest.guests:
         if not rest.without_guests:
-            kinds = "only workloads of 'arrays' and 'memory' need no guests"
+            kinds = "only workloads of 'arrays', 'memory' and 'write_probe' need no guests"
             raise wrong(f"this key is required: {kinds}")
         return None
     return handler(value)
@@ -364,8 +364,8 @@ class Experiment(Strict):
     guests: Annotated[OrLeftOut[Guests], WrapValidator(_guests_or_arrays)] = Field(
         default=None,
         validate_default=True,
-        description="The guests of every run. Required, unless all workloads are `arrays` or"
-        " `memory`.",
+        description="The guests of every run. Required, unless all workloads are `arrays`,"
+        " `memory` or `write_probe`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

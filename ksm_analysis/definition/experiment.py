@@ -254,6 +254,9 @@ def _run_parts(
     if workload.memory:
         part = _part("memory", workload.memory.model_dump())
         parts.append({**part, "processes": ["memory"], "prepare": True})
+    if workload.write_probe:
+        part = _part("write_probe", workload.write_probe.model_dump())
+        parts.append({**part, "processes": ["write_probe"]})
     steady = sampling.get("steady", {})
     every = {"every": round(sampling["interval"] / sampling["period"])} if steady else {}
     options = {"period": sampling["period"], "samples": sampling["samples"]}

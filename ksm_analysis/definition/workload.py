@@ -192,6 +192,48 @@ class Memory(Strict):
         return self
 
 
+Placed = Literal["any", "same", "other"]
+
+
+class WriteProbe(Strict):
+    """The workload without guests that measures writes to merged pages, and to others."""
+
+    mib: Annotated[int, whole(1, 2**20)] = Field(
+        default=64,
+        description="Size of the memory that may be merged, in MiB. As much again may not.",
+    )
+    equal: values.Switch = Field(
+        default=True,
+        description="16 mergeable pages have the same content. With false, each has its own, so"
+        " that ksmd scans memory that cannot merge.",
+    )
+    rate: Annotated[float, values.number(1, 10000)] = Field(
+        default=300.0, description="Mean number of writes a second to each kind of memory."
+    )
+    ksmd: Annotated[Placed, one_of(Placed)] = Field(
+        default="any",
+        description="Where ksmd runs: on the CPU of the probe, on others, or where the kernel lets"
+        " it. The CPUs of ksmd are restored.",
+    )
+    stop_ksmd: Annotated[float, duration(0, values.YEAR)] = Field(
+        default=0.0,
+        description="When the probe sets the knob `run` to 0, in seconds from the first sample:"
+        " what is merged stays merged, without scans. 0 is never. Before the run ends.",
+    )
+    seed: Annotated[int, whole(0, 2**31)] = Field(
+        default=0, description="Determines the random times and pages."
+    )
+
+
+def _probe_within_the_run(probe: WriteProbe, info: ValidationInfo) -> WriteProbe:
+    rest = rest_of(info)
+    if rest.seconds is not None and probe.stop_ksmd >= rest.seconds:
+        message = "'stop_ksmd' ({at} s) must be less than {limit} s, {length}"
+        limit, at = f"{rest.seconds:g}", f"{probe.stop_ksmd:g}"
+        raise wrong(message, at=at, limit=limit, length=rest.length)
+    return probe
+
+
 def idle_or_mapping(value: Any) -> Any:
     """Convert `idle` to the workload of that name."""
     if value == "idle":
@@ -211,8 +253,8 @@ def _listed(allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-KINDS = ("stress_ng", "command", "mixed", "arrays", "memory")
-WITHOUT_GUESTS = ("arrays", "memory")
+KINDS = ("stress_ng", "command", "mixed", "arrays", "memory", "write_probe")
+WITHOUT_GUESTS = ("arrays", "memory", "write_probe")
 _ONE_KIND: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
 _IdleOrPart = WordOr[
     Annotated[Literal["idle"], says("idle or a mapping with the keys stress_ng, command, active")],
@@ -248,6 +290,11 @@ class Workload(Strict):
         default=None,
         description="A process on the host, without guests, with memory of known contents, which it"
         " has written before the run begins.",
+    )
+    write_probe: OrLeftOut[Annotated[WriteProbe, AfterValidator(_probe_within_the_run)]] = Field(
+        default=None,
+        description="A process on the host, without guests, that measures how long its writes to"
+        " merged pages take.",
     )
     active: _Active = "whole"
     nosharepages: OrLeftOut[values.GuestNumbers] = Field(

@@ -9,7 +9,7 @@ from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import catalog
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, figures, freed_figures
+from ksm_analysis.page import census_figures, figures, freed_figures, write_figures
 from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import COUNTING, PUBLISHED
 
@@ -51,6 +51,14 @@ RATE = (
     "The rate is pages_to_scan / sleep_millisecs, with their values in the last census. ksmd scans "
     "pages_to_scan pages, then sleeps for sleep_millisecs. The real rate is lower, because the "
     "scan of each batch also takes time. Each line is one combination of the other factors."
+)
+WRITES = (
+    "A process writes a byte to random pages at random times, and measures each write. merged: the "
+    "page was a page of KSM, and the write broke it (copy on write). unmerged: the page may be "
+    "merged, but was not. plain: the page may not be merged. Which it was is known for each write, "
+    "by the frame of the page before and after. Times include one reading of the clock: "
+    "write_clock_p50_us in the summary. Phases: KSM off; first scans, until ksmd has scanned all "
+    "memory twice; settled, after them; ksmd stopped, after the probe has set run=0. "
 )
 CHANGED = (
     f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
@@ -109,6 +117,12 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "perfect merging would save, how much of that is saved, and who shares with whom. The "
             "last census stands for a run.",
             tuple(_census(data, census_figures.counted(measured))),
+        ),
+        Section(
+            "writes",
+            "What writes cost",
+            "A write to a merged page makes the kernel copy it. Axes of time are logarithmic.",
+            tuple(_writes(measured)),
         ),
         Section(
             "intervals",
@@ -208,6 +222,30 @@ def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
     for name, heading, words, panels in every:
         if panels:
             yield Figure(name, heading, words, tuple(panels))
+
+
+def _writes(measured: list[Measured]) -> Iterator[Figure]:
+    """Make the figures of measured writes."""
+    every = (
+        (
+            "writes-percentiles",
+            "Time of a write: percentiles",
+            "late: how late the process woke up for a pair of writes, which is not in their times. "
+            "The means of the percentiles of repetitions. One that fewer than one write is "
+            "expected beyond is not shown.",
+            write_figures.percentiles(measured),
+        ),
+        (
+            "writes-distribution",
+            "Time of a write: distribution",
+            "Percent of the writes of a line in each bucket; ten buckets in a power of ten. "
+            "Repetitions are counted together.",
+            write_figures.distributions(measured),
+        ),
+    )
+    for name, heading, words, panels in every:
+        if panels:
+            yield Figure(name, heading, WRITES + words, tuple(panels), wide=True)
 
 
 def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import caveats, censuses, parquet
+from ksm_analysis.results import caveats, censuses, parquet, writes
 from ksm_analysis.results.record import (
     End,
     Header,
@@ -33,7 +33,7 @@ from ksm_analysis.results.record import (
 )
 from ksm_analysis.results.run import Results, Run
 
-SAMPLES_FORMAT = CENSUS_FORMAT = 1
+SAMPLES_FORMAT = CENSUS_FORMAT = PROBE_FORMAT = 1
 # Parts whose files are read elsewhere. The files of all other parts may have events.
 NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
@@ -124,7 +124,7 @@ def read_run(path: Path) -> Run:
         warnings.append("left out, since it has samples after the last one that was planned")
         return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
-    run = replace(run, census=_census(run, warnings))
+    run = replace(run, census=_census(run, warnings), writes=_writes(run, warnings))
     warnings += caveats.of_sampling(run)
     if not failed:
         warnings += caveats.of_run(run)
@@ -178,6 +178,27 @@ def _census(run: Run, warnings: list[str]) -> censuses.Census | None:
         warnings.append(f"its censuses are left out, since they cannot be read: {why(error)}")
         return None
     warnings += found.warnings if found else ["census.jsonl has no complete census"]
+    return found
+
+
+def _writes(run: Run, warnings: list[str]) -> writes.Writes | None:
+    """Read the writes of the probe; warn if they were asked for and there are none."""
+    path = run.path / "write_probe.jsonl"
+    if not path.exists():
+        if run.complete and run.options("write_probe"):
+            warnings.append("writes were to be measured, but there are none")
+        return None
+    # Its lines that are no JSON were reported when its events were read
+    lines = list(_lenient_lines(path, []))
+    headers = [line for line in lines if line.get("kind") == "header"]
+    try:
+        if headers:
+            check_format(headers[0].get("format"), "write_probe.jsonl", PROBE_FORMAT)
+        found = writes.of_lines(lines, run.header["monotonic"])
+    except UnreadableError as error:
+        warnings.append(f"its writes are left out, since they cannot be read: {why(error)}")
+        return None
+    warnings += found.warnings if found else ["write_probe.jsonl has no writes"]
     return found
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ksm_analysis.results import censuses
 from ksm_analysis.results.record import Planned, Record
+from ksm_analysis.results.writes import Writes
 
 
 class Cell(NamedTuple):
@@ -37,7 +38,7 @@ class Run:
 
     A counter that the kernel does not have is not a column. A run without readable samples has
     empty frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
-    `census` is None if there is none.
+    `census` and `writes` are None if there are none.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Run:
     events: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     census: censuses.Census | None = None
+    writes: Writes | None = None
 
     @property
     def plan(self) -> Planned:

@@ -261,6 +261,16 @@ def test_memory_is_written_before_the_run():
     assert census["options"]["start"]
 
 
+def test_the_probe_is_sampled():
+    text = ARRAYS.replace("arrays: single", "write_probe: {ksmd: other, stop_ksmd: 20}")
+    (run,) = plan(text)["runs"]
+    first, sampler = run["parts"]
+    told = {"mib": 64, "equal": True, "rate": 300.0, "ksmd": "other", "stop_ksmd": 20, "seed": 0}
+    assert (first["name"], first["options"]) == ("write_probe", told)
+    assert first["processes"] == ["write_probe"]
+    assert sampler["name"] == "sampler"
+
+
 def test_each_setting_of_huge_pages_is_combined_with_each_of_the_knobs():
     thp = "thp: [{enabled: always}, {enabled: never, khugepaged/max_ptes_none: 0}]\n"
     runs = plan(SHORT + thp + "knobs: [{use_zero_pages: 0}, {use_zero_pages: 1}]\n")["runs"]
@@ -719,6 +729,17 @@ def test_all_errors_have_line_key_and_allowed_values():
             ARRAYS.replace("arrays: single", "memory: {zero_percent: 60, equal_percent: 41}"),
             2,
             "at most 100 together",
+        ),
+        (SHORT + "workloads: [{name: s, write_probe: {}}]", 3, "without 'guests'"),
+        (
+            ARRAYS.replace("arrays: single", "write_probe: {stop_ksmd: 50}"),
+            2,
+            "'stop_ksmd' (50 s) must be less than 40 s",
+        ),
+        (
+            ARRAYS.replace("arrays: single", "write_probe: {ksmd: here}"),
+            2,
+            "one of any, same, other",
         ),
         (SHORT + "knobs: {run: 1}", 3, "must be a list"),
         (SHORT + "knobs: [{run: 1}, {run: 1}]", 3, "is repeated"),

@@ -1,0 +1,130 @@
+"""Figures of writes: how long those to merged pages took, beside those to others."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.analysis.words import join
+from ksm_analysis.metrics.catalog import Metric
+from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.values import gauge
+from ksm_analysis.metrics.writes import MEASURED, by_phase
+from ksm_analysis.page import drawing
+from ksm_analysis.page.drawing import COLOURS, DASHES, Panel, text
+from ksm_analysis.page.figures import meta_of, stack
+from ksm_analysis.results.writes import LATE, PHASES
+
+AXIS = Metric("write", "% of writes", "derived", "Writes", "", gauge(""))
+TIME = Metric("write", "µs", "derived", "Writes", "", gauge(""))
+A_DECADE = 10  # buckets in a power of ten
+SERIES = (*MEASURED, LATE)
+FEW = 30  # fewer writes have no distribution
+SHOWN = {
+    "p50_us": ("p50", "circle"),
+    "p99_us": ("p99", "diamond-open"),
+    "p999_us": ("p99.9", "triangle-up-open"),
+}
+FACTORS = ("host", "workload")
+LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "none"}
+
+
+def distributions(measured: list[Measured]) -> list[Panel]:
+    """Draw a histogram in logarithmic buckets: a line for each phase and kind of page.
+
+    A panel for each workload. Writes of all repetitions are counted together.
+    """
+    runs = [each.run for each in measured if each.run.writes is not None]
+    tables = [run.writes.rows for run in runs if run.writes is not None]
+    if not runs:
+        return []
+    rows = stack(runs, tables)
+    rows = rows[rows["kind"].isin(MEASURED)]
+    return drawing.finished([(title, _histograms(part)) for title, part in _panels(rows)])
+
+
+def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    varied = [name for name in FACTORS if rows[name].nunique() > 1]
+    series = rows.groupby(varied, sort=False) if varied else [((), rows)]
+    return [(join(*map(str, names)), part) for names, part in series]
+
+
+def _histograms(part: pd.DataFrame) -> dict[str, Any]:
+    figure = drawing.figure(AXIS)
+    several = bool(part.groupby("phase")["knobs"].nunique().max() > 1)
+    for (phase, knobs, kind), writes in part.groupby(["phase", "knobs", "kind"], sort=False):
+        if len(writes) >= FEW:
+            label = join(str(kind), str(phase), str(knobs) if several else "")
+            place, dash = MEASURED.index(str(kind)), PHASES.index(str(phase))
+            look = {"color": COLOURS[place], "dash": DASHES[dash], "shape": "hvh", "width": 2}
+            line = _histogram(writes["ns"].to_numpy() / 1000, label)
+            figure["data"].append(line | {"line": look, "meta": meta_of(writes, "guests")})
+    figure["layout"]["xaxis"] |= {"title": "µs", **LOGARITHMIC}
+    return figure
+
+
+def _histogram(microseconds: np.ndarray, label: str) -> dict[str, Any]:
+    """Count in buckets of equal width of the logarithm; 0 counts as the shortest, 1 ns."""
+    bucket = np.floor(A_DECADE * np.log10(np.maximum(microseconds, 0.001))).astype(int)
+    counted = pd.Series(bucket).value_counts()
+    counted = counted.reindex(range(bucket.min() - 1, bucket.max() + 2), fill_value=0)
+    return {
+        "x": [float(10 ** ((each + 0.5) / A_DECADE)) for each in counted.index],
+        "y": (100 * counted / len(bucket)).to_list(),
+        "name": text(f"{label} (n = {len(bucket):,})"),
+        "mode": "lines",
+        "hovertemplate": "about %{x:,.3~g} µs: %{y:,.3~g} %<extra>%{fullData.name}</extra>",
+    }
+
+
+def percentiles(measured: list[Measured]) -> list[Panel]:
+    """Draw percentiles by phase: points for each kind of page and percentile.
+
+    A panel for each workload. Values are means of the percentiles of repetitions.
+    """
+    runs = [each.run for each in measured if each.run.writes is not None]
+    if not runs:
+        return []
+    rows = stack(runs, [by_phase(run) for run in runs])
+    rows = rows[rows["kind"].isin(SERIES)]
+    panels = [(title, _points(part)) for title, part in _panels(rows)]
+    every = np.log10(rows[[*SHOWN]].clip(lower=0.001))
+    low, high = every.min(axis=None) - 0.1, every.max(axis=None) + 0.1
+    for _, figure in panels:  # the same scale, so that readers can compare them
+        figure["layout"]["yaxis"]["range"] = [float(low), float(high)]
+    return drawing.finished(panels)
+
+
+def _points(part: pd.DataFrame) -> dict[str, Any]:
+    figure = drawing.figure(TIME)
+    several = bool(part.groupby("phase")["knobs"].nunique().max() > 1)
+    for place, kind in enumerate(SERIES):
+        for name, (words, symbol) in SHOWN.items():
+            known = part[(part["kind"] == kind) & part[name].notna()]
+            if len(known):
+                points = _of_phases(known, name, several)
+                look = {"color": COLOURS[place], "symbol": symbol, "size": 9}
+                figure["data"].append(points | {"name": f"{kind}, {words}", "marker": look})
+    figure["layout"]["xaxis"] |= {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": [text(phase) for phase in PHASES],
+    }
+    figure["layout"]["yaxis"] |= LOGARITHMIC | {"rangemode": "normal"}
+    return figure
+
+
+def _of_phases(known: pd.DataFrame, name: str, several: bool) -> dict[str, Any]:
+    cells = known.groupby(["phase", "knobs"], sort=False)
+    means = cells.agg(value=(name, "mean"), n=("n", "sum")).reset_index()
+    labels = zip(means["phase"], means["knobs"].astype(str), strict=True)
+    common = {key: value for key, value in meta_of(known, "guests").items() if key != "knobs"}
+    return {
+        "x": [text(join(phase, knobs if several else "")) for phase, knobs in labels],
+        "y": means["value"].to_list(),
+        "customdata": means["n"].to_list(),
+        "mode": "markers",
+        "hovertemplate": "%{x}: %{y:,.3~g} µs of %{customdata:,} writes"
+        "<extra>%{fullData.name}</extra>",
+        "meta": common | {"by": {"knobs": means["knobs"].to_list()}},
+    }
