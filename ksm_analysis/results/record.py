@@ -32,6 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 Seconds = Annotated[float, Field(gt=0, lt=1e9)]
+Moment = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]  # seconds since 1970
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -146,8 +147,8 @@ class Record(_Lenient):
     host: str
     status: Literal["complete", "failed"]
     reason: str | None = ""
-    started: float | None = None
-    ended: float | None = None
+    started: Moment | None = None
+    ended: Moment | None = None
     converged: bool | None = None
     knobs: Knobs = Knobs()
     provenance: dict[str, Any] = {}

@@ -4,7 +4,12 @@
 One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit(
+        "ksm_write_probe.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info)
+    )
 
 import argparse
 import contextlib
@@ -17,7 +22,6 @@ import os
 import random
 import signal
 import struct
-import sys
 import time
 from pathlib import Path
 
