@@ -258,6 +258,22 @@ def test_profits_show_the_page_size(imported, size):
     assert run.header["page_size"] == size
 
 
+def test_a_page_size_that_profits_contradict_is_told(imported):
+    profit = " ksm_process_profit {}"
+    text = OLDER.replace("25525", "25525" + profit.format(25525 * 65536 - 64 * 90828))
+    _, run, words = imported(text, "--page-size", "4096")
+    assert run.header["page_size"] == 4096
+    assert "profits show pages of 65536 bytes, and not of 4096" in words
+
+
+@pytest.mark.parametrize(("size", "how"), [(4096, "assumed"), (16384, "from profits")])
+def test_the_profit_of_the_host_shows_a_size_above_4_kib(imported, size, how):
+    text = f"pages_sharing,general_profit\n1000,{1000 * size - 64 * 20_000}\n"
+    _, run, words = imported(text)
+    assert f"pages of {size} bytes ({how})" in words
+    assert run.header["page_size"] == size
+
+
 @pytest.mark.parametrize("options", [("--page-size", "5000"), ("--period", "0"), ("--map", "a=b")])
 def test_wrong_options(options):
     with pytest.raises(SystemExit, match="2"):

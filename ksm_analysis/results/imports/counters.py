@@ -103,24 +103,53 @@ def _wrong(name: str, value: Number | str | None) -> str:
 # --- page size ------------------------------------------------------------------------------------
 
 
-def page_size_of(intervals: Iterable[Interval], asked: int | None) -> tuple[int, str]:
-    """Return the page size in bytes, and how it is known: asked, profit, or assumed.
+def page_size_of(intervals: Sequence[Interval], asked: int | None) -> tuple[int, str]:
+    """Return the page size in bytes, and how it is known: asked, profit, or assumed."""
+    if asked:
+        return asked, "asked"
+    shown = _shown_by_processes(intervals) or _shown_by_host(intervals)
+    return (shown, "profit") if shown else (PAGE_SIZE, "assumed")
+
+
+def contradicted(intervals: Sequence[Interval], asked: int | None) -> Iterator[str]:
+    """Say that profits show another page size than the one that was asked for."""
+    shown = _shown_by_processes(intervals) or _shown_by_host(intervals)
+    if asked and shown and asked != shown:
+        yield f"profits show pages of {shown} bytes, and not of {asked}"
+
+
+def _shown_by_processes(intervals: Iterable[Interval]) -> int | None:
+    """Return the page size that profits of processes show.
 
     The kernel reports profits in bytes: pages times their size, less 64 bytes for each rmap_item.
     """
-    if asked:
-        return asked, "asked"
     rows = [row for each in intervals for row in each.guests.values() if row]
     ratios = [ratio for row in rows if (ratio := _bytes_a_page(row))]
     close = [size for size in SIZES if ratios and abs(median(ratios) / size - 1) < CLOSE]
-    return (close[0], "profit") if close else (PAGE_SIZE, "assumed")
+    return close[0] if close else None
+
+
+def _shown_by_host(intervals: Iterable[Interval]) -> int | None:
+    """Return the page size that the host's profit shows, without its rmap_items.
+
+    The profit of a page is at most its size. So it shows only sizes of more than 4 KiB.
+    """
+    most = 0.0
+    for each in intervals:
+        names = ("general_profit", "pages_sharing", "ksm_zero_pages")
+        profit, sharing, zero = (_whole(each.ksm.get(name)) for name in names)
+        if sharing + zero > 0:
+            most = max(most, profit / (sharing + zero))
+    return next((size for size in SIZES if size >= most), None) if most > PAGE_SIZE else None
+
+
+def _whole(value: Number | str | None) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _bytes_a_page(row: Values) -> float:
     """Return (profit + 64 x rmap_items) / pages of a process; 0 if it is not known."""
     names = ("ksm_process_profit", "ksm_rmap_items", "ksm_merging_pages")
-    found = [row.get(name) for name in names]
-    profit, items, pages = (each if isinstance(each, int) else 0 for each in found)
-    zeros = row.get("ksm_zero_pages")
-    pages += zeros if isinstance(zeros, int) else 0
+    profit, items, pages = (_whole(row.get(name)) for name in names)
+    pages += _whole(row.get("ksm_zero_pages"))
     return (profit + RMAP_ITEM * items) / pages if pages > 0 else 0.0

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results.imports.counters import page_size_of, plausible
+from ksm_analysis.results.imports.counters import contradicted, page_size_of, plausible
 from ksm_analysis.results.imports.log import Interval, Log, Number, Values, printable
 
 BEGIN = "[BEGIN] Logging ksm system parameters"
@@ -100,7 +100,7 @@ def parse(data: bytes, name: str, page_size: int | None = None) -> Log:
         cut_short=_cut_short(started, whole, planned, torn),
         assumed=assumed if seconds else {**assumed, "interval_duration": 1.0},
         other=[*parser.other, *_settled(whole)],
-        notes=tuple(plausible(whole, name, parser.lines)),
+        notes=(*plausible(whole, name, parser.lines), *contradicted(whole, page_size)),
         baseline=parser.baseline,
         page_size=size,
         page_size_from=source,

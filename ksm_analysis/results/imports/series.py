@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results.imports.counters import page_size_of, plausible
+from ksm_analysis.results.imports.counters import contradicted, page_size_of, plausible
 from ksm_analysis.results.imports.log import Interval, Log, Number, Values
 
 TIMES = ("time", "timestamp", "date", "datetime", "_time", "@timestamp", "wall", "epoch", "seconds")
@@ -52,6 +52,7 @@ def log_of(rows: Sequence[Row], name: str, options: Options, **more: Any) -> Log
         intervals.append(Interval(number, ksm=dict(row.values)))
         lines.update({(number, key): row.line for key in row.values})
     notes = [*more.pop("notes", ()), *plausible(intervals, name, lines)]
+    notes += contradicted(intervals, options.page_size)
     size, source = page_size_of(intervals, options.page_size)
     return Log(
         **{"header": {}, "pids": [], "cut_short": None, "other": [], **more},
