@@ -149,7 +149,8 @@ def _whole(value: Number | str | None) -> int:
 
 def _bytes_a_page(row: Values) -> float:
     """Return (profit + 64 x rmap_items) / pages of a process; 0 if it is not known."""
-    names = ("ksm_process_profit", "ksm_rmap_items", "ksm_merging_pages")
-    profit, items, pages = (_whole(row.get(name)) for name in names)
-    pages += _whole(row.get("ksm_zero_pages"))
-    return (profit + RMAP_ITEM * items) / pages if pages > 0 else 0.0
+    if row.get("ksm_process_profit") is None:
+        return 0.0
+    names = ("ksm_process_profit", "ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
+    profit, items, merging, zero = (_whole(row.get(name)) for name in names)
+    return (profit + RMAP_ITEM * items) / (merging + zero) if merging + zero > 0 else 0.0
