@@ -146,7 +146,7 @@ Cell = tuple[int, int, Workload]  # guests or processes, number of the setting, 
 
 
 def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
-    """(repetition, guests or processes, number of the setting, workload) of each run, in the order of running.
+    """(repetition, guests or processes, number of the setting, workload) of each run, in order.
 
     The control has the number after the last setting. By default, repetitions are outermost and
     their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
@@ -237,8 +237,9 @@ def _run(
     processes, copies = experiment.processes, 0
     if processes:
         count, copies = 0, count
+    size = f"p{copies:03}" if processes else f"g{count:02}"
     planned: dict[str, Any] = {
-        "id": f"{f'p{copies:03}' if processes else f'g{count:02}'}-{name}-{workload.name}-r{repetition}",
+        "id": f"{size}-{name}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
             "guests": count,

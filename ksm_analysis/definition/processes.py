@@ -1,8 +1,16 @@
 """Processes of a definition: copies of a service or a command on the host, instead of guests."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from ksm_analysis.definition import values
@@ -36,7 +44,7 @@ _ONE: list[JsonDict] = [{"required": ["service"]}, {"required": ["command"]}]
 class Processes(Strict):
     """How many copies of what, and whether their memory is mergeable."""
 
-    model_config = {**Strict.model_config, "json_schema_extra": {"oneOf": [*_ONE]}}
+    model_config = ConfigDict(json_schema_extra={"oneOf": [*_ONE]})
 
     count: Count = Field(description="How many copies run at once: one cell for each number.")
     service: OrLeftOut[Annotated[Service, one_of(Service)]] = Field(
@@ -49,14 +57,14 @@ class Processes(Strict):
     )
     check: OrLeftOut[values.Command] = Field(
         default=None,
-        description="A command that succeeds when a copy of `command` is ready. Without, it is ready"
-        " when it has started.",
+        description="A command that succeeds when a copy of `command` is ready. Without, it is"
+        " ready when it has started.",
     )
     merge: Annotated[Merge, one_of(Merge)] = Field(
         default="prctl",
-        description="What makes memory mergeable: `prctl` for all memory of each process (Linux 6.4"
-        " and newer), `madvise` if the program asks for it itself, as `python` does for its data, or"
-        " `none`.",
+        description="What makes memory mergeable: `prctl` for all memory of each process (Linux"
+        " 6.4 and newer), `madvise` if the program asks for it itself, as `python` does for its"
+        " data, or `none`.",
     )
     memory_mib: Annotated[int, whole(8, 1048576)] = Field(
         default=512, description="Memory limit of the cgroup of each copy, in MiB."
@@ -74,8 +82,8 @@ class Processes(Strict):
     )
     preload: values.Switch = Field(
         default=False,
-        description="Whether `python` loads modules and data before it forks its workers, which then"
-        " share them without KSM. Without, each worker loads its own.",
+        description="Whether `python` loads modules and data before it forks its workers, which"
+        " then share them without KSM. Without, each worker loads its own.",
     )
     ready_seconds: Annotated[float, duration(1, 3600)] = Field(
         default=60.0, description="How long the copies may take to answer their check."
@@ -114,7 +122,7 @@ class Processes(Strict):
         return {**self.model_dump(), "count": count}
 
 
-_BELONGS = {
+_BELONGS: dict[str, Callable[[Processes], object]] = {
     "check": lambda asked: asked.command,
     "data": lambda asked: asked.service,
     "data_mib": lambda asked: asked.service,

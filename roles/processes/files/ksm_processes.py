@@ -32,8 +32,8 @@ VALUE_BYTES = 1000  # of one key of a data set
 BATCH = 1000  # keys that are written at once
 
 HELP = """\
-run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one fails,
-it ends all of them and removes their cgroups. --directory gets
+run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one
+fails, it ends all of them and removes their cgroups. --directory gets
   process-NN.pid, process-NN-wM.pid   process ids of a copy and of its workers
   processes.jsonl                     events, with wall and monotonic, in seconds
   processes.ready                     {"error": null, or why the copies are not ready}
@@ -73,12 +73,21 @@ def memory_controller(mounts):
     raise FailedError("the host has no memory controller, in neither version of cgroups")
 
 
+def make_parent(state, directory):
+    """Make the cgroup of all copies, and record before that it is ours, so that remove finds it."""
+    write(directory / STATE, state)
+    try:
+        Path(state["cgroup"]).mkdir()
+    except OSError as error:  # if it exists, it is not ours
+        (directory / STATE).unlink()
+        raise FailedError(f"cgroup {state['cgroup']} cannot be made: {error.strerror}") from error
+
+
 def make_groups(state, names, memory_mib):
-    """Make the cgroup of all copies, and one with a memory limit for each; return their paths."""
+    """Make a cgroup with a memory limit for each copy; return their paths."""
     parent = Path(state["cgroup"])
     limit = "memory.max" if state["version"] == 2 else "memory.limit_in_bytes"
     try:
-        parent.mkdir()
         if state["version"] == 2:
             if state["enabled"]:
                 Path(parent.parent, "cgroup.subtree_control").write_text("+memory")
@@ -87,7 +96,7 @@ def make_groups(state, names, memory_mib):
             Path(parent, name).mkdir()
             Path(parent, name, limit).write_text(str(memory_mib * 2**20))
     except OSError as error:
-        raise FailedError(f"cgroup {parent} cannot be made: {error}") from error
+        raise FailedError(f"a cgroup in {parent} cannot be made: {error}") from error
     return {name: parent / name for name in names}
 
 
@@ -150,14 +159,11 @@ def end(groups):
 def remove_group(group):
     """Remove a cgroup. The kernel may need a moment after the last process has ended."""
     for _ in range(50):
-        try:
+        with contextlib.suppress(OSError):
             group.rmdir()
-        except FileNotFoundError:
+        if not group.exists():
             return
-        except OSError:
-            time.sleep(POLL_SECONDS)
-        else:
-            return
+        time.sleep(POLL_SECONDS)
     raise FailedError(f"cgroup {group} cannot be removed")
 
 
@@ -271,7 +277,7 @@ def start(asked, copy):
 
     argv = command_of(asked, copy)
     try:
-        with open(Path(copy["scratch"], "stderr"), "wb") as stderr:
+        with Path(copy["scratch"], "stderr").open("wb") as stderr:
             return subprocess.Popen(
                 argv,
                 cwd=copy["scratch"],
@@ -280,7 +286,7 @@ def start(asked, copy):
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
-                preexec_fn=prepare,  # noqa: PLW1509 - this program has one thread
+                preexec_fn=prepare,  # safe: this program has one thread
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise FailedError(f"{copy['name']}: {argv[0]} cannot be started: {error}") from error
@@ -356,7 +362,7 @@ def hold(asked, directory):
         "scratch": f"/run/{name}",
         "enabled": version == 2 and "memory" not in control.read_text().split(),
     }
-    write(directory / STATE, state)  # before anything is made, so that remove finds it
+    make_parent(state, directory)
     width = max(2, len(str(asked["count"])))
     names = [f"process-{number:0{width}}" for number in range(1, asked["count"] + 1)]
     groups = make_groups(state, names, asked["memory_mib"])
@@ -406,7 +412,7 @@ def write(path, value):
 def tell(directory, **event):
     """Add an event with its time."""
     line = json.dumps({**event, "wall": time.time(), "monotonic": time.monotonic()}) + "\n"
-    with open(directory / "processes.jsonl", "a") as file:
+    with (directory / "processes.jsonl").open("a") as file:
         file.write(line)
 
 
@@ -417,19 +423,32 @@ def run(asked, directory):
     except Stopped as stopped:
         return 128 + stopped.args[0]
     except (FailedError, OSError) as error:
+        ignore_signals()
         tell(directory, event="processes failed", reason=str(error))
-        write(directory / READY, {"error": str(error)})
+        clean(directory)
+        write(directory / READY, {"error": str(error)})  # last: it tells others to go on
         raise FailedError(str(error)) from error
     finally:
-        remove(directory)
-        for path in directory.glob("process-*.pid"):
-            path.unlink()
+        ignore_signals()  # a signal must not interrupt this
+        clean(directory)
+
+
+def clean(directory):
+    """End the copies, and remove their cgroups and their files, except what they have told."""
+    remove(directory)
+    for path in directory.glob("process-*.pid"):
+        path.unlink()
+
+
+def ignore_signals():
+    """Ignore further signals."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def stop(number, _frame):
-    """Handle a signal: end at once, and ignore further signals."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    """Handle a signal: end at once."""
+    ignore_signals()
     raise Stopped(number)
 
 

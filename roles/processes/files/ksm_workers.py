@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A server of prefork workers, as Python applications are often run, with a set of imports and data.
+"""A server of prefork workers, as Python applications often are, with a set of imports and data.
 
 One file, standard library only, Python 3.9 or newer. Its argument is JSON: copy, data, data_mib,
 merge, preload, workers. It listens on the unix socket KSM_SOCKET, and answers `ready`.
@@ -69,7 +69,7 @@ def main():
 
 
 def front(workers):
-    """Listen on the socket of the service, and ask each worker in turn; all must answer at first."""
+    """Listen on the socket of the service, and ask each worker in turn. First, all must answer."""
     for path in workers:
         ask(path, b"0")
     listener = socket.socket(socket.AF_UNIX)
