@@ -23,6 +23,7 @@ from pathlib import Path
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_FAILED = 2
+PR_SET_CHILD_SUBREAPER = 36  # orphaned workers become children of this program, which reaps them
 PR_SET_MEMORY_MERGE, PR_GET_MEMORY_MERGE = 67, 68
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
@@ -436,6 +437,9 @@ def run(asked, directory):
 def clean(directory):
     """End the copies, and remove their cgroups and their files, except what they have told."""
     remove(directory)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     for path in directory.glob("process-*.pid"):
         path.unlink()
 
@@ -476,6 +480,7 @@ def main(argv=None):
             return 0
         for number in SIGNALS:
             signal.signal(number, stop)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         return run(arguments.options, arguments.directory)
     except FailedError as error:
         print(f"ksm_processes.py: error: {error}", file=sys.stderr)
