@@ -435,13 +435,17 @@ def run(asked, directory):
 
 
 def clean(directory):
-    """End the copies, and remove their cgroups and their files, except what they have told."""
-    remove(directory)
+    """End the copies, and remove their cgroups and their files, except what they have told.
+
+    Returns whether there was anything to remove.
+    """
+    found = remove(directory)
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     for path in directory.glob("process-*.pid"):
         path.unlink()
+    return found
 
 
 def ignore_signals():
@@ -475,7 +479,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     try:
         if arguments.action == "remove":
-            if remove(arguments.directory):
+            if clean(arguments.directory):
                 print("removed")
             return 0
         for number in SIGNALS:
