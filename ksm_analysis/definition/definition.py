@@ -23,6 +23,7 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from ksm_analysis.definition import values
 from ksm_analysis.definition.part import outside
+from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
     OrLeftOut,
     Strict,
@@ -86,6 +87,8 @@ def _guests_or_arrays(
     if value is None and not rest.guests:
         if not rest.without_guests:
             kinds = "only workloads of 'arrays', 'memory' and 'write_probe' need no guests"
+            if rest.processes:
+                kinds = f"with 'processes', {kinds.replace('of ', 'of idle, ')}"
             raise wrong(f"this key is required: {kinds}")
         return None
     return handler(value)
@@ -365,7 +368,12 @@ class Experiment(Strict):
         default=None,
         validate_default=True,
         description="The guests of every run. Required, unless all workloads are `arrays`,"
-        " `memory` or `write_probe`.",
+        " `memory` or `write_probe`, or there are `processes`.",
+    )
+    processes: OrLeftOut[Processes] = Field(
+        default=None,
+        description="Processes on the host, instead of guests, in every run. Workloads are then"
+        " `idle`, `arrays`, `memory` or `write_probe`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

@@ -26,6 +26,7 @@ from ksm_analysis.definition.definition import (
     steady_of,
 )
 from ksm_analysis.definition.part import outside
+from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import WITHOUT_GUESTS, Part, Workload
 from ksm_analysis.errors import InputError
@@ -35,6 +36,7 @@ from ksm_analysis.errors import InputError
 # wait for each other. With hardware virtualisation, a run is faster than its estimate.
 RUN_SECONDS = 10.0
 GUEST_SECONDS = 18.0
+PROCESS_SECONDS = 2.0  # to start a copy and to load its data
 
 
 # --- text to experiment --------------------------------------------------------------------------
@@ -77,10 +79,21 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         seconds=seconds,
         length="the length of a run's sampling" + (f" with {by}" if by else ""),
         guests="guests" in data,
-        without_guests=isinstance(workloads, list)
-        and all(isinstance(each, dict) and {*WITHOUT_GUESTS} & {*each} for each in workloads),
+        processes="processes" in data,
+        without_guests=_without_guests(workloads, "processes" in data),
         # an impossible time is reported once, at its own key
         steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
+    )
+
+
+def _without_guests(workloads: object, processes: bool) -> bool:
+    """Whether no workload needs guests. Beside processes, idle needs none."""
+    if workloads is None:
+        return processes
+    return isinstance(workloads, list) and all(
+        (isinstance(each, dict) and bool({*WITHOUT_GUESTS} & {*each}))
+        or (processes and each == "idle")
+        for each in workloads
     )
 
 
@@ -129,17 +142,18 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
     }
 
 
-Cell = tuple[int, int, Workload]  # guests, number of the setting, workload
+Cell = tuple[int, int, Workload]  # guests or processes, number of the setting, workload
 
 
 def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
-    """(repetition, guests, number of the setting, workload) of each run, in the order of running.
+    """(repetition, guests or processes, number of the setting, workload) of each run, in order.
 
     The control has the number after the last setting. By default, repetitions are outermost and
     their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
     alike.
     """
-    counts = experiment.guests.count if experiment.guests else [0]
+    either = experiment.guests or experiment.processes
+    counts = either.count if either else [0]
     settings = range(len(_settings(experiment)) + experiment.control)
     cells = list(itertools.product(counts, settings, experiment.workloads))
     repetitions = range(1, experiment.repetitions + 1)
@@ -220,8 +234,12 @@ def _run(
     # without ksmd there is little to measure, so run=0 must be explicit
     asked, thp = settings[0 if control else setting]
     knobs = {"run": 1, **asked}
+    processes, copies = experiment.processes, 0
+    if processes:
+        count, copies = 0, count
+    size = f"p{copies:03}" if processes else f"g{count:02}"
     planned: dict[str, Any] = {
-        "id": f"g{count:02}-{name}-{workload.name}-r{repetition}",
+        "id": f"{size}-{name}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
             "guests": count,
@@ -241,7 +259,23 @@ def _run(
     }
     if control:
         planned["control"] = True
-    return planned | {"parts": _run_parts(experiment, planned["sampling"], workload, count)}
+    if processes:
+        # runs are grouped by the workload's label, and what the processes do is part of it
+        ran = f"{copies} × {processes.name}"  # noqa: RUF001
+        work = "" if workload.name == "idle" else f", {workload.name}"
+        planned["factors"] |= {"processes": copies, "workload": f"{ran}{work}"}
+        planned["seconds"] += PROCESS_SECONDS * copies
+    parts = _run_parts(experiment, planned["sampling"], workload, count)
+    return planned | {"parts": [*_processes(processes, copies), *parts]}
+
+
+def _processes(processes: Processes | None, copies: int) -> list[dict[str, Any]]:
+    """Return the part of the processes, which are ready before any other part is prepared."""
+    if processes is None:
+        return []
+    part = {"name": "processes", "role": "ksm.testbed.processes"}
+    options = {"options": processes.options(copies), "processes": processes.names(copies)}
+    return [{**part, **options, "prepare": True}]
 
 
 def _run_parts(

@@ -97,6 +97,7 @@ class Rest(NamedTuple):
     seconds: float | None = None  # length of a run's sampling; None if it is not known
     length: str = "the length of a run's sampling"
     guests: bool | None = None  # whether there is a key of that name
+    processes: bool = False  # whether there is a key of that name
     without_guests: bool = True  # whether no workload needs guests
     steady: float = 0.0  # how long 'stop' needs a run to be steady, in seconds
 

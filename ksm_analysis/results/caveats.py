@@ -112,6 +112,7 @@ def _host_warnings(runs: list[Run]) -> Iterator[str]:
 def of_run(run: Run) -> Iterator[str]:
     """Yield warnings about a run whose run.json says that it is complete."""
     yield from _guest_warnings(run)
+    yield from _process_warnings(run)
     yield from _workload_warnings(run)
     yield from _knob_warnings(run)
     yield from _drift_warnings(run)
@@ -157,6 +158,27 @@ def _guest_warnings(run: Run) -> Iterator[str]:
         elif len(run.samples) and last_seen < run.samples.index[-1]:
             when = f"after sample {last_seen}" if last_seen >= 0 else "from the beginning"
             yield f"guest {name} was gone {when}"
+
+
+def _process_warnings(run: Run) -> Iterator[str]:
+    """Yield warnings about processes whose memory should be mergeable, and is not."""
+    merge = (run.options("processes") or {}).get("merge")
+    if merge == "prctl":
+        ready = [e for e in run.events if e["event"] == "process ready"]
+        lost = [str(e.get("process")) for e in ready if e.get("merge_any") is False]
+        if lost:
+            yield (
+                f"{', '.join(lost)}: not mergeable: the kernel has lost PR_SET_MEMORY_MERGE, as"
+                " kernels before 6.7 do when a program is executed"
+            )
+    on = str(run.plan.knobs.get("run", 1)) == "1"
+    if merge in ("prctl", "madvise") and on and "ksm_rmap_items" in run.guests:
+        items = pd.to_numeric(run.guests["ksm_rmap_items"], errors="coerce")
+        most = items.groupby(run.guests["guest"], observed=True).max()
+        # by madvise, only the processes that hold data have asked
+        names = [str(name) for name in most.index[most == 0]]
+        if names and (merge == "prctl" or len(names) == len(most)):
+            yield f"{', '.join(names)}: ksmd has scanned none of its pages"
 
 
 def _workload_warnings(run: Run) -> Iterator[str]:

@@ -55,6 +55,8 @@ def workload(run: Run) -> str:
         for part in run.tasks
     ]
     processes = [run.options(part) for part in WITHOUT_GUESTS]
+    if copies := run.options("processes"):
+        processes.append(copies)
     hidden = run.plan.guests.nosharepages or []
     name = "" if parts or any(processes) else run.factors["workload"]
     return json.dumps([name, parts, processes, hidden], sort_keys=True)

@@ -83,6 +83,8 @@ class Factors(_Lenient):
     knobs: str
     workload: str
     repetition: int
+    processes: Count = 0
+    """Copies of a service or a command. The label of the workload names them, too."""
 
 
 class Guests(_Lenient):
@@ -222,7 +224,8 @@ def _folded(plan: Planned) -> Planned:
     Runs are grouped by this label, so runs that differ in such a factor are never averaged.
     """
     factors = plan.factors.asked()
-    known = {name: factors.pop(name) for name in (*FACTORS, REPETITION)}
+    names = [*FACTORS, REPETITION, *({"processes"} & {*factors})]
+    known = {name: factors.pop(name) for name in names}
     more = [f"{name}={factors[name]}" for name in sorted(factors)]
     known["knobs"] = ", ".join(filter(None, [known["knobs"], *more]))
     return plan.model_copy(update={"factors": Factors(**known), "unknown": factors})

@@ -112,7 +112,8 @@ def used(role: str, entry_point: str) -> set[str]:
         found |= todo
         todo = names([values.get(name) for name in todo - given]) - found
     own = {name for name in found if name.startswith(f"{role}_")} - facts(role)
-    return own | (found & OF_PARTS if role.startswith("part_") else set())
+    is_part = role.startswith("part_") or role == "processes"
+    return own | (found & OF_PARTS if is_part else set())
 
 
 @each_role

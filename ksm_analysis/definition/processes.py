@@ -1,0 +1,138 @@
+"""Processes of a definition: copies of a service or a command on the host, instead of guests."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from ksm_analysis.definition import values
+from ksm_analysis.definition.values import (
+    OrLeftOut,
+    Strict,
+    duration,
+    one_of,
+    rest_of,
+    whole,
+    wrong,
+    wrong_at,
+)
+
+Service = Literal["python", "redis", "memcached"]
+Merge = Literal["prctl", "madvise", "none"]
+DataSet = Literal["same", "similar", "different"]
+_Copies = Annotated[int, whole(1, 999)]
+_List = Annotated[list[_Copies], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+Count = Annotated[
+    _List,
+    BeforeValidator(
+        lambda value: value if isinstance(value, list) else [value],
+        json_schema_input_type=_Copies | _List,
+    ),
+    AfterValidator(values.distinct),
+]
+_ONE: list[JsonDict] = [{"required": ["service"]}, {"required": ["command"]}]
+
+
+class Processes(Strict):
+    """How many copies of what, and whether their memory is mergeable."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [*_ONE]})
+
+    count: Count = Field(description="How many copies run at once: one cell for each number.")
+    service: OrLeftOut[Annotated[Service, one_of(Service)]] = Field(
+        default=None, description="A ready-made service, from Debian."
+    )
+    command: OrLeftOut[values.Command] = Field(
+        default=None,
+        description="A command of your own, run by root on the host, instead of `service`. It stays"
+        " in the foreground. `KSM_COPY` is the number of the copy, from 1.",
+    )
+    check: OrLeftOut[values.Command] = Field(
+        default=None,
+        description="A command that succeeds when a copy of `command` is ready. Without, it is"
+        " ready when it has started.",
+    )
+    merge: Annotated[Merge, one_of(Merge)] = Field(
+        default="prctl",
+        description="What makes memory mergeable: `prctl` for all memory of each process (Linux"
+        " 6.4 and newer), `madvise` if the program asks for it itself, as `python` does for its"
+        " data, or `none`.",
+    )
+    memory_mib: Annotated[int, whole(8, 1048576)] = Field(
+        default=512, description="Memory limit of the cgroup of each copy, in MiB."
+    )
+    data: Annotated[DataSet, one_of(DataSet)] = Field(
+        default="same",
+        description="The data set of a service: the `same` in all copies, `similar` (the same in"
+        " another order), or `different`.",
+    )
+    data_mib: Annotated[int, whole(1, 65536)] = Field(
+        default=32, description="Size of the data set of a copy, in MiB."
+    )
+    workers: Annotated[int, whole(1, 99)] = Field(
+        default=2, description="Worker processes of a copy of `python`."
+    )
+    preload: values.Switch = Field(
+        default=False,
+        description="Whether `python` loads modules and data before it forks its workers, which"
+        " then share them without KSM. Without, each worker loads its own.",
+    )
+    ready_seconds: Annotated[float, duration(1, 3600)] = Field(
+        default=60.0, description="How long the copies may take to answer their check."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if (self.service is None) == (self.command is None):
+            raise wrong("needs either 'service' or 'command'")
+        for key, of in _BELONGS.items():
+            if key in self.model_fields_set and not of(self):
+                raise wrong_at(key, _WHERE[key])
+        if self.merge == "madvise" and self.service in ("redis", "memcached"):
+            message = "must be prctl or none for {service}, which does not ask for madvise itself"
+            raise wrong_at("merge", message, service=self.service)
+        if rest_of(info).guests:
+            raise wrong("an experiment has either 'guests' or 'processes'")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What runs, in a word."""
+        return self.service or "command"
+
+    def names(self, count: int) -> list[str]:
+        """Return the names of all processes that are sampled."""
+        width = max(2, len(str(count)))
+        copies = [f"process-{number:0{width}}" for number in range(1, count + 1)]
+        workers = range(1, (self.workers if self.service == "python" else 0) + 1)
+        return [
+            name for copy in copies for name in (copy, *(f"{copy}-w{number}" for number in workers))
+        ]
+
+    def options(self, count: int) -> dict[str, Any]:
+        """Return the options of the role for a run with that many copies."""
+        return {**self.model_dump(), "count": count}
+
+
+_BELONGS: dict[str, Callable[[Processes], object]] = {
+    "check": lambda asked: asked.command,
+    "data": lambda asked: asked.service,
+    "data_mib": lambda asked: asked.service,
+    "workers": lambda asked: asked.service == "python",
+    "preload": lambda asked: asked.service == "python",
+}
+_WHERE = {
+    "check": "goes with 'command': a service has a check of its own",
+    "data": "goes with 'service'",
+    "data_mib": "goes with 'service'",
+    "workers": "goes with 'service: python'",
+    "preload": "goes with 'service: python'",
+}

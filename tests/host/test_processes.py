@@ -1,0 +1,112 @@
+"""Copies of services on the host: they run, merge, and are gone afterwards, however they end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import Run, assert_restored, knobs, unexpected, until
+
+from ksm_analysis.results.reader import read_results
+
+pytestmark = pytest.mark.host
+PROGRAM = Path(__file__).parents[2] / "roles/processes/files/ksm_launcher.py"
+OPTIONS = json.loads(
+    """{"count": 2, "service": null, "command": null, "check": null, "merge": "none",
+    "memory_mib": 128, "data": "same", "data_mib": 4, "workers": 2, "preload": false,
+    "ready_seconds": 10}"""
+)
+PROGRAMS = {"python": "python3", "redis": "redis-server", "memcached": "memcached"}
+DEFINITION = """\
+processes: {count: 2, service: python, data_mib: 8, workers: 1, memory_mib: 128}
+knobs: [{run: 1, pages_to_scan: 20000, sleep_millisecs: 20}]
+knobs_if_present: {smart_scan: 0}
+sampling: {interval: 1, intervals: 5, period: 0.25}
+"""
+
+
+def left():
+    """Return cgroups and directories of processes."""
+    places = (Path("/run"), *Path("/sys/fs/cgroup").glob("*"), Path("/sys/fs/cgroup"))
+    return [path for place in places if place.is_dir() for path in place.glob("ksm-testbed-*")]
+
+
+def runs(pid):
+    """Whether a process runs: one that has only not been reaped by its parent does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@contextlib.contextmanager
+def started(directory, **options):
+    """Run the program until its copies are ready or have failed."""
+    argv = [sys.executable, str(PROGRAM), "run", "--directory", str(directory), "--options"]
+    asked = json.dumps(OPTIONS | options)
+    with subprocess.Popen([*argv, asked], stderr=subprocess.PIPE, text=True) as process:
+        until((directory / "processes.ready").exists, 20)
+        yield process
+        process.terminate()
+    assert left() == []
+    assert list(directory.glob("*.pid")) == []
+
+
+@pytest.mark.parametrize("service", PROGRAMS)
+def test_a_service_is_ready_and_then_gone(service, tmp_path):
+    if not Path("/usr/bin", PROGRAMS[service]).exists():
+        pytest.skip(f"{service} is not installed")
+    with started(tmp_path, service=service):
+        assert json.loads((tmp_path / "processes.ready").read_text()) == {"error": None}
+        first = int((tmp_path / "process-01.pid").read_text())
+        assert "/process-01" in Path(f"/proc/{first}/cgroup").read_text()
+    assert not runs(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"command": ["/bin/sh", "-c", "echo broken >&2; exit 7"], "check": ["/bin/false"]},
+         "process-01 ended with code 7: broken"),
+        ({"command": ["/bin/sleep", "60"], "check": ["/bin/false"], "ready_seconds": 1},
+         "process-01: its check has not answered within 1 s"),
+        ({"command": ["/bin/nothing"]}, "process-01: /bin/nothing cannot be started"),
+        ({"service": "python", "memory_mib": 8}, "reached its memory limit"),
+    ],
+)  # fmt: skip
+def test_a_copy_that_fails(options, words, tmp_path):
+    with started(tmp_path, **options) as process:
+        assert process.wait(20) == 2
+        said = process.stderr.read()
+    assert words in json.loads((tmp_path / "processes.ready").read_text())["error"]
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_remove_after_the_program_was_killed(tmp_path):
+    argv = [sys.executable, str(PROGRAM), "remove", "--directory", str(tmp_path)]
+    with started(tmp_path, command=["/bin/sleep", "60"]) as process:
+        first = int((tmp_path / "process-01.pid").read_text())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert len(left()) == 2
+        assert subprocess.run(argv, check=True, capture_output=True).stdout == b"removed\n"
+    assert not runs(first)
+    assert subprocess.run(argv, check=True, capture_output=True).stdout == b""
+
+
+def test_an_experiment_merges_its_processes(tmp_path):
+    before, definition = knobs(), tmp_path / "two.yml"
+    definition.write_text(DEFINITION)
+    run = Run(str(definition), "--results", str(tmp_path), log=tmp_path / "log")
+    assert run.wait() == 0, run.output
+    assert_restored(before)
+    assert left() == []
+    found = read_results(tmp_path / "two")
+    assert unexpected(found.warnings) == []
+    (only,) = found.usable
+    assert only.factors["processes"] == 2
+    # both workers have the same 8 MiB
+    assert only.samples["ksm.pages_sharing"].iloc[-1] > 2048 - 100
