@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -70,15 +71,29 @@ def check(archive: Path, wanted: str) -> None:
 
 
 def unpack(archive: Path, dest: Path) -> list[str]:
-    """Unpack regular files and directories; return the names of the files."""
+    """Unpack regular files and directories; return the names of the files.
+
+    Links, sockets and devices are not results. Owners and modes in the archive are ignored. Filters
+    of tarfile could do that, but Debian 12's Python 3.11.2 does not have them.
+    """
     dest.mkdir(parents=True, exist_ok=True)
+    names = []
     with tarfile.open(archive, "r:gz") as packed:
-        packed.extractall(dest, filter=_plain)
-        return sorted(member.name.removeprefix("./") for member in packed if member.isfile())
+        for member in packed:
+            path = _inside(dest, member.name)
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+            elif found := packed.extractfile(member) if member.isfile() else None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(found, file)
+                names.append(member.name.removeprefix("./"))
+    return sorted(names)
 
 
-def _plain(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Refuse paths that leave the directory. Ignore the owners and modes in the archive."""
-    if not (member.isfile() or member.isdir()):
-        return None  # sockets, links and devices are not results
-    return tarfile.data_filter(member, path).replace(mode=None, deep=False)
+def _inside(dest: Path, name: str) -> Path:
+    """Return the path of a member. Raises TarError if it leaves the directory."""
+    path = (dest / name).resolve()
+    if not path.is_relative_to(dest.resolve()):
+        raise tarfile.TarError(f"the archive has a path outside of the directory: {name}")
+    return path
