@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--end", metavar="TIME", type=_moment, help="default: now")
     server.add_argument(
-        "--step", metavar="S", type=_seconds, default=60.0, help="seconds between values (60)"
+        "--step", metavar="S", type=_seconds, help="seconds between values (default: 60)"
     )
 
 
@@ -163,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = arguments.results
     if bool(arguments.files) == bool(arguments.server):
         raise InputError("name files to import, or --from prometheus URL")
+    _require_useful(arguments)
     sources = (_of_server if arguments.server else _of_files)(arguments)
     earlier = _records(directory)
     records = _recorded(arguments, sources, earlier)
@@ -174,6 +175,16 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{run_id}: {guests}, {intervals} of {log.seconds:g} s, {pages}")
     print(f"\nnext: python -m ksm_analysis report {shlex.quote(str(directory))}")
     return 0
+
+
+def _require_useful(arguments: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    of_files = {"map": arguments.map or None, "time": arguments.time, "period": arguments.period}
+    names = ("query", "start", "end", "step")
+    of_server = {name: getattr(arguments, name) for name in names}
+    for name, value in (of_files if arguments.server else of_server).items():
+        if value is not None:
+            raise InputError(f"--{name}: only {'for files' if arguments.server else 'with --from'}")
 
 
 HOW = {"asked": "as told", "profit": "from profits", "assumed": "assumed"}
@@ -254,17 +265,18 @@ def _of_server(arguments: argparse.Namespace) -> list[Source]:
     kind, url = arguments.server
     if kind != "prometheus":
         raise InputError(f"--from {kind} is not known. There is: prometheus")
-    end = arguments.end or time.time()
-    start = arguments.start or end - 86400
+    end = time.time() if arguments.end is None else arguments.end
+    start = end - 86400 if arguments.start is None else arguments.start
+    step = 60.0 if arguments.step is None else arguments.step
     if start >= end:
         raise InputError("--start must be before --end")
-    asked = prometheus.Range(start, end, arguments.step)
+    asked = prometheus.Range(start, end, step)
     answers = []
     for query in arguments.query or [prometheus.QUERY]:
         name, expression = prometheus.named(query)
         print(f"reading {expression} ...", file=sys.stderr)
         answers.append((name, prometheus.fetch(url, expression, asked)))
-    logs = prometheus.logs(answers, _options(arguments), arguments.step)
+    logs = prometheus.logs(answers, _options(arguments), step)
     ids = names([Path(log.host) for log in logs])
     for log, run_id in zip(logs, ids, strict=True):
         _require_free(arguments.results / run_id, log.host)

@@ -185,6 +185,9 @@ def _confirm(arguments: argparse.Namespace) -> int:
 
     if arguments.pilot is None or arguments.power is not None:
         raise InputError("--confirm needs --pilot, the results of the file, and not --power")
+    for name in ("json", "interval", "intervals", "resume"):
+        if getattr(arguments, name):
+            raise InputError(f"--{name}: not with --confirm, which prints a definition")
 
     from ksm_analysis.analysis import confirmation
     from ksm_analysis.definition import experiment

@@ -42,9 +42,17 @@ def reached(share: float) -> Callable[[Measured], Reached]:
         if not (has_plateau(measured) and pages[-1] > 0):
             return Reached(float(at[-1]), False)
         below = np.flatnonzero(~(pages >= share * pages[-1]))
+        if not len(below) and measured.run.imported and _had_scanned(measured):
+            return Reached(np.nan, False)  # nobody watched when it was reached
         return Reached(float(at[below[-1] + 1] if len(below) else at[0]), True)
 
     return found
+
+
+def _had_scanned(measured: Measured) -> bool:
+    """Whether ksmd had scanned before the first sample, as on a host that runs for long."""
+    scans = Ends(measured.run, measured.run.samples).column("ksm.full_scans")
+    return bool(scans.iloc[0] > 0)
 
 
 def _sharing(measured: Measured) -> tuple[Floats, Floats]:

@@ -44,12 +44,13 @@ def of_lines(lines: list[dict[str, Any]], start: float) -> Writes | None:
         return None
     before = [header if _has_state(header) else whole[0], *whole]
     first = before[0]["ksm"]["full_scans"]
+    began = next((n for n, line in enumerate(whole) if line["ksm"]["run"] == 1), len(whole))
     frames = [
         pd.DataFrame({"ns": line[kind], "kind": kind}).assign(
             seconds=round(line["monotonic"] - start, 3),
-            phase=_phase(line["ksm"]["run"], earlier["ksm"]["full_scans"] - first),
+            phase=_phase(line["ksm"]["run"], earlier["ksm"]["full_scans"] - first, n > began),
         )
-        for earlier, line in zip(before, whole, strict=False)
+        for n, (earlier, line) in enumerate(zip(before, whole, strict=False))
         for kind in LISTS
         if line.get(kind)
     ]
@@ -60,11 +61,11 @@ def of_lines(lines: list[dict[str, Any]], start: float) -> Writes | None:
     return Writes(rows, clock if isinstance(clock, dict) else {}, warnings) if frames else None
 
 
-def _phase(run: int, scans: int) -> str:
-    """Name the phase by the knob at its end, and the full scans at its beginning."""
+def _phase(run: int, scans: int, ran: bool) -> str:
+    """Name the phase by the knob at its end, the full scans before it, and whether ksmd ran."""
     if run == 1:
         return SETTLED if scans >= SCANS else FIRST
-    return STOPPED if scans else OFF
+    return STOPPED if ran or scans else OFF
 
 
 def _is_whole(line: dict[str, Any]) -> bool:

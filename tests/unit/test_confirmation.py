@@ -1,11 +1,17 @@
 """A second experiment of the best settings: `plan FILE --confirm N --pilot DIR`."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from made_up_runs import Writer, run_record, sample_lines
 
 from ksm_analysis.__main__ import main
+from ksm_analysis.analysis import best
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.definition import experiment
+from ksm_analysis.metrics.measurement import measure
+from ksm_analysis.results.reader import read_results
 
 FILE = """\
 note: Which is best?
@@ -110,3 +116,18 @@ def test_what_is_no_number_of_repetitions_is_refused(confirm, count):
 
 def test_it_needs_the_results(confirm):
     assert "--confirm needs --pilot" in confirm("--confirm", "3")[2]
+
+
+def test_a_setting_that_may_save_most_is_always_on_the_front(pilot, monkeypatch):
+    monkeypatch.setattr(best, "on_front", lambda rivals: [False] * len(rivals))
+    measured = [measure(run) for run in read_results(Path(pilot())).usable]
+    (found,) = best.best_of(settings_of(measured))
+    assert len(found.settings) == 2
+    assert set(found.front) == set(found.settings)
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--interval", "9"), ("--intervals", "9")])
+def test_options_that_would_be_ignored_are_refused(pilot, confirm, options):
+    status, _, err = confirm("--confirm", "5", "--pilot", pilot(), *options)
+    assert status == 2
+    assert f"{options[0]}: not with --confirm" in err

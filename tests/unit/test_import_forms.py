@@ -4,10 +4,12 @@ import http.server
 import json
 import threading
 
+import numpy as np
 import pytest
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.metrics import measurement
+from ksm_analysis.metrics.times import reached
 from ksm_analysis.results import reader
 from ksm_analysis.results.imports.counters import Column, column
 
@@ -177,6 +179,69 @@ def test_a_row_that_is_too_short_is_left_out_and_told(imported):
     assert "a.txt:5: 1 values, and 5 names; the row is left out" in words
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time,pages_sharing\n1,50000\n2,60000\n3,7",
+        "pages_sharing:50000\npages_sharing:60000\npages_sharing:7",
+    ],
+    ids=["table", "dump"],
+)
+def test_a_row_that_may_be_torn_is_left_out_and_told(imported, text):
+    status, run, words = imported(text)
+    assert status == 0
+    assert counters(run, "pages_sharing") == [50000, 60000]
+    assert "ends in a line without a newline, which may be torn" in words
+
+
+def test_a_single_row_without_a_newline_is_kept(imported):
+    _, run, words = imported("pages_sharing,run\n5,1")
+    assert counters(run, "pages_sharing") == [5]
+    assert "may be torn" in words
+
+
+def test_times_that_jitter_are_regular(imported):
+    _, run, _ = imported("time,pages_sharing\n0,1\n9.99,2\n19.98,3\n30.02,4\n")
+    assert run.samples.index.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("time,run,full_scans\n1,1,1\n2,1,2\n3,1,3\n3000000000,1,4\n", "a.txt:5: 2999999996 rows"),
+        ("time,run,full_scans\n1,1,1\n1.0000001,1,2\n", "apart; are their times right?"),
+        ("run,name\n7,a\n", "no counter of KSM has a value"),
+        ("pages_sharing,run\n2.5,1\n", "no counter of KSM has a value"),
+        ("time,pages_sharing\n1," + "9" * 400 + "\n", "is more than any kernel counts"),
+        ("time,pages_sharing\n1," + "x" * 200_000 + "\n", "a.txt:2: no table"),
+        ("\0" * 200_000, "is in no known form"),
+    ],
+    ids=["gap", "too close", "no counter", "fractions", "huge", "long field", "binary"],
+)
+def test_files_that_give_no_run_are_refused(imported, text, words):
+    status, _, told = imported(text)
+    assert status == 2
+    assert words in told
+
+
+def test_lines_may_end_in_a_carriage_return(imported):
+    _, run, _ = imported("time,pages_sharing\r1,2\r2,3\r")
+    assert counters(run, "pages_sharing") == [2, 3]
+
+
+def test_a_column_may_be_named_interval(imported):
+    status, run, _ = imported("Interval (s),pages_sharing\n0,5\n60,6\n", "--time", "Interval (s)")
+    assert status == 0
+    assert run.plan.sampling.interval == 60
+
+
+def test_savings_that_were_there_before_the_first_sample_have_no_time(imported):
+    rows = "".join(f"{1_700_000_000 + 60 * n},1,{5000 + n},{50_000 + n}\n" for n in range(20))
+    _, run, _ = imported("time,run,full_scans,pages_sharing\n" + rows)
+    measured = measurement.measure(run)
+    assert np.isnan(reached(0.95)(measured).seconds)
+
+
 # --- dumps ----------------------------------------------------------------------------------------
 
 DUMP = "/sys/kernel/mm/ksm/full_scans:{}\n/sys/kernel/mm/ksm/pages_sharing:{}\n"
@@ -225,7 +290,7 @@ def test_a_knob_that_is_no_whole_number_is_left_out_too(imported):
 
 
 def test_seconds_become_milliseconds(imported):
-    _, run, _ = imported("node_ksmd_sleep_seconds,node_ksmd_run\n0.02,1\n")
+    _, run, _ = imported("node_ksmd_sleep_seconds,node_ksmd_run,full_scans\n0.02,1,5\n")
     assert run.record.knobs.during == {"run": 1, "sleep_millisecs": 20}
 
 
@@ -305,6 +370,9 @@ def server():
         running.shutdown()
 
 
+NO_PROMETHEUS = "the answer is not one of a Prometheus"
+
+
 @pytest.mark.parametrize(
     ("status", "text", "words"),
     [
@@ -314,6 +382,14 @@ def server():
         (200, '{"data": {"resultType": "matrix", "result": []}}', "no series is a counter of KSM"),
         (400, '{"error": "parse \\u001b error"}', "parse \\x1b error"),
         (503, "down", "HTTP status 503"),
+        *(
+            (200, json.dumps({"data": {"resultType": "matrix", "result": [series]}}), NO_PROMETHEUS)
+            for series in (
+                {"metric": "abc", "values": []},
+                {"metric": {}, "values": [1]},
+                {"metric": {}, "values": [["x", "1"]]},
+            )
+        ),
     ],
 )
 def test_servers_that_do_not_answer_well(server, tmp_path, capsys, status, text, words):
@@ -332,6 +408,90 @@ def test_two_series_of_a_counter_are_refused(server, tmp_path, capsys):
     arguments = ["import", "--from", "prometheus", server.url, "--results", str(tmp_path / "r")]
     assert main(arguments) == 2
     assert "a: 2 series of node_ksmd_run" in capsys.readouterr().err
+
+
+def matrix(**metrics):
+    """Return an answer with values of one machine, 60 s apart, by the names of their metrics."""
+    result = [
+        {
+            "metric": {"__name__": name, "instance": "a"},
+            "values": [[1.7e9 + 60 * n, value] for n, value in enumerate(values)],
+        }
+        for name, values in metrics.items()
+    ]
+    return json.dumps({"data": {"resultType": "matrix", "result": result}})
+
+
+@pytest.fixture
+def asked(server, tmp_path, capsys):
+    """Import an answer; return the run, and what was printed."""
+
+    def asked(answer):
+        server.text = answer
+        arguments = ["import", "--from", "prometheus", server.url, "--start", "1.7e9", "--end"]
+        assert main([*arguments, "1700000600", "--results", str(tmp_path / "r")]) == 0
+        return reader.read_results(tmp_path / "r").runs[0], "".join(capsys.readouterr())
+
+    return asked
+
+
+def test_the_kernel_comes_before_a_monitor(asked):
+    run, words = asked(
+        matrix(
+            node_ksmd_pages_sharing=["50000", "59000"],
+            ksm_pages_sharing_bytes=["28672", "28672"],
+            ksm_pages_scanned_total=["7", "8"],
+        )
+    )
+    assert counters(run, "pages_sharing") == [50000, 59000]
+    assert counters(run, "pages_scanned") == [7, 8]
+    assert "1 counters are of node_exporter and of the monitor; node_exporter's are used" in words
+
+
+def test_values_of_a_monitor_that_has_stopped_are_left_out(asked):
+    last = "ksm_monitor_last_sample_timestamp_seconds"
+    run, words = asked(
+        matrix(
+            node_ksmd_run=["1", "1"],
+            ksm_full_scans_total=["3", "3"],
+            **{last: [str(1.7e9 - 10), str(1.7e9 - 400)]},
+        )
+    )
+    assert run.samples["ksm.full_scans"].isna().tolist() == [False, True]
+    assert "1 values are of a monitor that had stopped" in words
+
+
+def test_averages_are_rounded_and_told(asked):
+    run, words = asked(matrix(node_ksmd_pages_sharing=["2.6", "3.4"]))
+    assert counters(run, "pages_sharing") == [3, 3]
+    assert "2 values are no whole numbers, as averages are; they are rounded" in words
+
+
+@pytest.mark.parametrize("port", ["abc", "1"])
+def test_a_wrong_address(tmp_path, capsys, port):
+    url = f"http://127.0.0.1:{port}"
+    assert main(["import", "--from", "prometheus", url, "--results", str(tmp_path / "r")]) == 2
+    assert "no answer of a Prometheus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["a", "--query", "x"], "--query: only with --from"),
+        (["a", "--start", "0"], "--start: only with --from"),
+        (["--from", "prometheus", "http://127.0.0.1:9", "--map", "a=run"], "--map: only for files"),
+        (["--from", "prometheus", "http://127.0.0.1:9", "--period", "5"], "--period: only for"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path, capsys, options, words):
+    assert main(["import", *options, "--results", str(tmp_path / "r")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_columns_of_what_is_no_table(imported):
+    status, _, words = imported(DUMP.format(1, 2), "--time", "b")
+    assert status == 2
+    assert "--map and --time are only for tables" in words
 
 
 def test_no_server_and_unknown_kinds(tmp_path, capsys):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from made_up_runs import MONOTONIC, events, run_record, sample_lines
@@ -16,6 +18,7 @@ from ksm_analysis.metrics import measurement, summary, writes
 from ksm_analysis.page import sections
 from ksm_analysis.results import reader
 from ksm_analysis.results.record import upgraded
+from ksm_analysis.results.writes import of_lines
 
 PROGRAM = ROLES / "part_write_probe/files/ksm_write_probe.py"
 probe = load(PROGRAM)
@@ -247,3 +250,43 @@ def test_only_a_probe_that_is_to_stop_ksmd_may_do_so_without_a_warning(stop, war
             line["ksm"]["run"] = int(line["n"] < 3)
     found = read(LINES, samples, stop_ksmd=stop)
     assert any("knob run was 0" in warning for warning in found.warnings) == warned
+
+
+def test_ksmd_that_stopped_before_its_first_scan_is_not_called_off():
+    found = of_lines([batch(n, run, 7, plain=[300]) for n, run in ((1, 1), (2, 0))], MONOTONIC)
+    assert found.rows["phase"].tolist() == ["first scans", "ksmd stopped"]
+    off = of_lines([batch(n, 0, 7, plain=[300]) for n in (1, 2)], MONOTONIC)
+    assert set(off.rows["phase"]) == {"KSM off"}
+
+
+def test_without_a_state_in_the_header_scans_count_from_the_first_line():
+    lines = [batch(1, 1, 8, plain=[300]), batch(2, 1, 20, plain=[300]), batch(3, 1, 21, plain=[1])]
+    assert of_lines(lines, MONOTONIC).rows["phase"].tolist() == [
+        "first scans",
+        "first scans",
+        "settled",
+    ]
+
+
+def test_a_rate_that_cannot_be_kept_changes_no_times(monkeypatch, tmp_path):
+    """Each pair of writes takes 2 ms, and 10,000 a second are asked for."""
+
+    class Slow:
+        pages = 1
+
+        def __init__(self, asked):
+            self.random = random.Random(0)
+
+        def both(self):
+            time.sleep(0.002)
+            yield "plain", 1
+
+    stopped = []
+    monkeypatch.setattr(probe, "Probe", Slow)
+    monkeypatch.setattr(probe, "stop_ksmd", lambda _: stopped.append(time.monotonic()))
+    arguments = ["--rate", "10000", "--seconds", "1.5", "--stop-ksmd", "0.5"]
+    begun = time.monotonic()
+    with (tmp_path / "lines").open("wb") as file:
+        probe.work(probe.parse_arguments(arguments), file.fileno())
+    assert time.monotonic() - begun < 2.5
+    assert stopped[0] - begun == pytest.approx(0.5, abs=0.3)

@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
     def value(self, found: Number | str | None, page_size: int) -> Number | str | None:
         """Return a value in the unit of the kernel."""
-        if not isinstance(found, int | float):
+        if not isinstance(found, int | float) or abs(found) > 2**64:
             return found
         if self.in_bytes:
             return round(found / page_size)
@@ -89,8 +89,10 @@ def _wrong(name: str, value: Number | str | None) -> str:
         return ""
     if isinstance(value, str):
         return "is not a number" if name in COUNTERS else ""
-    if not math.isfinite(value) or value != int(value):
+    if isinstance(value, float) and (not math.isfinite(value) or value != int(value)):
         return "is not a whole number"
+    if abs(value) > 2**64:
+        return "is more than any kernel counts"
     if name == "general_profit":
         return ""
     if value < 0 or value >= 2**63:

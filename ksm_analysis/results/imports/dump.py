@@ -8,8 +8,8 @@ import hashlib
 import re
 
 from ksm_analysis.results.imports.counters import NAMES
-from ksm_analysis.results.imports.log import Log, printable
-from ksm_analysis.results.imports.series import Options, Row, log_of, moment, number
+from ksm_analysis.results.imports.log import Log, plain
+from ksm_analysis.results.imports.series import Options, Row, log_of, moment, number, torn_row
 
 _LINE = re.compile(r"(?:/sys/kernel/mm/ksm/)?([a-z_]+)\s*[:=]\s*(.*)")
 
@@ -24,7 +24,8 @@ def parse(data: bytes, name: str, options: Options) -> Log:
     """Read dumps. Raises InputError if there are none."""
     rows: list[Row] = []
     other, at, here = [], None, None
-    for line, text in enumerate(printable(data.decode(errors="backslashreplace")).split("\n"), 1):
+    whole = plain(data)
+    for line, text in enumerate(whole.split("\n"), 1):
         match = _LINE.fullmatch(text.strip())
         if match and match[1] in NAMES:
             if here is None or match[1] in here.values:
@@ -35,5 +36,7 @@ def parse(data: bytes, name: str, options: Options) -> Log:
             at, here = time, None
         elif text.strip():
             other.append(text.strip())
+    torn = bool(rows and here is rows[-1]) and not whole.endswith("\n")
+    cut_short = torn_row(rows, rows[-1].line) if torn else None
     sha256 = hashlib.sha256(data).hexdigest()
-    return log_of(rows, name, options, sha256=sha256, other=other)
+    return log_of(rows, name, options, sha256=sha256, other=other, cut_short=cut_short)

@@ -84,6 +84,12 @@ def _chosen(value: Number | str) -> Number | str:
     return match[1] if match else value
 
 
+def plain(data: bytes) -> str:
+    """Return the text of a file, with lines that end in a newline, whatever ended them."""
+    text = data.decode("utf-8-sig", errors="backslashreplace")
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def printable(text: str) -> str:
     """Return text of a file without characters that would control a terminal."""
     return "".join(

@@ -1,17 +1,18 @@
 """Read ranges of counters from a Prometheus server, or from one that speaks its HTTP API."""
 
 import hashlib
+import http.client
 import json
 import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results.imports.counters import column
+from ksm_analysis.results.imports.counters import Column, column
 from ksm_analysis.results.imports.log import PAGE_SIZE, Log, Values, printable
 from ksm_analysis.results.imports.series import Options, Row, log_of, number
 
@@ -19,7 +20,12 @@ QUERY = '{__name__=~"(node_ksmd|ksm)_.+"}'
 POINTS = 10_000  # of a series at a time: Prometheus refuses more than 11,000
 TIMEOUT = 60  # seconds, of one request
 NAMED = re.compile(r"([a-z_]+)=(?![=~])(.+)")
-PAGE_SIZE_NAME = "ksm_page_size_bytes"  # of the monitor of this project
+# of the monitor of this project; a stopped one leaves its last values to node_exporter
+PAGE_SIZE_NAME, SAMPLED_NAME = ABOUT = (
+    "ksm_page_size_bytes",
+    "ksm_monitor_last_sample_timestamp_seconds",
+)
+STALE = 300  # seconds
 
 Series = dict[str, Any]  # of the API: metric and values
 
@@ -60,14 +66,20 @@ def _ask(url: str, query: dict[str, Any]) -> list[Series]:
             found = json.load(answer)
     except urllib.error.HTTPError as error:
         raise InputError(f"{url}: {_refused(error)}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(f"{url}: no answer of a Prometheus: {printable(str(error))}") from None
     try:
         data = found["data"]
         if data["resultType"] != "matrix":
             raise InputError(f"{url}: the query gives no series, but a {data['resultType']}")
-        return [{"metric": dict(s["metric"]), "values": list(s["values"])} for s in data["result"]]
-    except (KeyError, TypeError):
+        return [
+            {
+                "metric": {str(name): str(value) for name, value in series["metric"].items()},
+                "values": [(float(at), str(value)) for at, value in series["values"]],
+            }
+            for series in data["result"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{url}: the answer is not one of a Prometheus") from None
 
 
@@ -102,7 +114,7 @@ def logs(
     for name, several in answers:
         for series in several:
             each = name or series["metric"].get("__name__", "")
-            if "guest" in series["metric"] or not (column(each) or each == PAGE_SIZE_NAME):
+            if "guest" in series["metric"] or not (column(each) or each in ABOUT):
                 skipped[each or "a series without a name"] = None
                 continue
             machine = machines.setdefault(series["metric"].get("instance", "prometheus"), {})
@@ -123,21 +135,53 @@ def _log(instance: str, several: dict[str, list[Series]], options: Options, step
                 f"{instance}: {len(found)} series of {name}: {labels}. Select one by a label, such "
                 'as {job="node"}'
             )
-    size = options.page_size or _page_size(several.get(PAGE_SIZE_NAME, []))
+    values = {name: dict(found[0]["values"]) for name, found in several.items()}
+    size = options.page_size or _page_size(values.get(PAGE_SIZE_NAME, {}))
+    columns, notes = _columns(values, instance)
+    sampled = values.get(SAMPLED_NAME, {})
     rows: dict[float, Values] = {}
-    for name, (series,) in several.items():
-        if it := column(name):
-            for at, value in series["values"]:
-                row = rows.setdefault(float(at), {})
-                row[it.name] = it.value(number(value), size or PAGE_SIZE)
-    text = json.dumps(several, sort_keys=True).encode()
+    fractions = stale = 0
+    for name, it in columns.items():
+        for at, text in values[name].items():
+            if name.startswith("ksm_") and at - float(sampled.get(at, at)) > STALE:
+                stale += 1
+                continue
+            value = it.value(number(text), size or PAGE_SIZE)
+            fractions += isinstance(value, float)
+            rows.setdefault(at, {})[it.name] = round(value) if isinstance(value, float) else value
+    if fractions:
+        notes.append(f"{fractions} values are no whole numbers, as averages are; they are rounded")
+    if stale:
+        notes.append(f"{stale} values are of a monitor that had stopped; they are left out")
+    text = json.dumps(several, sort_keys=True)
     asked = Options(period=step, page_size=size)
-    lines = [Row(0, at, values) for at, values in sorted(rows.items())]
-    sha256 = hashlib.sha256(text).hexdigest()
-    return log_of(lines, printable(instance), asked, sha256=sha256, host=printable(instance))
+    return log_of(
+        [Row(0, at, found) for at, found in sorted(rows.items())],
+        printable(instance),
+        asked,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        host=printable(instance),
+        notes=notes,
+    )
 
 
-def _page_size(found: list[Series]) -> int | None:
+def _columns(names: Iterable[str], instance: str) -> tuple[dict[str, Column], list[str]]:
+    """Return the metric to use for each counter, by its name, and notes.
+
+    node_exporter reads the kernel when it is asked, so its metrics come before those of a monitor.
+    """
+    known = {name: it for name in names if (it := column(name))}
+    kernel = {it.name: name for name, it in known.items() if name.startswith("node_ksmd_")}
+    chosen = {name: it for name, it in known.items() if kernel.get(it.name, name) == name}
+    for name, it in chosen.items():
+        for other in [each for each in chosen if chosen[each].name == it.name and each != name]:
+            raise InputError(f"{instance}: {name} and {other} are both {it.name}. Select one")
+    left = len(known) - len(chosen)
+    both = f"{left} counters are of node_exporter and of the monitor; node_exporter's are used"
+    return chosen, [both] if left else []
+
+
+def _page_size(values: dict[float, str]) -> int | None:
     """Return the last value of the metric that has the page size, in bytes."""
-    sizes = [number(value) for series in found for _, value in series["values"]]
+    sizes = [number(value) for value in values.values()]
     return next((size for size in reversed(sizes) if isinstance(size, int) and size > 0), None)

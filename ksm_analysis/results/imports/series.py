@@ -9,10 +9,12 @@ from statistics import median
 from typing import Any
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results.imports.counters import contradicted, page_size_of, plausible
+from ksm_analysis.results.imports.counters import COUNTERS, contradicted, page_size_of, plausible
 from ksm_analysis.results.imports.log import Interval, Log, Number, Values
 
 TIMES = ("time", "timestamp", "date", "datetime", "_time", "@timestamp", "wall", "epoch", "seconds")
+LONGEST_GAP = 10_000  # rows; if a gap is longer, a time is wrong
+SHORTEST, LONGEST = 0.001, 1e9  # seconds between rows
 LATEST = 10**11  # seconds since 1970; a greater number is in milliseconds, or in nanoseconds
 
 
@@ -52,6 +54,8 @@ def log_of(rows: Sequence[Row], name: str, options: Options, **more: Any) -> Log
         intervals.append(Interval(number, ksm=dict(row.values)))
         lines.update({(number, key): row.line for key in row.values})
     notes = [*more.pop("notes", ()), *plausible(intervals, name, lines)]
+    if not any(each.ksm.get(counter) is not None for each in intervals for counter in COUNTERS):
+        raise InputError("\n".join([*notes, f"{name}: no counter of KSM has a value"]))
     notes += contradicted(intervals, options.page_size)
     size, source = page_size_of(intervals, options.page_size)
     return Log(
@@ -67,6 +71,13 @@ def log_of(rows: Sequence[Row], name: str, options: Options, **more: Any) -> Log
     )
 
 
+def torn_row(rows: list[Row], line: int) -> str:
+    """Remove the row of a line without a newline, unless it is the only one; say what is wrong."""
+    if len(rows) > 1 and rows[-1].line == line:
+        rows.pop()
+    return "ends in a line without a newline, which may be torn"
+
+
 def _period(rows: Sequence[Row], name: str, asked: float | None) -> tuple[float, dict[str, Number]]:
     """Return the seconds between rows, and what was assumed."""
     if asked:
@@ -77,6 +88,8 @@ def _period(rows: Sequence[Row], name: str, asked: float | None) -> tuple[float,
         at = next((row.line for gap, row in zip(gaps, rows[1:], strict=True) if gap <= 0), None)
         if at is not None:
             raise InputError(f"{name}:{at}: the time does not increase")
+        if not SHORTEST <= median(gaps) < LONGEST:
+            raise InputError(f"{name}: rows are {median(gaps):g} s apart; are their times right?")
         return median(gaps), {}
     return 1.0, {"period": 1.0}
 
@@ -88,6 +101,11 @@ def _numbers(rows: Sequence[Row], seconds: float, name: str) -> list[int]:
         return list(range(1, len(rows) + 1))
     numbers = [round(((row.time or 0) - first) / seconds) + 1 for row in rows]
     for before, number, row in zip(numbers, numbers[1:], rows[1:], strict=False):
+        if number - before > LONGEST_GAP:
+            raise InputError(
+                f"{name}:{row.line}: {number - before - 1} rows are missing before this one; is "
+                "its time right?"
+            )
         if number <= before:
             raise InputError(
                 f"{name}:{row.line}: less than half of {seconds:g} s after the row before; "

@@ -10,8 +10,16 @@ from collections.abc import Iterator
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.imports.counters import Column, column
-from ksm_analysis.results.imports.log import PAGE_SIZE, Log, Values, printable
-from ksm_analysis.results.imports.series import TIMES, Options, Row, log_of, moment, number
+from ksm_analysis.results.imports.log import PAGE_SIZE, Log, Values, plain
+from ksm_analysis.results.imports.series import (
+    TIMES,
+    Options,
+    Row,
+    log_of,
+    moment,
+    number,
+    torn_row,
+)
 
 DELIMITERS = ",;\t"
 
@@ -25,31 +33,39 @@ def looks_like(text: str, options: Options) -> bool:
 
 def parse(data: bytes, name: str, options: Options) -> Log:
     """Read a table. Raises InputError, with the line, if it cannot be read."""
-    text = printable(data.decode("utf-8-sig", errors="backslashreplace").replace("\r\n", "\n"))
+    text = plain(data)
     names = _names(text)
     columns = _columns(names, name, options)
     time = _time_column(names, name, options)
     rows, notes = [], list(_left_out(names, columns, time))
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text))
-    next(reader)
-    torn = bool(text) and not text.endswith("\n")
-    more = 0
-    for cells in reader:
+    torn, more = not text.endswith("\n"), 0
+    for line, cells in _lines(text, name):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < len(names):
-            notes.append(f"{name}:{reader.line_num}: {len(cells)} values, and {len(names)} names; "
+            notes.append(f"{name}:{line}: {len(cells)} values, and {len(names)} names; "
                          "the row is left out")  # fmt: skip
             continue
         more = max(more, len(cells) - len(names))
-        at = None if time is None else _time(cells[time], name, reader.line_num)
-        rows.append(Row(reader.line_num, at, _values(cells, columns, options)))
+        at = None if time is None else _time(cells[time], name, line)
+        rows.append(Row(line, at, _values(cells, columns, options)))
     if more:
         notes.append(f"rows have {more} more values than the first line has names; the last of "
                      "each row are left out")  # fmt: skip
-    cut_short = "ends in a line without a newline, which may be torn" if torn else None
+    cut_short = torn_row(rows, text.count("\n") + 1) if torn else None
     sha256 = hashlib.sha256(data).hexdigest()
     return log_of(rows, name, options, sha256=sha256, notes=notes, cut_short=cut_short)
+
+
+def _lines(text: str, file: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line but the first. Raises InputError."""
+    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text))
+    try:
+        next(reader)
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise InputError(f"{file}:{reader.line_num}: no table: {error}") from None
 
 
 def _delimiter(text: str) -> str:
@@ -59,7 +75,10 @@ def _delimiter(text: str) -> str:
 
 def _names(text: str) -> list[str]:
     first = text.partition("\n")[0]
-    return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(text)), [])]
+    try:
+        return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(text)), [])]
+    except csv.Error:
+        return []  # a field is too long: this is no table
 
 
 def _columns(names: list[str], file: str, options: Options) -> dict[int, Column]:

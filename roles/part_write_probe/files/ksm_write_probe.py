@@ -34,6 +34,7 @@ COPIES = 16  # pages with the same content; the kernel allows 256 at one place (
 NO_HUGE_PAGES = 41  # PR_SET_THP_DISABLE
 PRESENT, FRAME = 1 << 63, (1 << 55) - 1  # bits of /proc/PID/pagemap
 KSM = 1 << 21  # KPF_KSM, a bit of /proc/kpageflags
+BEHIND = 0.1  # seconds, after which writes that were missed are left out
 CLOCKS = 10_000  # how often the clock is read to learn what that costs
 KINDS = ("merged", "unmerged", "plain", "moved")
 LISTS = (*KINDS, "late")
@@ -215,12 +216,15 @@ def work(asked, output):
         while at < start + asked.seconds:
             at += probe.random.expovariate(asked.rate)
             sleep_until(at)
+            now = time.monotonic()
             # ksmd on the same CPU, for one, can make the process wait
-            late = max(0, round((time.monotonic() - at) * 1e9))
-            if at >= min(second, stop_at):
+            late = max(0, round((now - at) * 1e9))
+            if now >= min(second, stop_at):
                 tell(output, kind="writes", **batch, ksm=ksm_state())
-                batch, second = {name: [] for name in LISTS}, at + 1
-            if at >= stop_at:
+                batch, second = {name: [] for name in LISTS}, now + 1
+            if now - at > BEHIND:
+                at = now  # the rate cannot be kept; times stay those that were asked for
+            if now >= stop_at:
                 stop_ksmd(output)
                 stop_at = math.inf
             batch["late"].append(late)
