@@ -240,7 +240,11 @@ def test_the_dashboard_finds_hosts_and_guests(ask, exporter):
 
 @pytest.mark.parametrize(
     "queries",
-    [(), ('{__name__=~"node_ksmd_.+"}',), ("run=max(ksm_run)", "pages_to_scan=ksm_pages_to_scan")],
+    [
+        (),
+        ('{__name__=~"node_ksmd_.+"}',),
+        ("run=max(ksm_run)", "pages_to_scan=ksm_pages_to_scan", "full_scans=ksm_full_scans_total"),
+    ],
     ids=["all", "node_exporter", "expressions"],
 )
 def test_a_range_becomes_a_run(ask, server, tmp_path, queries):
