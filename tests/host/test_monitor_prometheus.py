@@ -243,7 +243,11 @@ def test_the_dashboard_finds_hosts_and_guests(ask, exporter):
     [
         (),
         ('{__name__=~"node_ksmd_.+"}',),
-        ("run=max(ksm_run)", "pages_to_scan=ksm_pages_to_scan", "full_scans=ksm_full_scans_total"),
+        (
+            "run=max(ksm_run)",
+            "pages_to_scan=max(ksm_pages_to_scan)",
+            "full_scans=max(ksm_full_scans_total)",
+        ),
     ],
     ids=["all", "node_exporter", "expressions"],
 )
