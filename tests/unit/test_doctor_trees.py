@@ -660,8 +660,17 @@ def test_names_do_not_reach_a_terminal_unescaped(tree, capsys):
     ("arguments", "words"),
     [
         (["--later", "x"], "--later: only with --root"),
-        (["--root", "absent"], "absent: no such directory"),
+        (["--later", ""], "--later: only with --root"),
         (["--root", "."], "neither proc nor sys"),
+        (["--root", ".", "--seconds", "60"], "--seconds: with --root, only with --later"),
+        (["--root", ""], "--root: expected a path"),
+        (["--root", ".", "--later", ""], "--later: expected a path"),
+        (["--facts", ""], "--facts: expected a path"),
+        (["--facts", "other", "--collect", ""], "--collect: expected a path"),
+        (["--facts", "other", "--host", ""], "--host: not with"),
+        (["--facts", "nan"], "nan: no JSON: NaN is no number of JSON"),
+        (["--facts", "infinite"], "infinite: no JSON: -Infinity is no number of JSON"),
+        (["--root", "absent"], "absent: no such directory"),
         (["--facts", "absent"], "absent: No such file"),
         (["--facts", "text"], "text: no JSON"),
         (["--facts", "other"], "other: neither a bundle"),
@@ -675,8 +684,46 @@ def test_what_cannot_be_used(tmp_path, monkeypatch, capsys, arguments, words):
     (tmp_path / "text").write_text("run 1\n")
     (tmp_path / "other").write_text('{"a": 1}')
     (tmp_path / "empty").write_text('{"hosts": {}}')
+    (tmp_path / "nan").write_text('{"readings": [], "format": NaN}')
+    (tmp_path / "infinite").write_text('{"readings": [], "format": -Infinity}')
     assert main(["doctor", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("host", "uptime"), "1e999", "facts.host.uptime: inf is no finite number"),
+        (("readings", 0, "ksm", "run"), f"{2**70}", "facts.readings[0].ksm.run: beyond 64 bits"),
+        (("readings", 1, "vmstat", "new"), f"-{2**64}", "vmstat.new: beyond 64 bits"),
+        (("new",), '[{"a": 1e999}]', "facts.new[0].a: inf is no finite number"),
+        (("new",), "[" * 100 + "]" * 100, "nested too deep"),
+        (("host", "config_ksm"), "[]", "facts.host.config_ksm: expected str or null"),
+        (("domains", 0, "libvirt"), '{"source": 1}', "libvirt.source: expected str or null"),
+    ],
+)
+def test_numbers_that_no_kernel_has(tree, tmp_path, doctor, path, value, words):
+    guest(tree)
+    facts = doctor("--root", tree.root)[1]["facts"]
+    parent = facts
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = "HERE"
+    (tmp_path / "odd.json").write_text(json.dumps(facts).replace('"HERE"', value))
+    status, host = doctor("--facts", tmp_path / "odd.json", "--collect", tmp_path / "again.json")
+    assert status == 2
+    assert words in host["error"]
+
+
+def test_the_xml_of_a_domain_may_say_nothing(tree, tmp_path, doctor):
+    guest(tree, name="web", stat=LOSS)
+    facts = doctor("--root", tree.root)[1]["facts"]
+    facts["domains"][0]["libvirt"] = {"a": 1}
+    (tmp_path / "odd.json").write_text(json.dumps(facts))
+    _, host = doctor("--facts", tmp_path / "odd.json")
+    assert host["facts"]["domains"][0]["libvirt"]["nosharepages"] is False
+    fixes = {each["finding"]: each["fix"] for each in host["findings"]}
+    assert "virsh edit web" in fixes["process-profit"]
 
 
 def test_later_trees_need_a_time(tree, after, capsys):
