@@ -33,7 +33,7 @@ processes. docs/doctor.md lists every finding, its threshold and its source.
 
 A host need not be here: --collect writes what was read to a file, which --facts judges anywhere;
 --root judges copies of a machine's files. --redact replaces names of hosts, guests, processes and
-users, in the file, too.
+users, and tells only the kind of an error; in the file, too.
 """
 EXAMPLES = """\
 examples:
@@ -186,11 +186,7 @@ def _redacted(
     from ksm_analysis.doctor import redaction
 
     names = redaction.hosts([*asked])
-    told = {}
-    for name, error in errors.items():
-        for other, number in names.items():
-            error = error.replace(other, number)
-        told[names[name]] = error
+    told = {names[name]: redaction.reason(error) for name, error in errors.items()}
     return {names[name]: each and redaction.redact(each) for name, each in asked.items()}, told
 
 
