@@ -852,7 +852,7 @@ def qemu(words, root=None):
     devices = [properties(value, "driver") for option, value in given if option == "device"]
     drivers = [str(device.get("driver", "")) for device in devices]
     return {
-        "name": name.get("guest"),
+        "name": str(name["guest"]) if "guest" in name else None,
         "id": next((value for option, value in given if option == "id"), None),
         "uuid": next((value for option, value in given if option == "uuid"), None),
         "memory_bytes": None
@@ -932,7 +932,7 @@ def properties(text, first):
     if text.startswith("{"):
         try:
             parsed = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return parsed if isinstance(parsed, dict) else {}
     found = {}
@@ -970,7 +970,7 @@ def backend(given):
         "share": given.get("share", kind_of == "memory-backend-memfd") in YES,
         "merge": given.get("merge", "on") not in NO,
         "hugetlb": given.get("hugetlb", "off") in YES,
-        "mem_path": given.get("mem-path"),
+        "mem_path": str(given["mem-path"]) if "mem-path" in given else None,
     }
 
 
