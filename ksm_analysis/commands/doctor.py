@@ -33,7 +33,7 @@ processes. docs/doctor.md lists every finding, its threshold and its source.
 
 A host need not be here: --collect writes what was read to a file, which --facts judges anywhere;
 --root judges copies of a machine's files. --redact replaces names of hosts, guests, processes and
-users, in the file, too.
+users, and tells only the kind of an error; in the file, too.
 """
 EXAMPLES = """\
 examples:
@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
     asked = _usable(given, errors)
     if arguments.redact:
         asked, errors = _redacted(asked, errors)
-    if arguments.collect:
+    if arguments.collect is not None:
         _collect(arguments.collect, asked)
     hosts = {
         name: (facts, diagnosis.findings(facts) if facts else []) for name, facts in asked.items()
@@ -138,14 +138,17 @@ def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str
     """Return the facts of each host as they were read, and errors; None if interrupted."""
     from pathlib import Path
 
-    if arguments.later and not arguments.root:
+    if arguments.later is not None and arguments.root is None:
         raise InputError("--later: only with --root")
-    if not (arguments.root or arguments.facts):
+    for option in ("facts", "root", "later", "collect", "inventory"):
+        if getattr(arguments, option) == "":
+            raise InputError(f"--{option}: expected a path, not an empty text")
+    if arguments.root is None and arguments.facts is None:
         return _asked(arguments)
     for option in ("host", "inventory"):
-        if getattr(arguments, option):
+        if getattr(arguments, option) is not None:
             raise InputError(f"--{option}: not with --root or --facts, which ask no host")
-    if arguments.facts:
+    if arguments.facts is not None:
         from ksm_analysis.doctor import bundle
 
         if arguments.seconds is not None:
@@ -153,8 +156,12 @@ def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str
         return dict(bundle.load(Path(arguments.facts))), {}
     from ksm_analysis.doctor import tree
 
-    root, later = Path(arguments.root), arguments.later and Path(arguments.later)
-    return {root.name or "host": tree.read(root, later or None, arguments.seconds)}, {}
+    root, later = Path(arguments.root), None
+    if arguments.later is not None:
+        later = Path(arguments.later)
+    elif arguments.seconds is not None:
+        raise InputError("--seconds: with --root, only with --later, the second reading")
+    return {root.name or "host": tree.read(root, later, arguments.seconds)}, {}
 
 
 def _usable(given: dict[str, Any], errors: dict[str, str]) -> dict[str, Any]:
@@ -179,11 +186,7 @@ def _redacted(
     from ksm_analysis.doctor import redaction
 
     names = redaction.hosts([*asked])
-    told = {}
-    for name, error in errors.items():
-        for other, number in names.items():
-            error = error.replace(other, number)
-        told[names[name]] = error
+    told = {names[name]: redaction.reason(error) for name, error in errors.items()}
     return {names[name]: each and redaction.redact(each) for name, each in asked.items()}, told
 
 

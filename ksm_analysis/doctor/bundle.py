@@ -16,7 +16,7 @@ def load(path: Path) -> dict[str, Facts]:
     ksm_facts.py, which is one host's facts.
     """
     try:
-        given = json.loads(path.read_text())
+        given = json.loads(path.read_text(), parse_constant=_refuse)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -35,6 +35,10 @@ def load(path: Path) -> dict[str, Facts]:
         f"{path}: neither a bundle of `doctor --collect`, nor output of `doctor --json` or "
         "ksm_facts.py"
     )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def dump(hosts: dict[str, Any]) -> str:

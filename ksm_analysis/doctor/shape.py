@@ -1,11 +1,14 @@
 """The shape of facts: of any version, made into those of this one. Pure."""
 
+import math
 from typing import Any
 
 from ksm_analysis.doctor.facts import Facts, is_impossible
 from ksm_analysis.errors import InputError
 
 FORMAT = 2
+MOST_NESTED = 20  # levels
+BEYOND = 2**64  # no number of a kernel is as large
 # What newer facts have. Earlier ones are completed with it.
 LATER_KEYS: Facts = {
     "kvm": None,
@@ -79,6 +82,11 @@ LATER_BACKEND: Facts = {
     "hugetlb": False,
     "mem_path": None,
 }
+LATER_XML: Facts = {
+    **dict.fromkeys(("name", "uuid", "source", "access", "memballoon")),
+    **dict.fromkeys(("nosharepages", "hugepages", "locked"), False),
+    **dict.fromkeys(("shared_cells", "hostdevs"), 0),
+}
 KINDS = ("mergeable", "shared", "hugetlb", "private", "unknown")
 SUMS = dict.fromkeys(
     [
@@ -120,6 +128,7 @@ DOMAIN: Facts = {
     **PROCESS,
     "vmm": str,
     "platform": (str, NONE),
+    "page_size": (int, NONE),
     "counted_by_ksmtuned": (bool, NONE),
     "settings": SETTINGS,
 }
@@ -131,6 +140,7 @@ READING: Facts = {
 }
 HOST: Facts = {
     "kernel": str,
+    **dict.fromkeys(("config_ksm", "distribution"), (str, NONE)),
     **dict.fromkeys(("page_size", "numa_nodes"), int),
     **dict.fromkeys(("memory_bytes", "systemd", "cpus"), (int, NONE)),
     "uptime": (*NUMBER, NONE),
@@ -143,7 +153,7 @@ SHAPE: Facts = {
     "domains": [DOMAIN],
     "processes": [PROCESS],
     "services": [{"name": str, "pid": (int, NONE)}],
-    "unreadable": [{"pid": (int, NONE), "name": (str, NONE)}],
+    "unreadable": [{"pid": (int, NONE), **dict.fromkeys(("name", "vmm"), (str, NONE))}],
     "unreadable_processes": int,
     "programs": WORDS,
     "ksmd": (int, NONE),
@@ -163,7 +173,11 @@ OPTIONAL: Facts = {
     "thresholds": {},
     "units": {},
 }
-XML: Facts = {"name": (str, NONE), "nosharepages": bool}
+XML: Facts = {
+    **dict.fromkeys(("name", "uuid", "source", "access", "memballoon"), (str, NONE)),
+    **dict.fromkeys(("nosharepages", "hugepages", "locked"), bool),
+    **dict.fromkeys(("shared_cells", "hostdevs"), int),
+}
 
 
 def complete(given: Any) -> Facts:
@@ -172,6 +186,7 @@ def complete(given: Any) -> Facts:
         raise InputError("no facts of a host: expected an object with host, domains and readings")
     if not isinstance(given.get("format"), int) or not 1 <= given["format"] <= FORMAT:
         raise InputError(f"format {given.get('format')!r} of the facts: 1 to {FORMAT} can be read")
+    _check_numbers(given)
     facts = {**LATER_KEYS, **given}
     facts["host"] = _filled(LATER_HOST, facts.get("host"), "host")
     facts["host"]["page_size"] = facts["host"]["page_size"] or 4096
@@ -230,9 +245,27 @@ def _domain(given: Any, at: str) -> Facts:
         settings["backends"] = backends
     domain["settings"] = settings
     if domain["libvirt"] is not None:
-        xml = _filled({"nosharepages": False}, domain["libvirt"], f"{at}.libvirt")
+        xml = _filled(LATER_XML, domain["libvirt"], f"{at}.libvirt")
         _check(xml, XML, f"facts.{at}.libvirt")
+        domain["libvirt"] = {**xml, "name": xml["name"] or domain["name"]}
     return domain
+
+
+def _check_numbers(given: Any) -> None:
+    """Raise InputError at a number that JSON or no kernel has, and where values nest too deep."""
+    left: list[tuple[Any, str, int]] = [(given, "facts", 0)]
+    while left:
+        value, at, level = left.pop()
+        if level > MOST_NESTED:
+            raise InputError(f"{at:.60}: nested too deep: at most {MOST_NESTED} levels")
+        if isinstance(value, dict):
+            left += [(each, f"{at}.{key}", level + 1) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [(each, f"{at}[{index}]", level + 1) for index, each in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{at}: {value} is no finite number")
+        elif isinstance(value, int) and abs(value) >= BEYOND:
+            raise InputError(f"{at}: beyond 64 bits")
 
 
 def _check(value: Any, shape: Any, at: str) -> None:

@@ -678,7 +678,7 @@ def test_a_host_that_cannot_be_reached_ends_with_2(capsys, tmp_path):
     assert "Connection refused" in capsys.readouterr().err
 
 
-ODD = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.just("1 2"))
+ODD = st.one_of(st.none(), st.booleans(), st.integers(1 - 2**64, 2**64 - 1), st.just("1 2"))
 
 
 @given(
@@ -723,7 +723,7 @@ def nodes(value, path=()):
             yield from nodes(each, (*path, key))
 
 
-@pytest.mark.parametrize("junk", [None, "x", -5, 2**70, 1.5, True, [1], {"a": 1}])
+@pytest.mark.parametrize("junk", [None, "x", -5, 2**64 - 1, 1.5, True, [1], {"a": 1}])
 def test_any_wrong_value_is_judged_or_refused(capsys, junk):
     service = [{"name": "ksmtuned", "pid": 3}]
     rule = {"ksmtuned": {"file": None, "coefficient": 20, "constant_kib": 1, "pattern": None}}

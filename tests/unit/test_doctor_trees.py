@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 
@@ -12,6 +13,8 @@ from trees import HUGETLB, PRIVATE, SHARED, Tree, guest, mapping
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
+from ksm_analysis.commands import doctor as doctor_command
+from ksm_analysis.doctor import redaction, shape
 
 NOTHING = dict.fromkeys(("pages_shared", "pages_sharing", "pages_unshared"), 0)
 CH = "/usr/bin/cloud-hypervisor --api-socket path=/run/vm1.sock --memory size=512M"
@@ -640,6 +643,152 @@ def test_redaction_leaves_no_name(capsys, tmp_path):
     assert "guest-1" in told.out
 
 
+@pytest.fixture
+def complete(tree, doctor):
+    """Return complete facts with a text in every field that may have one."""
+    guest(tree, name="a", uid=4711, stat=LOSS)
+    backend = "memory-backend-file,id=m,size=64M,mem-path=/mnt/secret"
+    options = f"-uuid u1 -id 7 -m 64 -mem-path /mnt -object {backend} -device vfio-pci"
+    command = f"/usr/bin/qemu-system-x86_64 -name b {options}"
+    tree.process(8, command, mapping(64, SHARED), uid=4712, stat=LOSS)
+    tree.process(9, "/usr/bin/other", mapping(64), stat=LOSS, comm="other")
+    tree.process(90, "/bin/bash /usr/sbin/ksmtuned", mapping(4, PRIVATE))
+    tree.process(91, "/usr/bin/python3 /usr/sbin/tuned", mapping(4, PRIVATE))
+    tree.process(92, "/usr/bin/numad", mapping(4, PRIVATE))
+    tree.put("etc/ksmtuned.conf", "KSM_THRES_COEF=30\n")
+    tree.put("etc/momd.rules", "(defvar ksm_free_percent 0.30)\n")
+    tree.put("etc/tuned/active_profile", "mine\n")
+    tree.put("etc/tuned/mine/tuned.conf", "[sysfs]\n/sys/kernel/mm/ksm/run=1\n")
+    tree.put("etc/os-release", "ID=debian\n")
+    tree.put("boot/config-6.12.0", "CONFIG_KSM=y\n")
+    tree.put("sys/kernel/mm/uksm/cpu_governor", "full\n")
+    tree.put("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")
+    tree.put("sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "on\n")
+    tree.put("dev/kvm", "")
+    tree.put("etc/passwd", "me:x:0:0::/:\nqemu:x:107:107::/:\n")
+    tree.put("etc/group", "mine:x:0:\nsecret:x:107:\n")
+    facts = doctor("--root", tree.root)[1]["facts"]
+    xml = {"name": "a", "uuid": "u", "source": "memfd", "access": "shared", "memballoon": "virtio"}
+    facts["domains"][1] |= {"libvirt": xml, "platform": "libvirt"}
+    facts["unreadable"] = [{"pid": 5, "name": "c", "vmm": "qemu"}]
+    facts["units"] = {"ksm.service": "active"}
+    for reading in facts["readings"]:
+        reading["ksm_unreadable"] = ["zero_pages_sharing"]
+    return facts
+
+
+def texts(value, path=()):
+    """Yield the path of each text within facts, and of an unknown key in each object."""
+    if isinstance(value, str):
+        yield path
+    elif isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from texts(each, (*path, key))
+        if isinstance(value, dict):
+            yield (*path, UNKNOWN)
+
+
+UNKNOWN = "unknown"
+# Fields whose text redaction keeps: docs/doctor.md lists them.
+KEPT = {
+    "host.kernel",
+    "host.distribution",
+    *(f"readings.{name}" for name in ("ksm.*", "uksm.*", "ksm_unreadable")),
+    "huge_pages.khugepaged.*",
+    *(f"{kind}.ksm_stat.*" for kind in ("domains", "processes")),
+}
+
+
+def field(path):
+    """Return the name of a field: without numbers of items; `*` for a file of the kernel."""
+    words = [str(each) for each in path if not isinstance(each, int)]
+    if len(words) > 1 and words[-2] in ("ksm", "uksm", "khugepaged", "ksm_stat"):
+        words[-1] = "*"
+    return ".".join(words)
+
+
+def mark(facts, path, word):
+    """Put a word into a field; for an unknown key, into the key and what it has."""
+    *way, last = path
+    parent = facts
+    for key in way:
+        parent = parent[key]
+    if last != UNKNOWN:
+        parent[last] = word
+    elif "*" in field(path) or way[-1:] == ["knobs"]:
+        parent[word] = word
+    elif all(isinstance(value, int) for value in parent.values()):
+        parent[word] = 7
+    else:
+        parent[word] = {word: 7} if way[-1:] == ["memory"] else {word: [word]}
+
+
+def test_no_text_passes_redaction_unless_documented(complete, capsys, tmp_path):
+    paths = [*texts(complete)]
+    names = {field(path) for path in paths}
+    assert {"thresholds.tuned.profile", "domains.settings.backends.mem_path", "kvm.group"} <= names
+    leaked = {}
+    for all_at_once in (True, False):
+        for start in [0] if all_at_once else range(len(paths)):
+            chosen = paths if all_at_once else paths[start : start + 1]
+            made = json.loads(json.dumps(complete))
+            for index, path in enumerate(chosen, start):
+                mark(made, path, f"zq{index:03d}z")
+            odd = {"format": "zq998z", "readings": []}
+            hosts = {"zq999z": made} | ({"zq997z": odd} if all_at_once else {})
+            (tmp_path / "in.json").write_text(json.dumps({"hosts": hosts}))
+            given = ["doctor", "--redact", "--facts", str(tmp_path / "in.json")]
+            collected = ["--collect", str(tmp_path / "out.json")]
+            status = main([*given, *collected, "--json"])
+            text = capsys.readouterr()
+            assert status == (2 if all_at_once else 1), text.out[:2000]
+            main(given)
+            shown = capsys.readouterr()
+            told = [text.out, shown.out, shown.err, (tmp_path / "out.json").read_text()]
+            assert "host-1" in text.out
+            for number in set(re.findall(r"zq(\d\d\d)z", "".join(told).replace("\n", ""))):
+                leaked[field(paths[int(number)]) if int(number) < 900 else number] = all_at_once
+    # The keys of files are the kernel's; names of the knobs that tuned sets are so, too.
+    assert set(leaked) == KEPT | {"thresholds.tuned.knobs.unknown"}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("me@127.0.0.77: Permission denied (publickey).", "permission denied"),
+        ("ssh: connect to host 10.0.0.7 port 22: Connection refused", "not reached"),
+        ("Could not resolve hostname lab.acme: Name or service not known", "not reached"),
+        ("Ansible did not reach the host. acme", "not reached"),
+        ("facts.domains[0].name: expected str, not 'acme'", "its facts cannot be used"),
+        ("format 9 of the facts: 1 to 2 can be read", "its facts cannot be used"),
+        ("no facts of this host in the file", "no facts of this host in the file"),
+        ("cannot read this host with /home/acme/python3: no such file", "cannot be read"),
+    ],
+)
+def test_redacted_errors_keep_only_their_kind(error, kind):
+    assert redaction.reason(error) == kind
+
+
+def test_redaction_names_the_right_host():
+    errors = {"127.0.0.7": "me@127.0.0.7: refused", "127.0.0.77": "me@127.0.0.77: refused"}
+    _, told = doctor_command._redacted(dict.fromkeys(errors), errors)
+    assert told == {"host-1": "not reached", "host-2": "not reached"}
+
+
+def test_redacted_facts_have_all_keys(complete):
+    given = shape.complete(complete)
+    made = redaction.redact(given)
+    assert set(keys(made)) == set(keys(given))
+
+
+def keys(value, path=()):
+    """Yield the paths of all keys within facts."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*path, key)
+            yield from keys(each, (*path, key))
+
+
 def test_the_time_between_trees_is_that_of_their_uptime(tree, doctor, after):
     later = after(pages_scanned=1_200_000)
     (later / "proc/uptime").write_text("864090.00 1.0\n")
@@ -660,8 +809,17 @@ def test_names_do_not_reach_a_terminal_unescaped(tree, capsys):
     ("arguments", "words"),
     [
         (["--later", "x"], "--later: only with --root"),
-        (["--root", "absent"], "absent: no such directory"),
+        (["--later", ""], "--later: only with --root"),
         (["--root", "."], "neither proc nor sys"),
+        (["--root", ".", "--seconds", "60"], "--seconds: with --root, only with --later"),
+        (["--root", ""], "--root: expected a path"),
+        (["--root", ".", "--later", ""], "--later: expected a path"),
+        (["--facts", ""], "--facts: expected a path"),
+        (["--facts", "other", "--collect", ""], "--collect: expected a path"),
+        (["--facts", "other", "--host", ""], "--host: not with"),
+        (["--facts", "nan"], "nan: no JSON: NaN is no number of JSON"),
+        (["--facts", "infinite"], "infinite: no JSON: -Infinity is no number of JSON"),
+        (["--root", "absent"], "absent: no such directory"),
         (["--facts", "absent"], "absent: No such file"),
         (["--facts", "text"], "text: no JSON"),
         (["--facts", "other"], "other: neither a bundle"),
@@ -675,8 +833,46 @@ def test_what_cannot_be_used(tmp_path, monkeypatch, capsys, arguments, words):
     (tmp_path / "text").write_text("run 1\n")
     (tmp_path / "other").write_text('{"a": 1}')
     (tmp_path / "empty").write_text('{"hosts": {}}')
+    (tmp_path / "nan").write_text('{"readings": [], "format": NaN}')
+    (tmp_path / "infinite").write_text('{"readings": [], "format": -Infinity}')
     assert main(["doctor", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("host", "uptime"), "1e999", "facts.host.uptime: inf is no finite number"),
+        (("readings", 0, "ksm", "run"), f"{2**70}", "facts.readings[0].ksm.run: beyond 64 bits"),
+        (("readings", 1, "vmstat", "new"), f"-{2**64}", "vmstat.new: beyond 64 bits"),
+        (("new",), '[{"a": 1e999}]', "facts.new[0].a: inf is no finite number"),
+        (("new",), "[" * 100 + "]" * 100, "nested too deep"),
+        (("host", "config_ksm"), "[]", "facts.host.config_ksm: expected str or null"),
+        (("domains", 0, "libvirt"), '{"source": 1}', "libvirt.source: expected str or null"),
+    ],
+)
+def test_numbers_that_no_kernel_has(tree, tmp_path, doctor, path, value, words):
+    guest(tree)
+    facts = doctor("--root", tree.root)[1]["facts"]
+    parent = facts
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = "HERE"
+    (tmp_path / "odd.json").write_text(json.dumps(facts).replace('"HERE"', value))
+    status, host = doctor("--facts", tmp_path / "odd.json", "--collect", tmp_path / "again.json")
+    assert status == 2
+    assert words in host["error"]
+
+
+def test_the_xml_of_a_domain_may_say_nothing(tree, tmp_path, doctor):
+    guest(tree, name="web", stat=LOSS)
+    facts = doctor("--root", tree.root)[1]["facts"]
+    facts["domains"][0]["libvirt"] = {"a": 1}
+    (tmp_path / "odd.json").write_text(json.dumps(facts))
+    _, host = doctor("--facts", tmp_path / "odd.json")
+    assert host["facts"]["domains"][0]["libvirt"]["nosharepages"] is False
+    fixes = {each["finding"]: each["fix"] for each in host["findings"]}
+    assert "virsh edit web" in fixes["process-profit"]
 
 
 def test_later_trees_need_a_time(tree, after, capsys):

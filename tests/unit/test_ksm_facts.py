@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from programs import ROLES, load
 
+from ksm_analysis.doctor import shape
+
 PROGRAM = ROLES / "doctor/files/ksm_facts.py"
 MIB = 1024 * 1024
 ksm_facts = load(PROGRAM)
@@ -219,6 +221,61 @@ def test_the_configuration_of_the_kernel(tree, config, found):
 def test_the_configuration_that_the_kernel_shows_itself(tree):
     (tree / "proc/config.gz").write_bytes(gzip.compress(b"CONFIG_KSM=y\n"))
     assert read(tree)["host"]["config_ksm"] == "y"
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("etc/passwd", "+::::::\nroot:x:0:0::/root:/bin/sh\n"),
+        ("etc/passwd", f"a:x:{LONG}:0::/:/bin/sh\nroot:x:0:0::/root:/bin/sh\n"),
+        ("etc/group", "+:::\nkvm:x:77:\n"),
+        ("proc/vmstat", "thp_collapse_alloc 3\nodd line here\nthp_split_page 4\n"),
+        ("proc/vmstat", f"thp_collapse_alloc 3\nthp_split_page {LONG}\n"),
+        ("proc/vmstat", "thp_collapse_alloc 3\nthp_split_page -\n"),
+        ("proc/meminfo", "MemTotal: 12kB\nMemFree: 7 kB\n"),
+        ("proc/meminfo", f"MemTotal: {LONG} kB\nMemFree:\n"),
+        ("proc/uptime", "nan 1.0\n"),
+        ("proc/uptime", "1e999 1.0\n"),
+        ("sys/devices/system/node/node0/meminfo", f"Node 0 MemTotal: {LONG} kB\n"),
+        ("sys/kernel/mm/ksm/full_scans", f"{LONG}\n"),
+        ("etc/momd.rules", "(defvar ksm_free_percent 0.2.1)\n"),
+        ("etc/momd.rules", f"(defvar ksm_free_percent {LONG})\n"),
+        ("etc/ksmtuned.conf", f"KSM_THRES_COEF={LONG}\n"),
+        ("proc/4242/ksm_stat", f"ksm_rmap_items {LONG}\nksm_mergeable: yes\n"),
+        ("proc/4242/ksm_merging_pages", f"{LONG}\n"),
+        ("proc/4242/status", f"Name:\tqemu\nUid:\t{LONG}\nVmPin:\t{LONG} kB\n"),
+        ("proc/4242/smaps", f"{SMAPS}Rss: {LONG} kB\nRss: odd\nKernelPageSize:    \n"),
+        ("proc/4242/maps", "odd 1 2 3 4 /memfd:ram\n"),
+        ("proc/4242/stat", f"1 (a) S {'1 ' * 18}{LONG} 1\n"),
+        ("proc/4242/cmdline", f"qemu-system-x86_64\0-name\0web\0-m\0{LONG}\0"),
+        ("proc/4242/cmdline", f"/opt/x\0-m\0{LONG}\0"),
+        ("proc/4242/cmdline", 'qemu\0-name\0{"guest": 5}\0-m\0{"size": [1]}\0'),
+        ("proc/4242/cmdline", 'qemu\0-object\0{"qom-type": "memory-backend-ram", "mem-path": 3}\0'),
+        ("proc/4242/cmdline", "qemu\0-object\0" + '{"a":' * 5000 + "0" + "}" * 5000 + "\0"),
+        ("proc/37/stat", f"37 (ksmd) S {'1 ' * 10}odd {LONG} 1\n"),
+        ("proc/37/schedstat", f"{LONG} 1 1\n"),
+        ("proc/\u00b2/cmdline", "x\0"),
+    ],
+)
+def test_an_odd_line_costs_no_other(tree, path, text):
+    put(tree, "dev/kvm", "")
+    put(tree, path, text)
+    facts = shape.complete(read(tree))
+    assert facts["host"]["kernel"] == "6.18.0"
+    assert facts["kvm"]["mode"]
+    for reading in facts["readings"]:
+        assert reading["ksm"]["run"] == 1
+        assert reading["vmstat"]["thp_collapse_alloc"] == 3
+    if path == "proc/meminfo" and "MemFree: 7" in text:
+        assert facts["host"]["memory_bytes"] is None
+        assert facts["host"]["memory"] == {"MemFree": 7 * 1024}
+    if path.startswith("etc/passwd"):
+        users, _ = ksm_facts.accounts(tree)
+        assert users == {"root": (0, 0)}
+    assert LONG not in json.dumps(facts)
 
 
 def test_a_wrong_interval():

@@ -7,6 +7,7 @@ One file, standard library only, Python 3.6 or newer, so that any host's Python 
 import argparse
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -133,8 +134,24 @@ def target(link):
 
 
 def number(text):
-    """Return the text as an int if possible, else the text."""
-    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
+    """Return the text as an int if it is one, else the text; None beyond 64 bits."""
+    return integer(text) if re.fullmatch(r"-?[0-9]+", text) else text
+
+
+def integer(text):
+    """Return the text as an int of at most 64 bits, or None: such a line is skipped."""
+    if not re.fullmatch(r"-?[0-9]{1,20}", text) or abs(int(text)) >= 2**64:
+        return None
+    return int(text)
+
+
+def fraction(text):
+    """Return the text as a finite float, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 # The host
@@ -144,13 +161,13 @@ def host(root):
     """Describe the machine and its kernel."""
     release = read(root / "proc/sys/kernel/osrelease") or os.uname().release
     lines = (line.partition(":") for line in (read(root / "proc/meminfo") or "").splitlines())
-    sizes = {name: kib(value) for name, _, value in lines}
+    sizes = {name: kib(value, None) for name, _, value in lines}
     return {
         "kernel": release,
         "config_ksm": config_ksm(root, release),
         "page_size": os.sysconf("SC_PAGESIZE") if root == Path("/") else None,
         "memory_bytes": sizes.get("MemTotal"),
-        "memory": {name: sizes[name] for name in MEMORY if name in sizes},
+        "memory": {name: sizes[name] for name in MEMORY if sizes.get(name) is not None},
         "numa_nodes": max(1, len(nodes(root))),
         "root": os.geteuid() == 0,
         "uptime": uptime(root),
@@ -169,7 +186,7 @@ def nodes(root):
     for name in names_in(directory):
         if re.fullmatch(r"node\d+", name):
             total = re.search(r"MemTotal: +(\d+)", read(directory / name / "meminfo") or "")
-            if total is None or int(total.group(1)):
+            if total is None or integer(total.group(1)) != 0:
                 found.append(name)
     return found
 
@@ -177,10 +194,7 @@ def nodes(root):
 def uptime(root):
     """Return the seconds since boot; None if they are not shown."""
     words = (read(root / "proc/uptime") or "").split()
-    try:
-        return float(words[0])
-    except (IndexError, ValueError):
-        return None
+    return fraction(words[0]) if words else None
 
 
 def distribution(root):
@@ -197,14 +211,14 @@ def systemd(root):
             for name in names_in(directory / "systemd"):
                 found = re.match(r"libsystemd-(?:shared|core)-(\d+)", name)
                 if found:
-                    return int(found.group(1))
+                    return integer(found.group(1))
     return None
 
 
 def config_ksm(root, release):
     """Return CONFIG_KSM, if the kernel or /boot shows the configuration."""
     try:
-        with gzip.open(root / "proc/config.gz", "rt") as file:
+        with gzip.open(root / "proc/config.gz", "rt", errors="replace") as file:
             config = file.read()
     except (OSError, EOFError, zlib.error):
         config = read(root / "boot" / "config-{}".format(release.replace("/", "_")))
@@ -242,10 +256,18 @@ def kvm(root):
 
 def accounts(root):
     """Return users with their ids (user, group), and groups with their ids and members."""
-    rows = (line.split(":") for line in read(root / "etc/passwd", "").splitlines())
-    users = {row[0]: (int(row[2]), int(row[3])) for row in rows if len(row) == 7}
-    rows = (line.split(":") for line in read(root / "etc/group", "").splitlines())
-    return users, {row[0]: (int(row[2]), row[3].split(",")) for row in rows if len(row) == 4}
+    users = {row[0]: (integer(row[2]), integer(row[3])) for row in rows(root / "etc/passwd", 7)}
+    groups = {row[0]: (integer(row[2]), row[3].split(",")) for row in rows(root / "etc/group", 4)}
+    return (
+        {name: ids for name, ids in users.items() if None not in ids},
+        {name: (gid, listed) for name, (gid, listed) in groups.items() if gid is not None},
+    )
+
+
+def rows(path, columns):
+    """Return the rows of a table such as /etc/passwd. Those of NIS, `+::::::`, have no ids."""
+    found = (line.split(":") for line in (read(path) or "").splitlines())
+    return [row for row in found if len(row) == columns]
 
 
 def qemu_user(root, users):
@@ -312,22 +334,22 @@ def values(directory, refused=None):
         return {}
     texts = {name: read(directory / name) for name in names}
     refused += [name for name, text in texts.items() if text is None]
-    return {name: number(text) for name, text in texts.items() if text is not None}
+    found = {name: number(text) for name, text in texts.items() if text is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def reading(root, ksmd=None):
     """Read the counters. The difference of two readings gives rates."""
     refused = []
-    vmstat = dict(
-        line.split() for line in (read(root / "proc/vmstat") or "").splitlines() if " " in line
-    )
+    lines = (line.split() for line in (read(root / "proc/vmstat") or "").splitlines())
+    vmstat = {words[0]: integer(words[1]) for words in lines if len(words) == 2}
     return {
         "monotonic": time.monotonic(),
         "ksm": values(root / "sys/kernel/mm/ksm", refused),
         "ksm_unreadable": refused,
         "uksm": values(root / "sys/kernel/mm/uksm"),
         "ksmd_cpu_ns": cpu_time(root, ksmd),
-        "vmstat": {name: int(vmstat[name]) for name in VMSTAT if name in vmstat},
+        "vmstat": {name: vmstat[name] for name in VMSTAT if vmstat.get(name) is not None},
     }
 
 
@@ -336,10 +358,12 @@ def cpu_time(root, pid):
     if pid is None:
         return None
     words = (read(root / "proc" / str(pid) / "schedstat") or "").split()
-    if words and words[0].isdigit():
-        return int(words[0])
-    fields = stat_fields(root / "proc" / str(pid))
-    return sum(map(int, fields[11:13])) * (10**9 // hertz(root)) if len(fields) > 12 else None
+    if words and integer(words[0]) is not None:
+        return integer(words[0])
+    ticks = [integer(field) for field in stat_fields(root / "proc" / str(pid))[11:13]]
+    if len(ticks) < 2 or None in ticks:
+        return None
+    return sum(ticks) * (10**9 // hertz(root))
 
 
 def stat_fields(directory):
@@ -355,9 +379,10 @@ def hertz(root):
 def age(root, directory, since_boot):
     """Return the seconds since a process was started, or None."""
     fields = stat_fields(directory)
-    if since_boot is None or len(fields) < 20 or not fields[19].isdigit():
+    started = integer(fields[19]) if len(fields) > 19 else None
+    if since_boot is None or started is None:
         return None
-    return max(0.0, since_boot - int(fields[19]) / hertz(root))
+    return max(0.0, since_boot - started / hertz(root))
 
 
 def units(root):
@@ -395,7 +420,8 @@ def run(*command):
 def look_at_processes(root):
     """Return the programs by process id (words, name and file), and the process id of ksmd."""
     found, ksmd = {}, None
-    for name in sorted(filter(str.isdigit, names_in(root / "proc")), key=int):
+    pids = [name for name in names_in(root / "proc") if re.fullmatch("[0-9]{1,10}", name)]
+    for name in sorted(pids, key=int):
         directory = root / "proc" / name
         words = [word for word in (read(directory / "cmdline") or "").split("\0") if word]
         comm = read(directory / "comm")
@@ -467,7 +493,7 @@ def ksmtuned(root):
             continue
         file = file or "/" + path
         found = re.findall(r"^\s*(?:export\s+)?(KSM_THRES_\w+)=[\"']?(\d+)", text, re.MULTILINE)
-        config.update((name, int(value)) for name, value in found)
+        config.update((name, integer(value)) for name, value in found if integer(value) is not None)
     program = next(
         filter(
             None, (read(root / place / "ksmtuned") for place in ("usr/sbin", "usr/bin", "sbin"))
@@ -507,8 +533,9 @@ def mom(root):
         places += [root / directory / name for name in names_in(root / directory)]
     for path in places:
         found = re.search(r"\(defvar\s+ksm_free_percent\s+([\d.]+)", read(path) or "")
-        if found:
-            return {"file": "/" + str(path.relative_to(root)), "part": float(found.group(1))}
+        part = fraction(found.group(1)) if found else None
+        if part is not None:
+            return {"file": "/" + str(path.relative_to(root)), "part": part}
     return {"file": None, "part": 0.2}
 
 
@@ -543,7 +570,7 @@ def process(root, pid, since_boot=None):
     return {
         "pid": pid,
         "name": status.get("Name") or read(directory / "comm") or "?",
-        "uid": int(uid[0]) if uid and uid[0].isdigit() else None,
+        "uid": integer(uid[0]) if uid else None,
         "age": age(root, directory, since_boot),
         "memory": sums(found),
         "mapped_guest": mapped_guest(found),
@@ -554,9 +581,11 @@ def process(root, pid, since_boot=None):
     }
 
 
-def kib(text):
-    """Return the bytes of `12 kB`; 0 if the value is missing."""
-    return int(text.split()[0]) * 1024 if text else 0
+def kib(text, default=0):
+    """Return the bytes of `12 kB`; the default if the value is missing or is none."""
+    words = (text or "").split()
+    amount = integer(words[0]) if words else None
+    return default if amount is None or abs(amount) >= 2**54 else amount * 1024
 
 
 def descriptors(directory):
@@ -570,10 +599,9 @@ def ksm_stat(directory):
     lines = (read(directory / "ksm_stat") or "").splitlines()
     pairs = (re.fullmatch(r"(\w+):? +(.*)", line) for line in lines)
     found = {pair.group(1): number(pair.group(2)) for pair in pairs if pair}
-    merging = read(directory / "ksm_merging_pages") or ""
-    if "ksm_merging_pages" not in found and merging.isdigit():
-        found["ksm_merging_pages"] = int(merging)
-    return found
+    merging = integer(read(directory / "ksm_merging_pages") or "")
+    found.setdefault("ksm_merging_pages", merging)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def may_merge(stat):
@@ -717,9 +745,9 @@ def maps_a_guest(directory):
 
 
 def extent(addresses):
-    """Return the bytes of a range of addresses, `first-last` in hexadecimal."""
-    first, _, last = addresses.partition("-")
-    return int(last, 16) - int(first, 16)
+    """Return the bytes of a range of addresses, `first-last` in hexadecimal; 0 if it is none."""
+    found = re.fullmatch("([0-9a-f]{1,16})-([0-9a-f]{1,16})", addresses)
+    return int(found.group(2), 16) - int(found.group(1), 16) if found else 0
 
 
 def settings(root, kind_of, words):
@@ -824,7 +852,7 @@ def qemu(words, root=None):
     devices = [properties(value, "driver") for option, value in given if option == "device"]
     drivers = [str(device.get("driver", "")) for device in devices]
     return {
-        "name": name.get("guest"),
+        "name": str(name["guest"]) if "guest" in name else None,
         "id": next((value for option, value in given if option == "id"), None),
         "uuid": next((value for option, value in given if option == "uuid"), None),
         "memory_bytes": None
@@ -904,7 +932,7 @@ def properties(text, first):
     if text.startswith("{"):
         try:
             parsed = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return parsed if isinstance(parsed, dict) else {}
     found = {}
@@ -920,11 +948,12 @@ def properties(text, first):
 def size(text, unit):
     """Return the bytes of a size in QEMU's notation; None if it is not a size."""
     if isinstance(text, int):
-        return text
+        return text if abs(text) < 2**64 else None
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)(?:i?b)?", str(text).lower())
     if not found:
         return None
-    return int(float(found.group(1)) * (UNIT[found.group(2)] if found.group(2) else unit))
+    amount = float(found.group(1)) * (UNIT[found.group(2)] if found.group(2) else unit)
+    return int(amount) if amount < 2**64 else None
 
 
 def is_backend(properties_of):
@@ -941,7 +970,7 @@ def backend(given):
         "share": given.get("share", kind_of == "memory-backend-memfd") in YES,
         "merge": given.get("merge", "on") not in NO,
         "hugetlb": given.get("hugetlb", "off") in YES,
-        "mem_path": given.get("mem-path"),
+        "mem_path": str(given["mem-path"]) if "mem-path" in given else None,
     }
 
 
