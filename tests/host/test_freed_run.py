@@ -1,5 +1,6 @@
 """Freed memory, from a real run to the page: a process of known contents, in huge pages or not."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_parts_are_exact_and_add_up_to_what_the_process_gave_back(setting, rows)
     assert row["freed_mib"] == pytest.approx(freed, abs=0.1)
     assert row["residual_mib"] == pytest.approx(0, abs=0.1)
     # Other programs on this host, such as other tests, take and give back memory, too.
-    assert row["host_freed_mib"] == row["host_freed_mib"], "known"
+    assert not math.isnan(row["host_freed_mib"])
 
 
 def test_the_page_shows_the_parts(results):
