@@ -362,7 +362,8 @@ class Service:
         self.files.begin(header_line(described, wall, start, self.ksmd, before))
         with unblocked():
             missed = sampler.run(start)
-        self.files.end(end_line(self.arguments, sampler, missed, cpu))
+        used = time.process_time_ns() - cpu
+        self.files.end(end_line(self.arguments, sampler, missed, used))
         return missed
 
     def publish(self, sampler, n, line):

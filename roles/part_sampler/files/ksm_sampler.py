@@ -89,7 +89,7 @@ output: one JSON object per line.
                                           /proc/PID/ksm_merging_pages, or nothing)
                          utime, stime     clock ticks of the whole process, /proc/PID/stat
                          resident_pages   second field of /proc/PID/statm
-  end     samples (taken), missed, cpu_seconds (of the sampler itself, since its header),
+  end     samples (taken), missed, cpu_seconds (of the sampler, up to its last sample),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
           noticed), pss_anon and strain (as in the header), others (ksm_rmap_items: pages that
           ksmd tracks of all other processes; processes: those with the most), and with
@@ -757,6 +757,7 @@ def sample(arguments):
     try:
         output.write(header)
         missed = sampler.run(start)
+        cpu = time.process_time_ns() - cpu
         more = {"converged": sampler.reason == "steady"} if steady else {}
         more |= {**pss_anon(arguments), **others(arguments)}
         end = end_line(arguments, sampler, missed, cpu, **more)
@@ -805,12 +806,12 @@ def header_line(arguments, wall, start, ksmd, before):
 
 
 def end_line(arguments, sampler, missed, cpu, **more):
-    """Return the last line; `cpu` is the CPU time of the sampler before the header, in ns."""
+    """Return the last line; `cpu` is the CPU time of the sampler from header to end, in ns."""
     return json_line(
         kind="end",
         samples=sampler.taken,
         missed=missed,
-        cpu_seconds=(time.process_time_ns() - cpu) / 1e9,
+        cpu_seconds=cpu / 1e9,
         reason=sampler.reason,
         gone=sampler.reader.gone,
         **strain(arguments.root),
