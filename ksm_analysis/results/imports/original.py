@@ -33,7 +33,7 @@ from typing import Any
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.imports.counters import contradicted, page_size_of, plausible
-from ksm_analysis.results.imports.log import Interval, Log, Number, Values, printable
+from ksm_analysis.results.imports.log import Interval, Log, Number, Values, plain
 
 BEGIN = "[BEGIN] Logging ksm system parameters"
 END = "[END] Logging ksm system parameters"
@@ -115,7 +115,7 @@ def _lines(data: bytes) -> tuple[list[str], bool]:
 
     A line without a newline counts as torn, since its number may be incomplete.
     """
-    text = printable(data.decode("utf-8-sig", errors="backslashreplace").replace("\r\n", "\n"))
+    text = plain(data)
     *lines, rest = (line.strip() for line in text.split("\n"))
     if rest == END:
         return [*lines, rest], False

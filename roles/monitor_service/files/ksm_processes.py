@@ -9,6 +9,7 @@ Standard library only, Python 3.9 or newer.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -62,8 +63,7 @@ class PidFiles:
             pid = read_text(path, "")
             fault = self.fault(name, pid)
             if fault is None:
-                check = lambda pid=pid, name=name: is_guest(self.proc / pid, name)  # noqa: E731
-                found[name] = Found(int(pid), path, check)
+                found[name] = Found(int(pid), path, partial(is_guest, self.proc / pid, name))
             elif name != "driver":  # libvirt's own daemon
                 fruitless.add(path)
                 if path in self.fruitless:
@@ -124,10 +124,14 @@ class Match:
         names = list(named.values())
         found = {}
         for pid, name in named.items():
-            check = lambda pid=pid, name=name: self.name_of(self.proc / str(pid)) == name  # noqa: E731
             unique = name if names.count(name) == 1 else f"{name}-{pid}"
+            check = partial(self.still_matches, self.proc / str(pid), name)
             found[unique] = Found(pid, f"{self.about}, a process", check)
         return found
+
+    def still_matches(self, process, name):
+        """Whether a process still has this name."""
+        return self.name_of(process) == name
 
     def name_of(self, process):
         """Return the name of a process that matches; otherwise None."""

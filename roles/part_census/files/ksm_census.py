@@ -1014,8 +1014,9 @@ class Moments:
                 due += self.every * passed
             if now >= self.end:
                 return
-            if self.at_scan_boundary and now >= earliest and full_scans() != scans:
-                scans = full_scans()
+            found = full_scans() if self.at_scan_boundary and now >= earliest else scans
+            if found != scans:
+                scans = found
                 yield "scan"
                 earliest = time.monotonic() + (time.monotonic() - now) * (1 / SHARE - 1)
             again = now + POLL if self.at_scan_boundary else math.inf
