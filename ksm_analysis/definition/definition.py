@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     WrapValidator,
     create_model,
     model_validator,
@@ -22,6 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.guests import Guests, guests_or_none
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
@@ -41,58 +41,6 @@ from ksm_analysis.definition.workload import Workload, distinct_names, idle_or_m
 
 MAX_SAMPLES = 1_000_000
 SEED = 2**63 - 1
-
-# --- guests --------------------------------------------------------------------------------------
-
-
-class Network(Strict):
-    """A libvirt network that the guests are connected to."""
-
-    network: Annotated[
-        str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", strict=True),
-        says("the name of a libvirt network"),
-    ] = Field(description="In the mapping only: the libvirt network.")
-
-
-class Guests(Strict):
-    """How many guests, and of what size."""
-
-    count: values.Count = Field(
-        description="How many guests run at once: one cell for each number."
-    )
-    memory_mib: Annotated[int, whole(64, 1048576)] = Field(
-        default=512, description="Memory of a guest, in MiB."
-    )
-    disk_gib: Annotated[int, whole(1, 1024)] = Field(
-        default=4,
-        description="Disk of a guest, in GiB; at least as large as the disk of the image, which has"
-        " 4 GiB by default.",
-    )
-    vcpus: Annotated[int, whole(1, 64)] = Field(default=1, description="Virtual CPUs of a guest.")
-    network: WordOr[
-        Annotated[Literal["none", "user"], says("none, user or {network: NAME}")], Network
-    ] = Field(
-        default="none",
-        description="A network card: none, QEMU's own user network, or a libvirt network of the"
-        " host. Experiments need none.",
-    )
-
-
-def _guests_or_arrays(
-    value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-) -> Any:
-    """Accept no guests where nothing needs them."""
-    rest = rest_of(info)
-    if value is None and not rest.guests:
-        if not rest.without_guests:
-            kinds = "only workloads of 'arrays', 'memory' and 'write_probe' need no guests"
-            if rest.processes:
-                kinds = f"with 'processes', {kinds.replace('of ', 'of idle, ')}"
-            raise wrong(f"this key is required: {kinds}")
-        return None
-    return handler(value)
-
 
 # --- huge pages -----------------------------------------------------------------------------------
 
@@ -364,7 +312,7 @@ class Experiment(Strict):
     note: values.Words = Field(
         default="", description="What the experiment is about. The page shows it."
     )
-    guests: Annotated[OrLeftOut[Guests], WrapValidator(_guests_or_arrays)] = Field(
+    guests: Annotated[OrLeftOut[Guests], WrapValidator(guests_or_none)] = Field(
         default=None,
         validate_default=True,
         description="The guests of every run. Required, unless all workloads are `arrays`,"

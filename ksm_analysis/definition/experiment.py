@@ -18,13 +18,13 @@ from ksm_analysis.definition import yaml_errors
 from ksm_analysis.definition.definition import (
     Census,
     Experiment,
-    Network,
     Sampling,
     Shuffled,
     Stop,
     model,
     steady_of,
 )
+from ksm_analysis.definition.guests import Network
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
