@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("roles/*/files/ksm_*.py"))
-LIBRARIES = {"ksm_processes.py", "ksm_prometheus.py", "ksm_workers.py"}  # others start them
+LIBRARIES = {  # others start them
+    *("ksm_processes.py", "ksm_prometheus.py", "ksm_services.py", "ksm_workers.py"),
+}
 PROGRAMS = [path for path in FILES if path.name not in LIBRARIES]
 OLDEST = (3, 6)
 # Directories of modules that a program finds beside it on a host

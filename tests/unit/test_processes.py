@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 from programs import ROLES, load
@@ -13,7 +14,10 @@ from ksm_analysis.results import caveats
 from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.record import Part
 
-program = load(ROLES / "processes/files/ksm_launcher.py")
+FILES = ROLES / "processes/files"
+sys.path.insert(0, str(FILES))
+program = load(FILES / "ksm_launcher.py")
+services = load(FILES / "ksm_services.py")
 SAMPLING = "sampling: {interval: 1, intervals: 4}\n"
 REDIS = {"service": "redis", "data_mib": 1}
 
@@ -73,7 +77,7 @@ def test_a_wrong_definition(processes, words):
 
 
 def data(copy, kind):
-    return list(program.records({**REDIS, "data": kind}, copy))
+    return list(services.records({**REDIS, "data": kind}, copy))
 
 
 def test_data_sets():
@@ -81,7 +85,7 @@ def test_data_sets():
     assert data(1, "similar") != data(2, "similar")
     assert sorted(data(1, "similar")) == sorted(data(2, "similar")) == data(1, "same")
     assert not {v for _, v in data(1, "different")} & {v for _, v in data(2, "different")}
-    assert len({value for _, value in data(1, "same")}) == 2**20 // program.VALUE_BYTES
+    assert len({value for _, value in data(1, "same")}) == 2**20 // services.VALUE_BYTES
 
 
 def test_the_newer_memory_controller_is_preferred(tmp_path):

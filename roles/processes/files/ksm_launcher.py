@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Run copies of a service or a command, each in a cgroup of its own, with mergeable memory.
 
-One file, standard library only, Python 3.9 or newer, so that it can be copied to any host.
+Standard library only, Python 3.9 or newer, so that it can be copied to any host. Beside it:
+ksm_services.py, which knows the services, and ksm_workers.py, which is one of them.
 """
 
 import sys
@@ -14,14 +15,14 @@ import contextlib
 import ctypes
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
+
+from ksm_services import FailedError, answers, command_of, environment, load
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_FAILED = 2
@@ -31,8 +32,6 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 STATE = "processes.state"
 READY = "processes.ready"
-VALUE_BYTES = 1000  # of one key of a data set
-BATCH = 1000  # keys that are written at once
 
 HELP = """\
 run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one
@@ -43,16 +42,12 @@ fails, it ends all of them and removes their cgroups. --directory gets
   processes.state                     what remove must remove, if this program was killed
 remove does that. It touches nothing that processes.state does not name.
 
---options is JSON: count, service (python, redis, memcached) or command, check, merge (prctl,
+--options is JSON: count, service (see ksm_services.py) or command, check, merge (prctl,
 madvise, none), memory_mib, data, data_mib, workers, preload, ready_seconds.
 
 exit status:
   2    wrong arguments, or a copy failed    143  ended by SIGTERM
 """
-
-
-class FailedError(Exception):
-    """The copies cannot run; the message is for the user."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: it ends any wait
@@ -173,103 +168,7 @@ def remove_group(group):
     raise FailedError(f"cgroup {group} cannot be removed")
 
 
-# --- services -------------------------------------------------------------------------------------
-
-
-def command_of(asked, copy):
-    """Return the command line of a copy."""
-    if asked["service"] == "python":
-        program = Path(__file__).with_name("ksm_workers.py")
-        options = {
-            name: asked[name] for name in ("data", "data_mib", "merge", "preload", "workers")
-        }
-        return [sys.executable, str(program), json.dumps({**options, "copy": copy["number"]})]
-    if asked["service"] == "redis":
-        return ["/usr/bin/redis-server", "--port", "0", "--unixsocket", copy["socket"],
-                "--save", "", "--appendonly", "no", "--dir", copy["scratch"]]  # fmt: skip
-    if asked["service"] == "memcached":
-        return ["/usr/bin/memcached", "-u", "root", "-s", copy["socket"], "-t", "1",
-                "-m", str(2 * asked["data_mib"] + 64)]  # fmt: skip
-    return asked["command"]
-
-
-QUESTIONS = {
-    "python": (b"0\n", b"ready"),
-    "redis": (b"PING\r\n", b"+PONG"),
-    "memcached": (b"version\r\n", b"VERSION"),
-}
-
-
-def answers(asked, copy):
-    """Whether a copy answers its check."""
-    if not asked["service"]:
-        done = asked["check"] is None or subprocess.run(
-            asked["check"],
-            env=environment(copy),
-            cwd=copy["scratch"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=asked["ready_seconds"],
-            check=False,
-        )
-        return done is True or done.returncode == 0
-    question, answer = QUESTIONS[asked["service"]]
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
-        client.connect(copy["socket"])
-        client.sendall(question)
-        return client.recv(100).startswith(answer)
-
-
-def records(asked, number):
-    """Yield (key, value) of the data set of a copy; see `data` in docs/experiments.md."""
-    count = asked["data_mib"] * 2**20 // VALUE_BYTES
-    seed = number if asked["data"] == "different" else 0
-    order = list(range(count))
-    if asked["data"] == "similar":
-        random.Random(number).shuffle(order)
-    for key in order:
-        yield key, random.Random(f"{seed} {key}").randbytes(VALUE_BYTES // 2).hex()
-
-
-def load(asked, copy):
-    """Write the data set of a copy of redis or memcached, and require that all of it was taken."""
-    form, good = {
-        "redis": ("*3\r\n$3\r\nSET\r\n${size}\r\n{key}\r\n${length}\r\n{value}\r\n", b"+OK\r\n"),
-        "memcached": ("set {key} 0 0 {length}\r\n{value}\r\n", b"STORED\r\n"),
-    }[asked["service"]]
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
-        client.connect(copy["socket"])
-        batch = []
-        for key, value in records(asked, copy["number"]):
-            name = f"key:{key:012}"
-            batch.append(form.format(size=len(name), key=name, length=len(value), value=value))
-            if len(batch) == BATCH:
-                send(client, batch, good)
-                batch = []
-        send(client, batch, good)
-
-
-def send(client, batch, good):
-    """Send commands, and require the good answer to each."""
-    client.sendall("".join(batch).encode())
-    expected, got = good * len(batch), b""
-    while len(got) < len(expected):
-        more = client.recv(65536)
-        got += more
-        if not more or not expected.startswith(got):
-            raise FailedError(f"does not take its data: {got[-100:].decode(errors='replace')!r}")
-
-
 # --- copies ---------------------------------------------------------------------------------------
-
-
-def environment(copy):
-    """Return the environment of a copy and its check."""
-    own = {"KSM_COPY": str(copy["number"]), "KSM_SOCKET": copy["socket"]}
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **own}
 
 
 def start(asked, copy):
@@ -393,8 +292,7 @@ def get_ready(asked, copies, directory):
     for copy in copies:
         wait_ready(asked, copy, until)
         try:
-            if asked["service"] in ("redis", "memcached"):
-                load(asked, copy)
+            load(asked, copy)
         except (OSError, FailedError) as error:
             require_alive(copy)
             raise FailedError(f"{copy['name']}: {error}") from error
