@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -155,3 +156,14 @@ def sampling() -> bool:
     """Whether a run is being sampled."""
     path = STATE / "run" / "samples.jsonl"
     return path.exists() and path.read_bytes().count(b"\n") > 4
+
+
+def saved_by_the_kernel(counters: dict) -> int:
+    """Return the pages that the kernel says are saved."""
+    return counters["pages_sharing"] + counters.get("ksm_zero_pages", 0)
+
+
+def census_of(path: Path) -> dict:
+    """Return the last census of a run."""
+    lines = map(json.loads, (path / "census.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "census"][-1]

@@ -9,9 +9,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from machine import SHORT, STATE, assert_restored, censuses, is_python, knobs, unexpected
+from machine import (
+    STATE,
+    assert_restored,
+    census_of,
+    censuses,
+    is_python,
+    knobs,
+    saved_by_the_kernel,
+    unexpected,
+)
 
-from ksm_analysis.metrics import measurement
 from ksm_analysis.results.reader import read_run
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
@@ -28,16 +36,6 @@ def counting() -> bool:
     """Whether a census has been taken in the current run."""
     path = STATE / "run/census.jsonl"
     return path.exists() and path.read_bytes().count(b"\n") > 1
-
-
-def saved_by_the_kernel(counters: dict) -> int:
-    return counters["pages_sharing"] + counters.get("ksm_zero_pages", 0)
-
-
-def census_of(path: Path) -> dict:
-    """Return the last census of a run."""
-    lines = map(json.loads, (path / "census.jsonl").read_text().splitlines())
-    return [line for line in lines if line["kind"] == "census"][-1]
 
 
 def test_arrays_are_counted_to_the_page(experiment, restored):
@@ -65,40 +63,6 @@ def test_arrays_are_counted_to_the_page(experiment, restored):
     assert last["guests"].keys() == {"arrays"}
     summary = json.loads((run.path / "census.json").read_text())["summary"]
     assert summary["censuses"] == len(rows)
-
-
-def test_two_idle_guests(experiment, restored):
-    text = SHORT.format(count=2, intervals=25, workload="idle") + "census: [end]\n"
-    play = experiment(text=text)
-    assert play.wait() == 0, play.log.read_text()
-    run = read_run(experiment.results / "g02-k1-idle-r1")
-    census, last = census_of(run.path), run.samples.iloc[-1]
-
-    assert unexpected(run.warnings) == []
-    assert census["monotonic"] - run.header["monotonic"] == pytest.approx(25, abs=1)
-    # ksmd runs between the last sample and the census, and during the census
-    sampled = last["ksm.pages_sharing"] + last.get("ksm.ksm_zero_pages", 0)
-    assert sampled > 10_000
-    assert census["saved_pages"] == pytest.approx(sampled, rel=0.03)
-    around = [saved_by_the_kernel(census[key]) for key in ("ksm", "ksm_after")]
-    assert min(around) * 0.99 <= census["saved_pages"] <= max(around) * 1.01
-    assert 0 < census["efficiency"] <= 1
-    attributed = [guest["attributed_bytes"] for guest in census["guests"].values()]
-    assert sum(attributed) == census["saved_pages"] * census["page_size"]
-    # What the kernel calls profit counts the frames that are kept, and takes off its rmap_items
-    stats = [guest["ksm_stat"] for guest in census["guests"].values()]
-    kept = census["ksm_frames"] * census["page_size"]
-    items = sum(stat["ksm_rmap_items"] for stat in stats) * 64
-    profit = sum(stat["ksm_process_profit"] for stat in stats)
-    assert sum(attributed) + kept - items == pytest.approx(profit, rel=0.01)
-    assert census["guests"].keys() == {"ksm-guest-01", "ksm-guest-02"}
-    shared = census["matrix"]["pages"]
-    assert shared[0][1] > 1000
-    assert shared[1][0] > 1000
-    efficiency = measurement.measure(run).last_census["efficiency_percent"]
-    assert efficiency == pytest.approx(100 * census["efficiency"])
-    page = (experiment.results / "report.html").read_text()
-    assert '<figure id="who-shares"' in page
 
 
 # The process of the arrays is stopped and continued like those of guests.
