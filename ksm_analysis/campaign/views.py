@@ -194,7 +194,7 @@ def factors(values: dict[str, Any]) -> str:
     words = dict(values)
     guests, repetition = words.pop("guests", None), words.pop("repetition", 1)
     copies = words.pop("processes", 0)  # the label of the workload has them, too
-    parts = [] if guests is None or copies else [_guests(guests)]
+    parts = [] if guests is None or (copies and not guests) else [_guests(guests)]
     parts += [words.pop("workload", ""), words.pop("knobs", "")]
     parts += [f"{key} {value}" for key, value in words.items()]
     parts += [f"repetition {repetition}"] if repetition != 1 else []

@@ -320,8 +320,8 @@ class Experiment(Strict):
     )
     processes: OrLeftOut[Processes] = Field(
         default=None,
-        description="Processes on the host, instead of guests, in every run. Workloads are then"
-        " `idle`, `arrays`, `memory` or `write_probe`.",
+        description="Processes on the host, instead of guests or beside them, in every run. Without"
+        " guests, workloads are `idle`, `arrays`, `memory` or `write_probe`.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

@@ -142,20 +142,20 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
     }
 
 
-Cell = tuple[int, int, Workload]  # guests or processes, number of the setting, workload
+Cell = tuple[int, int, int, Workload]  # guests, processes, number of the setting, workload
 
 
-def _cells(experiment: Experiment) -> list[tuple[int, int, int, Workload]]:
-    """(repetition, guests or processes, number of the setting, workload) of each run, in order.
+def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, Workload]]:
+    """(repetition, guests, processes, number of the setting, workload) of each run, in order.
 
     The control has the number after the last setting. By default, repetitions are outermost and
     their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
     alike.
     """
-    either = experiment.guests or experiment.processes
-    counts = either.count if either else [0]
+    guests = experiment.guests.count if experiment.guests else [0]
+    copies = experiment.processes.count if experiment.processes else [0]
     settings = range(len(_settings(experiment)) + experiment.control)
-    cells = list(itertools.product(counts, settings, experiment.workloads))
+    cells = list(itertools.product(guests, copies, settings, experiment.workloads))
     repetitions = range(1, experiment.repetitions + 1)
     if experiment.order == "as-written":
         return [(r, *cell) for cell in cells for r in repetitions]
@@ -225,6 +225,7 @@ def _run(
     labels: list[str],
     repetition: int,
     count: int,
+    copies: int,
     setting: int,
     workload: Workload,
 ) -> dict[str, Any]:
@@ -234,10 +235,9 @@ def _run(
     # without ksmd there is little to measure, so run=0 must be explicit
     asked, thp = settings[0 if control else setting]
     knobs = {"run": 1, **asked}
-    processes, copies = experiment.processes, 0
-    if processes:
-        count, copies = 0, count
-    size = f"p{copies:03}" if processes else f"g{count:02}"
+    processes = experiment.processes
+    sizes = [f"g{count:02}"] if experiment.guests or not processes else []
+    size = "-".join([*sizes, f"p{copies:03}"] if processes else sizes)
     planned: dict[str, Any] = {
         "id": f"{size}-{name}-{workload.name}-r{repetition}",
         "index": index,

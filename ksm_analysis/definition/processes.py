@@ -1,4 +1,4 @@
-"""Processes of a definition: copies of a service or a command on the host, instead of guests."""
+"""Processes of a definition: copies of a service or a command on the host."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
@@ -8,7 +8,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     model_validator,
 )
 from pydantic.config import JsonDict
@@ -19,7 +18,6 @@ from ksm_analysis.definition.values import (
     Strict,
     duration,
     one_of,
-    rest_of,
     whole,
     wrong,
     wrong_at,
@@ -90,7 +88,7 @@ class Processes(Strict):
     )
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> Self:
+    def _consistent(self) -> Self:
         if (self.service is None) == (self.command is None):
             raise wrong("needs either 'service' or 'command'")
         for key, of in _BELONGS.items():
@@ -99,8 +97,6 @@ class Processes(Strict):
         if self.merge == "madvise" and self.service in ("redis", "memcached"):
             message = "must be prctl or none for {service}, which does not ask for madvise itself"
             raise wrong_at("merge", message, service=self.service)
-        if rest_of(info).guests:
-            raise wrong("an experiment has either 'guests' or 'processes'")
         return self
 
     @property

@@ -45,6 +45,17 @@ def test_the_count_is_a_factor():
     assert runs[1]["parts"][0]["processes"][-1] == "process-120-w1"
 
 
+def test_guests_and_processes_run_together():
+    runs = plan("{count: [1, 2], service: redis}", "guests: {count: [1, 3]}\n")
+    assert [run["id"] for run in runs] == [
+        f"g0{guests}-p00{copies}-k1-idle-r1" for guests in (1, 3) for copies in (1, 2)
+    ]
+    assert runs[3]["factors"]["guests"] == runs[3]["guests"]["count"] == 3
+    assert runs[3]["factors"]["processes"] == 2
+    assert runs[3]["factors"]["workload"] == "2 × redis"  # noqa: RUF001
+    assert [part["name"] for part in runs[3]["parts"]] == ["processes", "sampler"]
+
+
 def test_an_experiment_without_processes_has_no_such_factor():
     text = f"guests: {{count: 1}}\n{SAMPLING}"
     run = experiment.plan(experiment.parse(text, "file.yml"), "file.yml")["runs"][0]
@@ -66,7 +77,6 @@ def test_an_experiment_without_processes_has_no_such_factor():
         ("{count: 1, service: redis, workers: 2}", "processes.workers: goes with"),
         ("{count: 1, service: redis, check: /bin/true}", "processes.check: goes with"),
         ("{count: 1, command: /bin/true, data: same}", "processes.data: goes with"),
-        ("{count: 1, service: redis}\nguests: {count: 1}", "either 'guests' or 'processes'"),
         ("{count: 1, service: redis}\nworkloads: [{name: a, command: ls}]", "need no guests"),
     ],
 )
