@@ -196,6 +196,7 @@ class End(_Lenient):
     strain: dict[str, float | None] = {}
     pss_anon: dict[str, int | None] = {}
     others: Others = Others()
+    work: dict[str, float | None] = {}
 
 
 def read(path: Path) -> Record:

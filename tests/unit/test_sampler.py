@@ -141,6 +141,40 @@ def test_strain_of_all_cpus_and_memory(tree):
     assert end["strain"] == header["strain"]
 
 
+INTERRUPTS = """\
+           CPU0       CPU1
+ CAL:     {calls}         20   Function call interrupts
+ TLB:          3          4   TLB shootdowns
+"""
+
+
+def test_the_work_of_the_host_is_counted_between_the_first_and_the_last_sample(tree):
+    put(tree, "proc/interrupts", INTERRUPTS.format(calls=10))
+    put(tree, "proc/vmstat", "pgfault 100\n")
+    put(tree, "proc/38/comm", "khugepaged\n")
+    put(tree, "proc/38/cmdline", "")
+    put(tree, "proc/38/schedstat", "5000 1 2\n")
+    process, lines = start(tree, "--samples", 10, "--period", 1000)
+    put(tree, "proc/interrupts", INTERRUPTS.format(calls=15))
+    put(tree, "proc/vmstat", "pgfault 107\n")
+    put(tree, "proc/38/schedstat", "5400 1 2\n")
+    process.terminate()
+    _, _, end = parse("".join(lines) + process.communicate(timeout=60)[0])
+
+    assert end["work"].pop("seconds") > 0
+    assert end["work"] == {
+        "tlb_shootdowns": 0,
+        "function_calls": 5,
+        "page_faults": 7,
+        "khugepaged_cpu_ns": 400,
+    }
+
+
+def test_work_that_the_kernel_does_not_count_is_absent(tree):
+    _, _, end = parse(run(tree, "--samples", 1).stdout)
+    assert "work" not in end
+
+
 def test_strain_is_read_again_at_the_end(tree):
     put(tree, "proc/pressure/memory", "some avg10=0.00 total=41\n")
     process, lines = start(tree, "--samples", 10, "--period", 1000)
@@ -1019,11 +1053,14 @@ def test_help_names_every_field(tree):
     text = run(tree, "--help").stdout
     put(tree, "proc/pressure/memory", "some total=41\nfull total=7\n")
     put(tree, "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "5\n")
+    put(tree, "proc/interrupts", INTERRUPTS.format(calls=10))
     asked = ["--samples", 1, "--steady-scans", 1, "--guest", "a=4242"]
     header, samples, end = parse(run(tree, *asked).stdout)
     named = {*header, *samples[0], *samples[0]["meminfo"], *samples[0]["vmstat"], *end}
     named |= {*header["strain"]}
+    named |= {*end["work"]}
     assert len(header["strain"]) == 3
+    assert len(end["work"]) > 1
     assert sorted(word for word in named if word not in text) == []
 
 

@@ -47,6 +47,7 @@ VMSTAT = frozenset(
     b"cow_ksm ksm_swpin_copy pswpin pswpout thp_split_page thp_collapse_alloc".split()
 )
 
+INTERRUPTS = {"tlb_shootdowns": "TLB shootdowns", "function_calls": "Function call interrupts"}
 NAMED = 5  # other processes that the end line names
 
 HELP = """\
@@ -92,8 +93,14 @@ output: one JSON object per line.
   end     samples (taken), missed, cpu_seconds (of the sampler, up to its last sample),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
           noticed), pss_anon and strain (as in the header), others (ksm_rmap_items: pages that
-          ksmd tracks of all other processes; processes: those with the most), and with
-          --steady-scans converged (false: not steady when sampling ended)
+          ksmd tracks of all other processes; processes: those with the most), with
+          --steady-scans converged (false: not steady when sampling ended), and work: what the
+          host did from the first sample to the last, as far as the kernel tells:
+            seconds            between these samples
+            tlb_shootdowns     interrupts of all CPUs (/proc/interrupts)
+            function_calls     the same
+            page_faults        of all processes (pgfault in /proc/vmstat)
+            khugepaged_cpu_ns  CPU time of khugepaged
 
 A sample is not an atomic snapshot: its files are read one after the other, within about 0.3 ms,
 while ksmd may run. The kernel computes pages_volatile from counters that change meanwhile.
@@ -361,11 +368,11 @@ def read_text(path, default=None):
         return default
 
 
-def find_ksmd(proc):
-    """Return the pid of the kernel thread ksmd; None if it is not visible, as in a container."""
+def find_thread(proc, name):
+    """Return the pid of a kernel thread; None if it is not visible, as in a container."""
     for directory in sorted(proc.glob("[0-9]*")):
         # Any process may have the name ksmd, but only kernel threads have no command line.
-        if read_text(directory / "comm") == "ksmd" and not read_text(directory / "cmdline", ""):
+        if read_text(directory / "comm") == name and not read_text(directory / "cmdline", ""):
             return int(directory.name)
     return None
 
@@ -530,8 +537,8 @@ SKIPPING = 10  # full scans that tell something although smart_scan skips pages
 class Sampler:
     """Takes samples at the deadlines start + n * period, all times in ns of CLOCK_MONOTONIC."""
 
-    def __init__(self, reader, output, period, samples, steady=None, every=1):
-        self.reader, self.output = reader, output
+    def __init__(self, reader, output, period, samples, steady=None, every=1, work=None):
+        self.reader, self.output, self.work = reader, output, work
         self.period, self.samples, self.taken = period, samples, 0
         self.steady, self.every = steady, every
         self.reason, self.asleep = "finished", False
@@ -556,6 +563,8 @@ class Sampler:
                 n = max(n, (monotonic - start) // self.period) + 1
                 if n <= self.samples:
                     line = self.reader.line(n - 1, wall, monotonic)
+                    if self.work and self.taken == 0:
+                        self.work.begin()
                     self.output.write(line)
                     self.taken += 1
                     self.after(n - 1, (monotonic - start) / 1e9, line)
@@ -715,7 +724,7 @@ def parse_arguments(argv):
 def open_reader(root, guests):
     """Open all sampled files; return their reader and the pid of ksmd."""
     proc = root / "proc"
-    ksmd = find_ksmd(proc)
+    ksmd = find_thread(proc, "ksmd")
     host = {
         "ksm": ksm_files(root),
         "cpu": one_file(proc / "stat", cpu_layout),
@@ -745,7 +754,10 @@ def sample(arguments):
     output = Output(arguments.output)
     steady = steady_rule(arguments)
     period = round(arguments.period * 1e9)
-    sampler = Sampler(reader, output, period, arguments.samples, steady, arguments.steady_every)
+    work = Work(arguments.root)
+    sampler = Sampler(
+        reader, output, period, arguments.samples, steady, arguments.steady_every, work
+    )
     for number in SIGNALS:
         signal.signal(number, sampler.stop)
     take_precedence()
@@ -758,8 +770,9 @@ def sample(arguments):
         output.write(header)
         missed = sampler.run(start)
         cpu = time.process_time_ns() - cpu
+        done = work.done()
         more = {"converged": sampler.reason == "steady"} if steady else {}
-        more |= {**pss_anon(arguments), **others(arguments)}
+        more |= {**pss_anon(arguments), **others(arguments), **done}
         end = end_line(arguments, sampler, missed, cpu, **more)
         output.write(end)
     except OSError as error:
@@ -817,6 +830,41 @@ def end_line(arguments, sampler, missed, cpu, **more):
         **strain(arguments.root),
         **more,
     )
+
+
+class Work:
+    """What the host does because of KSM, or of anything else, outside of ksmd."""
+
+    def __init__(self, root):
+        self.proc, self.before = root / "proc", {}
+        self.khugepaged = find_thread(self.proc, "khugepaged")
+
+    def begin(self):
+        """Read the counters at the first sample: what went before is not the run's."""
+        self.before = self.read()
+
+    def done(self):
+        """Return how much each counter has risen since then."""
+        after = self.read()
+        rises = {name: after[name] - value for name, value in self.before.items() if name in after}
+        return {"work": rises} if len(rises) > 1 else {}
+
+    def read(self):
+        """Return the counters that the kernel has, and when they were read."""
+        found = {"seconds": time.monotonic()}
+        for line in read_text(self.proc / "interrupts", "").splitlines():
+            _, _, rest = line.partition(":")
+            for name, words in INTERRUPTS.items():
+                if rest.endswith(words):
+                    counts = rest[: -len(words)].split()
+                    found[name] = found.get(name, 0) + sum(map(int, counts))
+        faults = re.search(r"^pgfault (\d+)$", read_text(self.proc / "vmstat", ""), re.MULTILINE)
+        if faults:
+            found["page_faults"] = int(faults[1])
+        run = read_text(self.proc / f"{self.khugepaged}/schedstat", "").split()
+        if run:
+            found["khugepaged_cpu_ns"] = int(run[0])
+        return found
 
 
 def strain(root):
