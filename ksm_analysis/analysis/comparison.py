@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import catalog, summary
 from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
+from ksm_analysis.metrics.reported import Reported, metrics_of, value
 from ksm_analysis.metrics.times import SHARES, reached
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
@@ -61,16 +62,24 @@ class Cell:
     """Repetitions of one cell. `labels` name its factors; `key` has their full values.
 
     `blocks` has the block of each run: None if it has none, or if A and B are different results.
+    `reported` has the metrics that runs of any side reported, by their names in tables.
     """
 
     labels: dict[str, str]
     key: Key
     runs: tuple[Measured, ...]
     blocks: tuple[Block | None, ...] = ()
+    reported: dict[str, Reported] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
         """Return one value for each run; NaN if a run has none."""
+        if metric not in UNITS:
+            return [value(each.run, self.reported[metric]) for each in self.runs]
         return [_value(each, metric) for each in self.runs]
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of a metric."""
+        return UNITS[metric] if metric in UNITS else self.reported[metric].unit
 
     def array(self, metric: str) -> Floats:
         """Return the same as an array."""
@@ -128,7 +137,11 @@ def group(*sides: list[Measured]) -> list[list[Cell]]:
     named = {"knobs": _differ([cells.knobs(run) for run in every])}
     named["knobs"] = named["knobs"] or sorted({name for run in every for name in cells.knobs(run)})
     named["guests"] = [n for n in _differ([_guests(run) for run in every]) if n != "count"]
-    return [_group(side, named, blocks=len(sides) == 1) for side in sides]
+    own = {metric.column: metric for metric in metrics_of(every)}
+    return [
+        [replace(cell, reported=own) for cell in _group(side, named, blocks=len(sides) == 1)]
+        for side in sides
+    ]
 
 
 def _differ(settings: list[dict[str, Any]]) -> list[str]:
@@ -296,18 +309,23 @@ def _of_hosts(several: tuple[Cell, ...]) -> Cell:
         first.key._replace(host=", ".join(cell.key.host for cell in several)),
         tuple(run for cell in several for run in cell.runs),
         tuple(block for cell in several for block in cell.blocks),
+        first.reported,
     )
 
 
 # --- comparisons ----------------------------------------------------------------------------------
 
 
-def check_metrics(names: list[str]) -> None:
-    """Raise InputError for a metric that does not exist."""
+def check_metrics(names: list[str], cells: list[Cell]) -> None:
+    """Raise InputError for a metric that neither exists nor was reported by a run."""
+    own = list(dict.fromkeys(name for cell in cells for name in cell.reported))
     for name in names:
-        if name not in UNITS:
+        if name not in UNITS and name not in own:
             known = ", ".join(sorted(UNITS))
-            raise InputError(f"--metric {name}: there is no such metric. Metrics are: {known}")
+            more = f". These runs report: {', '.join(own)}" if own else ""
+            raise InputError(
+                f"--metric {name}: there is no such metric. Metrics are: {known}{more}"
+            )
 
 
 def compare(
@@ -365,7 +383,7 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Co
     same = statistics.equivalence(ours, theirs, smallest, in_blocks)
     pairs = len(ours) if in_blocks else None
     return Comparison(
-        name, UNITS[name], a, b, labels, found, p_same=same, pairs=pairs, not_reached=never
+        name, a.unit(name), a, b, labels, found, p_same=same, pairs=pairs, not_reached=never
     )
 
 

@@ -1,4 +1,4 @@
-"""Warnings that need values of several runs: a drift over time, and a control that differs."""
+"""Warnings about runs together: a drift over time, a control that differs, names and units."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from ksm_analysis.analysis.blocks import blocks_of
 from ksm_analysis.analysis.settings import InBlocks, compared, is_control, throughput_of
 from ksm_analysis.analysis.statistics import CONFIDENCE, Difference, holm, trend
 from ksm_analysis.analysis.words import guest_word, number
+from ksm_analysis.metrics import reported
 from ksm_analysis.metrics.freed import saved_mib
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.results import cells
@@ -22,7 +23,8 @@ QUANTITIES: tuple[tuple[str, Callable[[Measured], float]], ...] = (
 
 def warnings_of(measured: list[Measured]) -> list[str]:
     """Return warnings about all runs of the results together."""
-    return [*_drifts(measured), *_controls(measured)]
+    of_names = reported.warnings_of([each.run for each in measured])
+    return [*_drifts(measured), *_controls(measured), *of_names]
 
 
 # --- drift ----------------------------------------------------------------------------------------

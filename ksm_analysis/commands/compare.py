@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         help="what to compare; may be repeated (default: saved_mib, "
-        "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). Each additional metric makes "
-        "differences harder to show",
+        "ksmd_cpu_seconds, seconds_to_95, bogo_ops_per_second_mean). It may be one that the runs "
+        "reported themselves. Each additional metric makes differences harder to show",
     )
     add(
         "--smallest",
@@ -79,19 +79,19 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from ksm_analysis.analysis import comparison, statistics
-    from ksm_analysis.metrics import measurement
+    from ksm_analysis.metrics import measurement, reported
     from ksm_analysis.results import reader
 
     names = arguments.metric or list(comparison.DEFAULT)
-    comparison.check_metrics(names)
     same = arguments.a.resolve() == arguments.b.resolve()
     measured = []
     for directory in (arguments.a,) if same else (arguments.a, arguments.b):
         results = reader.read_results(directory)
-        for warning in dict.fromkeys(results.warnings):
+        for warning in dict.fromkeys((*results.warnings, *reported.warnings_of(results.usable))):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
         measured.append([measurement.measure(run) for run in results.usable])
     sides = comparison.group(*measured) * (2 if same else 1)
+    comparison.check_metrics(names, [cell for side in sides for cell in side])
     pairs = comparison.pair(sides[0], sides[1], arguments.by, same)
     _tell_unpaired(arguments, sides, pairs)
     _warn_of_lengths(pairs)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ksm_analysis.metrics.reported import Reported
+
 HELP = "show one row per run: factors, and every metric at the end of the run"
 DETAILS = """\
 Shows one row per run: its factors, the value of every metric in its last interval, CPU seconds of
-ksmd over the whole run, and the throughput of the workload. docs/metrics.md defines each column.
+ksmd over the whole run, the throughput of the workload, and the metrics that a command in the run
+reported itself. docs/metrics.md defines each column.
 "> 60" in the time to 95 % of the savings: it was not reached in the 60 s that the run was watched.
 Failed runs are left out and reported on standard error.
 
@@ -57,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the summary."""
     import sys
 
-    from ksm_analysis.metrics import measurement, summary
+    from ksm_analysis.metrics import measurement, reported, summary
     from ksm_analysis.results import reader
 
     results = reader.read_results(arguments.directory)
-    for warning in results.warnings:
+    for warning in (*results.warnings, *reported.warnings_of(results.usable)):
         print(f"warning: {warning}", file=sys.stderr)
     table = summary.summary([measurement.measure(run) for run in results.usable])
     if arguments.json:
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.csv:
         print(table.to_csv(index=False), end="")
     else:
-        _show(table, str(arguments.directory))
+        _show(table, str(arguments.directory), reported.metrics_of(results.usable))
     return 0
 
 
@@ -86,7 +89,7 @@ def _says_something(table: "pd.DataFrame", name: str) -> bool:
     return bool((values.notna() & (values != "")).any() and not (once and values.nunique() == 1))
 
 
-def _show(table: "pd.DataFrame", title: str) -> None:
+def _show(table: "pd.DataFrame", title: str, own: "list[Reported]") -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -97,7 +100,8 @@ def _show(table: "pd.DataFrame", title: str) -> None:
     if table.empty:
         print("no run can be used")
         return
-    columns = [column for column in SHOWN if _says_something(table, column[0])]
+    named = [(each.column, f"{each.column}\n{each.unit}".strip(), "{:,.4g}") for each in own]
+    columns = [column for column in (*SHOWN, *named) if _says_something(table, column[0])]
     shown = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for name, heading, _ in columns:
         if table[name].dtype == "str":

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import caveats, censuses, parquet, writes
+from ksm_analysis.results import caveats, censuses, parquet, reported, writes
 from ksm_analysis.results.record import (
     End,
     Header,
@@ -112,7 +112,8 @@ def read_run(path: Path) -> Run:
     warnings: list[str] = []
     if failed:
         warnings.append(f"left out, since the run failed: {record.reason or 'no reason given'}")
-    events = _events(path, record, warnings)
+    lines = _lines_of_parts(path, record, warnings)
+    events = _events(path, lines, warnings)
     try:
         sampled = _sampled(path / "samples.jsonl", warnings)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, UnreadableError) as error:
@@ -125,24 +126,35 @@ def read_run(path: Path) -> Run:
         return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
     run = replace(run, census=_census(run, warnings), writes=_writes(run, warnings))
+    run = replace(run, reported=_reported(run, lines, warnings))
     warnings += caveats.of_sampling(run)
     if not failed:
         warnings += caveats.of_run(run)
     return replace(run, warnings=tuple(warnings))
 
 
-def _events(path: Path, record: Record, warnings: list[str]) -> tuple[dict[str, Any], ...]:
-    """Read the events of the run and of its parts, in the order of time."""
+def _lines_of_parts(
+    path: Path, record: Record, warnings: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Read the lines of the files that may have events or metrics, by the name of the part."""
     parts = [each.name for each in record.run.parts if each.name not in NO_EVENTS]
-    files = [path / "events.jsonl", *(path / f"{name}.jsonl" for name in parts)]
+    # Format 1 has all events in one file, and some parts have no file
+    files = {name: path / f"{name}.jsonl" for name in parts}
+    return {
+        name: list(_lenient_lines(file, warnings)) for name, file in files.items() if file.exists()
+    }
+
+
+def _events(
+    path: Path, of_parts: dict[str, list[dict[str, Any]]], warnings: list[str]
+) -> tuple[dict[str, Any], ...]:
+    """Find the events of the run and of its parts, in the order of time."""
+    own = list(_lenient_lines(path / "events.jsonl", warnings))
     events = []
-    for file in files:
-        if file.name != "events.jsonl" and not file.exists():
-            continue  # format 1 has all events in one file, and some parts have no events
-        lines = list(_lenient_lines(file, warnings))
+    for name, lines in {"events": own, **of_parts}.items():
         good = [line for line in lines if _is_event(line)]
         if bad := sum("event" in line for line in lines) - len(good):
-            warnings.append(f"{bad} of the events in {file.name} are damaged; they are skipped")
+            warnings.append(f"{bad} of the events in {name}.jsonl are damaged; they are skipped")
         events += good
     return tuple(sorted(events, key=lambda event: event["monotonic"]))
 
@@ -200,6 +212,16 @@ def _writes(run: Run, warnings: list[str]) -> writes.Writes | None:
         return None
     warnings += found.warnings if found else ["write_probe.jsonl has no writes"]
     return found
+
+
+def _reported(
+    run: Run, of_parts: dict[str, list[dict[str, Any]]], warnings: list[str]
+) -> pd.DataFrame:
+    """Read the metrics that the parts of the run have reported."""
+    lines = [line for each in of_parts.values() for line in each]
+    found = reported.of_lines(lines, run.header["monotonic"], run.samples)
+    warnings += found.warnings
+    return found.rows
 
 
 def _whole_lines(path: Path, warnings: list[str]) -> bytes:

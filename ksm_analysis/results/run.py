@@ -12,6 +12,7 @@ import pandas as pd
 
 from ksm_analysis.results import censuses
 from ksm_analysis.results.record import Planned, Record
+from ksm_analysis.results.reported import nothing
 from ksm_analysis.results.writes import Writes
 
 
@@ -39,6 +40,11 @@ class Run:
     A counter that the kernel does not have is not a column. A run without readable samples has
     empty frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
     `census` and `writes` are None if there are none.
+
+    `reported` has one row for each value that a part reported: `seconds` (when), `since` (the start
+    of the time that it covers; equal to `seconds` if that is not known), `metric`, `value`, `unit`,
+    `better` (lower, higher or empty), `of` (a guest or a process, or empty), and `settled`: before
+    `since`, ksmd had scanned all memory twice, and it ran. Rows are in the order of time.
     """
 
     path: Path
@@ -51,6 +57,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     census: censuses.Census | None = None
     writes: Writes | None = None
+    reported: pd.DataFrame = field(default_factory=nothing)
 
     @property
     def plan(self) -> Planned:

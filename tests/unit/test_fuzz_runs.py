@@ -50,8 +50,17 @@ def run_files(form, arrays):
         at = {"wall": 1.0, "monotonic": 5_000.5}
         happened = [{"event": f"arrays {what}", **at} for what in ("written", "changed")]
         files[name] = files.get(name, []) + happened
-    files["run.json"] = [upgraded(record) if form == 2 else record]
-    return files
+    if form == 2:
+        record = upgraded(record)
+        record["run"]["parts"].append({"name": "load", "options": {}})
+        files["load.jsonl"] = reports()
+    return {**files, "run.json": [record]}
+
+
+def reports():
+    """Make lines of metrics that a part reports."""
+    of = {"metric": "set_p99", "unit": "ms", "better": "lower", "of": "process-01", "wall": 1.0}
+    return [{**of, "value": 1.5, "monotonic": 5_000.0 + n, "since": 4_999.5 + n} for n in range(3)]
 
 
 def places(tree, path=()):
