@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ksm_analysis.metrics import catalog, freed, writes
+from ksm_analysis.metrics import catalog, freed, work, writes
 from ksm_analysis.metrics.times import SHARES
 from ksm_analysis.results.reported import HIGHER, LOWER, nothing
 from ksm_analysis.results.run import Cell, Run
@@ -28,6 +28,7 @@ BUILT_IN = {
     *SHARES,
     *freed.PARTS,
     *writes.COLUMNS,
+    *work.COLUMNS,
     *(m.name for m in (*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST)),
 }
 

@@ -7,11 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-<<<<<<< Updated upstream
-from ksm_analysis.metrics import freed, work, writes
-=======
-from ksm_analysis.metrics import freed, reported, writes
->>>>>>> Stashed changes
+from ksm_analysis.metrics import freed, reported, work, writes
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
@@ -55,13 +51,9 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     bogo_ops_per_second_sum and _mean over guests (NaN without a workload). If the host's memory was
     sampled, the parts of Freed follow, and freed_against_off_mib if there is a run with run=0. If
     any run has a census, the metrics of CENSUS follow, with the values of the last census. If any
-<<<<<<< Updated upstream
     run has measured writes, the columns of metrics.writes follow. The columns of metrics.work are
-    last, if any run knows them.
-=======
-    run has measured writes, the columns of metrics.writes follow. If any run reports metrics of its
-    own, reported_phase and a column for each follow.
->>>>>>> Stashed changes
+    next, if any run knows them. If any run reports metrics of its own, reported_phase and a column
+    for each follow.
     """
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
@@ -84,11 +76,8 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **freed.freed(each)._asdict(),
                 **_named(each.last_census.reindex(counted).astype(float)),
                 **writes.in_last_phase(each.run),
-<<<<<<< Updated upstream
                 **work.of_run(each.run),
-=======
                 **reported.of_run(each.run, own),
->>>>>>> Stashed changes
             }
         )
     table = pd.DataFrame(rows)
