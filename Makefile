@@ -70,21 +70,27 @@ test-unit: setup ## the fast tests, in seconds
 browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
-# Tests that change nothing on this machine run beside the others, which mostly wait, and at lower priority.
+# Tests that others do not disturb. Those of the monitor need what the roles have installed, and come second.
+.PHONY: test-beside
+test-beside: setup browser
+	failed=; $(PYTHON) -m pytest -m 'not host' $(PARALLEL) || failed=yes; \
+	$(PYTHON) -m pytest -m beside || failed=yes; test -z "$$failed"
+
+# They run beside those that use this machine's KSM and libvirt, which mostly wait, and at lower priority.
 .PHONY: test
 test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
 	@mkdir -p build
-	@echo "The unit tests and those of the page run beside the following: build/unit.log"
-	setsid --wait tests/low_priority $(PYTHON) -m pytest -m 'not host' $(PARALLEL) >build/unit.log 2>&1 & unit=$$!; \
-	trap 'kill -- -$$unit; exit 130' INT TERM; \
+	@echo "The unit tests, those of the page and those of the monitor run beside the following: build/beside.log"
+	setsid --wait tests/low_priority $(MAKE) test-beside >build/beside.log 2>&1 & beside=$$!; \
+	trap 'kill -- -$$beside; exit 130' INT TERM; \
 	found=$$(test -e $(IMAGE) && echo true || echo false); failed=; \
-	{ KSM_KEEP_IMAGE=true $(MAKE) test-roles && KSM_KEEP_IMAGE=$$found $(MAKE) test-host; } || failed=yes; \
-	wait $$unit || failed=yes; \
-	cat build/unit.log; test -z "$$failed"
+	{ KSM_KEEP_IMAGE=true $(MAKE) test-roles && KSM_KEEP_IMAGE=$$found $(MAKE) test-host HOST='host and not beside'; } || failed=yes; \
+	wait $$beside || failed=yes; \
+	cat build/beside.log; test -z "$$failed"
 
 .PHONY: test-host
 test-host: setup ## the whole job on this machine with real guests, which is restored (needs root)
-	$(PYTHON) -m pytest -m host
+	$(PYTHON) -m pytest -m '$(or $(HOST),host)'
 
 .PHONY: test-roles
 test-roles: setup ## the roles on this machine, by Molecule and testinfra (needs root)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs
@@ -30,6 +33,14 @@ def host(tmp_path_factory):
     yield
     teardown(logs / "teardown", "-e", f"keep_image={keep}")
     assert STATE.exists() == (keep == "true"), "nothing is left of what was not there before"
+
+
+@pytest.fixture(scope="module")
+def only_libvirtd():
+    """Wait until no other test has a libvirtd: that of a container is seen from the host."""
+    with Path(tempfile.gettempdir(), "ksm-testbed-only-libvirtd").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def teardown(log, *more):

@@ -15,7 +15,7 @@ from machine import KSM, ROOT, STATE, knobs, processes, until
 from ksm_analysis.doctor import diagnosis
 from ksm_analysis.doctor import facts as read
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("only_libvirtd")]
 MIB = 1024 * 1024
 LIBVIRTD = "(^|/)libvirtd( |$)"
 FACTS = ROOT / "roles/doctor/files/ksm_facts.py"

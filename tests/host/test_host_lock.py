@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.beside]
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 HERE = f"{BOOT} {Path('/proc/self/ns/pid').readlink()}"
 

@@ -14,7 +14,7 @@ from machine import STATE, Playbook
 DEVICE = Path("/dev/kvm")
 pytestmark = [
     pytest.mark.host,
-    pytest.mark.usefixtures("host"),
+    pytest.mark.usefixtures("host", "only_libvirtd"),
     pytest.mark.skipif(not DEVICE.exists(), reason="there is no /dev/kvm"),
 ]
 

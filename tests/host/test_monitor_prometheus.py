@@ -26,7 +26,7 @@ from machine import until
 from ksm_analysis.__main__ import main
 from ksm_analysis.results.reader import read_results
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.beside]
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles/monitor_service/files"
 SAMPLER = ROOT / "roles/part_sampler/files/ksm_sampler.py"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from machine import until
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.beside]
 ROOT = Path(__file__).parents[2]
 STATE = "/var/lib/ksm-monitor"
 HAS_SYSTEMD = Path("/run/systemd/system").is_dir()
@@ -149,7 +149,7 @@ def cgroups():
 
 
 @pytest.fixture(scope="module")
-def container():
+def container(only_libvirtd):
     """Boot a container, in which libvirt has not run yet."""
     packages = {"systemd-nspawn": "systemd-container", "libvirtd": "libvirt-daemon-system"}
     packages |= {"virsh": "libvirt-clients", "qemu-system-x86_64": "qemu-system-x86"}
