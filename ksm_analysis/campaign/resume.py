@@ -9,7 +9,7 @@ from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import UnreadableError, upgraded
 
 # Keys of a run that may change without making it a different run.
-_MAY_DIFFER = {"index", "note", "seconds"}
+_MAY_DIFFER = {"index", "note", "notes", "seconds"}
 
 
 def records(directory: Path) -> dict[str, dict[str, Any]]:

@@ -232,8 +232,24 @@ def _show(planned: dict[str, Any], of: int | None) -> None:
         for part in planned["runs"][0]["parts"]:
             if part["name"] == "census":
                 console.print(_census(part["options"]))
+        for note, names in _notes(planned["runs"]).items():
+            console.print(Text(f"Note: {note} ({_some(names)})."))
     minutes = math.ceil(planned["seconds"] / 60)
     console.print(f"{_count(len(planned['runs']), of)}, about {minutes} min in all")
+
+
+def _notes(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what there is to know of some runs before they are started, and their names."""
+    found: dict[str, list[str]] = {}
+    for each in runs:
+        for note in each.get("notes", []):
+            found.setdefault(note, []).append(each["id"])
+    return found
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _census(asked: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from ksm_analysis.definition.definition import (
     model,
     steady_of,
 )
-from ksm_analysis.definition.guests import Network
+from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
@@ -130,8 +130,10 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
             f"{file}: the name of the file becomes the name of a directory: {allowed} are allowed"
         )
     labels = knob_labels([{**knobs, **_prefixed(thp)} for knobs, thp in _settings(experiment)])
+    variants = _variants(experiment)
+    made_of = knob_labels(variants) if len(variants) > 1 else [""]
     cells = enumerate(_cells(experiment), start=1)
-    runs = [_run(experiment, index, labels, *cell) for index, cell in cells]
+    runs = [_run(experiment, index, (labels, made_of), *cell) for index, cell in cells]
     return {
         "experiment": name,
         "file": file,
@@ -142,11 +144,12 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
     }
 
 
-Cell = tuple[int, int, int, Workload]  # guests, processes, number of the setting, workload
+# guests, number of what they are made of, processes, number of the setting, workload
+Cell = tuple[int, int, int, int, Workload]
 
 
-def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, Workload]]:
-    """(repetition, guests, processes, number of the setting, workload) of each run, in order.
+def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, int, Workload]]:
+    """(repetition, *cell) of each run, in order.
 
     The control has the number after the last setting. By default, repetitions are outermost and
     their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
@@ -155,12 +158,18 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, Workload]]:
     guests = experiment.guests.count if experiment.guests else [0]
     copies = experiment.processes.count if experiment.processes else [0]
     settings = range(len(_settings(experiment)) + experiment.control)
-    cells = list(itertools.product(guests, copies, settings, experiment.workloads))
+    variants = range(len(_variants(experiment)))
+    cells = list(itertools.product(guests, variants, copies, settings, experiment.workloads))
     repetitions = range(1, experiment.repetitions + 1)
     if experiment.order == "as-written":
         return [(r, *cell) for cell in cells for r in repetitions]
     orders = _orders(cells, experiment.order, experiment.repetitions)
     return [(r, *cell) for r, order in zip(repetitions, orders, strict=True) for cell in order]
+
+
+def _variants(experiment: Experiment) -> list[dict[str, Any]]:
+    """List what guests are made of; without guests, a single thing of no kind."""
+    return experiment.guests.variants if experiment.guests else [{}]
 
 
 def _settings(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -222,32 +231,34 @@ def knob_labels(settings: list[dict[str, Any]]) -> list[str]:
 def _run(
     experiment: Experiment,
     index: int,
-    labels: list[str],
+    labels: tuple[list[str], list[str]],
     repetition: int,
     count: int,
+    variant: int,
     copies: int,
     setting: int,
     workload: Workload,
 ) -> dict[str, Any]:
-    settings = _settings(experiment)
+    settings, (settings_labels, made_of) = _settings(experiment), labels
     control = setting == len(settings)
     name = "control" if control else f"k{setting + 1}"
     # without ksmd there is little to measure, so run=0 must be explicit
-    asked, thp = settings[0 if control else setting]
-    knobs = {"run": 1, **asked}
+    chosen, thp = settings[0 if control else setting]
+    knobs = {"run": 1, **chosen}
     processes = experiment.processes
     sizes = [f"g{count:02}"] if experiment.guests or not processes else []
-    size = "-".join([*sizes, f"p{copies:03}"] if processes else sizes)
+    sizes += [f"v{variant + 1}"] if made_of[variant] else []
+    sizes += [f"p{copies:03}"] if processes else []
     planned: dict[str, Any] = {
-        "id": f"{size}-{name}-{workload.name}-r{repetition}",
+        "id": f"{'-'.join(sizes)}-{name}-{workload.name}-r{repetition}",
         "index": index,
         "factors": {
             "guests": count,
-            "knobs": f"{labels[0]}, control" if control else labels[setting],
-            "workload": workload.name,
+            "knobs": f"{settings_labels[0]}, control" if control else settings_labels[setting],
+            "workload": _workload_label(workload, processes, copies, made_of[variant]),
             "repetition": repetition,
         },
-        "guests": _guests(experiment, count, workload),
+        "guests": _guests(experiment, count, variant, workload),
         "knobs": knobs,
         "knobs_if_present": experiment.knobs_if_present,
         "thp": thp,
@@ -259,14 +270,22 @@ def _run(
     }
     if control:
         planned["control"] = True
+    if notes := _notes(planned["guests"]):
+        planned["notes"] = notes
     if processes:
-        # runs are grouped by the workload's label, and what the processes do is part of it
-        ran = f"{copies} × {processes.name}"  # noqa: RUF001
-        work = "" if workload.name == "idle" else f", {workload.name}"
-        planned["factors"] |= {"processes": copies, "workload": f"{ran}{work}"}
+        planned["factors"]["processes"] = copies
         planned["seconds"] += PROCESS_SECONDS * copies
     parts = _run_parts(experiment, planned["sampling"], workload, count)
     return planned | {"parts": [*_processes(processes, copies), *parts]}
+
+
+def _workload_label(
+    workload: Workload, processes: Processes | None, copies: int, made_of: str
+) -> str:
+    """Name a workload. Runs are grouped by it, and it has all that is no setting to choose."""
+    ran = f"{copies} × {processes.name}" if processes else ""  # noqa: RUF001
+    work = "" if ran and workload.name == "idle" else workload.name
+    return ", ".join(filter(None, [ran, work, made_of]))
 
 
 def _processes(processes: Processes | None, copies: int) -> list[dict[str, Any]]:
@@ -321,16 +340,25 @@ def _census(census: Census) -> dict[str, Any]:
     }
 
 
-def _guests(experiment: Experiment, count: int, workload: Workload) -> dict[str, Any]:
+def _guests(experiment: Experiment, count: int, variant: int, workload: Workload) -> dict[str, Any]:
     guests, chosen = experiment.guests, workload.nosharepages
     return {
         "count": count,
         "memory_mib": guests.memory_mib if guests else 0,
         "disk_gib": guests.disk_gib if guests else 0,
-        "vcpus": guests.vcpus if guests else 0,
+        **(asked(guests.variants[variant]) if guests else {"vcpus": 0}),
         "network": _network(guests.network) if guests else None,
         "nosharepages": [n for n in range(1, count + 1) if chosen == "all" or n in (chosen or [])],
     }
+
+
+def _notes(guests: dict[str, Any]) -> list[str]:
+    """Say what KSM cannot merge in a run, by design: no run is needed to find that out."""
+    if why := CANNOT_MERGE.get(guests.get("backing", "")):
+        return [f"KSM cannot merge the memory of these guests: {why}"]
+    if guests["count"] and len(guests["nosharepages"]) == guests["count"]:
+        return ["KSM may not merge the memory of these guests: nosharepages"]
+    return []
 
 
 def _network(network: Network | str) -> str | None:

@@ -1,11 +1,31 @@
 """Guests of a definition: how many there are, and what each is made of."""
 
-from typing import Annotated, Any, Literal
+import itertools
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, model_validator
 
 from ksm_analysis.definition import values
-from ksm_analysis.definition.values import Strict, WordOr, rest_of, says, whole, wrong
+from ksm_analysis.definition.values import (
+    OneOrList,
+    Strict,
+    WordOr,
+    one_of,
+    rest_of,
+    says,
+    whole,
+    wrong,
+    wrong_at,
+)
+
+Backing = Literal["anonymous", "hugepages", "shared", "locked"]
+# Only private anonymous memory of small pages can be merged (mm/ksm.c, vma_ksm_compatible).
+CANNOT_MERGE = {
+    "hugepages": "it is in huge pages of hugetlbfs",
+    "shared": "it is shared memory",
+}
+# The host gets no memory back from a balloon in such memory.
+_WITHOUT_BALLOON = ("hugepages", "locked")
 
 
 class Network(Strict):
@@ -32,7 +52,19 @@ class Guests(Strict):
         description="Disk of a guest, in GiB; at least as large as the disk of the image, which has"
         " 4 GiB by default.",
     )
-    vcpus: Annotated[int, whole(1, 64)] = Field(default=1, description="Virtual CPUs of a guest.")
+    vcpus: OneOrList[Annotated[int, whole(1, 64)]] = Field(
+        default=[1], description="Virtual CPUs of a guest: one cell for each number."
+    )
+    backing: OneOrList[Annotated[Backing, one_of(Backing)]] = Field(
+        default=["anonymous"],
+        description="What the memory of a guest is on the host: one cell for each entry. KSM merges"
+        " neither `hugepages` nor `shared` memory.",
+    )
+    balloon_mib: OneOrList[Annotated[int, whole(0, 1048576)]] = Field(
+        default=[0],
+        description="Memory that a balloon leaves to a guest, in MiB; 0 is no balloon: one cell for"
+        " each number.",
+    )
     network: WordOr[
         Annotated[Literal["none", "user"], says("none, user or {network: NAME}")], Network
     ] = Field(
@@ -40,6 +72,36 @@ class Guests(Strict):
         description="A network card: none, QEMU's own user network, or a libvirt network of the"
         " host. Experiments need none.",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if max(self.balloon_mib) >= self.memory_mib:
+            message = "must be less than 'memory_mib' ({memory}), not {asked}"
+            asked = max(self.balloon_mib)
+            raise wrong_at("balloon_mib", message, memory=self.memory_mib, asked=asked)
+        if any(self.balloon_mib) and (kinds := [*{*_WITHOUT_BALLOON} & {*self.backing}]):
+            message = "the host gets no memory back from a balloon with 'backing: {kind}'"
+            raise wrong_at("balloon_mib", message, kind=min(kinds))
+        return self
+
+    @property
+    def variants(self) -> list[dict[str, Any]]:
+        """All combinations of what guests are made of; each is a mapping of keys to values."""
+        keys = ("vcpus", "backing", "balloon_mib")
+        return [
+            dict(zip(keys, each, strict=True))
+            for each in itertools.product(*(getattr(self, key) for key in keys))
+        ]
+
+
+def asked(variant: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plan has of a variant: `vcpus`, and what is not the default."""
+    defaults = {
+        key: field.default[0] for key, field in Guests.model_fields.items() if key in variant
+    }
+    return {
+        key: value for key, value in variant.items() if key == "vcpus" or value != defaults[key]
+    }
 
 
 def guests_or_none(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -14,6 +12,7 @@ from pydantic.config import JsonDict
 
 from ksm_analysis.definition import values
 from ksm_analysis.definition.values import (
+    OneOrList,
     OrLeftOut,
     Strict,
     duration,
@@ -26,16 +25,7 @@ from ksm_analysis.definition.values import (
 Service = Literal["python", "redis", "memcached"]
 Merge = Literal["prctl", "madvise", "none"]
 DataSet = Literal["same", "similar", "different"]
-_Copies = Annotated[int, whole(1, 999)]
-_List = Annotated[list[_Copies], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
-Count = Annotated[
-    _List,
-    BeforeValidator(
-        lambda value: value if isinstance(value, list) else [value],
-        json_schema_input_type=_Copies | _List,
-    ),
-    AfterValidator(values.distinct),
-]
+Count = OneOrList[Annotated[int, whole(1, 999)]]
 _ONE: list[JsonDict] = [{"required": ["service"]}, {"required": ["command"]}]
 
 

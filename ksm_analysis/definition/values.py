@@ -109,12 +109,31 @@ def rest_of(info: ValidationInfo) -> Rest:
 
 # --- what types are made of -----------------------------------------------------------------------
 
+_ONCE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 T = TypeVar("T")
 Word = TypeVar("Word")
 Model = TypeVar("Model", bound=BaseModel)
 
 # A key that a file may leave out. Then it is None, but a file cannot write `null`.
 OrLeftOut = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(get_args(kind)[0]))]
+
+# Values that differ, of which a single one may be written without brackets. Each is a cell.
+OneOrList = Annotated[
+    list[T],
+    GetPydanticSchema(
+        lambda kind, handler: handler(
+            Annotated[
+                kind,
+                _ONCE,
+                BeforeValidator(
+                    _listed,
+                    json_schema_input_type=get_args(kind)[0] | Annotated[kind, _ONCE],
+                ),
+                AfterValidator(distinct),
+            ]
+        )
+    ),
+]
 
 # A word, or a mapping. Errors inside the mapping are reported one by one.
 WordOr = Annotated[
@@ -184,13 +203,7 @@ def _size(value: int | str) -> int | str:
 
 # --- types ---------------------------------------------------------------------------------------
 
-_ONCE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
-_Guest = Annotated[int, whole(1, 99)]
-Count = Annotated[
-    Annotated[list[_Guest], _ONCE],
-    BeforeValidator(_listed, json_schema_input_type=_Guest | Annotated[list[_Guest], _ONCE]),
-    AfterValidator(distinct),
-]
+Count = OneOrList[Annotated[int, whole(1, 99)]]
 GuestNumbers = Annotated[
     Literal["all"] | Annotated[list[Annotated[int, Field(ge=1, le=99, strict=True)]], _ONCE],
     says("all, or a list of numbers of guests from 1 to 99"),

@@ -10,7 +10,7 @@ from typing import Any
 from ksm_analysis.definition.workload import WITHOUT_GUESTS
 from ksm_analysis.results.run import Run
 
-_GUEST_KEYS = ("memory_mib", "vcpus", "network")
+_GUEST_KEYS = ("memory_mib", "vcpus", "network", "backing", "balloon_mib")
 GUESTS = (*(f"guest {key}" for key in _GUEST_KEYS), "image")
 
 

@@ -93,6 +93,8 @@ class Guests(_Lenient):
     count: Count
     memory_mib: Count | None = None
     nosharepages: list[int] | None = None
+    backing: str = "anonymous"
+    balloon_mib: Count = 0
 
 
 class Workload(_Lenient):

@@ -14,8 +14,8 @@ options:
   state:
     description:
       - V(running) defines and starts the domains of O(xml). Running domains are not changed; if the
-        memory, processors, kernel, disks, networks or merging of one differ from O(xml), the module
-        fails and changes nothing.
+        memory, its backing, processors, kernel, disks, networks or merging of one differ from
+        O(xml), the module fails and changes nothing.
       - V(absent) destroys and undefines every domain whose whole name matches O(pattern).
     type: str
     choices: [running, absent]
@@ -121,6 +121,9 @@ def definition(domain):
         "disks": [source.get("file") for source in domain.findall("devices/disk/source")],
         "networks": [network(interface) for interface in domain.findall("devices/interface")],
         "merging": domain.find("memoryBacking/nosharepages") is None,
+        "backing": sorted(
+            each.tag for each in domain.findall("memoryBacking/*") if each.tag != "nosharepages"
+        ),
     }
 
 

@@ -11,6 +11,7 @@ description:
     differ. A knob is a writable file there; the kernel of the host decides which knobs exist.
   - With O(directory=/sys/kernel/mm/transparent_hugepage), sets those of transparent huge pages,
     which have no order. A knob in a subdirectory is named with it, as in C(khugepaged/defrag).
+    C(/sys/kernel/mm/hugepages/hugepages-2048kB) works the same, for huge pages of hugetlbfs.
   - C(advisor_mode) is turned off before C(pages_to_scan) is written and turned on after that,
     because the kernel refuses C(pages_to_scan) while the advisor controls it. C(max_page_sharing)
     and C(merge_across_nodes) can change only while nothing is shared, so a change of them unmerges
@@ -104,6 +105,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 NEEDS_NOTHING_SHARED = ("max_page_sharing", "merge_across_nodes")
 MAX_WAIT = 600
+OPTIONS = {
+    "ksm": "CONFIG_KSM",
+    "transparent_hugepage": "CONFIG_TRANSPARENT_HUGEPAGE",
+    "hugepages-2048kB": "CONFIG_HUGETLBFS",
+}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MEMINFO = Path("/proc/meminfo")
 MARGIN = 0.05  # part of MemTotal that must stay free when pages are unmerged
@@ -308,7 +314,7 @@ def run(module):
     directory = Path(p["directory"])
     path = Path(p["remember"]) if p["remember"] else None
     if not directory.is_dir():
-        option = "CONFIG_KSM" if directory.name == "ksm" else "CONFIG_TRANSPARENT_HUGEPAGE"
+        option = OPTIONS.get(directory.name, "what it needs")
         raise KnobError(f"{directory} does not exist: this kernel was built without {option}")
     names = knob_names(directory)
     wait_until(p["at"], module.check_mode)

@@ -287,6 +287,39 @@ def test_each_setting_of_huge_pages_is_combined_with_each_of_the_knobs():
     )
 
 
+def test_each_combination_of_what_guests_are_made_of_is_a_cell():
+    made_of = "guests: {count: 2, vcpus: [1, 2], backing: [anonymous, shared]}\n"
+    runs = plan(made_of + "sampling: {interval: 1, intervals: 40}\nknobs: [{run: 0}, {run: 1}]")[
+        "runs"
+    ]
+    assert [run["id"] for run in runs] == [
+        f"g02-v{variant}-k{setting}-idle-r1" for variant in (1, 2, 3, 4) for setting in (1, 2)
+    ]
+    assert runs[7]["factors"]["workload"] == "idle, vcpus=2, backing=shared"
+    assert runs[7]["factors"]["knobs"] == "run=1"
+    assert (runs[7]["guests"]["vcpus"], runs[7]["guests"]["backing"]) == (2, "shared")
+    assert "backing" not in runs[0]["guests"], "plans of before are the same"
+    assert [run["id"] for run in runs if "notes" in run] == [
+        run["id"] for run in runs if run["guests"].get("backing") == "shared"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("guests", "workload", "note"),
+    [
+        ("backing: hugepages", "idle", "it is in huge pages of hugetlbfs"),
+        ("backing: shared", "idle", "it is shared memory"),
+        ("memory_mib: 64", "{name: n, nosharepages: all}", "nosharepages"),
+    ],
+)
+def test_a_plan_says_what_cannot_merge(guests, workload, note):
+    text = f"guests: {{count: 2, {guests}}}\nworkloads: [{workload}]\n"
+    (run,) = plan(text + "sampling: {interval: 1, intervals: 4}")["runs"]
+    (said,) = run["notes"]
+    assert said.endswith(note)
+    assert run["id"].startswith("g02-k1-"), "a single combination has no number"
+
+
 def test_arrays_in_full():
     mapping = "{change: half-distinct, ints: 5000, second: 1, changed: 2.5}"
     (run,) = plan(ARRAYS.replace("single", mapping))["runs"]
@@ -718,6 +751,22 @@ def test_all_errors_have_line_key_and_allowed_values():
             "name: this key is repeated",
         ),
         (SHORT + "knobs: []", 3, "at least one entry"),
+        (SHORT.replace("count: 1", "count: 1, vcpus: [1, 1]"), 1, "is repeated"),
+        (
+            SHORT.replace("count: 1", "count: 1, backing: [shared, swapped]"),
+            1,
+            "one of anonymous, hugepages",
+        ),
+        (
+            SHORT.replace("count: 1", "count: 1, balloon_mib: [0, 512]"),
+            1,
+            "less than 'memory_mib' (512), not 512",
+        ),
+        (
+            SHORT.replace("count: 1", "count: 1, balloon_mib: 64, backing: [locked]"),
+            1,
+            "'backing: locked'",
+        ),
         (SHORT + "thp: []", 3, "at least one entry"),
         (SHORT + "thp: [{}]", 3, "needs at least one knob"),
         (SHORT + "thp: [{enabled: sometimes}]", 3, "one of always, madvise, never"),
