@@ -14,8 +14,7 @@ from ksm_analysis.analysis.blocks import Block, blocks_of, shared
 from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import catalog, summary
-from ksm_analysis.metrics.freed import saved_mib
+from ksm_analysis.metrics import catalog, freed, summary, work, writes
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.reported import Reported, metrics_of, value
 from ksm_analysis.metrics.times import SHARES, reached
@@ -34,13 +33,15 @@ RATES: dict[str, Callable[[list[float]], np.floating]] = {
 UNITS = (
     {metric.name: metric.unit for metric in (*catalog.HOST, *catalog.CENSUS)}
     | dict.fromkeys(("seconds", *SHARES), "s")
-    | {"saved_mib": "MiB"}
+    | dict.fromkeys(("saved_mib", *freed.PARTS), "MiB")
+    | {name: "µs" for name in writes.COLUMNS if name.endswith("_us")}
+    | work.UNITS
     | dict.fromkeys(RATES, "bogo ops/s")
 )
 COUNTED = {metric.name for metric in catalog.CENSUS}
 TOTALS = {metric.name for metric in catalog.HOST if metric.kind == "total"} | {"seconds", *SHARES}
 OVER_AN_INTERVAL = {metric.name for metric in catalog.HOST if metric.kind == "counter"} | {
-    name for name in UNITS if name.endswith("_cpu_percent")
+    metric.name for metric in catalog.HOST if metric.name.endswith("_cpu_percent")
 }
 
 
@@ -209,7 +210,12 @@ def _value(measured: Measured, metric: str) -> float:
     if metric in SHARES:
         return reached(SHARES[metric])(measured).seconds
     if metric == "saved_mib":
-        return saved_mib(measured)
+        return freed.saved_mib(measured)
+    if metric in freed.PARTS:
+        return float(freed.freed(measured)._asdict()[metric])
+    for columns, of in ((writes.COLUMNS, writes.in_last_phase), (work.COLUMNS, work.of_run)):
+        if metric in columns:
+            return float(of(measured.run).get(metric, np.nan))
     if metric in RATES:
         rates = summary.throughput(measured.run)
         return float(RATES[metric](rates)) if rates else np.nan

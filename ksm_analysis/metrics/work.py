@@ -9,12 +9,13 @@ import math
 
 from ksm_analysis.results.run import Run
 
-COLUMNS = (
-    "tlb_shootdowns_per_second",
-    "function_calls_per_second",
-    "page_faults_per_second",
-    "khugepaged_cpu_percent",
-)
+UNITS = {
+    "tlb_shootdowns_per_second": "interrupts/s",
+    "function_calls_per_second": "interrupts/s",
+    "page_faults_per_second": "faults/s",
+    "khugepaged_cpu_percent": "% of one CPU",
+}
+COLUMNS = tuple(UNITS)
 
 
 def of_run(run: Run) -> dict[str, float]:
