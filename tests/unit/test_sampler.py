@@ -495,6 +495,33 @@ def test_a_guest_with_empty_ksm_stat_has_ended(tree):
     assert read(sampled)["guests"] == {"a": None}
 
 
+def test_a_process_that_comes_and_goes(tree, tmp_path):
+    files = [("b", tmp_path / "b.pid"), ("c", tmp_path / "c.pid")]
+    sampled = ksm_sampler.open_reader(tree, [("a", 4242)], files)[0]
+    assert read(sampled)["guests"] == {"a": GUEST}
+    (tmp_path / "b.pid").write_text("")  # not complete yet
+    assert read(sampled)["guests"] == {"a": GUEST}
+    (tmp_path / "b.pid").write_text("4243\n")  # has no process yet
+    assert read(sampled)["guests"] == {"a": GUEST}
+    for name in ("stat", "statm", "ksm_stat"):
+        put(tree, f"proc/4243/{name}", TREE[f"proc/4242/{name}"])
+    for _ in range(2):
+        assert read(sampled)["guests"] == {"a": GUEST, "b": GUEST}
+    put(tree, "proc/4243/stat", STAT.replace("Z) S", "Z) Z"))
+    assert read(sampled)["guests"] == {"a": GUEST, "b": None}
+    assert list(sampled.transient.arrived) == ["b"]
+
+
+def test_a_process_that_comes_and_goes_is_not_missed(tree, tmp_path):
+    (tmp_path / "b.pid").write_text("4242\n")
+    asked = [f"--transient={name}={tmp_path}/{name}.pid" for name in "bc"]
+    header, samples, end = parse(run(tree, "--samples", 1, *asked).stdout)
+    assert header["guests"] == {}
+    assert samples[0]["guests"] == {"b": GUEST}
+    assert list(end["arrived"]) == ["b"]
+    assert end["gone"] == end["left"] == {}
+
+
 # End
 
 
@@ -1005,6 +1032,9 @@ def guest_without_stat(tree, tmp_path):
         (["--guest", "a"], "is not NAME=PID or NAME=PIDFILE"),
         (["--guest", "=4242"], "is not NAME=PID or NAME=PIDFILE"),
         (["--guest", "a=4242", "--guest", "a=4242"], "a name is given twice"),
+        (["--transient", "a=/tmp/a", "--guest", "a=4242"], "a name is given twice"),
+        (["--transient", "a=/nowhere/a"], "process a: there is no directory of /nowhere/a"),
+        (["--transient", "a"], "is not NAME=PIDFILE"),
         (["--period", "0.009"], "0.009 is not a period: 0.01 seconds or more"),
         (["--period", "nan"], "nan is not a period"),
         (["--period", "inf"], "inf is not a period"),
@@ -1054,7 +1084,7 @@ def test_help_names_every_field(tree):
     put(tree, "proc/pressure/memory", "some total=41\nfull total=7\n")
     put(tree, "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "5\n")
     put(tree, "proc/interrupts", INTERRUPTS.format(calls=10))
-    asked = ["--samples", 1, "--steady-scans", 1, "--guest", "a=4242"]
+    asked = ["--samples", 1, "--steady-scans", 1, "--guest", "a=4242", "--transient", "b=/tmp/b"]
     header, samples, end = parse(run(tree, *asked).stdout)
     named = {*header, *samples[0], *samples[0]["meminfo"], *samples[0]["vmstat"], *end}
     named |= {*header["strain"]}

@@ -64,9 +64,10 @@ examples:
 
 output: one JSON object per line.
   header  kind, format, wall, monotonic, period, samples, page_size (bytes), clock_ticks (per
-          second), boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid), pss_anon
-          (name: KiB of anonymous memory, of a page that n processes share 1/n, Pss_Anon in
-          /proc/PID/smaps_rollup; null: unknown), and strain, with those values that the kernel has:
+          second), boot_id, kernel, ksmd_pid (null: not visible), guests (name: pid, without those
+          of --transient), pss_anon of these (name: KiB of anonymous memory, of a page that n
+          processes share 1/n, Pss_Anon in /proc/PID/smaps_rollup; null: unknown), and strain, with
+          those values that the kernel has:
             memory_some_us, memory_full_us  us that some tasks, all tasks waited for memory since
                                             boot (/proc/pressure/memory)
             throttled                       thermal throttling events of all CPUs since boot
@@ -84,7 +85,7 @@ output: one JSON object per line.
 %(vmstat)s
           ksmd         cpu_ns: CPU time of ksmd in ns, from /proc/PID/schedstat, as of its last
                        scheduler tick; or from the clock ticks of /proc/PID/stat; null: unknown
-          guests       null: has ended; else per guest
+          guests       null: has ended; absent: has not started; else per guest
                          ksm_*            lines of /proc/PID/ksm_stat: pages, and
                                           ksm_process_profit in bytes, signed (older kernels:
                                           /proc/PID/ksm_merging_pages, or nothing)
@@ -93,9 +94,10 @@ output: one JSON object per line.
   end     samples (taken), missed, cpu_seconds (of the sampler, up to its last sample),
           reason (finished, steady, SIGTERM, SIGINT), gone (guest: monotonic time when its end was
           noticed), pss_anon and strain (as in the header), others (ksm_rmap_items: pages that
-          ksmd tracks of all other processes; processes: those with the most), with
-          --steady-scans converged (false: not steady when sampling ended), and work: what the
-          host did from the first sample to the last, as far as the kernel tells:
+          ksmd tracks of all other processes; processes: those with the most), with --transient
+          arrived and left (name: monotonic time when it was noticed), with --steady-scans converged
+          (false: not steady when sampling ended), and work: what the host did from the first sample
+          to the last, as far as the kernel tells:
             seconds            between these samples
             tlb_shootdowns     interrupts of all CPUs (/proc/interrupts)
             function_calls     the same
@@ -234,16 +236,20 @@ class Reader:
     `host` and `guests` map a section, such as meminfo or a guest's name, to its files: a list of
     (descriptor, layout). If a file of the host becomes unreadable, later samples leave it out. If a
     guest has ended, it is null in later samples, and `gone` has the time when this was noticed.
+    `transient` adds guests that start later.
     """
 
-    def __init__(self, host, guests):
+    def __init__(self, host, guests, transient=None):
         self.host, self.guests, self.gone = host, guests, {}
+        self.transient = transient
         self.learn()
 
     def line(self, n, wall, monotonic):
         """Read the counters and return the sample line. Times are in ns."""
+        new = self.transient.found() if self.transient else {}
+        self.guests.update(new)
         try:
-            match = self.match(self.read())
+            match = None if new else self.match(self.read())
         except OSError:
             match = None
         match = match or self.learn()
@@ -279,6 +285,33 @@ class Reader:
         self.match = re.compile(b"\0".join([file.pattern for file in laid])).fullmatch
         self.template = SAMPLE + json_object([*host, ("guests", json_object(guests))])[1:] + b"\n"
         return self.match(b"\0".join([file.text for file in laid]))
+
+
+class Transient:
+    """Processes that may start and end during the sampling.
+
+    `files` maps the name of each to the file that has its process id, which appears when it has
+    started. `pids` and `arrived` (monotonic seconds) have those that have been found.
+    """
+
+    def __init__(self, proc, files):
+        self.proc, self.pids, self.arrived, self.places = proc, {}, {}, {}
+        for name, path in files:
+            self.places.setdefault(path.parent, {})[path.name] = name
+
+    def found(self):
+        """Return those that have started since the last look: their files, by name."""
+        found = {}
+        for directory, awaited in self.places.items():
+            # in each sample, and names take less time than paths
+            for file in awaited.keys() & os.listdir(directory):  # noqa: PTH208
+                pid = read_text(directory / file, "")
+                with contextlib.suppress(Unusable):  # it may have ended already
+                    if pid.isdecimal():  # the file may not be complete yet
+                        found[awaited[file]] = guest_files(self.proc, awaited[file], int(pid))
+                        self.pids[awaited[file]] = int(pid)
+                        self.arrived[awaited.pop(file)] = time.monotonic()
+        return found
 
 
 class LaidOut(NamedTuple):
@@ -620,6 +653,16 @@ def guest_argument(text):
     return name, int(value)
 
 
+def transient_argument(text):
+    """Parse NAME=PIDFILE; return name and path."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PIDFILE")
+    if not Path(path).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"process {name}: there is no directory of {path}")
+    return name, Path(path)
+
+
 def period_argument(text):
     """Parse the seconds between deadlines."""
     period = float(text)
@@ -681,6 +724,15 @@ def parse_arguments(argv):
         help="process of a guest, by pid or by the file that holds it; may be repeated",
     )
     add(
+        "--transient",
+        type=transient_argument,
+        action="append",
+        default=[],
+        metavar="NAME=PIDFILE",
+        help="a process that may start after the first sample, when the file with its id appears, "
+        "and end before the last; may be repeated",
+    )
+    add(
         "--start",
         type=amount_argument,
         default=0,
@@ -714,14 +766,15 @@ def parse_arguments(argv):
     )
     add("--root", type=Path, default=Path("/"), metavar="DIR", help="read DIR/sys and DIR/proc")
     arguments = parser.parse_args(argv)
-    if len(dict(arguments.guest)) < len(arguments.guest):
+    named = [*arguments.guest, *arguments.transient]
+    if len(dict(named)) < len(named):
         parser.error("argument --guest: a name is given twice")
     if arguments.start > time.monotonic() + MAX_AHEAD:
         parser.error(f"argument --start: more than {MAX_AHEAD} s ahead")
     return arguments
 
 
-def open_reader(root, guests):
+def open_reader(root, guests, transient=()):
     """Open all sampled files; return their reader and the pid of ksmd."""
     proc = root / "proc"
     ksmd = find_thread(proc, "ksmd")
@@ -732,7 +785,8 @@ def open_reader(root, guests):
         "ksmd": ksmd_files(proc, ksmd),
         "vmstat": one_file(proc / "vmstat", partial(lines_layout, wanted=VMSTAT)),
     }
-    reader = Reader(host, {name: guest_files(proc, name, pid) for name, pid in guests})
+    awaited = Transient(proc, transient) if transient else None
+    reader = Reader(host, {name: guest_files(proc, name, pid) for name, pid in guests}, awaited)
     for name in reader.gone:
         raise Unusable(f"guest {name}: process {dict(guests)[name]} has ended")
     return reader, ksmd
@@ -750,7 +804,7 @@ def take_precedence():
 
 def sample(arguments):
     """Execute the command line; return the exit status."""
-    reader, ksmd = open_reader(arguments.root, arguments.guest)
+    reader, ksmd = open_reader(arguments.root, arguments.guest, arguments.transient)
     output = Output(arguments.output)
     steady = steady_rule(arguments)
     period = round(arguments.period * 1e9)
@@ -772,7 +826,7 @@ def sample(arguments):
         cpu = time.process_time_ns() - cpu
         done = work.done()
         more = {"converged": sampler.reason == "steady"} if steady else {}
-        more |= {**pss_anon(arguments), **others(arguments), **done}
+        more |= {**pss_anon(arguments), **others(arguments, reader.transient), **done}
         end = end_line(arguments, sampler, missed, cpu, **more)
         output.write(end)
     except OSError as error:
@@ -820,13 +874,17 @@ def header_line(arguments, wall, start, ksmd, before):
 
 def end_line(arguments, sampler, missed, cpu, **more):
     """Return the last line; `cpu` is the CPU time of the sampler from header to end, in ns."""
+    ended, known = sampler.reader.gone, dict(arguments.guest)
+    if arguments.transient:
+        left = {name: at for name, at in ended.items() if name not in known}
+        more |= {"arrived": sampler.reader.transient.arrived, "left": left}
     return json_line(
         kind="end",
         samples=sampler.taken,
         missed=missed,
         cpu_seconds=cpu / 1e9,
         reason=sampler.reason,
-        gone=sampler.reader.gone,
+        gone={name: at for name, at in ended.items() if name in known},
         **strain(arguments.root),
         **more,
     )
@@ -891,9 +949,10 @@ def pss_anon(arguments):
     return {"pss_anon": found}
 
 
-def others(arguments):
+def others(arguments, transient=None):
     """Return how many pages of other processes ksmd tracks, and the processes with the most."""
     own, found = {pid for _, pid in arguments.guest}, []
+    own |= set(transient.pids.values() if transient else ())
     for path in arguments.root.glob("proc/[0-9]*/ksm_stat"):
         items = re.search(r"^ksm_rmap_items (\d+)$", read_text(path, ""), re.MULTILINE)
         pid = int(path.parent.name)
