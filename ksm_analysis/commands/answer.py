@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ksm_analysis.analysis.best import Best
+    from ksm_analysis.analysis.density import Fit
     from ksm_analysis.analysis.settings import Setting
 
 HELP = "say what each setting saves and costs, and which is best"
@@ -15,6 +16,9 @@ cannot be told from the best, and warnings.
 
 With --json it prints one object:
   headline  a sentence
+  fits      with a density, one object per setting: its factors, `runs` (ids), how many `copies` fit
+            (an estimate), `at_least` (copies were not added until it broke), `reasons` why it broke
+            (with the number of runs), and how many of those that `stormed` were `killed`
   settings  one object per setting: its factors, `runs` (ids), `scanned` (ksmd has been through all
             memory often enough to judge it), `plateaued`, `control`, `savings` in MiB and their
             `blocks` (experiment, host, number), and estimates: `mean`, `low`, `high` (95 %
@@ -45,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer."""
+    from ksm_analysis.analysis import density
     from ksm_analysis.analysis.answer import headline
     from ksm_analysis.analysis.best import best_of
     from ksm_analysis.analysis.settings import settings_of
@@ -57,15 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of(measured)
     best = best_of(settings)
     warnings = [*results.warnings, *warnings_of(measured)]
+    fits = density.fits(results.usable)
     if arguments.json:
-        _print_json(headline(settings), settings, best, warnings)
+        _print_json(headline(settings), fits, settings, best, warnings)
     else:
-        _print(headline(settings), best, warnings)
+        _print([headline(settings), *density.in_words(fits)], best, warnings)
     return 0
 
 
 def _print_json(
-    words: str, settings: list["Setting"], best: list["Best"], warnings: list[str]
+    words: str,
+    fits: list["Fit"],
+    settings: list["Setting"],
+    best: list["Best"],
+    warnings: list[str],
 ) -> None:
     import json
     from dataclasses import asdict
@@ -74,6 +84,7 @@ def _print_json(
 
     found: dict[str, Any] = {
         "headline": words,
+        "fits": [asdict(fit) for fit in fits],
         "settings": [asdict(setting) for setting in settings],
         "best": [
             {
@@ -93,10 +104,10 @@ def _print_json(
     print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _print(words: str, best: list["Best"], warnings: list[str]) -> None:
+def _print(words: list[str], best: list["Best"], warnings: list[str]) -> None:
     import textwrap
 
-    lines = [words]
+    lines = words
     for each in best:
         title = (
             f"{each.settings[0].knobs} is the best"

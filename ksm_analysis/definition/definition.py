@@ -21,6 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.density import Density, with_processes
 from ksm_analysis.definition.guests import Guests, guests_or_none
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
@@ -200,8 +201,18 @@ def steady_of(stop: Stop | str | None) -> Steady | None:
     return Steady() if stop == "steady" else None
 
 
+def _changing(info: ValidationInfo) -> str:
+    """Name the key by which processes come or go within a run; empty without any."""
+    processes = info.data.get("processes")
+    if info.data.get("density"):
+        return "density"
+    return "arrivals or lifetimes of processes" if processes and processes.come_and_go else ""
+
+
 def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str:
     steady, rest = steady_of(stop), rest_of(info)
+    if steady and (changing := _changing(info)):
+        raise wrong("must be fixed with {changing}, which change the savings", changing=changing)
     if steady and rest.seconds is not None and steady.seconds > rest.seconds:
         message = "'seconds' of steady ({asked} s) must be at most {limit} s, {length}"
         limit, asked = f"{rest.seconds:g}", f"{steady.seconds:g}"
@@ -279,6 +290,9 @@ def _moments_or_mapping(value: Any) -> Any:
 
 def _every_within_the_run(census: Census, info: ValidationInfo) -> Census:
     rest = rest_of(info)
+    if changing := _changing(info):
+        message = "cannot go with {changing}: a census needs the same processes in the whole run"
+        raise wrong(message, changing=changing)
     if census.every and rest.seconds is not None and census.every > rest.seconds:
         message = "'every' ({every} s) must be at most {limit} s, {length}"
         limit, every = f"{rest.seconds:g}", f"{census.every:g}"
@@ -322,6 +336,11 @@ class Experiment(Strict):
         default=None,
         description="Processes on the host, instead of guests or beside them, in every run. Without"
         " guests, workloads are `idle`, `arrays`, `memory` or `write_probe`.",
+    )
+    density: OrLeftOut[Annotated[Density, AfterValidator(with_processes)]] = Field(
+        default=None,
+        description="How many copies of `processes` fit into a budget of memory: they are added"
+        " until they no longer do.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

@@ -26,7 +26,6 @@ from ksm_analysis.definition.definition import (
 )
 from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
-from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import WITHOUT_GUESTS, Part, Workload
 from ksm_analysis.errors import InputError
@@ -255,7 +254,7 @@ def _run(
         "factors": {
             "guests": count,
             "knobs": f"{settings_labels[0]}, control" if control else settings_labels[setting],
-            "workload": _workload_label(workload, processes, copies, made_of[variant]),
+            "workload": _workload_label(experiment, workload, copies, made_of[variant]),
             "repetition": repetition,
         },
         "guests": _guests(experiment, count, variant, workload),
@@ -275,33 +274,45 @@ def _run(
     if processes:
         planned["factors"]["processes"] = copies
         planned["seconds"] += PROCESS_SECONDS * copies
-    parts = _run_parts(experiment, planned["sampling"], workload, count)
-    return planned | {"parts": [*_processes(processes, copies), *parts]}
+    parts = _run_parts(experiment, planned["sampling"], workload, count, copies)
+    return planned | {"parts": parts}
 
 
-def _workload_label(
-    workload: Workload, processes: Processes | None, copies: int, made_of: str
-) -> str:
+def _workload_label(experiment: Experiment, workload: Workload, copies: int, made_of: str) -> str:
     """Name a workload. Runs are grouped by it, and it has all that is no setting to choose."""
+    processes, density = experiment.processes, experiment.density
     ran = f"{copies} × {processes.name}" if processes else ""  # noqa: RUF001
+    if processes and density:
+        ran = f"{processes.name} in {density.memory_mib} MiB"
     work = "" if ran and workload.name == "idle" else workload.name
     return ", ".join(filter(None, [ran, work, made_of]))
 
 
-def _processes(processes: Processes | None, copies: int) -> list[dict[str, Any]]:
+def _processes(experiment: Experiment, copies: int) -> list[dict[str, Any]]:
     """Return the part of the processes, which are ready before any other part is prepared."""
+    processes, density = experiment.processes, experiment.density
     if processes is None:
         return []
     part = {"name": "processes", "role": "ksm.testbed.processes"}
-    options = {"options": processes.options(copies), "processes": processes.names(copies)}
+    names = processes.names(density.limit if density else copies)
+    options = {"options": processes.options(copies, density), "processes": names}
     return [{**part, **options, "prepare": True}]
 
 
+def _transient(experiment: Experiment, parts: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Name the processes that may come and go within a run, if there are any."""
+    processes = experiment.processes
+    if processes and (processes.come_and_go or experiment.density):
+        return {"transient": parts[0]["processes"]}
+    return {}
+
+
 def _run_parts(
-    experiment: Experiment, sampling: dict[str, Any], workload: Workload, count: int
+    experiment: Experiment, sampling: dict[str, Any], workload: Workload, count: int, copies: int
 ) -> list[dict[str, Any]]:
     """The parts of a run, in the order of their start."""
-    parts = []
+    parts = _processes(experiment, copies)
+    come_and_go = _transient(experiment, parts)
     if workload.arrays:
         parts.append({**_part("arrays", workload.arrays.model_dump()), "processes": ["arrays"]})
     if workload.memory:
@@ -312,7 +323,7 @@ def _run_parts(
         parts.append({**part, "processes": ["write_probe"]})
     steady = sampling.get("steady", {})
     every = {"every": round(sampling["interval"] / sampling["period"])} if steady else {}
-    options = {"period": sampling["period"], "samples": sampling["samples"]}
+    options = {"period": sampling["period"], "samples": sampling["samples"], **come_and_go}
     parts.append(_part("sampler", {**options, "steady": {**steady, **every}}))
     if experiment.census:
         census = _census(experiment.census)

@@ -6,17 +6,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    ValidationInfo,
     model_validator,
 )
 from pydantic.config import JsonDict
 
-from ksm_analysis.definition import values
+from ksm_analysis.definition import arrivals, values
+from ksm_analysis.definition.arrivals import Arrivals, Lifetimes
+from ksm_analysis.definition.density import Density
 from ksm_analysis.definition.values import (
     OneOrList,
     OrLeftOut,
     Strict,
     duration,
     one_of,
+    rest_of,
     whole,
     wrong,
     wrong_at,
@@ -76,9 +80,19 @@ class Processes(Strict):
     ready_seconds: Annotated[float, duration(1, 3600)] = Field(
         default=60.0, description="How long the copies may take to answer their check."
     )
+    arrivals: OrLeftOut[Arrivals] = Field(
+        default=None,
+        description="When each copy starts, in seconds from the first sample: 0 is before it, as"
+        " without this key.",
+    )
+    lifetimes: OrLeftOut[Lifetimes] = Field(
+        default=None,
+        description="How long after its arrival a copy is ended, in seconds: one time for all, or"
+        " one for each copy. Without, it stays to the end of the run.",
+    )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
         if (self.service is None) == (self.command is None):
             raise wrong("needs either 'service' or 'command'")
         for key, of in _BELONGS.items():
@@ -87,6 +101,9 @@ class Processes(Strict):
         if self.merge == "madvise" and self.service in ("redis", "memcached"):
             message = "must be prctl or none for {service}, which does not ask for madvise itself"
             raise wrong_at("merge", message, service=self.service)
+        found = arrivals.problem(self.arrivals, self.lifetimes, max(self.count), rest_of(info))
+        if found:
+            raise wrong_at(found[0], found[1].message_template, **(found[1].context or {}))
         return self
 
     @property
@@ -94,8 +111,13 @@ class Processes(Strict):
         """What runs, in a word."""
         return self.service or "command"
 
+    @property
+    def come_and_go(self) -> bool:
+        """Whether copies start or end within a run."""
+        return bool(self.arrivals or self.lifetimes)
+
     def names(self, count: int) -> list[str]:
-        """Return the names of all processes that are sampled."""
+        """Return the names of all processes of so many copies that are sampled."""
         width = max(2, len(str(count)))
         copies = [f"process-{number:0{width}}" for number in range(1, count + 1)]
         workers = range(1, (self.workers if self.service == "python" else 0) + 1)
@@ -103,9 +125,15 @@ class Processes(Strict):
             name for copy in copies for name in (copy, *(f"{copy}-w{number}" for number in workers))
         ]
 
-    def options(self, count: int) -> dict[str, Any]:
+    def options(self, count: int, density: Density | None) -> dict[str, Any]:
         """Return the options of the role for a run with that many copies."""
-        return {**self.model_dump(), "count": count}
+        return {
+            **self.model_dump(),
+            "count": count,
+            "arrivals": arrivals.times(self.arrivals, count),
+            "lifetimes": arrivals.stays(self.lifetimes, count),
+            "density": density and density.model_dump(),
+        }
 
 
 _BELONGS: dict[str, Callable[[Processes], object]] = {

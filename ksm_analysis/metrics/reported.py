@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ksm_analysis.metrics import catalog, freed, work, writes
+from ksm_analysis.metrics import arrivals, catalog, freed, work, writes
 from ksm_analysis.metrics.times import SHARES
 from ksm_analysis.results.reported import HIGHER, LOWER, nothing
 from ksm_analysis.results.run import Cell, Run
@@ -49,6 +49,7 @@ class Reported:
 def column(name: str, factors: Sequence[str] = ()) -> str:
     """Return the name of a metric in tables, which is not one of those of the project."""
     taken = name in BUILT_IN or name in factors or name.startswith(PREFIX)
+    taken = taken or bool(arrivals.COLUMN.fullmatch(name))
     return f"{PREFIX}{name}" if taken else name
 
 

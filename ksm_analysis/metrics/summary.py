@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ksm_analysis.metrics import freed, reported, work, writes
+from ksm_analysis.metrics import arrivals, freed, reported, work, writes
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
@@ -52,8 +52,9 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     sampled, the parts of Freed follow, and freed_against_off_mib if there is a run with run=0. If
     any run has a census, the metrics of CENSUS follow, with the values of the last census. If any
     run has measured writes, the columns of metrics.writes follow. The columns of metrics.work are
-    next, if any run knows them. If any run reports metrics of its own, reported_phase and a column
-    for each follow.
+    next, if any run knows them, and then arrival_N_seconds_to_95 for each guest or process that
+    came within a run (metrics.arrivals). If any run reports metrics of its own, reported_phase and
+    a column for each follow.
     """
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
@@ -77,6 +78,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **_named(each.last_census.reindex(counted).astype(float)),
                 **writes.in_last_phase(each.run),
                 **work.of_run(each.run),
+                **arrivals.of_run(each),
                 **reported.of_run(each.run, own),
             }
         )

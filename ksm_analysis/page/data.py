@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import observations, recommendation, validity
+from ksm_analysis.analysis import density, observations, recommendation, validity
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
@@ -13,7 +13,7 @@ from ksm_analysis.definition.part import outside
 from ksm_analysis.metrics import catalog, measurement
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, tables, words
+from ksm_analysis.page import census_figures, changes, tables, words
 from ksm_analysis.page.sections import sections_of
 from ksm_analysis.results import provenance
 from ksm_analysis.results.run import Results
@@ -27,6 +27,7 @@ def data_of(results: Results) -> dict[str, Any]:
     measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
     best = best_of(settings)
+    fits = density.fits(usable)
     facts = provenance.facts(results.runs)
     notes = (run.plan.note for run in results.runs)
     return {
@@ -37,6 +38,8 @@ def data_of(results: Results) -> dict[str, Any]:
         "words": words.in_words(usable),
         "warnings": [*results.warnings, *validity.warnings_of(measured)],
         "answer": tables.of_settings(settings, best),
+        "fits": density.in_words(fits),
+        "changes": changes.sections_of(measured, fits),
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
         "sections": sections_of(measured) if measured else [],

@@ -20,7 +20,7 @@ import pandas as pd
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
 from ksm_analysis.analysis.words import guest_word, join
-from ksm_analysis.metrics import catalog, measurement
+from ksm_analysis.metrics import arrivals, catalog, measurement
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import drawing
@@ -32,6 +32,7 @@ LINES = 9  # readers cannot distinguish more lines in one panel
 GUESTS = 8  # more guests in one panel are shown as a band
 POINTS = 1000  # most points of a line of samples
 ALL_POINTS = 16_000  # about the most points of all lines of samples in a figure
+CAME, WENT = "+", "−"  # before the numbers of guests and processes  # noqa: RUF001
 FACTORS = ("workload", "knobs", "host")  # what varies besides guests and repetitions
 MEMORY = (
     "guest_memory_configured_mib",
@@ -156,7 +157,7 @@ def _windows(runs: list[Run], length: Callable[[Run], float]) -> dict[str, tuple
 def _all_marks(
     runs: Sequence[Run], length: Callable[[Run], float]
 ) -> dict[str, tuple[tuple[float, str], ...]]:
-    """Return what was done to the arrays, by workload, in any of its runs."""
+    """Return what happened, by workload, in any of its runs."""
     found: dict[str, set[tuple[float, str]]] = {}
     for run in runs:
         found.setdefault(run.factors["workload"], set()).update(_marks(run, length(run)))
@@ -164,7 +165,10 @@ def _all_marks(
 
 
 def _marks(run: Run, length: float) -> Iterator[tuple[float, str]]:
-    """Yield what was done to the arrays, with its time in units of `length` seconds."""
+    """Yield what was done to the arrays, and who came and went, in units of `length` seconds."""
+    for seconds, change, name in arrivals.changes(run):
+        sign = CAME if change == arrivals.ARRIVED else WENT
+        yield round(seconds / length, 1), f"{sign}{name.rpartition('-')[2]}"
     for event in run.events:
         words = {
             "array written": f"array {event.get('array')}",

@@ -191,8 +191,12 @@ def _times(data: figures.Data) -> str:
         if data.windows["seconds"]
         else ""
     )
-    lines = "Dotted lines show when arrays were written and changed. "
-    return band + (lines if any(data.marks["seconds"].values()) else "")
+    marked = {words for marks in data.marks["seconds"].values() for _, words in marks}
+    arrays = any(words.startswith("array") for words in marked)
+    lines = "Dotted lines show when arrays were written and changed. " if arrays else ""
+    if any(words.startswith(figures.CAME) for words in marked):
+        lines += "Dotted lines show when guests and processes came (+) and went (−). "
+    return band + lines
 
 
 def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:

@@ -113,6 +113,7 @@ def of_run(run: Run) -> Iterator[str]:
     """Yield warnings about a run whose run.json says that it is complete."""
     yield from _guest_warnings(run)
     yield from _process_warnings(run)
+    yield from _density_warnings(run)
     yield from _workload_warnings(run)
     yield from _knob_warnings(run)
     yield from _drift_warnings(run)
@@ -179,6 +180,19 @@ def _process_warnings(run: Run) -> Iterator[str]:
         names = [str(name) for name in most.index[most == 0]]
         if names and (merge == "prctl" or len(names) == len(most)):
             yield f"{', '.join(names)}: ksmd has scanned none of its pages"
+
+
+def _density_warnings(run: Run) -> Iterator[str]:
+    """Yield why it is not known how many copies fit."""
+    if not (run.options("processes") or {}).get("density"):
+        return
+    ended = [event for event in run.events if event["event"] == "density ended"]
+    if not ended:
+        yield "it is not known how many copies fit: the run ended before the first were looked at"
+    for event in ended:
+        if event.get("broke") is False:
+            copies, reason = event.get("copies"), event.get("reason")
+            yield f"at least {copies} copies fit: none were added after them ({reason})"
 
 
 def _workload_warnings(run: Run) -> Iterator[str]:

@@ -22,10 +22,12 @@ OPTIONS = json.loads(
 )
 PROGRAMS = {"python": "python3", "redis": "redis-server", "memcached": "memcached"}
 DEFINITION = """\
-processes: {count: 2, service: python, data_mib: 8, workers: 1, memory_mib: 128}
+processes:
+  {count: 3, service: python, data_mib: 8, workers: 1, memory_mib: 128, arrivals: [0, 0, 2],
+  lifetimes: [9, 9, 2]}
 knobs: [{run: 1, pages_to_scan: 20000, sleep_millisecs: 20}]
 knobs_if_present: {smart_scan: 0}
-sampling: {interval: 1, intervals: 5, period: 0.25}
+sampling: {interval: 1, intervals: 6, period: 0.25}
 """
 
 
@@ -107,6 +109,11 @@ def test_an_experiment_merges_its_processes(tmp_path):
     found = read_results(tmp_path / "two")
     assert unexpected(found.warnings) == []
     (only,) = found.usable
-    assert only.factors["processes"] == 2
-    # both workers have the same 8 MiB
+    assert only.factors["processes"] == 3
+    # both workers that stay have the same 8 MiB
     assert only.samples["ksm.pages_sharing"].iloc[-1] > 2048 - 100
+    third = only.guests[only.guests["guest"] == "process-03-w1"]["seconds"]
+    assert 2 < third.min() < third.max() < 5.5
+    assert set(only.end["left"]) == {"process-03", "process-03-w1"}
+    events = [each["event"] for each in only.events if each.get("process") == "process-03"]
+    assert events == ["process arrived", "process ready", "process left"]

@@ -1013,7 +1013,8 @@ def test_defaults_are_as_documented(key, field):
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_limits_are_as_documented(key):
     """The allowed values in an error are the same text as in the document."""
-    found = errors(as_text(key, "wrong" if key in {"knobs", "census", *LISTS} else "[[wrong]]"))
+    lists = {"knobs", "census", "processes.arrivals", *LISTS}
+    found = errors(as_text(key, "wrong" if key in lists else "[[wrong]]"))
     (said,) = [line for line in found if re.search(rf": {re.escape(key)}(\[\])?: must be", line)]
 
     documented = DOCUMENTED[key][2].split(", or a list of such")[0].removesuffix(" of mappings")

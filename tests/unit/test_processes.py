@@ -16,7 +16,7 @@ from ksm_analysis.results.record import Part
 
 FILES = ROLES / "processes/files"
 sys.path.insert(0, str(FILES))
-program = load(FILES / "ksm_launcher.py")
+copies = load(FILES / "ksm_copies.py")
 services = load(FILES / "ksm_services.py")
 SAMPLING = "sampling: {interval: 1, intervals: 4}\n"
 REDIS = {"service": "redis", "data_mib": 1}
@@ -103,19 +103,19 @@ def test_the_newer_memory_controller_is_preferred(tmp_path):
     second = f"cgroup2 {tmp_path} cgroup2 rw 0 0\n"
     controllers = tmp_path / "cgroup.controllers"
     controllers.write_text("cpu memory\n")
-    assert program.memory_controller(first + second) == (2, str(tmp_path))
+    assert copies.memory_controller(first + second) == (2, str(tmp_path))
     controllers.write_text("\n")
-    assert program.memory_controller(first + second) == (1, "/v1/memory")
-    with pytest.raises(program.FailedError, match="no memory controller"):
-        program.memory_controller(second)
+    assert copies.memory_controller(first + second) == (1, "/v1/memory")
+    with pytest.raises(copies.FailedError, match="no memory controller"):
+        copies.memory_controller(second)
 
 
 def test_a_cgroup_of_others_is_refused_and_left(tmp_path):
     (tmp_path / "own").mkdir()
     state = {"version": 1, "cgroup": str(tmp_path / "own"), "enabled": False}
-    with pytest.raises(program.FailedError, match="cannot be made: File exists"):
-        program.make_parent(state, tmp_path)
-    assert program.remove(tmp_path) is False
+    with pytest.raises(copies.FailedError, match="cannot be made: File exists"):
+        copies.make_parent(state, tmp_path)
+    assert copies.remove(tmp_path) is False
     assert (tmp_path / "own").is_dir()
 
 

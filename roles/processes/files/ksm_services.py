@@ -51,8 +51,8 @@ QUESTIONS = {
 }
 
 
-def answers(asked, copy):
-    """Whether a copy answers its check."""
+def answers(asked, copy, seconds=2.0):
+    """Whether a copy answers its check; a service within some seconds."""
     if not asked["service"]:
         done = asked["check"] is None or subprocess.run(
             asked["check"],
@@ -67,7 +67,7 @@ def answers(asked, copy):
         return done is True or done.returncode == 0
     question, answer = QUESTIONS[asked["service"]]
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
+        client.settimeout(seconds)
         client.connect(copy["socket"])
         client.sendall(question)
         return client.recv(100).startswith(answer)

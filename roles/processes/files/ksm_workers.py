@@ -2,7 +2,8 @@
 """A server of prefork workers, as Python applications often are, with a set of imports and data.
 
 One file, standard library only, Python 3.9 or newer. Its argument is JSON: copy, data, data_mib,
-merge, preload, workers. It listens on the unix socket KSM_SOCKET, and answers `ready`.
+merge, preload, workers. It listens on the unix socket KSM_SOCKET, and answers `ready`. At SIGUSR1,
+a worker writes to each page of its data.
 """
 
 import sys
@@ -45,11 +46,19 @@ def load(asked):
 def serve(listener, asked, loaded):
     """Answer each client with the sum of one record, so that the data is used."""
     _modules, memory = loaded or load(asked)
+    signal.signal(signal.SIGUSR1, lambda *_: write_all(memory))
     while True:
         client, _ = listener.accept()
         with client:
             key = int(client.recv(100) or b"0") * RECORD % len(memory)
             client.sendall(f"ready {sum(memory[key : key + RECORD])}\n".encode())
+
+
+def write_all(memory):
+    """Write to each page what no other process has there, so that it cannot be merged again."""
+    own = os.getpid().to_bytes(4, "little")
+    for page in range(0, len(memory), mmap.PAGESIZE):
+        memory[page : page + len(own)] = own
 
 
 def main():

@@ -1,0 +1,110 @@
+"""How many copies fit into a budget of memory, without KSM and with it, and why not more."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ksm_analysis.analysis.statistics import Estimate, estimate
+from ksm_analysis.analysis.words import spoken
+from ksm_analysis.results import cells
+from ksm_analysis.results.run import Cell, Run
+
+ENDED, STORM = "density ended", "density storm ended"
+WHICH = re.compile(r"process-[0-9]+(, process-[0-9]+)*")
+MEASURED = re.compile(r"(?<=PSI full )[0-9.]+ % (?=>)")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One setting: how many copies fit, over its repetitions.
+
+    `at_least`: in some run, copies were not added until it broke, so more may fit. `reasons` says
+    why it broke, and in how many runs. `killed` is how many died when all of them wrote to their
+    data at once, of `stormed`; None if they did not.
+    """
+
+    host: str
+    workload: str
+    knobs: str
+    off: bool
+    runs: tuple[str, ...]
+    copies: Estimate
+    at_least: bool
+    reasons: tuple[tuple[str, int], ...]
+    killed: Estimate | None
+    stormed: Estimate | None
+
+
+def fits(runs: Sequence[Run]) -> list[Fit]:
+    """Return how many copies fit with each setting, in the order of the plan."""
+    found: dict[Cell, list[tuple[Run, dict[str, Any]]]] = {}
+    for run in runs:
+        if event := _last(run, ENDED, "copies"):
+            found.setdefault(run.cell, []).append((run, event))
+    return [_fit(cell, both) for cell, both in found.items()]
+
+
+def _last(run: Run, name: str, *counts: str) -> dict[str, Any] | None:
+    """Return the last event of a name whose counts are counts."""
+    good = (
+        event
+        for event in reversed(run.events)
+        if event["event"] == name and all(type(event.get(key)) is int for key in counts)
+    )
+    return next(good, None)
+
+
+def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
+    copies = estimate([event["copies"] for _, event in both])
+    storms = [storm for run, _ in both if (storm := _last(run, STORM, "copies", "killed"))]
+    reasons = Counter(
+        MEASURED.sub("", WHICH.sub("a copy", str(event.get("reason")))) for _, event in both
+    )
+    assert copies is not None, "there is at least one run"
+    return Fit(
+        host=cell.host,
+        workload=cell.workload,
+        knobs=cell.knobs,
+        off=cells.is_off(both[0][0]),
+        runs=tuple(run.id for run, _ in both),
+        copies=copies,
+        at_least=not all(event.get("broke") is True for _, event in both),
+        reasons=tuple(reasons.most_common()),
+        killed=estimate([storm["killed"] for storm in storms]),
+        stormed=estimate([storm["copies"] for storm in storms]),
+    )
+
+
+def in_words(found: Sequence[Fit]) -> list[str]:
+    """Write a sentence for each host and workload: how many fit, and why not more."""
+    hosts = len({fit.host for fit in found}) > 1
+    groups: dict[tuple[str, str], list[Fit]] = {}
+    for fit in found:
+        groups.setdefault((fit.host if hosts else "", fit.workload), []).append(fit)
+    return [
+        f"{', '.join(filter(None, (workload, host)))}: "
+        + "; ".join(_of_setting(fit) for fit in sorted(several, key=lambda fit: not fit.off))
+        + "."
+        for (host, workload), several in groups.items()
+    ]
+
+
+def _of_setting(fit: Fit) -> str:
+    few = "at least " if fit.at_least else ""
+    how = "without KSM" if fit.off else f"with {fit.knobs}"
+    words = f"{few}{spoken(fit.copies, 'copies')} fit {how}, since it broke with {_why(fit)}"
+    if fit.at_least:
+        words = f"{few}{spoken(fit.copies, 'copies')} fit {how}, and then came {_why(fit)}"
+    if fit.killed and fit.stormed:
+        words += (
+            f"; when all write at once, {fit.killed.mean:.3g} of {fit.stormed.mean:.3g} are killed"
+        )
+    return words
+
+
+def _why(fit: Fit) -> str:
+    if len(fit.reasons) == 1:
+        return fit.reasons[0][0]
+    return ", ".join(f"{reason} ({count} of {len(fit.runs)})" for reason, count in fit.reasons)

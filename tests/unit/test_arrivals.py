@@ -1,0 +1,108 @@
+"""Definitions of copies that come and go within a run, or are added until they do not fit."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from programs import ROLES, load
+
+from ksm_analysis.definition import experiment
+from ksm_analysis.errors import InputError
+
+FILES = ROLES / "processes/files"
+sys.path.insert(0, str(FILES))
+launcher = load(FILES / "ksm_launcher.py")
+PYTHON = "service: python, workers: 1"
+SAMPLING = "sampling: {interval: 1, intervals: 60}\n"
+
+
+def parts(text):
+    """Return the parts of the first run, by name."""
+    text = f"{text}\n{SAMPLING}"
+    run = experiment.plan(experiment.parse(text, "file.yml"), "file.yml")["runs"][0]
+    return {part["name"]: part for part in run["parts"]} | {"factors": run["factors"]}
+
+
+def test_one_after_the_other():
+    found = parts(f"processes: {{count: 3, {PYTHON}, arrivals: {{every: 10}}, lifetimes: 15}}")
+    options = found["processes"]["options"]
+    assert options["arrivals"] == [0, 10, 20]
+    assert options["lifetimes"] == [15, 15, 15]
+    assert found["sampler"]["options"]["transient"] == found["processes"]["processes"]
+
+
+def test_a_smaller_count_has_the_first_times():
+    text = f"processes: {{count: [2, 3], {PYTHON}, arrivals: [0, 4, 8], lifetimes: [9, 8, 7]}}"
+    options = parts(text)["processes"]["options"]
+    assert options["arrivals"] == [0, 4]
+    assert options["lifetimes"] == [9, 8]
+
+
+def test_without_either_nothing_is_transient():
+    found = parts(f"processes: {{count: 2, {PYTHON}}}")
+    assert "transient" not in found["sampler"]["options"]
+    assert found["processes"]["options"]["arrivals"] is None
+
+
+def test_the_order_of_changes():
+    assert launcher.changes([0, 10, 20], [15, 5, 100]) == [
+        (10, True, 2),
+        (15, False, 1),
+        (15, False, 2),
+        (20, True, 3),
+        (120, False, 3),
+    ]
+    assert launcher.changes([0, 10], None) == [(10, True, 2)]
+
+
+def test_density():
+    text = f"processes: {{count: 1, {PYTHON}}}\ndensity: {{memory_mib: 200, limit: 100}}"
+    found = parts(text)
+    assert found["processes"]["options"]["density"]["memory_mib"] == 200
+    names = found["processes"]["processes"]
+    assert names[-1] == "process-100-w1"
+    assert found["sampler"]["options"]["transient"] == names
+    assert found["factors"]["workload"] == "python in 200 MiB"
+
+
+ARRIVALS = f"processes: {{{{count: 2, {PYTHON}, {{}}}}}}".format
+DENSITY = f"processes: {{{{count: 1, {PYTHON}}}}}\ndensity: {{}}".format
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (ARRIVALS("arrivals: [0]"), "processes.arrivals: has 1 times for 2: it needs one for each"),
+        (ARRIVALS("arrivals: [9, 0]"), "processes.arrivals: times must be in order"),
+        (ARRIVALS("arrivals: {every: 60}"), "the last one comes at 60 s: this must be before 60 s"),
+        (ARRIVALS("arrivals: [0, 99]"), "the last one comes at 99 s"),
+        (ARRIVALS("arrivals: {every: 0}"), "every: must be a number of seconds from 1 to 86400"),
+        (ARRIVALS("arrivals: 5"), "processes.arrivals: must be"),
+        (ARRIVALS("arrivals: [-1, 3]"), "a number of seconds from 0 to"),
+        (ARRIVALS("lifetimes: [1, 2, 3]"), "processes.lifetimes: has 3 times for 2"),
+        (ARRIVALS("lifetimes: 0"), "a number of seconds from 1 to"),
+        (ARRIVALS("lifetimes: 5") + "\ncensus: [end]", "census: cannot go with arrivals"),
+        (ARRIVALS("lifetimes: 5") + "\nstop: steady", "stop: must be fixed with arrivals"),
+        (DENSITY("{}"), "density.memory_mib: this key is required"),
+        (DENSITY("{memory_mib: 4}"), "density.memory_mib: must be a whole number from 8"),
+        (DENSITY("{memory_mib: 40, psi_full: 101}"), "must be a number from 0 to 100"),
+        (DENSITY("{memory_mib: 40}") + "\ncensus: [end]", "census: cannot go with density"),
+        (DENSITY("{memory_mib: 40}").replace("count: 1", "count: [1, 2]"), "needs one 'count'"),
+        (DENSITY("{memory_mib: 40}").replace("count: 1", "count: 99"), "'limit' (99) must be more"),
+        (
+            DENSITY("{memory_mib: 40, storm: true}").replace(PYTHON, "service: redis"),
+            "density: 'storm' is only for 'service: python'",
+        ),
+        (
+            DENSITY("{memory_mib: 40}").replace(PYTHON, f"{PYTHON}, lifetimes: 3"),
+            "density: cannot go with 'arrivals' and 'lifetimes'",
+        ),
+        ("guests: {count: 1}\ndensity: {memory_mib: 400}", "density: needs 'processes'"),
+    ],
+)
+def test_a_wrong_definition(text, words):
+    with pytest.raises(InputError, match=r"^file\.yml:") as caught:
+        parts(text)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
