@@ -394,7 +394,8 @@ def _work(part: Part, seconds: float) -> dict[str, Any]:
     if part.stress_ng:
         options = part.stress_ng.model_dump(exclude_defaults=True)
         return {"stress_ng": options, "start": start, "stop": stop}
-    return {"command": part.command, "start": start, "stop": stop}
+    metrics = {"metrics": part.metrics} if part.metrics else {}
+    return {"command": part.command, **metrics, "start": start, "stop": stop}
 
 
 def _sampling(experiment: Experiment, knobs: dict[str, Any], workload: Workload) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class Processes(Strict):
         description="A command that succeeds when a copy of `command` is ready. Without, it is"
         " ready when it has started.",
     )
+    metrics: OrLeftOut[Annotated[values.Printed, one_of(values.Printed)]] = Field(
+        default=None,
+        description="Read what `command` prints as metrics: lines of JSON, or the output of a"
+        " program.",
+    )
     merge: Annotated[Merge, one_of(Merge)] = Field(
         default="prctl",
         description="What makes memory mergeable: `prctl` for all memory of each process (Linux"
@@ -138,6 +143,7 @@ class Processes(Strict):
 
 _BELONGS: dict[str, Callable[[Processes], object]] = {
     "check": lambda asked: asked.command,
+    "metrics": lambda asked: asked.command,
     "data": lambda asked: asked.service,
     "data_mib": lambda asked: asked.service,
     "workers": lambda asked: asked.service == "python",
@@ -145,6 +151,7 @@ _BELONGS: dict[str, Callable[[Processes], object]] = {
 }
 _WHERE = {
     "check": "goes with 'command': a service has a check of its own",
+    "metrics": "goes with 'command'",
     "data": "goes with 'service'",
     "data_mib": "goes with 'service'",
     "workers": "goes with 'service: python'",

@@ -201,6 +201,10 @@ def _size(value: int | str) -> int | str:
     return value
 
 
+# What a command prints that can be read as metrics; see ksm_analysis.results.printed
+Printed = Literal["json", "redis-benchmark", "sysbench", "cyclictest", "stress-ng", "fio"]
+
+
 # --- types ---------------------------------------------------------------------------------------
 
 Count = OneOrList[Annotated[int, whole(1, 99)]]

@@ -91,6 +91,13 @@ _Command = Annotated[
     OrLeftOut[values.Command],
     Field(description="A command of your own, run by root in the guest."),
 ]
+_Metrics = Annotated[
+    OrLeftOut[Annotated[values.Printed, one_of(values.Printed)]],
+    Field(
+        description="Read what `command` prints as metrics: lines of JSON, or the output of a"
+        " program."
+    ),
+]
 _Active = Annotated[
     WordOr[
         Annotated[Literal["whole", "first-half"], says("whole, first-half or {from: S, to: S}")],
@@ -108,6 +115,7 @@ class Part(Strict):
 
     stress_ng: _StressNg = None
     command: _Command = None
+    metrics: _Metrics = None
     active: _Active = "whole"
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [{"required": ["stress_ng"]}, {"required": ["command"]}]}
@@ -117,6 +125,8 @@ class Part(Strict):
     def _one_of_them(self) -> Self:
         if (self.stress_ng is None) == (self.command is None):
             raise wrong("needs either 'stress_ng' or 'command'; a part that does nothing is idle")
+        if self.metrics and not self.command:
+            raise wrong_at("metrics", "goes with 'command'")
         return self
 
     def window(self, length: float) -> tuple[float, float]:
@@ -272,6 +282,7 @@ class Workload(Strict):
     ] = Field(description="Its name in tables, figures and directories. `idle` means no workload.")
     stress_ng: _StressNg = None
     command: _Command = None
+    metrics: _Metrics = None
     mixed: Annotated[
         OrLeftOut[list[_IdleOrPart]],
         Field(min_length=1),
@@ -336,6 +347,8 @@ class Workload(Strict):
             where = {"arrays": "; arrays have 'second' and 'changed'", "mixed": ", in each part"}
             beside = "".join(where.get(kind, "") for kind in given)
             return f"'active' goes with 'stress_ng' or 'command'{beside}"
+        if self.metrics and "command" not in given:
+            return f"'metrics' goes with 'command'{', in each part' if 'mixed' in given else ''}"
         if self.nosharepages and (kind := _without_guests(given)):
             return f"'nosharepages' is for guests: it cannot go with '{kind}'"
         return ""
@@ -362,7 +375,10 @@ class Workload(Strict):
         if self.stress_ng or self.command:
             return [
                 Part.model_construct(
-                    stress_ng=self.stress_ng, command=self.command, active=self.active
+                    stress_ng=self.stress_ng,
+                    command=self.command,
+                    metrics=self.metrics,
+                    active=self.active,
                 )
             ]
         return ["idle"]

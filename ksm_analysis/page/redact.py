@@ -45,7 +45,7 @@ def _words(text: str, names: dict[str, str]) -> str:
     text = re.sub(r"(since the run failed: [^:]*):.*", r"\1", text, flags=re.DOTALL)
     text = re.sub(r"( ended with (?:code )?-?\d+): .*", r"\1", text, flags=re.DOTALL)
     # what a command printed
-    text = re.sub(r"(; the first): .*", r"\1 is left out", text, flags=re.DOTALL)
+    text = re.sub(r"(; the first(?: line)?)[:,] .*", r"\1 is left out", text, flags=re.DOTALL)
     # the names of other processes of the host
     text = re.sub(r"(; the counters include them): .*", r"\1", text, flags=re.DOTALL)
     # Longer names first, because they may contain shorter ones; only whole names, with a domain

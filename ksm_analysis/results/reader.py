@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import caveats, censuses, parquet, reported, writes
+from ksm_analysis.results import caveats, censuses, parquet, printed, reported, writes
 from ksm_analysis.results.record import (
     End,
     Header,
@@ -217,10 +217,11 @@ def _writes(run: Run, warnings: list[str]) -> writes.Writes | None:
 def _reported(
     run: Run, of_parts: dict[str, list[dict[str, Any]]], warnings: list[str]
 ) -> pd.DataFrame:
-    """Read the metrics that the parts of the run have reported."""
+    """Read the metrics that the parts and the commands of the run have reported."""
     lines = [line for each in of_parts.values() for line in each]
-    found = reported.of_lines(lines, run.header["monotonic"], run.samples)
-    warnings += found.warnings
+    metrics, faults = printed.of_run(run)
+    found = reported.of_lines([*lines, *metrics], run.header["monotonic"], run.samples)
+    warnings += [*faults, *found.warnings]
     return found.rows
 
 

@@ -64,6 +64,8 @@ class Task(_Lenient):
     stop: float
     stress_ng: dict[str, Any] | None = None
     command: list[str | int | float] | None = None
+    metrics: str | None = None
+    """How to read what the command prints."""
 
 
 class Tasks(_Lenient):

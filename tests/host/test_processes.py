@@ -87,6 +87,21 @@ def test_a_copy_that_fails(options, words, tmp_path):
     assert len(said.splitlines()) == 1
 
 
+def test_what_a_command_prints_is_recorded_to_its_last_word(tmp_path):
+    script = "trap 'echo bye; exit' TERM; echo $KSM_COPY; while :; do sleep 0.1; done"
+    with started(tmp_path, command=["/bin/sh", "-c", script], metrics="json"):
+        path = tmp_path / "processes.jsonl"
+        until(lambda: path.read_text().count('"output"') == 2, 10)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    said = [(line["process"], line["output"]) for line in lines if "output" in line]
+    assert sorted(said) == [
+        ("process-01", "1"),
+        ("process-01", "bye"),
+        ("process-02", "2"),
+        ("process-02", "bye"),
+    ]
+
+
 def test_remove_after_the_program_was_killed(tmp_path):
     argv = [sys.executable, str(PROGRAM), "remove", "--directory", str(tmp_path)]
     with started(tmp_path, command=["/bin/sleep", "60"]) as process:

@@ -160,7 +160,7 @@ def remove(directory):
 # --- one copy -------------------------------------------------------------------------------------
 
 
-def start(asked, copy):
+def start(asked, copy, output):
     """Start a copy in its cgroup. Children inherit the cgroup, and what the prctl has set."""
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -170,6 +170,7 @@ def start(asked, copy):
             raise OSError(ctypes.get_errno(), "PR_SET_MEMORY_MERGE")
 
     argv = command_of(asked, copy)
+    stdout = output.pipe(copy["name"]) if output else subprocess.DEVNULL
     try:
         with Path(copy["scratch"], "stderr").open("wb") as stderr:
             return subprocess.Popen(
@@ -177,13 +178,16 @@ def start(asked, copy):
                 cwd=copy["scratch"],
                 env=environment(copy),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
                 preexec_fn=prepare,  # safe: this program has one thread
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise FailedError(f"{copy['name']}: {argv[0]} cannot be started: {error}") from error
+    finally:
+        if output:
+            os.close(stdout)
 
 
 def require_prctl(asked):
@@ -245,10 +249,12 @@ class Copies:
 
     `asked` has the options of the launcher. `there` has a dictionary for each copy: its name,
     number, group, scratch, socket, process, `until` when it must be ready, and `pids`, the
-    processes that are sampled, by name; empty until it is ready.
+    processes that are sampled, by name; empty until it is ready. `output` records what they print;
+    without it, that is discarded.
     """
 
-    def __init__(self, asked, state, directory):
+    def __init__(self, asked, state, directory, output=None):
+        self.output = output
         self.asked, self.state, self.directory, self.there = asked, state, directory, []
         most = (asked["density"] or {}).get("limit", asked["count"])
         self.width = max(2, len(str(most)))
@@ -265,7 +271,7 @@ class Copies:
         scratch.mkdir(mode=0o700, parents=True)
         copy = {"name": name, "number": number, "group": group, "pids": {}}
         copy |= {"scratch": str(scratch), "socket": str(scratch / "socket")}
-        copy["process"] = start(self.asked, copy)
+        copy["process"] = start(self.asked, copy, self.output)
         copy["until"] = time.monotonic() + self.asked["ready_seconds"]
         self.there.append(copy)
         self.tell(event="process arrived", process=name)

@@ -3,7 +3,8 @@
 
 Standard library only, Python 3.9 or newer, so that it can be copied to any host. Beside it:
 ksm_copies.py, how copies start, fail and end; ksm_density.py, which adds copies until they no
-longer fit; ksm_services.py, which knows the services, and ksm_workers.py, which is one of them.
+longer fit; ksm_services.py, which knows the services; ksm_workers.py, which is one of them; and
+ksm_output.py, which records what a command prints.
 """
 
 import sys
@@ -33,6 +34,7 @@ from ksm_copies import (
     write,
 )
 from ksm_density import add_until_it_breaks
+from ksm_output import Output
 from ksm_services import FailedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,13 +42,14 @@ EXIT_FAILED = 2
 PR_SET_CHILD_SUBREAPER = 36  # orphaned workers become children of this program, which reaps them
 READY, BEGIN = "processes.ready", "processes.begin"
 FOREVER = float("inf")
-CHANGES = ("arrivals", "lifetimes", "density")  # options that may be left out
+CHANGES = ("arrivals", "lifetimes", "density", "metrics")  # options that may be left out
 
 HELP = """\
 run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one
 fails, it ends all of them and removes their cgroups. --directory gets
   process-NN.pid, process-NN-wM.pid   process ids of a copy and of its workers
-  processes.jsonl                     events, with wall and monotonic, in seconds
+  processes.jsonl                     events, with wall and monotonic, in seconds. With metrics,
+                                      what the copies print, a line for each of theirs
   processes.ready                     {"error": null, or why the copies are not ready}
   processes.state                     what remove must remove, if this program was killed
 remove does that. It touches nothing that processes.state does not name.
@@ -55,7 +58,8 @@ remove does that. It touches nothing that processes.state does not name.
 madvise, none), memory_mib, data, data_mib, workers, preload, ready_seconds, arrivals, lifetimes
 (seconds from the begin of the run, and from its arrival, one of each copy; or null), density (see
 ksm_density.py; or null). With the last three, the begin of the run is the number (monotonic
-seconds) in a file processes.begin, which is waited for.
+seconds) in a file processes.begin, which is waited for. With metrics (not null), what the copies
+print is recorded.
 
 exit status:
   2    wrong arguments, or a copy failed    143  ended by SIGTERM
@@ -66,12 +70,12 @@ class Stopped(Exception):  # noqa: N818 - not an error: it ends any wait
     """A signal has requested the end. The argument is its number."""
 
 
-def hold(asked, directory):
+def hold(asked, directory, output):
     """Start all copies, wait until they are ready, and hold them until one fails or a signal."""
     require_prctl(asked)
     state = new_state()
     make_parent(state, directory)
-    copies = Copies(asked, state, directory)
+    copies = Copies(asked, state, directory, output)
     times = asked["arrivals"] or [0] * asked["count"]
     if asked["density"]:
         limit(state, state["cgroup"], asked["density"]["memory_mib"], swap=False)
@@ -134,8 +138,9 @@ def come_and_go(copies, begin):
 
 def run(asked, directory):
     """Hold the copies; clean up, however this ends. Returns the exit status."""
+    output = Output(directory / "processes.jsonl") if asked["metrics"] else None
     try:
-        hold(asked, directory)
+        hold(asked, directory, output)
     except Stopped as stopped:
         return 128 + stopped.args[0]
     except (FailedError, OSError) as error:
@@ -147,6 +152,8 @@ def run(asked, directory):
     finally:
         ignore_signals()  # a signal must not interrupt this
         clean(directory)
+        if output:
+            output.close()
 
 
 def clean(directory):
