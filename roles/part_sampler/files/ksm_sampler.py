@@ -36,6 +36,7 @@ MAX_AHEAD = 3600  # seconds to the start
 BUFFER = 8192  # bytes per pread; a larger file is read with several
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_WRITE_FAILED, EXIT_UNUSABLE = 1, 2
+CLOCK_TICK = 50_000_000  # ns; the clock of files is coarser than others, by less than this
 
 CPU = b"user nice system idle iowait irq softirq steal guest guest_nice".split()
 MEMINFO = frozenset(
@@ -296,6 +297,7 @@ class Transient:
 
     def __init__(self, proc, files):
         self.proc, self.pids, self.arrived, self.places = proc, {}, {}, {}
+        self.looked = {}  # when each directory had last changed before it was listed
         for name, path in files:
             self.places.setdefault(path.parent, {})[path.name] = name
 
@@ -303,15 +305,27 @@ class Transient:
         """Return those that have started since the last look: their files, by name."""
         found = {}
         for directory, awaited in self.places.items():
-            # in each sample, and names take less time than paths
-            for file in awaited.keys() & os.listdir(directory):  # noqa: PTH208
-                pid = read_text(directory / file, "")
-                with contextlib.suppress(Unusable):  # it may have ended already
-                    if pid.isdecimal():  # the file may not be complete yet
-                        found[awaited[file]] = guest_files(self.proc, awaited[file], int(pid))
-                        self.pids[awaited[file]] = int(pid)
-                        self.arrived[awaited.pop(file)] = time.monotonic()
+            changed = directory.stat().st_mtime_ns
+            if changed == self.looked.get(directory):
+                continue
+            if time.time_ns() - changed > CLOCK_TICK:  # a later change will have another time
+                self.looked[directory] = changed
+            for file in awaited.keys() & os.listdir(directory):  # noqa: PTH208 - names are faster
+                if not self.find(directory / file, awaited[file], found):
+                    self.looked.pop(directory, None)
+                else:
+                    awaited.pop(file)
         return found
+
+    def find(self, path, name, found):
+        """Add the files of a process; return whether it is there."""
+        pid = read_text(path, "")
+        try:
+            found[name] = guest_files(self.proc, name, int(pid))
+        except (Unusable, ValueError):  # it may have ended already, or the file is not complete
+            return False
+        self.pids[name], self.arrived[name] = int(pid), time.monotonic()
+        return True
 
 
 class LaidOut(NamedTuple):
