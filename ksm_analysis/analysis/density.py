@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ksm_analysis.analysis.statistics import Estimate, estimate
-from ksm_analysis.analysis.words import spoken
+from ksm_analysis.analysis.words import number, spoken
 from ksm_analysis.results import cells
 from ksm_analysis.results.run import Cell, Run
 
@@ -78,29 +78,33 @@ def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
 
 
 def in_words(found: Sequence[Fit]) -> list[str]:
-    """Write a sentence for each host and workload: how many fit, and why not more."""
+    """Write for each host and workload how many fit, why not more, and how many survive."""
     hosts = len({fit.host for fit in found}) > 1
     groups: dict[tuple[str, str], list[Fit]] = {}
-    for fit in found:
+    for fit in sorted(found, key=lambda fit: not fit.off):
         groups.setdefault((fit.host if hosts else "", fit.workload), []).append(fit)
     return [
-        f"{', '.join(filter(None, (workload, host)))}: "
-        + "; ".join(_of_setting(fit) for fit in sorted(several, key=lambda fit: not fit.off))
-        + "."
+        f"{', '.join(filter(None, (workload, host)))}: {_of_settings(several)}"
         for (host, workload), several in groups.items()
     ]
 
 
-def _of_setting(fit: Fit) -> str:
-    few = "at least " if fit.at_least else ""
-    how = "without KSM" if fit.off else f"with {fit.knobs}"
-    words = f"{few}{spoken(fit.copies, 'copies')} fit {how}, since it broke with {_why(fit)}"
-    if fit.at_least:
-        words = f"{few}{spoken(fit.copies, 'copies')} fit {how}, and then came {_why(fit)}"
-    if fit.killed and fit.stormed:
-        words += (
-            f"; when all write at once, {fit.killed.mean:.3g} of {fit.stormed.mean:.3g} are killed"
-        )
+def _of_settings(several: list[Fit]) -> str:
+    same = len({_why(fit) for fit in several}) == 1
+    fit_words = [
+        f"{'at least ' * fit.at_least}{spoken(fit.copies, 'copies')} fit "
+        f"{'without KSM' if fit.off else f'with {fit.knobs}'}"
+        + ("" if same else f", and then came {_why(fit)}")
+        for fit in several
+    ]
+    words = f"{'; '.join(fit_words)}{f'. Then came {_why(several[0])}' * same}."
+    storms = [
+        f"{number(fit.killed.mean)} of {number(fit.stormed.mean)}"
+        for fit in several
+        if fit.killed and fit.stormed
+    ]
+    if storms:
+        words += f" When all write to all of their data at once, {', '.join(storms)} are killed."
     return words
 
 

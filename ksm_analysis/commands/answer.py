@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(headline(settings), fits, settings, best, warnings)
     else:
-        _print([headline(settings), *density.in_words(fits)], best, warnings)
+        _print([*density.in_words(fits), headline(settings)], best, warnings)
     return 0
 
 

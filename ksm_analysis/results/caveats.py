@@ -176,6 +176,7 @@ def _process_warnings(run: Run) -> Iterator[str]:
     if merge in ("prctl", "madvise") and on and "ksm_rmap_items" in run.guests:
         items = pd.to_numeric(run.guests["ksm_rmap_items"], errors="coerce")
         most = items.groupby(run.guests["guest"], observed=True).max()
+        most = most.drop([*(run.end.get("left") or {})], errors="ignore")  # some left at once
         # by madvise, only the processes that hold data have asked
         names = [str(name) for name in most.index[most == 0]]
         if names and (merge == "prctl" or len(names) == len(most)):

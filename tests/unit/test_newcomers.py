@@ -135,9 +135,9 @@ def test_how_many_fit_and_why_not_more(write_run):
     assert not found.at_least
     (words,) = density.in_words([found])
     assert words == (
-        f"idle: 9 copies (6.52 to 11.5, 3 runs) fit with {KNOBS}, since it broke with an OOM kill "
-        "in a copy (2 of 3), a copy did not answer within 5 s (1 of 3); when all write at once, "
-        "6 of 9 are killed."
+        f"idle: 9 copies (6.52 to 11.5, 3 runs) fit with {KNOBS}. Then came an OOM kill in a copy "
+        "(2 of 3), a copy did not answer within 5 s (1 of 3). When all write to all of their data "
+        "at once, 6 of 9 are killed."
     )
     (table,) = changes.sections_of([], [found])
     assert table.rows[0]["cells"][-1] == "6 ± 0 of 9"
@@ -147,14 +147,14 @@ def test_a_limit_is_not_a_break(write_run):
     run = fit(write_run, 40, "the limit of 40", broke=False)
     (words,) = density.in_words(density.fits([run]))
     assert "at least 40 copies" in words
-    assert "and then came the limit of 40" in words
+    assert "Then came the limit of 40." in words
 
 
 def test_without_ksm_comes_first(write_run):
-    runs = [fit(write_run, 9, "x"), fit(write_run, 4, "x", off=True, repetition=2)]
+    runs = [fit(write_run, 9, "x"), fit(write_run, 4, "y", off=True, repetition=2)]
     found = density.fits([runs[0]]) + density.fits([runs[1]])
     (words,) = density.in_words(found)
-    assert words.index("without KSM") < words.index("with run=1")
+    assert words.index("without KSM, and then came y") < words.index("and then came x")
 
 
 @pytest.mark.parametrize("copies", [None, "many", True, 1.5, [3]])
