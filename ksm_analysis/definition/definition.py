@@ -335,7 +335,7 @@ class Experiment(Strict):
     processes: OrLeftOut[Processes] = Field(
         default=None,
         description="Processes on the host, instead of guests or beside them, in every run. Without"
-        " guests, workloads are `idle`, `arrays`, `memory` or `write_probe`.",
+        " guests, workloads are `idle`, `arrays`, `memory`, `write_probe` or `load`.",
     )
     density: OrLeftOut[Annotated[Density, AfterValidator(with_processes)]] = Field(
         default=None,

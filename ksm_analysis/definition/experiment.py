@@ -26,6 +26,7 @@ from ksm_analysis.definition.definition import (
 )
 from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
+from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import WITHOUT_GUESTS, Part, Workload
 from ksm_analysis.errors import InputError
@@ -74,11 +75,15 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
     sampling = _if_right(Sampling, data.get("sampling"))
     seconds = sampling.seconds if sampling else None
     steady = steady_of(_if_right(Stop, stop) if isinstance(stop, dict) else stop)
+    processes = _if_right(Processes, data.get("processes"))
     return Rest(
         seconds=seconds,
         length="the length of a run's sampling" + (f" with {by}" if by else ""),
         guests="guests" in data,
         processes="processes" in data,
+        services=bool(processes.service if processes else data.get("processes")),
+        copies=max(processes.count) if processes else 1,
+        come_and_go="density" in data or bool(processes and processes.come_and_go),
         without_guests=_without_guests(workloads, "processes" in data),
         # an impossible time is reported once, at its own key
         steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
@@ -328,6 +333,9 @@ def _run_parts(
     if experiment.census:
         census = _census(experiment.census)
         parts.append({**_part("census", census), "prepare": census["start"]})
+    if workload.load and experiment.processes:
+        options = workload.load.options(experiment.processes.model_dump())
+        parts.append(_part("load", options))
     if tasks := _parts(workload, count, experiment.sampling.seconds):
         parts.append(_part("workload", {"tasks": tasks}))
     return parts + [

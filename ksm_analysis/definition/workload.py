@@ -13,6 +13,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.load import Load, within_the_run
 from ksm_analysis.definition.values import (
     OrLeftOut,
     Rest,
@@ -263,8 +264,8 @@ def _listed(allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-KINDS = ("stress_ng", "command", "mixed", "arrays", "memory", "write_probe")
-WITHOUT_GUESTS = ("arrays", "memory", "write_probe")
+KINDS = ("stress_ng", "command", "mixed", "arrays", "memory", "write_probe", "load")
+WITHOUT_GUESTS = ("arrays", "memory", "write_probe", "load")
 _ONE_KIND: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
 _IdleOrPart = WordOr[
     Annotated[Literal["idle"], says("idle or a mapping with the keys stress_ng, command, active")],
@@ -306,6 +307,11 @@ class Workload(Strict):
         default=None,
         description="A process on the host, without guests, that measures how long its writes to"
         " merged pages take.",
+    )
+    load: OrLeftOut[Annotated[Load, AfterValidator(within_the_run)]] = Field(
+        default=None,
+        description="Requests to the copies of the service of `processes`, at a stated rate, and"
+        " how long their answers take.",
     )
     active: _Active = "whole"
     nosharepages: OrLeftOut[values.GuestNumbers] = Field(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ksm_analysis.metrics import arrivals, catalog, freed, work, writes
+from ksm_analysis.metrics import arrivals, catalog, freed, load, work, writes
 from ksm_analysis.metrics.times import SHARES
 from ksm_analysis.results.reported import HIGHER, LOWER, nothing
 from ksm_analysis.results.run import Cell, Run
@@ -80,8 +80,11 @@ def value(run: Run, metric: Reported) -> float:
     """Return the value of a metric that stands for a run; NaN if it has none in this unit.
 
     It is the mean over the settled phase, or over the whole run if no value is from that phase.
-    With several guests or processes, it is the mean of their means.
+    With several guests or processes, it is the mean of their means. Those of a load are of all its
+    answers.
     """
+    if (found := load.value(run, metric.name)) is not None:
+        return found
     rows = run.reported[run.reported["metric"] == metric.name]
     rows = rows[rows["unit"] == metric.unit]
     if rows["settled"].any():

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import caveats, censuses, parquet, printed, reported, writes
+from ksm_analysis.results import caveats, censuses, load, parquet, printed, reported, writes
 from ksm_analysis.results.record import (
     End,
     Header,
@@ -33,7 +33,7 @@ from ksm_analysis.results.record import (
 )
 from ksm_analysis.results.run import Results, Run
 
-SAMPLES_FORMAT = CENSUS_FORMAT = PROBE_FORMAT = 1
+SAMPLES_FORMAT = CENSUS_FORMAT = PROBE_FORMAT = LOAD_FORMAT = 1
 # Parts whose files are read elsewhere. The files of all other parts may have events.
 NO_EVENTS = {"sampler", "census"}
 PARTIAL = ".partial"
@@ -126,6 +126,7 @@ def read_run(path: Path) -> Run:
         return Run(path, record, events=events, warnings=tuple(warnings))
     run = Run(path, record, header, end, sampled.samples, sampled.guests, events)
     run = replace(run, census=_census(run, warnings), writes=_writes(run, warnings))
+    run = replace(run, load=_load(run, lines.get("load", []), warnings))
     run = replace(run, reported=_reported(run, lines, warnings))
     warnings += caveats.of_sampling(run)
     if not failed:
@@ -214,11 +215,30 @@ def _writes(run: Run, warnings: list[str]) -> writes.Writes | None:
     return found
 
 
+def _load(run: Run, lines: list[dict[str, Any]], warnings: list[str]) -> load.Load | None:
+    """Read the answers to the load; warn if they were asked for and there are none."""
+    if not lines:
+        if run.complete and run.options("load"):
+            warnings.append("answers to a load were to be measured, but there are none")
+        return None
+    headers = [line for line in lines if line.get("kind") == "header"]
+    try:
+        if headers:
+            check_format(headers[0].get("format"), "load.jsonl", LOAD_FORMAT)
+        found = load.of_lines(lines, run.header["monotonic"], run.plan.sampling.interval)
+    except UnreadableError as error:
+        warnings.append(f"its load is left out, since it cannot be read: {why(error)}")
+        return None
+    warnings += found.warnings if found else ["load.jsonl has no answers after the warm-up"]
+    return found
+
+
 def _reported(
     run: Run, of_parts: dict[str, list[dict[str, Any]]], warnings: list[str]
 ) -> pd.DataFrame:
     """Read the metrics that the parts and the commands of the run have reported."""
     lines = [line for each in of_parts.values() for line in each]
+    lines += run.load.lines() if run.load else []
     metrics, faults = printed.of_run(run)
     found = reported.of_lines([*lines, *metrics], run.header["monotonic"], run.samples)
     warnings += [*faults, *found.warnings]

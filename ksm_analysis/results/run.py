@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ksm_analysis.results import censuses
+from ksm_analysis.results.load import Load
 from ksm_analysis.results.record import Planned, Record
 from ksm_analysis.results.reported import nothing
 from ksm_analysis.results.writes import Writes
@@ -39,7 +40,7 @@ class Run:
 
     A counter that the kernel does not have is not a column. A run without readable samples has
     empty frames, and `usable` is false. `end` is the sampler's end line, empty if it was killed.
-    `census` and `writes` are None if there are none.
+    `census`, `writes` and `load` are None if there are none.
 
     `reported` has one row for each value that a part reported: `seconds` (when), `since` (the start
     of the time that it covers; equal to `seconds` if that is not known), `metric`, `value`, `unit`,
@@ -57,6 +58,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     census: censuses.Census | None = None
     writes: Writes | None = None
+    load: Load | None = None
     reported: pd.DataFrame = field(default_factory=nothing)
 
     @property

@@ -19,6 +19,7 @@ PROGRAMS = [path for path in FILES if path.name not in LIBRARIES]
 OLDEST = (3, 6)
 # Directories of modules that a program finds beside it on a host
 BESIDE = {
+    "ksm_load.py": ROOT / "roles/processes/files",
     "ksm_monitor.py": ROOT / "roles/part_sampler/files",
     "ksm_workload.py": ROOT / "plugins/module_utils",
 }

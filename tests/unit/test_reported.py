@@ -31,16 +31,16 @@ def line(metric="set_p99", value=1.0, at=2.0, **other):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a run whose part `load` has written these lines; return its directory."""
+    """Write a run whose part `own` has written these lines; return its directory."""
 
     def write(lines, directory="results", **factors):
         made_up = run_record(guests=0, workload="load", **factors)
         record = upgraded(made_up)
-        record["run"]["parts"].append({"name": "load", "role": "", "options": {}})
+        record["run"]["parts"].append({"name": "own", "role": "", "options": {}})
         writer = Writer(tmp_path / directory)
         path = writer(record, sample_lines(made_up), events(made_up))
         text = "".join(each if isinstance(each, str) else json_lines([each]) for each in lines)
-        (path / "load.jsonl").write_text(text)
+        (path / "own.jsonl").write_text(text)
         return path
 
     return write
@@ -121,7 +121,7 @@ def test_a_damaged_line_loses_only_itself(damaged, words, read):
 def test_a_line_that_is_no_json_and_a_torn_one(read):
     run = read([line(), "fast!\n", '{"metric": "set_p9'])
     assert len(run.reported) == 1
-    assert [w.partition(" of load")[0] for w in run.warnings] == [
+    assert [w.partition(" of own")[0] for w in run.warnings] == [
         "the last line",
         "line 2",
     ]

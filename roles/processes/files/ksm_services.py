@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 VALUE_BYTES = 1000  # of one key of a data set
+RECORD_BYTES = {"python": 16384}  # where it is not that
 BATCH = 1000  # keys that are written at once
 
 
@@ -73,15 +74,29 @@ def answers(asked, copy, seconds=2.0):
         return client.recv(100).startswith(answer)
 
 
+def record_count(asked):
+    """Return how many keys the data set of a copy has. They are numbers from 0."""
+    return max(1, asked["data_mib"] * 2**20 // RECORD_BYTES.get(asked["service"], VALUE_BYTES))
+
+
+def key_name(key):
+    """Return the name of a key in a store."""
+    return f"key:{key:012}"
+
+
+def value_of(asked, key, number):
+    """Return the value of a key in a copy."""
+    seed = number if asked["data"] == "different" else 0
+    return random.Random(f"{seed} {key}").randbytes(VALUE_BYTES // 2).hex()
+
+
 def records(asked, number):
     """Yield (key, value) of the data set of a copy; see `data` in docs/experiments.md."""
-    count = asked["data_mib"] * 2**20 // VALUE_BYTES
-    seed = number if asked["data"] == "different" else 0
-    order = list(range(count))
+    order = list(range(record_count(asked)))
     if asked["data"] == "similar":
         random.Random(number).shuffle(order)
     for key in order:
-        yield key, random.Random(f"{seed} {key}").randbytes(VALUE_BYTES // 2).hex()
+        yield key, value_of(asked, key, number)
 
 
 FORMS = {  # of a command that stores a value, and the answer to it
@@ -100,7 +115,7 @@ def load(asked, copy):
         client.connect(copy["socket"])
         batch = []
         for key, value in records(asked, copy["number"]):
-            name = f"key:{key:012}"
+            name = key_name(key)
             batch.append(form.format(size=len(name), key=name, length=len(value), value=value))
             if len(batch) == BATCH:
                 send(client, batch, good)

@@ -2,8 +2,8 @@
 """A server of prefork workers, as Python applications often are, with a set of imports and data.
 
 One file, standard library only, Python 3.9 or newer. Its argument is JSON: copy, data, data_mib,
-merge, preload, workers. It listens on the unix socket KSM_SOCKET, and answers `ready`. At SIGUSR1,
-a worker writes to each page of its data.
+merge, preload, workers. All workers accept on the unix socket KSM_SOCKET, a request for each
+connection, and answer `ready`. At SIGUSR1, a worker writes to each page of its data.
 """
 
 import sys
@@ -11,6 +11,7 @@ import sys
 if sys.version_info < (3, 9):  # before anything that an older Python does not have
     sys.exit("ksm_workers.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
+import contextlib
 import importlib
 import json
 import mmap
@@ -43,15 +44,19 @@ def load(asked):
     return modules, memory
 
 
-def serve(listener, asked, loaded):
-    """Answer each client with the sum of one record, so that the data is used."""
-    _modules, memory = loaded or load(asked)
+def serve(listener, loaded):
+    """Answer each client: `12` gets the sum of record 12, and `+12` writes it again."""
+    _modules, memory = loaded
     signal.signal(signal.SIGUSR1, lambda *_: write_all(memory))
     while True:
         client, _ = listener.accept()
-        with client:
-            key = int(client.recv(100) or b"0") * RECORD % len(memory)
-            client.sendall(f"ready {sum(memory[key : key + RECORD])}\n".encode())
+        with client, contextlib.suppress(OSError, ValueError):  # a client may be gone, or be odd
+            question = client.recv(100) or b"0"
+            key = int(question) * RECORD % len(memory)
+            record = memory[key : key + RECORD]
+            if question.startswith(b"+"):
+                memory[key : key + RECORD] = record
+            client.sendall(f"ready {sum(record)}\n".encode())
 
 
 def write_all(memory):
@@ -62,44 +67,29 @@ def write_all(memory):
 
 
 def main():
-    """Start the workers, and wait for the end of one."""
+    """Start the workers, open the socket when all have loaded, and wait for the end of one."""
     asked = json.loads(sys.argv[1])
     loaded = load(asked) if asked["preload"] else None
-    ready = []
-    for number in range(asked["workers"]):
-        listener = socket.socket(socket.AF_UNIX)
-        path = f"{os.environ['KSM_SOCKET']}{number}"
-        listener.bind(path)
-        listener.listen(16)
-        if os.fork() == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            serve(listener, asked, loaded)
-        listener.close()
-        ready.append(path)
-    front(ready)
-
-
-def front(workers):
-    """Listen on the socket of the service, and ask each worker in turn. First, all must answer."""
-    for path in workers:
-        ask(path, b"0")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.environ["KSM_SOCKET"])
-    listener.listen(16)
-    turn = 0
-    while True:
-        client, _ = listener.accept()
-        with client:
-            client.sendall(ask(workers[turn], client.recv(100)))
-        turn = (turn + 1) % len(workers)
-
-
-def ask(path, question):
-    """Return the answer of a worker."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
-        client.sendall(question)
-        return client.recv(100)
+    is_ready, ready = os.pipe()
+    opened, to_open = os.pipe()
+    for _ in range(asked["workers"]):
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(to_open)
+            own = loaded or load(asked)
+            os.write(ready, b".")
+            os.read(opened, 1)  # ends when the first process has closed it
+            serve(listener, own)
+    os.close(ready)
+    for _ in range(asked["workers"]):
+        if not os.read(is_ready, 1):
+            sys.exit("a worker has ended")
+    listener.listen(socket.SOMAXCONN)
+    os.close(to_open)
+    os.wait()
+    sys.exit("a worker has ended")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""What stands for the load of a run: percentiles of all answers, and not means of percentiles."""
+
+from ksm_analysis.results.load import UNITS, together
+from ksm_analysis.results.run import Run
+
+WHEN = "load_throughput"  # every interval has it
+
+
+def value(run: Run, name: str) -> float | None:
+    """Return a metric of UNITS over the settled phase, or over the whole run without one.
+
+    None if it is not a metric of the run's load.
+    """
+    if run.load is None or name not in UNITS:
+        return None
+    rows = run.reported[(run.reported["metric"] == WHEN) & run.reported["settled"]]
+    settled = {*rows["seconds"]}
+    start, intervals = run.header["monotonic"], run.load.intervals
+    chosen = [each for each in intervals if each.ended - start in settled]
+    return together(chosen or intervals).values().get(name)
