@@ -4,6 +4,7 @@ docs/experiments.md has the same descriptions. Editors show them, from the JSON 
 """
 
 import functools
+import itertools
 import math
 import re
 from typing import Annotated, Any, Literal, Self
@@ -20,9 +21,10 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
-from ksm_analysis.definition import values
+from ksm_analysis.definition import image, values
 from ksm_analysis.definition.density import Density, with_processes
 from ksm_analysis.definition.guests import Guests, guests_or_none
+from ksm_analysis.definition.image import Image
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
@@ -326,6 +328,12 @@ class Experiment(Strict):
     note: values.Words = Field(
         default="", description="What the experiment is about. The page shows it."
     )
+    images: Annotated[list[Image], Field(min_length=1), AfterValidator(image.distinct_names)] = (
+        Field(
+            default=[],
+            description="Images that guests boot from, beside `base`, the image of the inventory.",
+        )
+    )
     guests: Annotated[OrLeftOut[Guests], WrapValidator(guests_or_none)] = Field(
         default=None,
         validate_default=True,
@@ -408,6 +416,20 @@ class Experiment(Strict):
         description="Run the first entry of `knobs` once more in each repetition, as a cell of its"
         " own: it shows what no difference looks like.",
     )
+
+    @model_validator(mode="after")
+    def _images(self) -> Self:
+        if self.images and not self.guests:
+            raise wrong_at("images", "goes with 'guests', which boot from them")
+        silent = {each.name for each in self.images if not each.agent}
+        used = silent.intersection(*[itertools.chain(*self.guests.image)] if self.guests else [])
+        for workload in self.workloads if used else []:
+            if workload.parts != ["idle"]:
+                message = (
+                    "'{workload}' runs in guests, but image '{image}' has no agent to start it"
+                )
+                raise wrong_at("workloads", message, workload=workload.name, image=min(used))
+        return self
 
 
 @functools.cache

@@ -266,7 +266,7 @@ def _run(
         "knobs": knobs,
         "knobs_if_present": experiment.knobs_if_present,
         "thp": thp,
-        "workload": {"name": workload.name},
+        "workload": workload.model_dump(include={"name", "requires"}, exclude_none=True),
         "sampling": _sampling(experiment, knobs, workload),
         # in each run, so that a single run directory can be understood
         "note": experiment.note.strip(),
@@ -365,10 +365,20 @@ def _guests(experiment: Experiment, count: int, variant: int, workload: Workload
         "count": count,
         "memory_mib": guests.memory_mib if guests else 0,
         "disk_gib": guests.disk_gib if guests else 0,
-        **(asked(guests.variants[variant]) if guests else {"vcpus": 0}),
+        **(_made_of(experiment, variant) if guests else {"vcpus": 0}),
         "network": _network(guests.network) if guests else None,
         "nosharepages": [n for n in range(1, count + 1) if chosen == "all" or n in (chosen or [])],
     }
+
+
+def _made_of(experiment: Experiment, variant: int) -> dict[str, Any]:
+    """Return what the guests of a run are made of, with the definitions of their images."""
+    found = asked(_variants(experiment)[variant])
+    if "image" in found:
+        known = {image.name: image.planned() for image in experiment.images}
+        names = found["image"].split("+")
+        found["images"] = [known.get(name, {"name": name}) for name in names]
+    return found
 
 
 def _notes(guests: dict[str, Any]) -> list[str]:

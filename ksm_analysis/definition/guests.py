@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, model_validator
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.image import BASE, Turns
 from ksm_analysis.definition.values import (
     OneOrList,
     Strict,
@@ -60,6 +61,11 @@ class Guests(Strict):
         description="What the memory of a guest is on the host: one cell for each entry. KSM merges"
         " neither `hugepages` nor `shared` memory.",
     )
+    image: OneOrList[Turns] = Field(
+        default=[[BASE]],
+        description="What guests boot from, one cell for each entry: `base`, the image of the"
+        " inventory, or one of `images`. With a list of names, guests have them in turn.",
+    )
     balloon_mib: OneOrList[Annotated[int, whole(0, 1048576)]] = Field(
         default=[0],
         description="Memory that a balloon leaves to a guest, in MiB; 0 is no balloon: one cell for"
@@ -75,6 +81,10 @@ class Guests(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        longest = max(map(len, self.image))
+        if longest > min(self.count):
+            message = "{images} images in turn need as many guests, but 'count' is {count}"
+            raise wrong_at("image", message, images=longest, count=min(self.count))
         if max(self.balloon_mib) >= self.memory_mib:
             message = "must be less than 'memory_mib' ({memory}), not {asked}"
             asked = max(self.balloon_mib)
@@ -87,21 +97,18 @@ class Guests(Strict):
     @property
     def variants(self) -> list[dict[str, Any]]:
         """All combinations of what guests are made of; each is a mapping of keys to values."""
-        keys = ("vcpus", "backing", "balloon_mib")
-        return [
-            dict(zip(keys, each, strict=True))
-            for each in itertools.product(*(getattr(self, key) for key in keys))
-        ]
+        images = ["+".join(names) for names in self.image]
+        every = {key: getattr(self, key) for key in ("vcpus", "backing", "balloon_mib")}
+        every = {"image": images, **every}
+        return [dict(zip(every, each, strict=True)) for each in itertools.product(*every.values())]
+
+
+_DEFAULTS = {"image": BASE, "backing": "anonymous", "balloon_mib": 0}
 
 
 def asked(variant: dict[str, Any]) -> dict[str, Any]:
     """Return what a plan has of a variant: `vcpus`, and what is not the default."""
-    defaults = {
-        key: field.default[0] for key, field in Guests.model_fields.items() if key in variant
-    }
-    return {
-        key: value for key, value in variant.items() if key == "vcpus" or value != defaults[key]
-    }
+    return {key: value for key, value in variant.items() if value != _DEFAULTS.get(key)}
 
 
 def guests_or_none(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -114,4 +121,11 @@ def guests_or_none(value: Any, handler: ValidatorFunctionWrapHandler, info: Vali
                 kinds = f"with 'processes', {kinds.replace('of ', 'of idle, ')}"
             raise wrong(f"this key is required: {kinds}")
         return None
-    return handler(value)
+    guests: Guests = handler(value)
+    if "images" in info.data:  # otherwise they are wrong, which is reported
+        known = [BASE, *(image.name for image in info.data["images"])]
+        for name in itertools.chain(*guests.image):
+            if name not in known:
+                message = "there is no image '{name}' in 'images'; there are: {known}"
+                raise wrong_at("image", message, name=name, known=", ".join(known))
+    return guests

@@ -13,6 +13,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from ksm_analysis.definition import values
+from ksm_analysis.definition.image import Packages
 from ksm_analysis.definition.load import Load, within_the_run
 from ksm_analysis.definition.values import (
     OrLeftOut,
@@ -320,6 +321,11 @@ class Workload(Strict):
         " Numbers of guests that a run does not have are ignored. If `name` is the only other key,"
         " the guests are idle.",
     )
+    requires: OrLeftOut[Packages] = Field(
+        default=None,
+        description="Debian packages that it needs in the guests. They are looked up in each image"
+        " before anything boots.",
+    )
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [*_ONE_KIND, {"not": {"anyOf": [*_ONE_KIND]}}]}
     )
@@ -357,6 +363,10 @@ class Workload(Strict):
             return f"'metrics' goes with 'command'{', in each part' if 'mixed' in given else ''}"
         if self.nosharepages and (kind := _without_guests(given)):
             return f"'nosharepages' is for guests: it cannot go with '{kind}'"
+        if self.requires and (kind := _without_guests(given)):
+            return f"'requires' is for guests: it cannot go with '{kind}'"
+        if self.requires and not given:
+            return "'requires' goes with 'stress_ng', 'command' or 'mixed'"
         return ""
 
     def _leaves_time(self, rest: Rest) -> None:

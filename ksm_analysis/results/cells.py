@@ -39,8 +39,14 @@ def guests(run: Run) -> dict[str, Any]:
         return {}
     asked = run.plan.guests.asked()
     size = {f"guest {key}": asked[key] for key in _GUEST_KEYS if key in asked}
-    image = run.record.provenance.get("image")
-    return {**size, "image": image.get("hash")} if isinstance(image, dict) else size
+    images = [run.record.provenance.get(key) for key in _image_keys(run.plan.guests.image)]
+    hashes = [str(image.get("hash")) for image in images if isinstance(image, dict)]
+    return {**size, "image": "+".join(hashes)} if hashes else size
+
+
+def _image_keys(names: str) -> list[str]:
+    """Return where the provenance has the images of a run."""
+    return [f"image {name}" for name in names.split("+")] if "+" in names else ["image"]
 
 
 def workload(run: Run) -> str:

@@ -1,12 +1,13 @@
 """Provenance: what the numbers of runs depend on, and how runs differ in it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ksm_analysis.results.run import Run
 
-DETAILS = ("image.packages.", "image.inputs.", "kernel.config.", "knobs before.")
+DETAILS = re.compile(r"(image( [^.]+)?\.(packages|inputs)|kernel\.config|knobs before)\.")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Fact:
     @property
     def detail(self) -> bool:
         """Whether readers need it only to find the cause of a problem."""
-        return not self.differs and self.name.startswith(DETAILS)
+        return not self.differs and DETAILS.match(self.name) is not None
 
 
 def facts(runs: Sequence[Run]) -> list[Fact]:

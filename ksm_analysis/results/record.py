@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ksm_analysis.definition.factors import FACTORS, REPETITION
+from ksm_analysis.definition.image import BASE
 
 FORMAT = 2
 
@@ -95,6 +96,8 @@ class Guests(_Lenient):
     count: Count
     memory_mib: Count | None = None
     nosharepages: list[int] | None = None
+    image: str = BASE
+    """The names of the images that guests have in turn, joined by +."""
     backing: str = "anonymous"
     balloon_mib: Count = 0
 

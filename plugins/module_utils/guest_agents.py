@@ -97,6 +97,13 @@ def sleep_until(guest, until, stop):
     return True
 
 
+def wait_running(until, guest):
+    """Wait until a time. The guest, which has no agent to ask, must still run then."""
+    sleep_until(guest, until, lambda: False)
+    if not alive(guest):
+        raise GuestError(f"{guest.name()} has ended")
+
+
 def execute(command, timeout, stop, tell, guest):
     """Run a command in a guest; return when it started, its exit code and its output.
 

@@ -8,6 +8,7 @@ module: guest_agent
 short_description: Wait for guests, or run commands in them, through their agents
 description:
   - With O(guests), waits until the QEMU guest agent of each answers.
+  - With O(silent), waits until guests without an agent have run for some time.
   - With O(commands), runs each command in its guest, and waits until all have ended. This needs no
     network and no login. A command that fails is an error.
   - Each guest has its own thread, so that all commands start at the same time.
@@ -17,10 +18,14 @@ options:
     type: list
     elements: str
     default: []
+  silent:
+    description: Names of libvirt domains without an agent, and how many seconds each must have run.
+    type: dict
+    default: {}
   since:
     description: >-
-      With O(guests), when their start began, on the host's CLOCK_MONOTONIC. Their seconds count
-      from this time. By default the start of this module.
+      With O(guests) or O(silent), when their start began, on the host's CLOCK_MONOTONIC. Their
+      seconds count from this time. By default the start of this module.
     type: float
   commands:
     description: Commands to run in guests.
@@ -108,6 +113,14 @@ def jobs(connection, params):
     timeout = params["timeout"]
     ready = partial(guest_agents.wait_ready, guest_agents.now()["monotonic"] + timeout)
     found = [(guest_agents.domain(connection, name), ready) for name in params["guests"]]
+    since = params["since"] or guest_agents.now()["monotonic"]
+    found += [
+        (
+            guest_agents.domain(connection, name),
+            partial(guest_agents.wait_running, since + float(seconds)),
+        )
+        for name, seconds in params["silent"].items()
+    ]
     return found + [
         (
             guest_agents.domain(connection, command["guest"]),
@@ -138,6 +151,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "guests": {"type": "list", "elements": "str", "default": []},
+            "silent": {"type": "dict", "default": {}},
             "since": {"type": "float"},
             "commands": {"type": "list", "elements": "dict", "options": command, "default": []},
             "timeout": {"type": "float", "default": 300},

@@ -725,7 +725,7 @@ def test_all_errors_have_line_key_and_allowed_values():
         ["file.yml:14", "repetitions"],
         ["file.yml:14", "repetitions"],
     ]
-    assert "Did you mean guests? Allowed: note, guests," in found[0]
+    assert "Did you mean guests? Allowed: note, images, guests," in found[0]
     assert "a whole number from 1 to 99, not 100" in found[1]
     assert "Did you mean memory_mib? Allowed: count, memory_mib, disk_gib" in found[2]
     assert "a whole number of 0 or more, or a word" in found[3]
@@ -742,8 +742,8 @@ def test_all_errors_have_line_key_and_allowed_values():
         ("note: 2001-99-99", 1, "not valid YAML"),
         ("!!python/object:os.system {}", 1, "not valid YAML"),
         ("[" * 3000, 1, "not valid YAML"),
-        ("", 1, "a mapping with the keys note, guests"),
-        ("- 1", 1, "a mapping with the keys note, guests"),
+        ("", 1, "a mapping with the keys note, images, guests"),
+        ("- 1", 1, "a mapping with the keys note, images, guests"),
         (SHORT + "guests: {count: 2}", 3, "guests: this key is repeated"),
         (
             SHORT + "workloads:\n- name: s\n  stress_ng: {vm: 1}\n  name: s",
@@ -959,7 +959,7 @@ DOCUMENTED = {
     for line in (ROOT / "docs/experiments.md").read_text().splitlines()
     if line.startswith("| `") and len(cells := [cell.strip() for cell in line.split("|")]) == 6
 }
-LISTS = {"thp", "workloads", "workloads[].mixed", "census.moments"}
+LISTS = {"images", "thp", "workloads", "workloads[].mixed", "census.moments"}
 
 
 def keys(model=definition.Experiment, path="", seen=()):
