@@ -28,6 +28,7 @@ from ksm_analysis.definition.image import Image
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
+    OneOrList,
     OrLeftOut,
     Strict,
     WordOr,
@@ -90,6 +91,23 @@ class HugePages(Strict):
     def knobs(self) -> dict[str, str | int]:
         """The knobs that are given, by the kernel's names."""
         return self.model_dump(by_alias=True, exclude_none=True)
+
+
+# --- swap -----------------------------------------------------------------------------------------
+
+
+class Zram(Strict):
+    """Swap space in compressed memory."""
+
+    zram_mib: Annotated[int, whole(1, 1048576)] = Field(
+        description="In the mapping only: the size of a zram device, which is the only swap space."
+    )
+
+
+_Swap = WordOr[
+    Annotated[Literal["as-found", "none"], says("as-found, none or {zram_mib: N}")],
+    Zram,
+]
 
 
 # --- sampling, order, stop ------------------------------------------------------------------------
@@ -368,6 +386,11 @@ class Experiment(Strict):
         default=None,
         description="Settings of transparent huge pages: one cell for each entry, with each setting"
         " of `knobs`. Without this key, they stay as they are.",
+    )
+    swap: OneOrList[_Swap] = Field(
+        default=["as-found"],
+        description="Swap space of the host: one cell for each entry, with each setting of"
+        " `knobs`.",
     )
     workloads: Annotated[
         list[

@@ -21,9 +21,11 @@ from ksm_analysis.definition.definition import (
     Sampling,
     Shuffled,
     Stop,
+    Zram,
     model,
     steady_of,
 )
+from ksm_analysis.definition.factors import swap_label
 from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
 from ksm_analysis.definition.processes import Processes
@@ -133,7 +135,8 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
         raise InputError(
             f"{file}: the name of the file becomes the name of a directory: {allowed} are allowed"
         )
-    labels = knob_labels([{**knobs, **_prefixed(thp)} for knobs, thp in _settings(experiment)])
+    settings = _settings(experiment)
+    labels = knob_labels([_in_label(*setting) for setting in settings])
     variants = _variants(experiment)
     made_of = knob_labels(variants) if len(variants) > 1 else [""]
     cells = enumerate(_cells(experiment), start=1)
@@ -176,14 +179,25 @@ def _variants(experiment: Experiment) -> list[dict[str, Any]]:
     return experiment.guests.variants if experiment.guests else [{}]
 
 
-def _settings(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """List the knobs of KSM and of transparent huge pages of each setting."""
+_Setting = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+def _settings(experiment: Experiment) -> list[_Setting]:
+    """List the knobs of KSM and of transparent huge pages, and the swap space, of each setting."""
     pages = [each.knobs for each in experiment.thp or []] or [{}]
-    return list(itertools.product(experiment.knobs, pages))
+    return list(itertools.product(experiment.knobs, pages, map(_swap, experiment.swap)))
 
 
-def _prefixed(thp: dict[str, Any]) -> dict[str, Any]:
-    return {f"thp {name}": value for name, value in thp.items()}
+def _swap(swap: Zram | str) -> dict[str, Any]:
+    if isinstance(swap, Zram):
+        return {"swap": swap.zram_mib}
+    return {} if swap == "as-found" else {"swap": swap}
+
+
+def _in_label(knobs: dict[str, Any], thp: dict[str, Any], swap: dict[str, Any]) -> dict[str, Any]:
+    """Return what the label of a setting may name."""
+    prefixed = {f"thp {name}": value for name, value in thp.items()}
+    return {**knobs, **prefixed, **{name: swap_label(value) for name, value in swap.items()}}
 
 
 def _orders(cells: list[Cell], order: Shuffled | str, repetitions: int) -> list[list[Cell]]:
@@ -247,7 +261,7 @@ def _run(
     control = setting == len(settings)
     name = "control" if control else f"k{setting + 1}"
     # without ksmd there is little to measure, so run=0 must be explicit
-    chosen, thp = settings[0 if control else setting]
+    chosen, thp, swap = settings[0 if control else setting]
     knobs = {"run": 1, **chosen}
     processes = experiment.processes
     sizes = [f"g{count:02}"] if experiment.guests or not processes else []
@@ -266,6 +280,7 @@ def _run(
         "knobs": knobs,
         "knobs_if_present": experiment.knobs_if_present,
         "thp": thp,
+        **swap,
         "workload": workload.model_dump(include={"name", "requires"}, exclude_none=True),
         "sampling": _sampling(experiment, knobs, workload),
         # in each run, so that a single run directory can be understood

@@ -71,6 +71,11 @@ class Guests(Strict):
         description="Memory that a balloon leaves to a guest, in MiB; 0 is no balloon: one cell for"
         " each number.",
     )
+    numa: OneOrList[Annotated[int, whole(1, 64)]] = Field(
+        default=[1],
+        description="NUMA nodes of a guest, which share its memory and its virtual CPUs evenly: one"
+        " cell for each number.",
+    )
     network: WordOr[
         Annotated[Literal["none", "user"], says("none, user or {network: NAME}")], Network
     ] = Field(
@@ -85,6 +90,9 @@ class Guests(Strict):
         if longest > min(self.count):
             message = "{images} images in turn need as many guests, but 'count' is {count}"
             raise wrong_at("image", message, images=longest, count=min(self.count))
+        if max(self.numa) > min(self.vcpus):
+            message = "{numa} nodes need as many 'vcpus', not {vcpus}"
+            raise wrong_at("numa", message, numa=max(self.numa), vcpus=min(self.vcpus))
         if max(self.balloon_mib) >= self.memory_mib:
             message = "must be less than 'memory_mib' ({memory}), not {asked}"
             asked = max(self.balloon_mib)
@@ -92,18 +100,21 @@ class Guests(Strict):
         if any(self.balloon_mib) and (kinds := [*{*_WITHOUT_BALLOON} & {*self.backing}]):
             message = "the host gets no memory back from a balloon with 'backing: {kind}'"
             raise wrong_at("balloon_mib", message, kind=min(kinds))
+        if "hugepages" in self.backing and self.memory_mib % (2 * max(self.numa)):
+            message = "must be even for each node of a guest in huge pages of 2 MiB, not {asked}"
+            raise wrong_at("memory_mib", message, asked=self.memory_mib)
         return self
 
     @property
     def variants(self) -> list[dict[str, Any]]:
         """All combinations of what guests are made of; each is a mapping of keys to values."""
         images = ["+".join(names) for names in self.image]
-        every = {key: getattr(self, key) for key in ("vcpus", "backing", "balloon_mib")}
+        every = {key: getattr(self, key) for key in ("vcpus", "backing", "balloon_mib", "numa")}
         every = {"image": images, **every}
         return [dict(zip(every, each, strict=True)) for each in itertools.product(*every.values())]
 
 
-_DEFAULTS = {"image": BASE, "backing": "anonymous", "balloon_mib": 0}
+_DEFAULTS = {"image": BASE, "backing": "anonymous", "balloon_mib": 0, "numa": 1}
 
 
 def asked(variant: dict[str, Any]) -> dict[str, Any]:

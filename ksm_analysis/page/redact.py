@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from ksm_analysis.results.record import Planned
 from ksm_analysis.results.run import Results, Run
@@ -77,6 +78,12 @@ def _run(run: Run, names: dict[str, str]) -> Run:
     return replace(run, record=record.model_copy(update=changed), warnings=warnings)
 
 
+def _images(run: Run) -> dict[str, Any]:
+    """Keep only the names of images, which the labels have, too: a disk of one's own has a path."""
+    images = run.plan.guests.images
+    return {"images": [{"name": image.get("name")} for image in images]} if images else {}
+
+
 def _plan(run: Run, names: dict[str, str]) -> Planned:
     """Rewrite the plan of a run."""
     name = names.get(run.factors["workload"], "")
@@ -85,6 +92,7 @@ def _plan(run: Run, names: dict[str, str]) -> Planned:
     changed = {
         "id": names[run.id] if run.imported else run.id,
         "factors": run.plan.factors.model_copy(update=workload),
+        "guests": run.plan.guests.model_copy(update=_images(run)),
         "note": _words(run.plan.note or "", names),
     }
     return run.plan.model_copy(update=changed)

@@ -7,10 +7,11 @@ several experiments are compared by the full values, not by their labels.
 import json
 from typing import Any
 
+from ksm_analysis.definition.factors import swap_label
 from ksm_analysis.definition.workload import WITHOUT_GUESTS
 from ksm_analysis.results.run import Run
 
-_GUEST_KEYS = ("memory_mib", "vcpus", "network", "backing", "balloon_mib")
+_GUEST_KEYS = ("memory_mib", "vcpus", "network", "backing", "balloon_mib", "numa")
 GUESTS = (*(f"guest {key}" for key in _GUEST_KEYS), "image")
 
 
@@ -24,8 +25,16 @@ def knobs(run: Run) -> dict[str, Any]:
     if run.imported:
         return run.record.knobs.during
     thp = {f"thp {name}": value for name, value in run.plan.thp.items()}
+    swap = {} if run.plan.swap is None else {"swap": swap_label(run.plan.swap)}
     control = {"control": "yes"} if run.plan.control else {}
-    return {**run.plan.knobs_if_present, **run.plan.knobs, **thp, **run.plan.unknown, **control}
+    return {
+        **run.plan.knobs_if_present,
+        **run.plan.knobs,
+        **thp,
+        **swap,
+        **run.plan.unknown,
+        **control,
+    }
 
 
 def is_off(run: Run) -> bool:

@@ -98,8 +98,11 @@ class Guests(_Lenient):
     nosharepages: list[int] | None = None
     image: str = BASE
     """The names of the images that guests have in turn, joined by +."""
+    images: list[dict[str, Any]] = []
+    """Their definitions, if they are not just the base image."""
     backing: str = "anonymous"
     balloon_mib: Count = 0
+    numa: Count = 1
 
 
 class Workload(_Lenient):
@@ -119,6 +122,8 @@ class Planned(_Lenient):
     knobs_if_present: dict[str, int | str] = {}
     thp: dict[str, int | str] = {}
     """Knobs of transparent huge pages."""
+    swap: str | int | None = None
+    """The swap space: `none`, or the size of a zram device in MiB; None if it is as found."""
     workload: Workload
     sampling: Sampling
     parts: list[Part]

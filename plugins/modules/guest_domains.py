@@ -14,8 +14,8 @@ options:
   state:
     description:
       - V(running) defines and starts the domains of O(xml). Running domains are not changed; if the
-        memory, its backing, processors, kernel, disks, networks or merging of one differ from
-        O(xml), the module fails and changes nothing.
+        memory, its backing, processors, NUMA nodes, kernel, disks, networks or merging of one
+        differ from O(xml), the module fails and changes nothing.
       - V(absent) destroys and undefines every domain whose whole name matches O(pattern).
     type: str
     choices: [running, absent]
@@ -117,6 +117,7 @@ def definition(domain):
     return {
         "memory": f"{int(memory.text) * UNITS[memory.get('unit', 'KiB')] // 2**20} MiB",
         "processors": domain.findtext("vcpu"),
+        "nodes": len(domain.findall("cpu/numa/cell")),
         "kernel": domain.findtext("os/kernel"),
         "disks": [source.get("file") for source in domain.findall("devices/disk/source")],
         "networks": [network(interface) for interface in domain.findall("devices/interface")],

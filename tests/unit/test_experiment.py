@@ -320,6 +320,48 @@ def test_a_plan_says_what_cannot_merge(guests, workload, note):
     assert run["id"].startswith("g02-k1-"), "a single combination has no number"
 
 
+def test_swap_space_is_part_of_the_setting():
+    runs = plan(SHORT + "swap: [as-found, none, {zram_mib: 64}]\nknobs: [{run: 0}, {run: 1}]")[
+        "runs"
+    ]
+    assert [run.get("swap", "as found") for run in runs] == ["as found", "none", 64] * 2
+    assert [run["factors"]["knobs"] for run in runs[3:]] == [
+        "run=1, swap as found",
+        "run=1, swap=none",
+        "run=1, swap=zram 64 MiB",
+    ]
+    assert [run["id"] for run in runs] == [f"g01-k{n}-idle-r1" for n in range(1, 7)]
+
+
+IMAGES = """\
+images:
+  - {name: web, packages: [nginx-light]}
+  - {name: own, file: /srv/own.qcow2, agent: false, ready_seconds: 5}
+guests: {count: 2, image: [base, web, [base, own]]}
+sampling: {interval: 1, intervals: 4}
+"""
+
+
+def test_guests_boot_from_an_image_or_from_several_in_turn():
+    runs = plan(IMAGES)["runs"]
+    labels = ["idle, image=base", "idle, image=web", "idle, image=base+own"]
+    assert [run["factors"]["workload"] for run in runs] == labels
+    assert "image" not in runs[0]["guests"], "the base image needs no definition"
+    assert runs[1]["guests"]["images"] == [{"name": "web", "packages": ["nginx-light"]}]
+    own = {"name": "own", "file": "/srv/own.qcow2", "agent": False, "ready_seconds": 5.0}
+    assert runs[2]["guests"]["images"] == [{"name": "base"}, own]
+    assert runs[2]["workload"] == {"name": "idle"}
+
+
+def test_what_a_workload_requires_is_planned():
+    run = work("{name: s, command: redis-server, requires: [redis-server]}")
+    assert run["workload"] == {"name": "s", "requires": ["redis-server"]}
+
+
+def wrong_image(right, wrong):
+    return IMAGES.replace(right, wrong)
+
+
 def test_arrays_in_full():
     mapping = "{change: half-distinct, ints: 5000, second: 1, changed: 2.5}"
     (run,) = plan(ARRAYS.replace("single", mapping))["runs"]
@@ -767,6 +809,26 @@ def test_all_errors_have_line_key_and_allowed_values():
             1,
             "'backing: locked'",
         ),
+        (
+            SHORT.replace("count: 1", "count: 1, numa: 2, vcpus: [2, 1]"),
+            1,
+            "as many 'vcpus', not 1",
+        ),
+        (SHORT + "swap: [none, none]", 3, "is repeated"),
+        (SHORT + "swap: [some]", 3, "as-found, none or {zram_mib: N}"),
+        (wrong_image("nginx-light", "Nginx"), 2, "a list of names of Debian packages"),
+        (wrong_image("name: web", "name: base"), 2, "needs another name: 'base'"),
+        (wrong_image("name: web", "name: own"), 1, "is repeated"),
+        (wrong_image("packages: [nginx-light]", "suite: x, file: /x"), 2, "cannot go with 'file'"),
+        (wrong_image(", packages: [nginx-light]", ""), 2, "needs 'packages', 'suite' or 'file'"),
+        (wrong_image("packages: [nginx-light]", "suite: x, agent: false"), 2, "goes with 'file'"),
+        (wrong_image(", agent: false", ""), 3, "goes with 'agent: false'"),
+        (wrong_image("[base, own]]", "[own]]"), 4, "a list of two or more names"),
+        (wrong_image("[base, own]]", "[base, wen]]"), 4, "there is no image 'wen' in 'images'"),
+        (wrong_image("count: 2", "count: [2, 1]"), 4, "2 images in turn need as many guests"),
+        (IMAGES + "workloads: [{name: s, command: a}]", 6, "image 'own' has no agent"),
+        (ARRAYS + "images: [{name: a, suite: b}]", 3, "goes with 'guests'"),
+        (ARRAYS.replace("single", "single, requires: [gcc]"), 2, "'requires' is for guests"),
         (SHORT + "thp: []", 3, "at least one entry"),
         (SHORT + "thp: [{}]", 3, "needs at least one knob"),
         (SHORT + "thp: [{enabled: sometimes}]", 3, "one of always, madvise, never"),

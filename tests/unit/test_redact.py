@@ -16,6 +16,10 @@ def directory(write_run):
     record["run"]["workload"]["parts"] = [
         {"guests": [1], "command": SECRET.split(), "start": 0.0, "stop": 2.0}
     ]
+    record["run"]["guests"] |= {
+        "image": "own",
+        "images": [{"name": "own", "file": "/srv/secret-image", "agent": False}],
+    }
     record["provenance"]["kernel"]["cmdline"] = "root=UUID=secret-disk"
     stopped = {"event": "workload stopped", "guest": "ksm-guest-01", "exitcode": 3, "stdout": ""}
     happened = [
@@ -45,7 +49,7 @@ def test_names_and_commands_are_on_no_page(directory):
     assert main(["report", str(directory), "-o", str(directory / "open.html")]) == 0
     assert main(["report", str(directory), "--redact", "-o", str(directory / "page.html")]) == 0
     names = ("db7.example", "s3cr3t", "vault.example", "secret-disk", "db7.log", "db7-log-of-may")
-    names += ("secret-service",)
+    names += ("secret-service", "secret-image")
     pages = [(directory / name).read_text() for name in ("open.html", "page.html")]
 
     assert all(name in pages[0] for name in names)
