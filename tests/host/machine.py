@@ -90,6 +90,7 @@ def assert_restored(knobs_before: dict[str, str]) -> None:
     assert not (STATE / "knobs.json").exists()
     assert not (STATE / "huge_pages.json").exists()
     assert not (STATE / "hugetlb.json").exists()
+    assert not (STATE / "swap.json").exists()
     if knobs_before["run"] != "1\n":
         gauges = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
         assert {(KSM / name).read_text() for name in gauges} == {"0\n"}

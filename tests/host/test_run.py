@@ -136,7 +136,7 @@ def assert_counted(directory):
 
 
 MIXED = """\
-guests: {count: 2}
+guests: {count: 2, balloon_mib: 320, vcpus: 2, numa: 2}
 processes: {count: 1, service: python, data_mib: 4, workers: 1}
 knobs: [{pages_to_scan: 5000, sleep_millisecs: 10}]
 knobs_if_present: {smart_scan: 0, no_kernel_has_this: 1}
@@ -144,7 +144,7 @@ workloads:
   - name: mixed
     mixed:
       - stress_ng: {vm: 1, vm_bytes: 32M}
-      - command: echo here; sleep 90
+      - command: cat /sys/devices/system/node/online; grep MemTotal /proc/meminfo; sleep 90
     nosharepages: [2]
   - {name: broken, command: exit 3}
 sampling: {interval: 1, intervals: 60, period: 0.25}
@@ -174,7 +174,9 @@ def test_a_run_of_different_guests_ends_when_it_is_steady(experiment, restored):
     ended = {e["guest"]: e for e in happened if e["event"] == "workload stopped"}
     assert all(event["stopped_early"] for event in ended.values())
     assert "bogo-ops-per-second-real-time" in ended["ksm-guest-01"]["stdout"]
-    assert ended["ksm-guest-02"]["stdout"] == "here\n"
+    nodes, memory = ended["ksm-guest-02"]["stdout"].splitlines()
+    assert nodes == "0-1"
+    assert 200 * 1024 < int(memory.split()[1]) <= 320 * 1024, "the balloon has taken the rest"
     began = {e["guest"]: e["monotonic"] for e in happened if e["event"] == "workload started"}
     assert all(abs(at - taken[0]["monotonic"]) < 0.5 for at in began.values())
 
@@ -185,20 +187,59 @@ sampling: {interval: 1, intervals: 2, period: 0.5}
 """
 
 
-def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, restored):
-    """tests/host/test_campaign.py restores the host by teardown instead."""
-    before = knobs()
-    cut = experiment(intervals=60)
+@pytest.fixture
+def tiny(module):
+    """Make an image of one's own: a boot sector that fills 512 KiB of memory and stops."""
+    disk, images = STATE / "tiny.raw", STATE / "images"
+    code = "fa bb0010 8ec3 31ff b8a5a5 b90080 fc f3ab 81c30010 81fb0090 72e9 f4 ebfd"
+    disk.write_bytes((bytes.fromhex(code).ljust(510, b"\0") + b"\x55\xaa").ljust(2**20, b"\0"))
+    found = disk.with_suffix(".qcow2")
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", disk, found], check=True)
+    definition = {"name": "tiny", "file": str(found), "agent": False, "ready_seconds": 1}
+    role = json.dumps({"guest_image_definition": definition})
+    ansible = ("ansible", "localhost", "-m", "include_role", "-a", "name=ksm.testbed.guest_image")
+    subprocess.run([*ansible, "-e", role], check=True, cwd=ROOT, capture_output=True)
+    yield definition
+    shutil.rmtree((images / "tiny").resolve())
+    for path in (images / "tiny", disk, found):
+        path.unlink()
+
+
+def hugetlb() -> dict[str, int]:
+    """Return how many huge pages are reserved, and how many of these are free."""
+    rows = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
+    return {
+        row[0]: int(row[1]) for row in rows if row[0] in ("HugePages_Total:", "HugePages_Free:")
+    }
+
+
+CUT = """\
+images: [{}]
+guests: {{count: 2, memory_mib: 256, image: [[base, tiny]], backing: hugepages}}
+swap: {{zram_mib: 64}}
+sampling: {{interval: 1, intervals: 60}}
+"""
+
+
+def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, tiny, restored):
+    """Huge pages and swap space, too. tests/host/test_campaign.py restores by teardown instead."""
+    before, pages, swaps = knobs(), hugetlb(), Path("/proc/swaps").read_text()
+    cut = experiment(text=CUT.format(json.dumps(tiny)))
     cut.until(sampling)
     cut.kill()
     assert knobs() != before, "the run has changed the host"
-    assert guests() == ["ksm-guest-01"]
+    assert guests() == ["ksm-guest-01", "ksm-guest-02"]
+    assert hugetlb()["HugePages_Total:"] == pages["HugePages_Total:"] + 256
+    assert hugetlb()["HugePages_Free:"] < pages["HugePages_Free:"] + 256, "the guests are in them"
+    assert "/dev/zram" in Path("/proc/swaps").read_text()
     (left,) = runs(experiment.results)
-    assert left.name == "g01-k1-idle-r1.partial"
+    assert left.name == "g02-k1-idle-r1.partial"
     after = experiment(text=ARRAYS + "knobs: [{run: 1}]\n")
     assert after.wait() == 0, after.log.read_text()
     assert record(experiment.results, "g00-k1-two-r1")["status"] == "complete"
-    (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
+    assert hugetlb() == pages
+    assert Path("/proc/swaps").read_text() == swaps
+    (kept,) = (STATE / "uncollected").glob("g02-k1-idle-r1-*")
     assert (kept / "samples.jsonl").stat().st_size > 0, "raw files of the interrupted run are kept"
     shutil.rmtree(kept)
 
@@ -233,6 +274,15 @@ def test_an_unknown_knob_boots_no_guest(experiment, restored):
     assert play.wait() != 0
     assert "no knob pages_to_skan" in play.output
     assert (experiment.results / "precious").exists(), "a refused experiment moves nothing"
+    assert "Start the guests" not in play.output
+
+
+def test_a_package_that_the_image_lacks_boots_no_guest(experiment, restored):
+    workload = "{name: cache, command: redis-server, requires: [redis-server, stress-ng]}"
+    play = experiment(workload=workload)
+    assert play.wait() != 0
+    assert "Workload cache needs redis-server, which image base of localhost" in play.output
+    assert "guest_image_extra_packages" in play.output
     assert "Start the guests" not in play.output
 
 
