@@ -53,6 +53,19 @@ def test_plan_shows_the_census(capsys, tmp_path):
     assert "in each run: every 20 s, whenever a scan has ended, at the end; the guests are" in out
 
 
+def test_plan_says_what_cannot_merge(capsys, tmp_path):
+    file = tmp_path / "shared.yml"
+    file.write_text(
+        "guests: {count: 1, backing: [shared, locked]}\nsampling: {interval: 1, intervals: 4}"
+    )
+
+    assert main(["plan", str(file)]) == 0
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "KSM cannot merge the memory of these guests: it is shared memory" in shown
+    assert "(g01-v1-k1-idle-r1)." in shown
+
+
 def test_plan_for_programs(capsys):
     assert main(["plan", QUICK, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)

@@ -12,9 +12,12 @@ from ksm_analysis.results.together import together
 def write(tmp_path):
     """Write runs of experiments; return a function that reads all of them."""
 
-    def write(experiment, guests=1, workload="idle", pages=1000, options=None, **other):
+    def write(
+        experiment, guests=1, workload="idle", pages=1000, options=None, images="base", **other
+    ):
         record = run_record(guests=guests, workload=workload, experiment=experiment, **other)
         record["run"]["knobs"]["pages_to_scan"] = pages
+        record["run"]["guests"]["image"] = images
         for part in record["run"]["workload"]["parts"]:
             part["stress_ng"] = options
         Writer(tmp_path / experiment)(record)
@@ -30,6 +33,18 @@ def test_one_experiment_stays_as_it_is(write):
     alone = read_results(write.directory / "one")
 
     assert [r.record for r in write.read("one").runs] == [r.record for r in alone.runs]
+
+
+def test_guests_of_other_images_are_another_cell(write):
+    one = {"hash": "abc"}
+    for name, other in (("one", "def"), ("two", "123")):
+        provenance = {"image base": one, "image web": {"hash": other}}
+        write(name, provenance=provenance, images="base+web")
+
+    assert [run.factors["knobs"] for run in write.read("one", "two").runs] == [
+        "image=abc+def",
+        "image=abc+123",
+    ]
 
 
 def test_knobs_are_named_by_what_differs_between_experiments(write):
