@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate, estimate
 from ksm_analysis.analysis.words import number, spoken
 from ksm_analysis.results import cells
@@ -75,6 +76,12 @@ def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
         killed=estimate([storm["killed"] for storm in storms]),
         stormed=estimate([storm["copies"] for storm in storms]),
     )
+
+
+def beside(settings: list[Setting], found: Sequence[Fit]) -> list[Setting]:
+    """Return the settings whose savings count: those of a density end with what is left of it."""
+    those = {(fit.host, fit.workload, fit.knobs) for fit in found}
+    return [each for each in settings if (each.host, each.workload, each.knobs) not in those]
 
 
 def in_words(found: Sequence[Fit]) -> list[str]:

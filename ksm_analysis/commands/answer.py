@@ -15,7 +15,7 @@ Prints what the page of `report` says first: what was saved and what it cost, th
 cannot be told from the best, and warnings.
 
 With --json it prints one object:
-  headline  a sentence
+  headline  a sentence, or several
   fits      with a density, one object per setting: its factors, `runs` (ids), how many `copies` fit
             (an estimate), `at_least` (copies were not added until it broke), `reasons` why it broke
             (with the number of runs), and how many of those that `stormed` were `killed`
@@ -60,13 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     results = read_together(arguments.directories)
     measured = [measurement.measure(run) for run in results.usable]
     settings = settings_of(measured)
-    best = best_of(settings)
-    warnings = [*results.warnings, *warnings_of(measured)]
     fits = density.fits(results.usable)
+    saving = density.beside(settings, fits)
+    best = best_of(saving)
+    warnings = [*results.warnings, *warnings_of(measured)]
+    words = [*density.in_words(fits), *([headline(saving)] if saving or not fits else [])]
     if arguments.json:
-        _print_json(headline(settings), fits, settings, best, warnings)
+        _print_json(" ".join(words), fits, settings, best, warnings)
     else:
-        _print([*density.in_words(fits), headline(settings)], best, warnings)
+        _print(words, best, warnings)
     return 0
 
 

@@ -26,19 +26,22 @@ def data_of(results: Results) -> dict[str, Any]:
     usable = results.usable
     measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
-    best = best_of(settings)
     fits = density.fits(usable)
+    saving = density.beside(settings, fits)
+    best = best_of(saving)
     facts = provenance.facts(results.runs)
     notes = (run.plan.note for run in results.runs)
     return {
         "title": title(results),
         "notes": list(dict.fromkeys(filter(None, notes))),
-        "headline": headline(settings),
+        "headlines": [
+            *density.in_words(fits),
+            *([headline(saving)] if saving or not fits else []),
+        ],
         "best": best,
         "words": words.in_words(usable),
         "warnings": [*results.warnings, *validity.warnings_of(measured)],
         "answer": tables.of_settings(settings, best),
-        "fits": density.in_words(fits),
         "changes": changes.sections_of(measured, fits),
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
