@@ -83,7 +83,8 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         length="the length of a run's sampling" + (f" with {by}" if by else ""),
         guests="guests" in data,
         processes="processes" in data,
-        services=bool(processes.service if processes else data.get("processes")),
+        # wrong processes are reported at their own key
+        service=processes.service if processes else ("" if data.get("processes") else None),
         copies=max(processes.count) if processes else 1,
         come_and_go="density" in data or bool(processes and processes.come_and_go),
         without_guests=_without_guests(workloads, "processes" in data),
@@ -289,7 +290,7 @@ def _run(
     }
     if control:
         planned["control"] = True
-    if notes := _notes(planned["guests"]):
+    if notes := _notes(planned["guests"]) + (processes.notes if processes else []):
         planned["notes"] = notes
     if processes:
         planned["factors"]["processes"] = copies

@@ -66,10 +66,14 @@ class Load(Strict):
 def within_the_run(load: Load, info: ValidationInfo) -> Load:
     """Refuse a load without a service, that no generator can make, or that is only warm-up."""
     rest = rest_of(info)
-    if not rest.services:
+    if rest.service is None:
         raise wrong("goes with 'processes' that have a 'service': it sends requests to its copies")
     if rest.come_and_go:
         raise wrong("cannot go with 'arrivals', 'lifetimes' or 'density': all copies must be there")
+    if rest.service == "postgres" and load.arrivals == "constant":
+        raise wrong_at("arrivals", "must be poisson for postgres: pgbench has no other")
+    if rest.service == "nginx" and load.write_percent:
+        raise wrong("'write_percent' must be 0 for nginx, which serves files")
     if load.rate * rest.copies > MOST:
         message = "{copies} copies × {rate} are more than {most} requests a second"  # noqa: RUF001
         raise wrong_at("rate", message, copies=rest.copies, rate=f"{load.rate:g}", most=MOST)

@@ -26,7 +26,7 @@ from ksm_analysis.definition.values import (
     wrong_at,
 )
 
-Service = Literal["python", "redis", "memcached"]
+Service = Literal["python", "redis", "memcached", "postgres", "nginx"]
 Merge = Literal["prctl", "madvise", "none"]
 DataSet = Literal["same", "similar", "different"]
 Count = OneOrList[Annotated[int, whole(1, 999)]]
@@ -103,7 +103,7 @@ class Processes(Strict):
         for key, of in _BELONGS.items():
             if key in self.model_fields_set and not of(self):
                 raise wrong_at(key, _WHERE[key])
-        if self.merge == "madvise" and self.service in ("redis", "memcached"):
+        if self.merge == "madvise" and self.service not in (None, "python"):
             message = "must be prctl or none for {service}, which does not ask for madvise itself"
             raise wrong_at("merge", message, service=self.service)
         found = arrivals.problem(self.arrivals, self.lifetimes, max(self.count), rest_of(info))
@@ -117,6 +117,14 @@ class Processes(Strict):
         return self.service or "command"
 
     @property
+    def notes(self) -> list[str]:
+        """What KSM cannot merge by design."""
+        if self.merge == "none":
+            return ["KSM may not merge the memory of these processes: merge is none"]
+        cannot = _CANNOT_MERGE.get(self.name)
+        return [f"KSM cannot merge {cannot}"] if cannot else []
+
+    @property
     def come_and_go(self) -> bool:
         """Whether copies start or end within a run."""
         return bool(self.arrivals or self.lifetimes)
@@ -125,7 +133,7 @@ class Processes(Strict):
         """Return the names of all processes of so many copies that are sampled."""
         width = max(2, len(str(count)))
         copies = [f"process-{number:0{width}}" for number in range(1, count + 1)]
-        workers = range(1, (self.workers if self.service == "python" else 0) + 1)
+        workers = range(1, {"python": self.workers, **_WORKERS}.get(self.name, 0) + 1)
         return [
             name for copy in copies for name in (copy, *(f"{copy}-w{number}" for number in workers))
         ]
@@ -141,6 +149,13 @@ class Processes(Strict):
         }
 
 
+_WORKERS = {"postgres": 3, "nginx": 1}  # further processes of a copy that stay
+_CANNOT_MERGE = {
+    "postgres": "the buffers of PostgreSQL, which are shared memory, and its files in the page"
+    " cache: only private memory of its processes",
+    "nginx": "the files that nginx serves, which are in the page cache: only private memory of its"
+    " processes",
+}
 _BELONGS: dict[str, Callable[[Processes], object]] = {
     "check": lambda asked: asked.command,
     "metrics": lambda asked: asked.command,

@@ -98,7 +98,7 @@ class Rest(NamedTuple):
     length: str = "the length of a run's sampling"
     guests: bool | None = None  # whether there is a key of that name
     processes: bool = False  # whether there is a key of that name
-    services: bool = True  # whether these are a service
+    service: str | None = ""  # which service these are, if any
     copies: int = 1  # of the processes, at most
     come_and_go: bool = False  # whether their number changes within a run
     without_guests: bool = True  # whether no workload needs guests

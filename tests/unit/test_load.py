@@ -56,6 +56,8 @@ def test_the_load_starts_after_the_sampler():
         ("{rate: 9}", "{count: 1, command: /bin/cat}", "load: goes with 'processes' that have"),
         ("{rate: 9000}", "{count: [1, 3], service: redis}", "3 copies × 9000 are more than 20000"),  # noqa: RUF001
         ("{rate: 9}", "{count: 2, service: redis, arrivals: {every: 1}}", "copies must be there"),
+        ("{rate: 9, arrivals: constant}", "{count: 1, service: postgres}", "must be poisson for"),
+        ("{rate: 9}", "{count: 1, service: nginx}", "'write_percent' must be 0 for nginx"),
         ("{rate: 9, warmup: 4}", "{count: 1, service: redis}", "warmup: must be less than 4 s"),
     ],
 )
@@ -116,6 +118,10 @@ def test_frequent_keys():
         ("memcached", b"END\r\n", False),
         ("memcached", b"STORED\r\n", True),
         ("memcached", b"SERVER_ERROR out of memory\r\n", False),
+        ("nginx", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", True),
+        ("nginx", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na", None),
+        ("nginx", b"HTTP/1.1 200 OK\r\nContent-Le", None),
+        ("nginx", b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\na", False),
         ("python", b"ready 5\n", True),
         ("python", b"rea", None),
         ("python", b"what\n", False),
@@ -173,7 +179,7 @@ def served(tmp_path, delay=0.0, close_after=10**9):
 
 def generate(path, tmp_path, seconds=1.0, **asked):
     """Run the load in this process; return its lines."""
-    copies = [{"number": 1, "name": "process-01", "socket": str(path)}]
+    copies = [{"number": 1, "name": "process-01", "scratch": str(path.parent)}]
     with program.opened(tmp_path / "load.jsonl") as output:
         start = time.monotonic()
         program.Load(ASKED | asked, copies, output, start).run(start + seconds)
@@ -279,3 +285,25 @@ def test_the_value_of_a_run_is_of_all_answers_of_the_settled_phase(write_run):
 )
 def test_what_the_reader_of_the_numbers_must_know(write_run, lines, words):
     assert any(words in warning for warning in read(write_run, lines).warnings)
+
+
+def test_the_log_of_pgbench_becomes_windows(tmp_path):
+    # client, transaction, µs, script (1 writes), end in s and µs of the wall clock, µs late
+    log = (
+        "0 1 250 0 1700000001 100000 20\n1 1 900 1 1700000002 600000 30\n1 2 skipped 0 1 1 1\n0 1 2"
+    )
+    (tmp_path / "pgbench.4242").write_text(log)
+    (tmp_path / "pgbench.stderr").write_text("")
+    found = list(program.logged([{"scratch": str(tmp_path)}], offset=1_699_999_000))
+    assert found == [
+        (pytest.approx(1001.1), pytest.approx(250e-6), pytest.approx(20e-6), False),
+        (pytest.approx(1002.6), pytest.approx(900e-6), pytest.approx(30e-6), True),
+    ]
+    with program.opened(tmp_path / "load.jsonl") as output:
+        program.write_windows(ASKED | {"warmup": 1.5}, found, output, 1000.0, 4.0, 0.5)
+    first, second = map(json.loads, (tmp_path / "load.jsonl").read_text().splitlines())
+    assert (first["warmup"], first["monotonic"], first["seconds"]) == (True, 1001.5, 0.5)
+    assert (second["warmup"], second["monotonic"], second["seconds"]) == (False, 1003, 1)
+    assert second["cpu_seconds"] == 0.5
+    assert sum(first["reads"].values()) == sum(second["writes"].values()) == 1
+    assert 899_000 < int(next(iter(second["writes"]))) <= 900_000

@@ -71,7 +71,7 @@ def test_an_experiment_without_processes_has_no_such_factor():
         ("{count: [1, 1], service: redis}", "entries must differ"),
         ("{count: 1}", "needs either 'service' or 'command'"),
         ("{count: 1, service: redis, command: /bin/true}", "needs either 'service' or 'command'"),
-        ("{count: 1, service: mysql}", "one of python, redis, memcached"),
+        ("{count: 1, service: mysql}", "one of python, redis, memcached, postgres, nginx"),
         ("{count: 1, service: redis, merge: all}", "one of prctl, madvise, none"),
         ("{count: 1, service: redis, merge: madvise}", "must be prctl or none for redis"),
         ("{count: 1, service: redis, workers: 2}", "processes.workers: goes with"),
@@ -84,6 +84,21 @@ def test_a_wrong_definition(processes, words):
     with pytest.raises(InputError, match=r"^file\.yml:") as caught:
         plan(processes)
     assert words in str(caught.value)
+
+
+def test_what_cannot_be_merged_is_told_before_a_run():
+    (run,) = plan("{count: 2, service: postgres}")
+    assert run["notes"] == [
+        "KSM cannot merge the buffers of PostgreSQL, which are shared memory, and its files in the"
+        " page cache: only private memory of its processes"
+    ]
+    assert run["parts"][0]["processes"][:5] == [
+        *("process-01", "process-01-w1", "process-01-w2", "process-01-w3", "process-02")
+    ]
+    assert plan("{count: 1, service: redis, merge: none}")[0]["notes"] == [
+        "KSM may not merge the memory of these processes: merge is none"
+    ]
+    assert "notes" not in plan("{count: 2, service: redis}")[0]
 
 
 def data(copy, kind):

@@ -18,16 +18,19 @@ import ctypes
 import gc
 import itertools
 import json
+import math
 import os
 import random
+import re
 import resource
 import select
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
-from ksm_services import key_name, record_count, value_of
+from ksm_services import FailedError, key_name, postgres_programs, record_count, value_of
 
 FORMAT = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -141,7 +144,25 @@ class Python:
         return answer.startswith(b"ready") if answer.endswith(b"\n") else None
 
 
-PROTOCOLS = {"redis": Redis, "memcached": Memcached, "python": Python}
+class Nginx:
+    """GET of HTTP. Nothing is written."""
+
+    keeps = True
+
+    def read(self, key):
+        """Return the request for a file."""
+        return f"GET /{key_name(key)} HTTP/1.1\r\nHost: load\r\n\r\n".encode()
+
+    def answered(self, answer):
+        """Judge an answer."""
+        head, found, body = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if not found or (length and len(body) < int(length[1])):
+            return None
+        return bool(length) and head.startswith(b"HTTP/1.1 200 ")
+
+
+PROTOCOLS = {"redis": Redis, "memcached": Memcached, "python": Python, "nginx": Nginx}
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -278,7 +299,7 @@ class Load:
         self.poll, self.timer, self.connections = select.epoll(), Timer(), {}
         self.poll.register(self.timer.descriptor, select.EPOLLIN)
         self.free = [
-            [Connection(place, copy["socket"]) for _ in range(asked["connections"])]
+            [Connection(place, f"{copy['scratch']}/socket") for _ in range(asked["connections"])]
             for place, copy in enumerate(copies)
         ]
         self.waiting = [collections.deque() for _ in copies]
@@ -415,6 +436,103 @@ class Ended(Exception):  # noqa: N818 - the launcher knows the reason
     """A copy takes no connections. Arguments: its place, and what the system says."""
 
 
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+READ = "SELECT value FROM data WHERE key = :key;"
+WRITE = "UPDATE data SET value = value WHERE key = :key;"
+PICK = {
+    "uniform": "\\set key random(0, :keys - 1)",
+    "zipf": f"\\set key permute(random_zipfian(1, :keys, {ZIPF}) - 1, :keys)",
+}
+
+
+def pgbench(asked, copy, seconds):
+    """Start pgbench for a copy: with a rate, its load is open, and counts from when it is due."""
+    argv = [str(postgres_programs() / "pgbench"), "-h", copy["scratch"], "-U", "postgres", "-n"]
+    argv += ["-M", "prepared", "-c", asked["connections"], "-R", asked["rate"], "-T", seconds]
+    argv += ["--random-seed", asked["seed"] + copy["number"], "-D", f"keys={record_count(asked)}"]
+    argv += ["--log", "--log-prefix", f"{copy['scratch']}/pgbench"]
+    writes = round(asked["write_percent"] * 100)
+    for name, command, weight in (("read", READ, 10_000 - writes), ("write", WRITE, writes)):
+        if weight:
+            script = Path(copy["scratch"], f"{name}.sql")
+            script.write_text(f"{PICK[asked['keys']]}\n{command}\n")
+            argv += ["-f", f"{script}@{weight}"]
+    argv = [*map(str, argv), "postgres"]
+    with Path(copy["scratch"], "pgbench.stderr").open("wb") as error:
+        return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=error)
+
+
+def bench(asked, copies, output, start, seconds):
+    """Let pgbench make the load, and write the lines of what it logged."""
+    begun, offset = time.monotonic(), time.time() - time.monotonic()
+    running = [pgbench(asked, copy, math.ceil(seconds)) for copy in copies]
+    try:
+        codes = [each.wait() for each in running]
+    except Stopped:
+        for each in running:
+            each.terminate()
+            each.wait()
+        raise
+    finally:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        elapsed = time.monotonic() - begun
+        share = (used.ru_utime + used.ru_stime) / elapsed
+        write_windows(asked, logged(copies, offset), output, start, elapsed, share)
+    for place, code in enumerate(codes):
+        if code:
+            said = Path(copies[place]["scratch"], "pgbench.stderr").read_text().strip()
+            raise Ended(place, f"pgbench: {said.splitlines()[-1] if said else code}")
+
+
+def logged(copies, offset):
+    """Yield (monotonic time of the end, seconds it took, seconds late, whether it wrote) of all."""
+    for copy in copies:
+        for path in Path(copy["scratch"]).glob("pgbench.[0-9]*"):
+            for line in path.read_text().splitlines():
+                words = line.split()
+                if len(words) < 7 or not all(word.isdecimal() for word in words[2:7]):
+                    continue  # torn, or of a transaction that failed
+                took, script, whole, part, late = map(int, words[2:7])
+                end = whole + part / 1e6 - offset
+                yield end, took / 1e6, late / 1e6, script == 1
+
+
+def write_windows(asked, transactions, output, start, elapsed, share):
+    """Write a line for each second, as for other services.
+
+    pgbench does not tell how late it was by itself: late includes the wait for a connection.
+    """
+    windows, last = {}, {}
+    for end, took, late, writes in transactions:
+        warm = end - start < asked["warmup"]
+        window = windows.setdefault((int(max(0, end - start)), not warm), Window(start))
+        add(window.writes if writes else window.reads, took)
+        add(window.late, late)
+        last[end] = late
+    for (second, measured), window in sorted(windows.items()):
+        first, until = second, min(second + 1, elapsed)
+        if measured:
+            first = max(second, asked["warmup"])
+        else:
+            until = min(until, asked["warmup"])
+        length = max(until - first, 1e-6)
+        tell(
+            output,
+            kind="requests",
+            warmup=not measured,
+            seconds=round(length, 6),
+            reads=window.reads,
+            writes=window.writes,
+            late=window.late,
+            errors=0,
+            waiting=int(last[max(last)] * asked["rate"]),
+            cpu_seconds=round(share * length, 6),
+            wall=time.time() - time.monotonic() + start + first + length,
+            monotonic=start + first + length,
+        )
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
@@ -426,7 +544,7 @@ def copies_of(directory):
     except (OSError, ValueError, KeyError) as error:
         raise UnusableError(f"no copies of a service run: {error}") from error
     return [
-        {"name": name, "number": number, "socket": f"{state['scratch']}/{name}/socket"}
+        {"name": name, "number": number, "scratch": f"{state['scratch']}/{name}"}
         for number, name in enumerate(names, start=1)
     ]
 
@@ -448,7 +566,6 @@ def work(asked, directory, start, seconds):
     copies = copies_of(directory)
     with opened(directory / "load.jsonl") as output:
         start = max(time.monotonic(), start)
-        load = Load(asked, copies, output, start)
         told = ("rate", "arrivals", "connections", "write_percent", "keys", "warmup")
         told = {name: asked[name] for name in told}
         told["realtime"] = be_first()
@@ -456,18 +573,17 @@ def work(asked, directory, start, seconds):
         gc.collect()
         gc.freeze()
         gc.disable()
-        sleep_until(start)
-        load.recorder.begin()
         try:
-            load.run(start + seconds)
-        except Stopped:
-            load.recorder.write(load.unsent)
-            raise
+            if asked["service"] == "postgres":
+                sleep_until(start)
+                bench(asked, copies, output, start, seconds)
+            else:
+                ask(asked, copies, output, start, seconds)
         except Ended as ended:
             place, said = ended.args
-            said = reason(directory) or f"{copies[place]['name']} takes no connections: {said}"
+            said = reason(directory) or f"{copies[place]['name']}: {said}"
             raise UnusableError(f"the load cannot go on: {said}") from ended
-        tell(output, kind="end", cpu_seconds=round(time.process_time(), 3))
+        tell(output, kind="end")
 
 
 def be_first():
@@ -479,6 +595,18 @@ def be_first():
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         return True
     return False
+
+
+def ask(asked, copies, output, start, seconds):
+    """Make the load of other services than PostgreSQL."""
+    load = Load(asked, copies, output, start)
+    sleep_until(start)
+    load.recorder.begin()
+    try:
+        load.run(start + seconds)
+    except Stopped:
+        load.recorder.write(load.unsent)
+        raise
 
 
 def sleep_until(at):
@@ -495,7 +623,7 @@ def stop(number, _frame):
 
 def tell(output, **line):
     """Write a line with its time to a descriptor; return its monotonic time."""
-    line.update(wall=time.time(), monotonic=time.monotonic())
+    line = {"wall": time.time(), "monotonic": time.monotonic(), **line}
     try:
         os.write(output, json.dumps(line, separators=(",", ":")).encode() + b"\n")
     except OSError as error:
@@ -543,7 +671,7 @@ def main(argv=None):
         work(asked.options, asked.directory, asked.start, asked.seconds)
     except Stopped as stopped:
         return 128 + stopped.args[0]
-    except UnusableError as error:
+    except (UnusableError, FailedError) as error:
         print(f"ksm_load.py: error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     return 0

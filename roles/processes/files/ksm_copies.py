@@ -14,7 +14,15 @@ import subprocess
 import time
 from pathlib import Path
 
-from ksm_services import FailedError, answers, command_of, environment, load
+from ksm_services import (
+    POSTGRES_HELPERS,
+    FailedError,
+    answers,
+    command_of,
+    environment,
+    load,
+    workers_of,
+)
 
 PR_SET_MEMORY_MERGE, PR_GET_MEMORY_MERGE = 67, 68
 POLL_SECONDS = 0.1
@@ -233,12 +241,13 @@ def merge_any(pid):
 def sampled(asked, copy):
     """Return the processes of a copy that are sampled, by name: the first, and the workers."""
     found = {copy["name"]: copy["process"].pid}
-    if asked["service"] == "python":
-        others = [pid for pid in members(copy["group"]) if pid != copy["process"].pid]
-        if len(others) != asked["workers"]:
-            raise FailedError(f"{copy['name']} has {len(others)} workers, not {asked['workers']}")
-        found |= {f"{copy['name']}-w{number}": pid for number, pid in enumerate(others, start=1)}
-    return found
+    others = [pid for pid in members(copy["group"]) if pid != copy["process"].pid]
+    workers = workers_of(asked, others)
+    expected = {"python": asked["workers"], "postgres": len(POSTGRES_HELPERS), "nginx": 1}
+    expected = expected.get(asked["service"], 0)
+    if len(workers) != expected:
+        raise FailedError(f"{copy['name']} has {len(workers)} workers, not {expected}")
+    return found | {f"{copy['name']}-w{number}": pid for number, pid in enumerate(workers, start=1)}
 
 
 # --- all copies -----------------------------------------------------------------------------------

@@ -14,12 +14,57 @@ import sys
 from pathlib import Path
 
 VALUE_BYTES = 1000  # of one key of a data set
-RECORD_BYTES = {"python": 16384}  # where it is not that
+RECORD_BYTES = {"python": 16384, "nginx": 16384}  # where it is not that
 BATCH = 1000  # keys that are written at once
 
 
 class FailedError(Exception):
     """The copies cannot run; the message is for the user."""
+
+
+POSTGRES = Path("/usr/lib/postgresql")
+POSTGRES_HELPERS = ("checkpointer", "background writer", "walwriter")
+# A cluster of its own in the scratch directory, which is in memory: nothing is flushed. Processes
+# that come and go by themselves are off. PostgreSQL refuses to be root.
+POSTGRES_SCRIPT = """
+set -e
+chown postgres: .
+exec /usr/bin/setpriv --reuid=postgres --regid=postgres --init-groups /bin/sh -ec '
+  "$0/initdb" --pgdata=data --auth=trust --no-sync --no-locale --encoding=UTF8 >/dev/null
+  exec "$0/postgres" -D data -c listen_addresses= -c unix_socket_directories="$1" \\
+    -c shared_buffers="$2MB" -c huge_pages=off -c fsync=off -c autovacuum=off -c jit=off \\
+    -c min_wal_size=32MB -c max_wal_size=64MB -c max_logical_replication_workers=0 \\
+    -c max_connections=120 -c logging_collector=off
+' "$0" "$1" "$2"
+"""
+
+
+NGINX = """daemon off;
+user root root;
+worker_processes 1;
+pid {scratch}/pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  sendfile on;
+  keepalive_requests 1000000000;
+  client_body_temp_path {scratch}/body;
+  proxy_temp_path {scratch}/proxy;
+  fastcgi_temp_path {scratch}/fastcgi;
+  uwsgi_temp_path {scratch}/uwsgi;
+  scgi_temp_path {scratch}/scgi;
+  server {{ listen unix:{socket}; root {scratch}/files; }}
+}}
+"""
+
+
+def postgres_programs():
+    """Return the directory of the newest PostgreSQL of Debian."""
+    found = [path for path in POSTGRES.glob("*/bin") if path.parent.name.isdecimal()]
+    if not found:
+        raise FailedError(f"there is no PostgreSQL in {POSTGRES}")
+    return max(found, key=lambda path: int(path.parent.name))
 
 
 def environment(copy):
@@ -42,6 +87,14 @@ def command_of(asked, copy):
     if asked["service"] == "memcached":
         return ["/usr/bin/memcached", "-u", "root", "-s", copy["socket"], "-t", "1",
                 "-m", str(2 * asked["data_mib"] + 64)]  # fmt: skip
+    if asked["service"] == "postgres":
+        buffers = str(2 * asked["data_mib"] + 16)
+        return ["/bin/sh", "-c", POSTGRES_SCRIPT, str(postgres_programs()), copy["scratch"],
+                buffers]  # fmt: skip
+    if asked["service"] == "nginx":
+        file = Path(copy["scratch"], "nginx.conf")
+        file.write_text(NGINX.format(**copy))
+        return ["/usr/sbin/nginx", "-e", "stderr", "-c", str(file), "-p", copy["scratch"]]
     return asked["command"]
 
 
@@ -49,6 +102,7 @@ QUESTIONS = {
     "python": (b"0\n", b"ready"),
     "redis": (b"PING\r\n", b"+PONG"),
     "memcached": (b"version\r\n", b"VERSION"),
+    "nginx": (b"GET / HTTP/1.0\r\n\r\n", b"HTTP/1"),
 }
 
 
@@ -66,12 +120,39 @@ def answers(asked, copy, seconds=2.0):
             check=False,
         )
         return done is True or done.returncode == 0
+    if asked["service"] == "postgres":
+        return psql(copy, "SELECT 1", timeout=seconds).returncode == 0
     question, answer = QUESTIONS[asked["service"]]
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(seconds)
         client.connect(copy["socket"])
         client.sendall(question)
         return client.recv(100).startswith(answer)
+
+
+def psql(copy, *commands, **options):
+    """Let psql run commands in a copy of PostgreSQL."""
+    argv = [str(postgres_programs() / "psql"), "-h", copy["scratch"], "-U", "postgres", "-qAtX"]
+    argv += [word for command in commands for word in ("-c", command)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+
+
+def workers_of(asked, pids):
+    """Return those of the further processes of a copy that stay as long as it does."""
+    if asked["service"] in ("python", "nginx"):
+        return pids
+    if asked["service"] == "postgres":
+        return [pid for pid in pids if title(pid) in POSTGRES_HELPERS]
+    return []
+
+
+def title(pid):
+    """Return what a process of PostgreSQL says that it is."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+    return text.partition("postgres: ")[2].strip("\0 ")
 
 
 def record_count(asked):
@@ -87,7 +168,8 @@ def key_name(key):
 def value_of(asked, key, number):
     """Return the value of a key in a copy."""
     seed = number if asked["data"] == "different" else 0
-    return random.Random(f"{seed} {key}").randbytes(VALUE_BYTES // 2).hex()
+    size = RECORD_BYTES.get(asked["service"], VALUE_BYTES)
+    return random.Random(f"{seed} {key}").randbytes(size // 2).hex()
 
 
 def records(asked, number):
@@ -107,6 +189,13 @@ FORMS = {  # of a command that stores a value, and the answer to it
 
 def load(asked, copy):
     """Write the data set of a copy, unless it makes its own, and require that all is taken."""
+    if asked["service"] == "postgres":
+        fill_table(asked, copy)
+    if asked["service"] == "nginx":
+        files = Path(copy["scratch"], "files")
+        files.mkdir()
+        for key, value in records(asked, copy["number"]):
+            Path(files, key_name(key)).write_text(value)
     if asked["service"] not in FORMS:
         return
     form, good = FORMS[asked["service"]]
@@ -132,3 +221,18 @@ def send(client, batch, good):
         got += more
         if not more or not expected.startswith(got):
             raise FailedError(f"does not take its data: {got[-100:].decode(errors='replace')!r}")
+
+
+def fill_table(asked, copy):
+    """Write the data set of a copy of PostgreSQL: a table with a row for each key."""
+    rows = "".join(f"{key}\t{value}\n" for key, value in records(asked, copy["number"]))
+    done = psql(
+        copy,
+        "CREATE TABLE data (key int PRIMARY KEY, value text NOT NULL)",
+        "COPY data FROM STDIN",
+        "VACUUM ANALYZE data",
+        "CHECKPOINT",
+        input=rows,
+    )
+    if done.returncode or done.stderr:
+        raise FailedError(f"does not take its data: {done.stderr.strip()[-200:]}")
