@@ -354,19 +354,13 @@ def compare(
                 left_out[name, one] = left_out.get((name, one), 0) + 1
             else:
                 made.append(one)
-    apart = _adjusted([one.found.p for one in made])
-    same = _adjusted([one.p_same for one in made])
+    apart = statistics.adjusted([one.found.p for one in made])
+    same = statistics.adjusted([one.p_same for one in made])
     made = [replace(one, p_holm=p, p_same=q) for one, p, q in zip(made, apart, same, strict=True)]
     return (
         [_judged(one, smallest) for one in made],
         [LeftOut(name, why, count) for (name, why), count in left_out.items()],
     )
-
-
-def _adjusted(values: list[float | None]) -> list[float | None]:
-    """Adjust the p values that are known by Holm's method."""
-    adjusted = iter(statistics.holm([p for p in values if p is not None]))
-    return [None if p is None else next(adjusted) for p in values]
 
 
 def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Comparison | str:

@@ -88,15 +88,28 @@ class Setting:
 
 def settings_of(measured: list[Measured]) -> list[Setting]:
     """Return one setting for each cell, in the order of the plan."""
+    found = grouped(measured)
+    return [_setting(cell, runs, baseline_of(cell, found)) for cell, runs in found.items()]
+
+
+def grouped(measured: list[Measured]) -> dict[Cell, InBlocks]:
+    """Return the runs of each cell, in the order of the plan."""
     found: dict[Cell, InBlocks] = {}
     for each, block in zip(measured, blocks_of([m.run for m in measured]), strict=True):
         found.setdefault(each.run.cell, []).append((each, block))
-    baselines = {
-        _but_knobs(cell): runs
-        for cell, runs in found.items()
-        if is_off(runs[0][0]) and not is_control(runs[0][0])
-    }
-    return [_setting(cell, runs, baselines.get(_but_knobs(cell))) for cell, runs in found.items()]
+    return found
+
+
+def baseline_of(cell: Cell, found: dict[Cell, InBlocks]) -> InBlocks | None:
+    """Return the runs with KSM off that differ from a cell only in the knobs; None without any."""
+    alike = [
+        runs
+        for other, runs in found.items()
+        if _but_knobs(other) == _but_knobs(cell)
+        and is_off(runs[0][0])
+        and not is_control(runs[0][0])
+    ]
+    return alike[-1] if alike else None
 
 
 def _but_knobs(cell: Cell) -> Cell:

@@ -504,11 +504,17 @@ def holm(values: Sequence[float]) -> list[float]:
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
     count, highest = len(values), 0.0
-    adjusted = [0.0] * count
+    found = [0.0] * count
     for rank, index in enumerate(np.argsort(values)):
         highest = max(highest, min(1.0, (count - rank) * values[index]))
-        adjusted[index] = float(highest)
-    return adjusted
+        found[index] = float(highest)
+    return found
+
+
+def adjusted(values: Sequence[float | None]) -> list[float | None]:
+    """Adjust the p values that are known by Holm's method."""
+    known = iter(holm([p for p in values if p is not None]))
+    return [None if p is None else next(known) for p in values]
 
 
 # --- verdicts -------------------------------------------------------------------------------------

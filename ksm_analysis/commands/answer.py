@@ -31,6 +31,11 @@ With --json it prints one object:
             shown to save most), `equal` (there are several, and they are shown to save the same
             within `margin_percent`), `front` (settings that no other is shown to beat in both
             savings and cost), `why`
+  prices    what each setting loses against KSM off, one object per setting and metric that has a
+            better side: throughput, writes, and what the runs reported. Losses are positive:
+            `percent` and `absolute` (estimates over `pairs`), `p_same` (of the test that it is less
+            than `bound_percent`), `verdict`, `freed_mib` (`freed`: measured), `mib_per` of `per` (%
+            or ms), and `words`. `prices_missing` says why there are none
   warnings  a list of sentences
 
 examples:
@@ -49,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer."""
-    from ksm_analysis.analysis import density
+    from dataclasses import asdict
+
+    from ksm_analysis.analysis import density, price
     from ksm_analysis.analysis.answer import headline
     from ksm_analysis.analysis.best import best_of
     from ksm_analysis.analysis.settings import settings_of
@@ -65,10 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
     best = best_of(saving)
     warnings = [*results.warnings, *warnings_of(measured)]
     words = [*density.in_words(fits), *([headline(saving)] if saving or not fits else [])]
+    prices = price.prices(measured)
+    missing = price.missing(measured, prices)
     if arguments.json:
-        _print_json(" ".join(words), fits, settings, best, warnings)
+        costs = {
+            "bound_percent": 100 * price.BOUND,
+            "prices": [{**asdict(each), "words": price.in_words(each)} for each in prices],
+            "prices_missing": missing,
+        }
+        _print_json(" ".join(words), fits, settings, best, costs, warnings)
     else:
-        _print(words, best, warnings)
+        _print([*words, *price.sentences(prices), *filter(None, [missing])], best, warnings)
     return 0
 
 
@@ -77,6 +91,7 @@ def _print_json(
     fits: list["Fit"],
     settings: list["Setting"],
     best: list["Best"],
+    costs: dict[str, Any],
     warnings: list[str],
 ) -> None:
     import json
@@ -101,6 +116,7 @@ def _print_json(
             }
             for each in best
         ],
+        **costs,
         "warnings": warnings,
     }
     print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))

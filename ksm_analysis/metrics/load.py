@@ -6,9 +6,10 @@ from ksm_analysis.results.run import Run
 WHEN = "load_throughput"  # every interval has it
 
 
-def value(run: Run, name: str) -> float | None:
-    """Return a metric of UNITS over the settled phase, or over the whole run without one.
+def value(run: Run, name: str, after: float = 0.0) -> float | None:
+    """Return a metric of UNITS over the settled phase.
 
+    Without one, it is that of what began `after` seconds or later, or else of the whole run.
     None if it is not a metric of the run's load.
     """
     if run.load is None or name not in UNITS:
@@ -17,4 +18,5 @@ def value(run: Run, name: str) -> float | None:
     settled = {*rows["seconds"]}
     start, intervals = run.header["monotonic"], run.load.intervals
     chosen = [each for each in intervals if each.ended - start in settled]
-    return together(chosen or intervals).values().get(name)
+    late = [each for each in intervals if each.begun - start >= after]
+    return together(chosen or late or intervals).values().get(name)

@@ -76,20 +76,28 @@ def _better(rows: pd.DataFrame) -> str:
     return said.pop() if len(said) == 1 else ""
 
 
-def value(run: Run, metric: Reported) -> float:
+def value(run: Run, metric: Reported, after: float = 0.0) -> float:
     """Return the value of a metric that stands for a run; NaN if it has none in this unit.
 
-    It is the mean over the settled phase, or over the whole run if no value is from that phase.
-    With several guests or processes, it is the mean of their means. Those of a load are of all its
-    answers.
+    It is the mean over the settled phase. If no value is from that phase, it is the mean over what
+    covers no time before `after` seconds, or else over the whole run. With several guests or
+    processes, it is the mean of their means. Those of a load are of all its answers.
     """
-    if (found := load.value(run, metric.name)) is not None:
+    if (found := load.value(run, metric.name, after)) is not None:
         return found
     rows = run.reported[run.reported["metric"] == metric.name]
     rows = rows[rows["unit"] == metric.unit]
-    if rows["settled"].any():
-        rows = rows[rows["settled"]]
+    for chosen in (rows["settled"], rows["since"] >= after):
+        if chosen.any():
+            rows = rows[chosen]
+            break
     return float(rows.groupby("of")["value"].mean().mean())
+
+
+def settled_after(run: Run, metric: Reported) -> float:
+    """Return since when the values of a run are settled, in seconds; 0 if none is."""
+    rows = run.reported[(run.reported["metric"] == metric.name) & run.reported["settled"]]
+    return float(rows["since"].min()) if len(rows) else 0.0
 
 
 def phase(run: Run) -> str:

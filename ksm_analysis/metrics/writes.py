@@ -50,6 +50,18 @@ def _place(name: str) -> int:
     return [*PHASES, *MEASURED, "moved", LATE].index(name)
 
 
+def mergeable_us(run: Run, percentile: str) -> float:
+    """Return a percentile of the time of writes to mergeable memory, merged or not, in µs.
+
+    It is that of the last phase; NaN if there are too few writes. With KSM off, nothing is merged.
+    """
+    if run.writes is None:
+        return float("nan")
+    rows = run.writes.rows[run.writes.rows["kind"].isin(["merged", "unmerged"])]
+    last = max(rows["phase"], key=PHASES.index, default="")
+    return percentiles(rows.loc[rows["phase"] == last, "ns"])[f"{percentile}_us"]
+
+
 def in_last_phase(run: Run) -> dict[str, Any]:
     """Return COLUMNS of the phase that stands for a run: its last. Empty without writes.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import density, observations, recommendation, validity
+from ksm_analysis.analysis import density, observations, price, recommendation, validity
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
@@ -26,6 +26,7 @@ def data_of(results: Results) -> dict[str, Any]:
     usable = results.usable
     measured = [measurement.measure(run) for run in usable]
     settings = settings_of(measured)
+    prices = price.prices(measured)
     fits = density.fits(usable)
     saving = density.beside(settings, fits)
     best = best_of(saving)
@@ -42,7 +43,8 @@ def data_of(results: Results) -> dict[str, Any]:
         "words": words.in_words(usable),
         "warnings": [*results.warnings, *validity.warnings_of(measured)],
         "answer": tables.of_settings(settings, best),
-        "changes": changes.sections_of(measured, fits),
+        "prices_missing": price.missing(measured, prices),
+        "changes": [*_of_prices(prices), *changes.sections_of(measured, fits)],
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
         "sections": sections_of(measured) if measured else [],
@@ -55,6 +57,12 @@ def data_of(results: Results) -> dict[str, Any]:
         "differing": [fact.name for fact in facts if fact.differs],
         "definitions": definitions(measured),
     }
+
+
+def _of_prices(prices: list[price.Price]) -> Iterator[changes.Table]:
+    """Yield the table of what KSM costs, if anything was measured with KSM off, too."""
+    if prices:
+        yield changes.Table("price", "What it costs", tables.COSTS, **tables.of_prices(prices))
 
 
 def _of_parts(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -9,7 +9,14 @@ from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.metrics import catalog
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, figures, freed_figures, write_figures
+from ksm_analysis.metrics.reported import metrics_of
+from ksm_analysis.page import (
+    census_figures,
+    figures,
+    freed_figures,
+    reported_figures,
+    write_figures,
+)
 from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import COUNTING, PUBLISHED
 
@@ -59,6 +66,11 @@ WRITES = (
     "by the frame of the page before and after. Times include one reading of the clock: "
     "write_clock_p50_us in the summary. Phases: KSM off; first scans, until ksmd has scanned all "
     "memory twice; settled, after them; ksmd stopped, after the probe has set run=0. "
+)
+REPORTED = (
+    "The value of a run is the mean of its values from the settled phase, when ksmd has scanned "
+    "all memory twice, or of all its values if none is. By setting: a dash for each run, and the "
+    "median of each setting. Over time: a line for each run and each guest or process."
 )
 CHANGED = (
     f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
@@ -123,6 +135,12 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "What writes cost",
             "A write to a merged page makes the kernel copy it. Axes of time are logarithmic.",
             tuple(_writes(measured)),
+        ),
+        Section(
+            "reported",
+            "What the runs measured",
+            "What a command in the runs printed, or a part of them reported.",
+            tuple(_reported(measured)),
         ),
         Section(
             "intervals",
@@ -250,6 +268,15 @@ def _writes(measured: list[Measured]) -> Iterator[Figure]:
     for name, heading, words, panels in every:
         if panels:
             yield Figure(name, heading, WRITES + words, tuple(panels), wide=True)
+
+
+def _reported(measured: list[Measured]) -> Iterator[Figure]:
+    """Make a figure for each metric that the runs reported."""
+    for metric in metrics_of([each.run for each in measured]):
+        if panels := reported_figures.panels_of(measured, metric):
+            name = f"reported-{metric.column}"
+            words = f"{reported_figures.words_of(metric)}{REPORTED}"
+            yield Figure(name, metric.column, words, tuple(panels), wide=True)
 
 
 def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:

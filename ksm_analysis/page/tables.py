@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import recommendation
+from ksm_analysis.analysis import price, recommendation
 from ksm_analysis.analysis.best import Best
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Times
 from ksm_analysis.analysis.words import guest_word, number, short, times
-from ksm_analysis.metrics import catalog, measurement, summary
+from ksm_analysis.metrics import catalog, measurement, reported, summary
 from ksm_analysis.results.run import Cell, Run
 
 FACTORS = Cell._fields  # what the page filters by
@@ -75,6 +75,52 @@ def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:
     }
 
 
+COSTS = (
+    "What throughput and latencies lose, against the runs of the same repetitions with KSM off. "
+    "Losses are positive, with 95 % intervals. That KSM costs nothing measurable is said only if "
+    f"two one-sided tests show that the difference is less than {100 * price.BOUND:g} %. Verdicts "
+    "allow for the number of rows (Holm). Writes are those of the probe to mergeable memory."
+)
+PRICE = (  # of Price: heading, whether it is text
+    ("guests", "guests", False),
+    ("host", "host", True),
+    ("workload", "workload", True),
+    ("knobs", "knobs", True),
+    ("metric", "metric", True),
+    ("off", "KSM off", False),
+    ("on", "with KSM", False),
+    ("words", "what it costs", True),
+    ("exchanged", "for what is lost", True),
+)
+
+
+def of_prices(prices: list[price.Price]) -> dict[str, Any]:
+    """Make headings and rows of text, without factors that do not vary and empty columns."""
+    columns = [
+        (name, title, text)
+        for name, title, text in PRICE
+        if len(cells := {_price_cell(each, name) for each in prices}) > 1
+        or (name not in FACTORS and cells - {""})
+    ]
+    return {
+        "headings": [{"title": title, "unit": "", "text": text} for _, title, text in columns],
+        "rows": [
+            {
+                "factors": _attributes({factor: getattr(each, factor) for factor in FACTORS}),
+                "cells": [_price_cell(each, name) for name, _, _ in columns],
+            }
+            for each in prices
+        ],
+    }
+
+
+def _price_cell(each: price.Price, name: str) -> str:
+    if name in ("off", "on"):
+        return f"{short(getattr(each, name))} {each.unit}".strip()
+    words = {"words": price.in_words, "exchanged": price.exchanged}.get(name)
+    return words(each) if words else str(getattr(each, name))
+
+
 def _in_words(settings: list[Setting], name: str) -> bool:
     """Whether a column has times that some runs did not reach, which takes words."""
     values = [getattr(setting, name, None) for setting in settings]
@@ -115,6 +161,7 @@ def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
     table = summary.summary(measured)
     records = table.to_dict("records")
     known = {m.name: m for m in (*catalog.HOST, *catalog.CENSUS)}
+    own = {m.column: m.unit for m in reported.metrics_of([each.run for each in measured])}
     headings: list[dict[str, Any]] = []
     rows: list[list[str]] = [[] for _ in measured]
     for name in table.columns:
@@ -127,7 +174,7 @@ def of_runs(measured: list[measurement.Measured]) -> dict[str, Any]:
             {
                 "title": metric.label if metric else name.replace("_", " "),
                 "text": table[name].dtype == "str",
-                "unit": metric.unit if metric else "",
+                "unit": metric.unit if metric else own.get(name, ""),
                 "help": metric.help if metric else "",
             }
         )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_runs import Writer, census_lines, events, run_record, sample_lines
 
-from ksm_analysis.analysis import observations, recommendation
+from ksm_analysis.analysis import observations, price, recommendation
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
@@ -165,6 +165,8 @@ def use(results, others=()):
     rows = settings_of(measured)
     headline(rows)
     best_of(rows)
+    list(price.sentences(price.prices(measured)))
+    price.missing(measured, [])
     observations.checks(measured)
     recommendation.cells(measured)
     for run in results.runs:
