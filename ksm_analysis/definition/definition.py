@@ -222,11 +222,13 @@ def steady_of(stop: Stop | str | None) -> Steady | None:
 
 
 def _changing(info: ValidationInfo) -> str:
-    """Name the key by which processes come or go within a run; empty without any."""
-    processes = info.data.get("processes")
+    """Name the key by which guests or processes come or go within a run; empty without any."""
     if info.data.get("density"):
         return "density"
-    return "arrivals or lifetimes of processes" if processes and processes.come_and_go else ""
+    for key in ("processes", "guests"):
+        if info.data.get(key) and info.data[key].come_and_go:
+            return f"arrivals or lifetimes of {key}"
+    return ""
 
 
 def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str:
@@ -322,6 +324,14 @@ def _every_within_the_run(census: Census, info: ValidationInfo) -> Census:
 
 # --- the whole -----------------------------------------------------------------------------------
 
+
+def _idle_if_guests_come(workloads: list[Workload], info: ValidationInfo) -> list[Workload]:
+    guests = info.data.get("guests")
+    if guests and guests.come_and_go and any(each.parts != ["idle"] for each in workloads):
+        raise wrong("guests with arrivals or lifetimes can only be idle")
+    return workloads
+
+
 Setting = Annotated[
     dict[values.KnobName, values.KnobValue],
     Field(json_schema_extra={"additionalProperties": False}),
@@ -401,6 +411,7 @@ class Experiment(Strict):
         ],
         Field(min_length=1),
         AfterValidator(distinct_names),
+        AfterValidator(_idle_if_guests_come),
     ] = Field(
         default=["idle"],
         validate_default=True,

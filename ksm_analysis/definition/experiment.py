@@ -38,6 +38,7 @@ from ksm_analysis.errors import InputError
 # wait for each other. With hardware virtualisation, a run is faster than its estimate.
 RUN_SECONDS = 10.0
 GUEST_SECONDS = 18.0
+GUEST = "ksm-guest-{:02}"  # as the role guests names them
 PROCESS_SECONDS = 2.0  # to start a copy and to load its data
 
 
@@ -320,12 +321,15 @@ def _processes(experiment: Experiment, copies: int) -> list[dict[str, Any]]:
     return [{**part, **options, "prepare": True}]
 
 
-def _transient(experiment: Experiment, parts: list[dict[str, Any]]) -> dict[str, list[str]]:
+def _transient(
+    experiment: Experiment, parts: list[dict[str, Any]], count: int
+) -> dict[str, list[str]]:
     """Name the processes that may come and go within a run, if there are any."""
-    processes = experiment.processes
+    processes, names = experiment.processes, []
     if processes and (processes.come_and_go or experiment.density):
-        return {"transient": parts[0]["processes"]}
-    return {}
+        names += parts[0]["processes"]
+    names += dict.fromkeys(GUEST.format(number) for *_, number in _changes(experiment, count))
+    return {"transient": names} if names else {}
 
 
 def _run_parts(
@@ -333,7 +337,8 @@ def _run_parts(
 ) -> list[dict[str, Any]]:
     """The parts of a run, in the order of their start."""
     parts = _processes(experiment, copies)
-    come_and_go = _transient(experiment, parts)
+    come_and_go = _transient(experiment, parts, count)
+    parts += _arrivals(experiment, count)
     if workload.arrays:
         parts.append({**_part("arrays", workload.arrays.model_dump()), "processes": ["arrays"]})
     if workload.memory:
@@ -384,6 +389,7 @@ def _guests(experiment: Experiment, count: int, variant: int, workload: Workload
         **(_made_of(experiment, variant) if guests else {"vcpus": 0}),
         "network": _network(guests.network) if guests else None,
         "nosharepages": [n for n in range(1, count + 1) if chosen == "all" or n in (chosen or [])],
+        **_later(experiment, count),
     }
 
 
@@ -395,6 +401,30 @@ def _made_of(experiment: Experiment, variant: int) -> dict[str, Any]:
         names = found["image"].split("+")
         found["images"] = [known.get(name, {"name": name}) for name in names]
     return found
+
+
+def _later(experiment: Experiment, count: int) -> dict[str, list[int]]:
+    """Number the guests that start within the run, if there are any."""
+    changes = _changes(experiment, count)
+    later = sorted(number for _, arrives, number in changes if arrives)
+    return {"later": later} if later else {}
+
+
+def _changes(experiment: Experiment, count: int) -> list[tuple[float, bool, int]]:
+    guests = experiment.guests
+    return guests.changes(count, experiment.sampling.seconds) if guests else []
+
+
+def _arrivals(experiment: Experiment, count: int) -> list[dict[str, Any]]:
+    """Return the part that starts and stops guests within a run."""
+    changes = [
+        {"at": at, "guest": GUEST.format(number), "arrives": arrives}
+        for at, arrives, number in _changes(experiment, count)
+    ]
+    if not changes:
+        return []
+    names = [each["guest"] for each in changes if each["arrives"]]
+    return [{**_part("arrivals", {"changes": changes}), "processes": names}]
 
 
 def _notes(guests: dict[str, Any]) -> list[str]:

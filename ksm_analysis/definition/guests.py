@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, model_validator
 
-from ksm_analysis.definition import values
+from ksm_analysis.definition import arrivals, values
+from ksm_analysis.definition.arrivals import Arrivals, Lifetimes
 from ksm_analysis.definition.image import BASE, Turns
 from ksm_analysis.definition.values import (
     OneOrList,
+    OrLeftOut,
     Strict,
     WordOr,
     one_of,
@@ -83,9 +85,25 @@ class Guests(Strict):
         description="A network card: none, QEMU's own user network, or a libvirt network of the"
         " host. Experiments need none.",
     )
+    arrivals: OrLeftOut[Arrivals] = Field(
+        default=None,
+        description="When each guest starts, in seconds from the first sample: 0 is before it, as"
+        " without this key. The first one has 0.",
+    )
+    lifetimes: OrLeftOut[Lifetimes] = Field(
+        default=None,
+        description="How long after its arrival a guest is stopped, in seconds: one time for all,"
+        " or one for each guest. Without, it stays to the end of the run.",
+    )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if found := arrivals.problem(self.arrivals, self.lifetimes, max(self.count), rest_of(info)):
+            raise wrong_at(found[0], found[1].message_template, **(found[1].context or {}))
+        if self.arrivals and arrivals.times(self.arrivals, 1) != [0]:
+            raise wrong_at("arrivals", "the first guest must be there from the beginning: 0")
+        if self.come_and_go and any(self.balloon_mib):
+            raise wrong_at("balloon_mib", "cannot go with arrivals and lifetimes")
         longest = max(map(len, self.image))
         if longest > min(self.count):
             message = "{images} images in turn need as many guests, but 'count' is {count}"
@@ -104,6 +122,20 @@ class Guests(Strict):
             message = "must be even for each node of a guest in huge pages of 2 MiB, not {asked}"
             raise wrong_at("memory_mib", message, asked=self.memory_mib)
         return self
+
+    @property
+    def come_and_go(self) -> bool:
+        """Whether guests start or stop within a run."""
+        return bool(self.arrivals or self.lifetimes)
+
+    def changes(self, count: int, seconds: float) -> list[tuple[float, bool, int]]:
+        """Return (seconds, whether it arrives, number) of all changes within a run, in order."""
+        times = arrivals.times(self.arrivals, count) or [0.0] * count
+        stays = arrivals.stays(self.lifetimes, count) or []
+        numbered = list(enumerate(times, start=1))
+        come = [(at, True, number) for number, at in numbered if at > 0]
+        leave = [(at + stays[number - 1], False, number) for number, at in numbered if stays]
+        return sorted(each for each in [*come, *leave] if each[0] < seconds)
 
     @property
     def variants(self) -> list[dict[str, Any]]:

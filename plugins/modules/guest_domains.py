@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Start or remove many libvirt domains at once."""
+"""Start, define or remove many libvirt domains at once."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: guest_domains
-short_description: Start or remove many libvirt domains at once
+short_description: Start, define or remove many libvirt domains at once
 description:
   - Defines and starts all domains of O(xml), or stops and removes all whose names match O(pattern),
     in parallel. A loop of M(community.libvirt.virt) handles one domain after the other. That takes
@@ -16,9 +16,10 @@ options:
       - V(running) defines and starts the domains of O(xml). Running domains are not changed; if the
         memory, its backing, processors, NUMA nodes, kernel, disks, networks or merging of one
         differ from O(xml), the module fails and changes nothing.
+      - V(defined) does the same without starting the domains, so that others can do that later.
       - V(absent) destroys and undefines every domain whose whole name matches O(pattern).
     type: str
-    choices: [running, absent]
+    choices: [running, defined, absent]
     default: running
   xml:
     description: An element with one C(<domain>) for each guest.
@@ -55,7 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 domains:
-  description: Names of the domains that were started or removed.
+  description: Names of the domains that were started, defined or removed.
   type: list
   elements: str
   returned: always
@@ -136,7 +137,10 @@ def unlike(domain, wanted):
 
 
 def start(module, connection):
-    """Define and start missing domains; return (names before, names after, changed names)."""
+    """Define and start missing domains; return (names before, names after, changed names).
+
+    With `state: defined`, they are not started.
+    """
     wanted = wanted_domains(module.params["xml"])
     active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
     domains = [d for d in connection.listAllDomains(active) if d.name() in wanted]
@@ -146,7 +150,8 @@ def start(module, connection):
     missing = sorted(set(wanted) - running)
     if not module.check_mode:
         defined = [connection.defineXML(wanted[name]) for name in missing]
-        side_by_side(lambda domain: domain.create(), defined)
+        if module.params["state"] == "running":
+            side_by_side(lambda domain: domain.create(), defined)
     return running, set(wanted), missing
 
 
@@ -174,12 +179,20 @@ def main():
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["running", "absent"], "default": "running"},
+            "state": {
+                "type": "str",
+                "choices": ["running", "defined", "absent"],
+                "default": "running",
+            },
             "xml": {"type": "str"},
             "pattern": {"type": "str"},
             "uri": {"type": "str", "default": "qemu:///system"},
         },
-        required_if=[("state", "running", ["xml"]), ("state", "absent", ["pattern"])],
+        required_if=[
+            ("state", "running", ["xml"]),
+            ("state", "defined", ["xml"]),
+            ("state", "absent", ["pattern"]),
+        ],
         supports_check_mode=True,
     )
     if LIBVIRT_ERROR:
@@ -187,7 +200,7 @@ def main():
     # Keep libvirt from printing errors on stderr; the result has them all.
     libvirt.registerErrorHandler(lambda *_: None, None)
     began = time.monotonic()
-    act = start if module.params["state"] == "running" else remove
+    act = remove if module.params["state"] == "absent" else start
     try:
         before, after, changed = act(module, libvirt.open(module.params["uri"]))
     except (libvirt.libvirtError, ElementTree.ParseError, re.error) as error:

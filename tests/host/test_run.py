@@ -215,32 +215,48 @@ def hugetlb() -> dict[str, int]:
 
 CUT = """\
 images: [{}]
-guests: {{count: 2, memory_mib: 256, image: [[base, tiny]], backing: hugepages}}
+guests:
+  count: 3
+  memory_mib: 256
+  image: [[base, tiny]]
+  backing: hugepages
+  arrivals: [0, 1, 50]
+  lifetimes: [99, 3, 99]
 swap: {{zram_mib: 64}}
-sampling: {{interval: 1, intervals: 60}}
+sampling: {{interval: 1, intervals: 60, period: 0.25}}
 """
 
 
 def test_the_lock_of_a_dead_experiment_is_taken_over(experiment, tiny, restored):
-    """Huge pages and swap space, too. tests/host/test_campaign.py restores by teardown instead."""
+    """Of one whose guests came and went, in huge pages, and with other swap space.
+
+    tests/host/test_campaign.py restores by teardown instead.
+    """
     before, pages, swaps = knobs(), hugetlb(), Path("/proc/swaps").read_text()
+    told = STATE / "run/arrivals.jsonl"
     cut = experiment(text=CUT.format(json.dumps(tiny)))
     cut.until(sampling)
+    assert guests() == ["ksm-guest-01", "ksm-guest-02", "ksm-guest-03"], "some are only defined"
+    cut.until(lambda: told.exists() and "guest left" in told.read_text())
+    time.sleep(0.5)  # two samples
     cut.kill()
     assert knobs() != before, "the run has changed the host"
-    assert guests() == ["ksm-guest-01", "ksm-guest-02"]
-    assert hugetlb()["HugePages_Total:"] == pages["HugePages_Total:"] + 256
-    assert hugetlb()["HugePages_Free:"] < pages["HugePages_Free:"] + 256, "the guests are in them"
+    assert hugetlb()["HugePages_Total:"] == pages["HugePages_Total:"] + 3 * 128
+    assert hugetlb()["HugePages_Free:"] < pages["HugePages_Free:"] + 3 * 128, "guests are in them"
     assert "/dev/zram" in Path("/proc/swaps").read_text()
     (left,) = runs(experiment.results)
-    assert left.name == "g02-k1-idle-r1.partial"
+    assert left.name == "g03-k1-idle-r1.partial"
     after = experiment(text=ARRAYS + "knobs: [{run: 1}]\n")
     assert after.wait() == 0, after.log.read_text()
     assert record(experiment.results, "g00-k1-two-r1")["status"] == "complete"
     assert hugetlb() == pages
     assert Path("/proc/swaps").read_text() == swaps
-    (kept,) = (STATE / "uncollected").glob("g02-k1-idle-r1-*")
-    assert (kept / "samples.jsonl").stat().st_size > 0, "raw files of the interrupted run are kept"
+    (kept,) = (STATE / "uncollected").glob("g03-k1-idle-r1-*")
+    there = [each["guests"] for each in samples(kept.parent, kept.name)]
+    assert "ksm-guest-02" not in there[0]
+    assert any(each.get("ksm-guest-02") for each in there)
+    assert there[-1]["ksm-guest-01"]
+    assert there[-1]["ksm-guest-02"] is None
     shutil.rmtree(kept)
 
 

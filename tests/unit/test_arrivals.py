@@ -21,7 +21,8 @@ def parts(text):
     """Return the parts of the first run, by name."""
     text = f"{text}\n{SAMPLING}"
     run = experiment.plan(experiment.parse(text, "file.yml"), "file.yml")["runs"][0]
-    return {part["name"]: part for part in run["parts"]} | {"factors": run["factors"]}
+    found = {part["name"]: part for part in run["parts"]}
+    return found | {"factors": run["factors"], "guests": run["guests"]}
 
 
 def test_one_after_the_other():
@@ -43,6 +44,27 @@ def test_without_either_nothing_is_transient():
     found = parts(f"processes: {{count: 2, {PYTHON}}}")
     assert "transient" not in found["sampler"]["options"]
     assert found["processes"]["options"]["arrivals"] is None
+
+
+def test_guests_that_come_later_are_only_defined_before_the_run():
+    found = parts("guests: {count: 3, arrivals: {every: 20}, lifetimes: 30}")
+    changes = found["arrivals"]["options"]["changes"]
+    assert [(each["at"], each["guest"][-2:], each["arrives"]) for each in changes] == [
+        (20, "02", True),
+        (30, "01", False),
+        (40, "03", True),
+        (50, "02", False),  # the third leaves after the end
+    ]
+    assert found["arrivals"]["processes"] == ["ksm-guest-02", "ksm-guest-03"]
+    assert found["guests"]["later"] == [2, 3]
+    transient = found["sampler"]["options"]["transient"]
+    assert sorted(transient) == ["ksm-guest-01", "ksm-guest-02", "ksm-guest-03"]
+
+
+def test_guests_that_stay_need_no_part():
+    found = parts("guests: {count: 3}")
+    assert "arrivals" not in found
+    assert "later" not in found["guests"]
 
 
 def test_the_order_of_changes():
@@ -67,6 +89,7 @@ def test_density():
 
 
 ARRIVALS = f"processes: {{{{count: 2, {PYTHON}, {{}}}}}}".format
+GUESTS = "guests: {{count: 2, {}}}".format
 DENSITY = f"processes: {{{{count: 1, {PYTHON}}}}}\ndensity: {{}}".format
 
 
@@ -97,6 +120,14 @@ DENSITY = f"processes: {{{{count: 1, {PYTHON}}}}}\ndensity: {{}}".format
         (
             DENSITY("{memory_mib: 40}").replace(PYTHON, f"{PYTHON}, lifetimes: 3"),
             "density: cannot go with 'arrivals' and 'lifetimes'",
+        ),
+        (GUESTS("arrivals: [1, 2]"), "guests.arrivals: the first guest must be there"),
+        (GUESTS("lifetimes: [1, 2, 3]"), "guests.lifetimes: has 3 times for 2"),
+        (GUESTS("lifetimes: 5, balloon_mib: 256"), "guests.balloon_mib: cannot go with arrivals"),
+        (GUESTS("lifetimes: 5") + "\ncensus: [end]", "census: cannot go with arrivals"),
+        (
+            GUESTS("lifetimes: 5") + "\nworkloads: [{name: a, command: ls}]",
+            "workloads: guests with arrivals or lifetimes can only be idle",
         ),
         ("guests: {count: 1}\ndensity: {memory_mib: 400}", "density: needs 'processes'"),
     ],

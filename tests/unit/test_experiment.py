@@ -1075,7 +1075,7 @@ def test_defaults_are_as_documented(key, field):
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_limits_are_as_documented(key):
     """The allowed values in an error are the same text as in the document."""
-    lists = {"knobs", "census", "processes.arrivals", *LISTS}
+    lists = {"knobs", "census", "guests.arrivals", "processes.arrivals", *LISTS}
     found = errors(as_text(key, "wrong" if key in lists else "[[wrong]]"))
     (said,) = [line for line in found if re.search(rf": {re.escape(key)}(\[\])?: must be", line)]
 

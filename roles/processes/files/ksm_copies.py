@@ -330,6 +330,8 @@ class Copies:
 
     def leave(self, copy, reason):
         """End one copy, and remove its cgroup and its files."""
+        # before its memory is given back
+        self.tell(event="process left", process=copy["name"], reason=reason)
         end([copy["group"]])
         copy["process"].wait()
         for name in copy["pids"]:
@@ -337,7 +339,6 @@ class Copies:
         remove_group(copy["group"])
         shutil.rmtree(copy["scratch"], ignore_errors=True)
         self.there.remove(copy)
-        self.tell(event="process left", process=copy["name"], reason=reason)
 
     def tell(self, **line):
         """Add a line to what is recorded of the run."""
