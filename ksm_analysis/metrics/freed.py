@@ -157,7 +157,7 @@ def against_off(several: list[Measured]) -> pd.Series:
         {
             "cell": [each.run.cell._replace(knobs="") for each in several],
             "repetition": [each.run.factors["repetition"] for each in several],
-            "off": [cells.is_off(each.run) for each in several],
+            "off": np.array([cells.is_off(each.run) for each in several], dtype=bool),
             "freed": [freed(each).freed_mib for each in several],
         }
     )

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from launched import PROGRAM, left, runs, started
 from machine import KSM, knobs, until
-from test_processes import PROGRAM, left, runs, started
 
 pytestmark = pytest.mark.host
 DENSITY = {

@@ -1,6 +1,5 @@
 """Copies of services on the host: they run, merge, and are gone afterwards, however they end."""
 
-import contextlib
 import json
 import os
 import signal
@@ -9,17 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from launched import PROGRAM, left, runs, started
 from machine import Run, assert_restored, knobs, unexpected, until
 
 from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.host
-PROGRAM = Path(__file__).parents[2] / "roles/processes/files/ksm_launcher.py"
-OPTIONS = json.loads(
-    """{"count": 2, "service": null, "command": null, "check": null, "merge": "none",
-    "memory_mib": 128, "data": "same", "data_mib": 4, "workers": 2, "preload": false,
-    "ready_seconds": 10}"""
-)
 PROGRAMS = {"python": "python3", "redis": "redis-server", "memcached": "memcached"}
 DEFINITION = """\
 processes:
@@ -29,31 +23,6 @@ knobs: [{run: 1, pages_to_scan: 20000, sleep_millisecs: 20}]
 knobs_if_present: {smart_scan: 0}
 sampling: {interval: 1, intervals: 6, period: 0.25}
 """
-
-
-def left():
-    """Return cgroups and directories of processes."""
-    places = (Path("/run"), *Path("/sys/fs/cgroup").glob("*"), Path("/sys/fs/cgroup"))
-    return [path for place in places if place.is_dir() for path in place.glob("ksm-testbed-*")]
-
-
-def runs(pid):
-    """Whether a process runs: one that has only not been reaped by its parent does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-@contextlib.contextmanager
-def started(directory, **options):
-    """Run the program until its copies are ready or have failed."""
-    argv = [sys.executable, str(PROGRAM), "run", "--directory", str(directory), "--options"]
-    asked = json.dumps(OPTIONS | options)
-    with subprocess.Popen([*argv, asked], stderr=subprocess.PIPE, text=True) as process:
-        until((directory / "processes.ready").exists, 20)
-        yield process
-        process.terminate()
-    assert left() == []
-    assert list(directory.glob("*.pid")) == []
 
 
 @pytest.mark.parametrize("service", PROGRAMS)

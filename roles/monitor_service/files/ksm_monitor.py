@@ -357,13 +357,14 @@ class Service:
             period=self.arguments.period,
             samples=None,
             guest=self.guests.pids,
+            transient=(),
         )
         wall = time.time_ns() + start - time.monotonic_ns()
         self.files.begin(header_line(described, wall, start, self.ksmd, before))
         with unblocked():
             missed = sampler.run(start)
         used = time.process_time_ns() - cpu
-        self.files.end(end_line(self.arguments, sampler, missed, used))
+        self.files.end(end_line(described, sampler, missed, used))
         return missed
 
     def publish(self, sampler, n, line):

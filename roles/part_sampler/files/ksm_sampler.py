@@ -888,9 +888,9 @@ def header_line(arguments, wall, start, ksmd, before):
 
 def end_line(arguments, sampler, missed, cpu, **more):
     """Return the last line; `cpu` is the CPU time of the sampler from header to end, in ns."""
-    ended, known = sampler.reader.gone, dict(arguments.guest)
-    if arguments.transient:
-        left = {name: at for name, at in ended.items() if name not in known}
+    ended, transient = sampler.reader.gone, dict(arguments.transient)
+    if transient:
+        left = {name: at for name, at in ended.items() if name in transient}
         more |= {"arrived": sampler.reader.transient.arrived, "left": left}
     return json_line(
         kind="end",
@@ -898,7 +898,7 @@ def end_line(arguments, sampler, missed, cpu, **more):
         missed=missed,
         cpu_seconds=cpu / 1e9,
         reason=sampler.reason,
-        gone={name: at for name, at in ended.items() if name in known},
+        gone={name: at for name, at in ended.items() if name not in transient},
         **strain(arguments.root),
         **more,
     )
