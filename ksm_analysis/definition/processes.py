@@ -141,7 +141,7 @@ class Processes(Strict):
     def options(self, count: int, density: Density | None) -> dict[str, Any]:
         """Return the options of the role for a run with that many copies."""
         return {
-            **self.model_dump(),
+            **self.model_dump(exclude_none=True),  # the role takes no null for one of its choices
             "count": count,
             "arrivals": arrivals.times(self.arrivals, count),
             "lifetimes": arrivals.stays(self.lifetimes, count),

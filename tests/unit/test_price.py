@@ -172,6 +172,11 @@ def test_without_runs_with_ksm_off_it_says_what_is_missing(write, capsys):
     )
 
 
+def test_without_a_usable_run_there_is_no_price():
+    assert price.prices([]) == []
+    assert price.missing([], []) == ""
+
+
 def test_no_price_and_nothing_missing_without_metrics(write):
     results = write([], ON, 1)
     measured = [measurement.measure(run) for run in read_results(results).usable]

@@ -45,6 +45,12 @@ def test_the_count_is_a_factor():
     assert runs[1]["parts"][0]["processes"][-1] == "process-120-w1"
 
 
+def test_options_that_are_not_given_are_left_out():
+    """The role would refuse a service that is null."""
+    (run,) = plan("{count: 1, command: /bin/true}")
+    assert not {"service", "check", "metrics"} & run["parts"][0]["options"].keys()
+
+
 def test_guests_and_processes_run_together():
     runs = plan("{count: [1, 2], service: redis}", "guests: {count: [1, 3]}\n")
     assert [run["id"] for run in runs] == [

@@ -42,7 +42,8 @@ EXIT_FAILED = 2
 PR_SET_CHILD_SUBREAPER = 36  # orphaned workers become children of this program, which reaps them
 READY, BEGIN = "processes.ready", "processes.begin"
 FOREVER = float("inf")
-CHANGES = ("arrivals", "lifetimes", "density", "metrics")  # options that may be left out
+# Options that may be left out
+OPTIONAL = ("service", "command", "check", "metrics", "arrivals", "lifetimes", "density")
 
 HELP = """\
 run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one
@@ -207,7 +208,7 @@ def main(argv=None):
         for number in SIGNALS:
             signal.signal(number, stop)
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        return run({**dict.fromkeys(CHANGES), **arguments.options}, arguments.directory)
+        return run({**dict.fromkeys(OPTIONAL), **arguments.options}, arguments.directory)
     except FailedError as error:
         print(f"ksm_launcher.py: error: {error}", file=sys.stderr)
         return EXIT_FAILED
