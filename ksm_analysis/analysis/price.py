@@ -295,14 +295,17 @@ def exchanged(price: Price) -> str:
 
 
 def sentences(every: list[Price]) -> Iterator[str]:
-    """Yield a sentence for each price, with the setting and the metric."""
+    """Yield the prices of each setting, a sentence for each metric."""
     several = len({price.host for price in every}) > 1
+    settings: dict[str, list[str]] = {}
     for price in every:
         where = join(
             price.host if several else "", guest_word(price.guests), price.workload, price.knobs
         )
-        parts = [in_words(price), exchanged(price)]
-        yield f"{where}: {price.metric}: {'; '.join(filter(None, parts))}."
+        parts = filter(None, [in_words(price), exchanged(price)])
+        settings.setdefault(where, []).append(f"{price.metric}: {'; '.join(parts)}.")
+    for where, words in settings.items():
+        yield f"{where}: {' '.join(words)}"
 
 
 def missing(measured: list[Measured], every: list[Price]) -> str:

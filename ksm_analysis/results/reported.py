@@ -78,9 +78,7 @@ def _fault(line: dict[str, Any]) -> str:
     if not (_is_number(line.get("monotonic")) and _is_number(line.get("since", 0))):
         return "'monotonic' must be a time"
     unit, of = line.get("unit"), line.get("of")
-    if not all(
-        each is None or (isinstance(each, str) and each.isprintable()) for each in (unit, of)
-    ):
+    if not (_is_text(unit) and _is_text(of)):
         return "'unit' and 'of' must be text"
     if len(unit or "") > LONGEST:
         return f"'unit' must have at most {LONGEST} characters"
@@ -91,10 +89,10 @@ def _fault(line: dict[str, Any]) -> str:
 
 def _is_number(value: object) -> bool:
     """Whether a value is a number that a float can hold."""
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
+        return math.isfinite(float(value))
     except OverflowError:
         return False
 
