@@ -10,7 +10,8 @@ description:
   - V(set) switches all swap space off, and, with O(zram_mib), makes a zram device of that size the
     only swap space. What was found is saved in O(remember) before the first change.
   - V(restored) switches on what was found, with the priorities that it had, removes the zram device
-    and the file. Without the file it does nothing. After a reboot it only removes the file.
+    and the file. Without the file it does nothing. After a reboot it only removes the file. A zram
+    device that somebody else has made meanwhile stays, unless it has no size yet.
   - Swap space is switched off only if what is in it fits into the host's C(MemAvailable) minus 5 %
     of C(MemTotal).
 options:
@@ -133,19 +134,27 @@ def saved(path):
         found = json.loads(path.read_text())
         current = found["boot_id"] == BOOT_ID.read_text().strip()
         found["swaps"], found["zram"] = list(found["swaps"]), list(found["zram"])
-        found["loaded"] = bool(found["loaded"])
+        found["made"], found["loaded"] = list(found["made"]), bool(found["loaded"])
     except (ValueError, KeyError, TypeError) as error:
         raise SwapError(f"{path} is damaged: {error}") from error
     return found if current else None
 
 
-def remember(path, found):
-    """Save what was found, atomically: swap space, zram devices, and whether zram was loaded."""
+def as_found(found):
+    """Describe what was found: swap space, zram devices, and whether zram was loaded.
+
+    `made` names the devices that are made from now on.
+    """
+    was = {"boot_id": BOOT_ID.read_text().strip(), "swaps": found, "zram": devices()}
+    return {**was, "made": [], "loaded": CONTROL.is_dir()}
+
+
+def remember(path, was):
+    """Save that, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    was = {"boot_id": BOOT_ID.read_text().strip(), "swaps": found, "zram": devices()}
     with partial.open("w") as file:
-        json.dump({**was, "loaded": CONTROL.is_dir()}, file, indent=2)
+        json.dump(was, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -154,14 +163,15 @@ def remember(path, found):
 def replace(module, path, found):
     """Switch all swap space off, and swap to a new zram device if one is asked for."""
     size = module.params["zram_mib"]
-    if saved(path) is None:
-        remember(path, found)
+    was = saved(path) or as_found(found)
+    remember(path, was)
     if size:
         require_zram(module)
     for each in found:
         call(module, "swapoff", each["name"])
     if size:
         device = f"zram{(CONTROL / 'hot_add').read_text().strip()}"
+        remember(path, {**was, "made": [*was["made"], device]})
         (BLOCK / device / "disksize").write_text(f"{size}M")
         call(module, "mkswap", f"/dev/{device}")
         call(module, "swapon", "--priority", str(FIRST), f"/dev/{device}")
@@ -176,7 +186,9 @@ def restore(module, path, was):
             priority = ["--priority", str(each["priority"])] if each["priority"] >= 0 else []
             call(module, "swapon", *priority, each["name"])
     for device in devices():
-        if device not in was["zram"]:
+        # One without a size may have been made just before this program was killed.
+        size = (BLOCK / device / "disksize").read_text().strip()
+        if device not in was["zram"] and (device in was["made"] or size == "0"):
             if f"/dev/{device}" in active:
                 call(module, "swapoff", f"/dev/{device}")
             (BLOCK / device / "reset").write_text("1")

@@ -14,9 +14,9 @@ def devices() -> set[str]:
 
 
 def swaps() -> dict[str, list[str]]:
-    """Return the type, size, use and priority of all swap space in use, by name."""
+    """Return the type, size and priority of all swap space, by name. How much is used changes."""
     rows = [line.split() for line in Path("/proc/swaps").read_text().splitlines()[1:]]
-    return {row[0]: row[1:] for row in rows}
+    return {row[0]: [*row[1:3], row[4]] for row in rows}
 
 
 @pytest.fixture
@@ -50,9 +50,13 @@ def test_zram_replaces_what_was_found_until_it_is_restored(module, swap_file, tm
     assert not swap(zram_mib=32)["changed"]
     # what a program leaves that was killed when it had made a device
     Path("/sys/class/zram-control/hot_add").read_text()
+    others = f"zram{Path('/sys/class/zram-control/hot_add').read_text().strip()}"
+    Path("/sys/block", others, "disksize").write_text("1M")
     assert swap(state="restored")["changed"]
     assert swaps() == found
-    assert devices() == before
+    assert devices() == before | {others}, "a device that is in use by others stays"
+    Path("/sys/block", others, "reset").write_text("1")
+    Path("/sys/class/zram-control/hot_remove").write_text(others.removeprefix("zram"))
     assert not remember.exists()
     assert not swap(state="restored")["changed"]
 
