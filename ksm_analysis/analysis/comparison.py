@@ -14,7 +14,7 @@ from ksm_analysis.analysis.blocks import Block, blocks_of, shared
 from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import catalog, freed, summary, work, writes
+from ksm_analysis.metrics import catalog, efficiency, freed, summary, work, writes
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.reported import Reported, metrics_of, value
 from ksm_analysis.metrics.times import SHARES, reached
@@ -36,6 +36,7 @@ UNITS = (
     | dict.fromkeys(("saved_mib", *freed.PARTS), "MiB")
     | {name: "µs" for name in writes.COLUMNS if name.endswith("_us")}
     | work.UNITS
+    | efficiency.UNITS
     | dict.fromkeys(RATES, "bogo ops/s")
 )
 COUNTED = {metric.name for metric in catalog.CENSUS}
@@ -213,7 +214,11 @@ def _value(measured: Measured, metric: str) -> float:
         return freed.saved_mib(measured)
     if metric in freed.PARTS:
         return float(freed.freed(measured)._asdict()[metric])
-    for columns, of in ((writes.COLUMNS, writes.in_last_phase), (work.COLUMNS, work.of_run)):
+    for columns, of in (
+        (writes.COLUMNS, writes.in_last_phase),
+        (work.COLUMNS, work.of_run),
+        (efficiency.UNITS, efficiency.of_run),
+    ):
         if metric in columns:
             return float(of(measured.run).get(metric, np.nan))
     if metric in RATES:

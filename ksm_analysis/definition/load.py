@@ -68,6 +68,8 @@ def within_the_run(load: Load, info: ValidationInfo) -> Load:
     rest = rest_of(info)
     if rest.service is None:
         raise wrong("goes with 'processes' that have a 'service': it sends requests to its copies")
+    if rest.service == "memory":
+        raise wrong("cannot go with 'service: memory', which answers no requests")
     if rest.come_and_go:
         raise wrong("cannot go with 'arrivals', 'lifetimes' or 'density': all copies must be there")
     if rest.service == "postgres" and load.arrivals == "constant":

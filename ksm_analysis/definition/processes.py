@@ -26,11 +26,45 @@ from ksm_analysis.definition.values import (
     wrong_at,
 )
 
-Service = Literal["python", "redis", "memcached", "postgres", "nginx"]
+Service = Literal["python", "redis", "memcached", "postgres", "nginx", "memory"]
 Merge = Literal["prctl", "madvise", "none"]
 DataSet = Literal["same", "similar", "different"]
 Count = OneOrList[Annotated[int, whole(1, 999)]]
+MOST_PASSING = 90  # percent of the pages that do not rest
 _ONE: list[JsonDict] = [{"required": ["service"]}, {"required": ["command"]}]
+
+
+class Contents(Strict):
+    """What each copy of the service `memory` contains, and how it changes."""
+
+    equal_percent: Annotated[float, values.number(0, 100)] = Field(
+        default=50.0,
+        description="Part of the pages of a copy that each other copy has, too, in percent. They"
+        " differ within a copy.",
+    )
+    zero_percent: Annotated[float, values.number(0, 100)] = Field(
+        default=10.0,
+        description="Part of its pages that are full of zeros, in percent. All others are unique.",
+    )
+    write_percent: Annotated[float, values.number(0, 100)] = Field(
+        default=0.0,
+        description="Part of its pages, chosen at random, that are written each second, in percent."
+        " They then have contents that no other page has.",
+    )
+    rest_seconds: Annotated[float, duration(0, 3600)] = Field(
+        default=0.0,
+        description="Seconds until a page that was written gets its content back. With 0, that is"
+        " at once.",
+    )
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if self.zero_percent + self.equal_percent > 100:
+            raise wrong("'zero_percent' and 'equal_percent' must be at most 100 together")
+        if self.write_percent * self.rest_seconds > MOST_PASSING:
+            message = "'write_percent' × 'rest_seconds' must be at most {most}"  # noqa: RUF001
+            raise wrong(message, most=MOST_PASSING)
+        return self
 
 
 class Processes(Strict):
@@ -60,8 +94,8 @@ class Processes(Strict):
     merge: Annotated[Merge, one_of(Merge)] = Field(
         default="prctl",
         description="What makes memory mergeable: `prctl` for all memory of each process (Linux"
-        " 6.4 and newer), `madvise` if the program asks for it itself, as `python` does for its"
-        " data, or `none`.",
+        " 6.4 and newer), `madvise` if the program asks for it itself, as `python` and `memory` do"
+        " for their data, or `none`.",
     )
     memory_mib: Annotated[int, whole(8, 1048576)] = Field(
         default=512, description="Memory limit of the cgroup of each copy, in MiB."
@@ -73,6 +107,9 @@ class Processes(Strict):
     )
     data_mib: Annotated[int, whole(1, 65536)] = Field(
         default=32, description="Size of the data set of a copy, in MiB."
+    )
+    contents: OrLeftOut[Contents] = Field(
+        default=None, description="What the memory of `memory` contains, and how it changes."
     )
     workers: Annotated[int, whole(1, 99)] = Field(
         default=2, description="Worker processes of a copy of `python`."
@@ -103,7 +140,7 @@ class Processes(Strict):
         for key, of in _BELONGS.items():
             if key in self.model_fields_set and not of(self):
                 raise wrong_at(key, _WHERE[key])
-        if self.merge == "madvise" and self.service not in (None, "python"):
+        if self.merge == "madvise" and self.service not in (None, "python", "memory"):
             message = "must be prctl or none for {service}, which does not ask for madvise itself"
             raise wrong_at("merge", message, service=self.service)
         found = arrivals.problem(self.arrivals, self.lifetimes, max(self.count), rest_of(info))
@@ -142,11 +179,17 @@ class Processes(Strict):
         """Return the options of the role for a run with that many copies."""
         return {
             **self.model_dump(exclude_none=True),  # the role takes no null for one of its choices
+            **self._contents(),
             "count": count,
             "arrivals": arrivals.times(self.arrivals, count),
             "lifetimes": arrivals.stays(self.lifetimes, count),
             "density": density and density.model_dump(),
         }
+
+    def _contents(self) -> dict[str, Any]:
+        if self.service != "memory":
+            return {}
+        return {"contents": (self.contents or Contents()).model_dump()}
 
 
 _WORKERS = {"postgres": 3, "nginx": 1}  # further processes of a copy that stay
@@ -159,7 +202,8 @@ _CANNOT_MERGE = {
 _BELONGS: dict[str, Callable[[Processes], object]] = {
     "check": lambda asked: asked.command,
     "metrics": lambda asked: asked.command,
-    "data": lambda asked: asked.service,
+    "contents": lambda asked: asked.service == "memory",
+    "data": lambda asked: asked.service not in (None, "memory"),
     "data_mib": lambda asked: asked.service,
     "workers": lambda asked: asked.service == "python",
     "preload": lambda asked: asked.service == "python",
@@ -167,7 +211,8 @@ _BELONGS: dict[str, Callable[[Processes], object]] = {
 _WHERE = {
     "check": "goes with 'command': a service has a check of its own",
     "metrics": "goes with 'command'",
-    "data": "goes with 'service'",
+    "contents": "goes with 'service: memory'",
+    "data": "goes with 'service', except for memory, which has 'contents'",
     "data_mib": "goes with 'service'",
     "workers": "goes with 'service: python'",
     "preload": "goes with 'service: python'",

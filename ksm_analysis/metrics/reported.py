@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ksm_analysis.metrics import arrivals, catalog, freed, load, work, writes
+from ksm_analysis.metrics import arrivals, catalog, efficiency, freed, load, work, writes
 from ksm_analysis.metrics.times import SHARES
 from ksm_analysis.results.reported import HIGHER, LOWER, nothing
 from ksm_analysis.results.run import Cell, Run
@@ -29,6 +29,7 @@ BUILT_IN = {
     *freed.PARTS,
     *writes.COLUMNS,
     *work.COLUMNS,
+    *efficiency.UNITS,
     *(m.name for m in (*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST)),
 }
 

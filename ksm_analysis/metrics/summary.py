@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ksm_analysis.metrics import arrivals, freed, reported, work, writes
+from ksm_analysis.metrics import arrivals, efficiency, freed, reported, work, writes
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
@@ -53,7 +53,8 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     any run has a census, the metrics of CENSUS follow, with the values of the last census. If any
     run has measured writes, the columns of metrics.writes follow. The columns of metrics.work are
     next, if any run knows them, and then arrival_N_seconds_to_95 for each guest or process that
-    came within a run (metrics.arrivals). If any run reports metrics of its own, reported_phase and
+    came within a run (metrics.arrivals). mean_efficiency_percent is next, if it is known of any run
+    (metrics.efficiency). If any run reports metrics of its own, reported_phase and
     a column for each follow.
     """
     own = reported.metrics_of([each.run for each in measured])
@@ -79,6 +80,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **writes.in_last_phase(each.run),
                 **work.of_run(each.run),
                 **arrivals.of_run(each),
+                **efficiency.of_run(each.run),
                 **reported.of_run(each.run, own),
             }
         )

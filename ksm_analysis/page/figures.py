@@ -386,7 +386,12 @@ def by_time_of_guests(data: Data, metric: Metric) -> list[Panel]:
 
 def factors_of(runs: list[Sampled]) -> pd.DataFrame:
     """Return the factors of each run, one row for each, indexed by its position."""
-    return pd.DataFrame([{"host": e.run.host, "run": e.run.id, **e.run.factors} for e in runs])
+    return factors_of_runs([each.run for each in runs])
+
+
+def factors_of_runs(runs: list[Run]) -> pd.DataFrame:
+    """Return the factors of each run, one row for each, indexed by its position."""
+    return pd.DataFrame([{"host": run.host, "run": run.id, **run.factors} for run in runs])
 
 
 def _points_of_a_line(lines: int) -> int:

@@ -12,6 +12,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.reported import metrics_of
 from ksm_analysis.page import (
     census_figures,
+    efficiency_figures,
     figures,
     freed_figures,
     reported_figures,
@@ -71,6 +72,11 @@ REPORTED = (
     "The value of a run is the mean of its values from the settled phase, when ksmd has scanned "
     "all memory twice, or of all its values if none is. By setting: a dash for each run, and the "
     "median of each setting. Over time: a line for each run and each guest or process."
+)
+EFFICIENCY = (
+    "The contents of all mergeable memory are known, so what perfect merging would save is "
+    "calculated at each time. The mean efficiency is the area under saved pages (pages_sharing + "
+    "ksm_zero_pages), divided by the area under their limit. A line is one run."
 )
 CHANGED = (
     f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
@@ -300,6 +306,9 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
         )
     if panels := freed_figures.of_parts(measured):
         yield Figure("freed", "Memory that was freed", FREED, tuple(panels), wide=True)
+    if panels := efficiency_figures.saved_and_limit(measured):
+        title = "Saved pages and their limit"
+        yield Figure("saved-and-limit", title, EFFICIENCY, tuple(panels), wide=True)
     if not with_guests:
         return
     for whole in ("configured", "resident"):

@@ -14,7 +14,12 @@ from machine import Run, assert_restored, knobs, unexpected, until
 from ksm_analysis.results.reader import read_results
 
 pytestmark = pytest.mark.host
-PROGRAMS = {"python": "python3", "redis": "redis-server", "memcached": "memcached"}
+PROGRAMS = {
+    "python": "python3",
+    "memory": "python3",
+    "redis": "redis-server",
+    "memcached": "memcached",
+}
 DEFINITION = """\
 processes:
   {count: 3, service: python, data_mib: 8, workers: 1, memory_mib: 128, arrivals: [0, 0, 2],

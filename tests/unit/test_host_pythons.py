@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("roles/*/files/ksm_*.py"))
 LIBRARIES = {  # others start them
     *("ksm_copies.py", "ksm_density.py", "ksm_output.py", "ksm_services.py", "ksm_workers.py"),
-    *("ksm_processes.py", "ksm_prometheus.py"),
+    *("ksm_contents.py", "ksm_processes.py", "ksm_prometheus.py"),
 }
 PROGRAMS = [path for path in FILES if path.name not in LIBRARIES]
 OLDEST = (3, 6)

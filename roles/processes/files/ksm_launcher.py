@@ -3,8 +3,8 @@
 
 Standard library only, Python 3.9 or newer, so that it can be copied to any host. Beside it:
 ksm_copies.py, how copies start, fail and end; ksm_density.py, which adds copies until they no
-longer fit; ksm_services.py, which knows the services; ksm_workers.py, which is one of them; and
-ksm_output.py, which records what a command prints.
+longer fit; ksm_services.py, which knows the services; ksm_workers.py and ksm_contents.py, which are
+two of them; and ksm_output.py, which records what a command prints.
 """
 
 import sys
@@ -43,7 +43,10 @@ PR_SET_CHILD_SUBREAPER = 36  # orphaned workers become children of this program,
 READY, BEGIN = "processes.ready", "processes.begin"
 FOREVER = float("inf")
 # Options that may be left out
-OPTIONAL = ("service", "command", "check", "metrics", "arrivals", "lifetimes", "density")
+OPTIONAL = (
+    *("service", "contents", "command", "check", "metrics"),
+    *("arrivals", "lifetimes", "density"),
+)
 
 HELP = """\
 run starts all copies, waits until each answers, and holds them until SIGTERM. Then, or if one
@@ -56,11 +59,11 @@ fails, it ends all of them and removes their cgroups. --directory gets
 remove does that. It touches nothing that processes.state does not name.
 
 --options is JSON: count, service (see ksm_services.py) or command, check, merge (prctl,
-madvise, none), memory_mib, data, data_mib, workers, preload, ready_seconds, arrivals, lifetimes
-(seconds from the begin of the run, and from its arrival, one of each copy; or null), density (see
-ksm_density.py; or null). With the last three, the begin of the run is the number (monotonic
-seconds) in a file processes.begin, which is waited for. With metrics (not null), what the copies
-print is recorded.
+madvise, none), memory_mib, data, data_mib, workers, preload, ready_seconds, contents (of memory;
+see ksm_contents.py), arrivals, lifetimes (seconds from the begin of the run, and from its arrival,
+one of each copy; or null), density (see ksm_density.py; or null). With the last three, the begin of
+the run is the number (monotonic seconds) in a file processes.begin, which is waited for. With
+metrics (not null), what the copies print is recorded.
 
 exit status:
   2    wrong arguments, or a copy failed    143  ended by SIGTERM

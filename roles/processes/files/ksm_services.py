@@ -81,6 +81,10 @@ def command_of(asked, copy):
             name: asked[name] for name in ("data", "data_mib", "merge", "preload", "workers")
         }
         return [sys.executable, str(program), json.dumps({**options, "copy": copy["number"]})]
+    if asked["service"] == "memory":
+        program = Path(__file__).with_name("ksm_contents.py")
+        options = {name: asked[name] for name in ("data_mib", "merge")} | asked["contents"]
+        return [sys.executable, str(program), json.dumps({**options, "copy": copy["number"]})]
     if asked["service"] == "redis":
         return ["/usr/bin/redis-server", "--port", "0", "--unixsocket", copy["socket"],
                 "--save", "", "--appendonly", "no", "--dir", copy["scratch"]]  # fmt: skip
@@ -99,6 +103,7 @@ def command_of(asked, copy):
 
 
 QUESTIONS = {
+    "memory": (b"?\n", b"ready"),
     "python": (b"0\n", b"ready"),
     "redis": (b"PING\r\n", b"+PONG"),
     "memcached": (b"version\r\n", b"VERSION"),
