@@ -16,7 +16,7 @@ from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import catalog, efficiency, freed, summary, work, writes
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.metrics.reported import Reported, metrics_of, value
+from ksm_analysis.metrics.reported import Reported, metrics_of, settled_after, value
 from ksm_analysis.metrics.times import SHARES, reached
 from ksm_analysis.results import cells
 from ksm_analysis.results.provenance import facts
@@ -64,7 +64,8 @@ class Cell:
     """Repetitions of one cell. `labels` name its factors; `key` has their full values.
 
     `blocks` has the block of each run: None if it has none, or if A and B are different results.
-    `reported` has the metrics that runs of any side reported, by their names in tables.
+    `reported` has the metrics that runs of any side reported, by their names in tables. Those of a
+    run without a settled phase count from `after` seconds on.
     """
 
     labels: dict[str, str]
@@ -72,11 +73,12 @@ class Cell:
     runs: tuple[Measured, ...]
     blocks: tuple[Block | None, ...] = ()
     reported: dict[str, Reported] = field(default_factory=dict)
+    after: float = 0.0
 
     def values(self, metric: str) -> list[float]:
         """Return one value for each run; NaN if a run has none."""
         if metric not in UNITS:
-            return [value(each.run, self.reported[metric]) for each in self.runs]
+            return [value(each.run, self.reported[metric], self.after) for each in self.runs]
         return [_value(each, metric) for each in self.runs]
 
     def unit(self, metric: str) -> str:
@@ -378,6 +380,7 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Co
     never = _never(a, name), _never(b, name)
     if name in SHARES and never == (len(a.runs), len(b.runs)):
         return "no run of A or of B reached it"
+    a, b = _of_the_same_time(a, b, name)
     in_blocks = by != "host" and any(a.blocks) and any(b.blocks)
     found = (_within if in_blocks else _between)(a, b, name)
     if found is None:
@@ -390,6 +393,18 @@ def _of_pair(a: Cell, b: Cell, name: str, by: str | None, smallest: float) -> Co
     return Comparison(
         name, a.unit(name), a, b, labels, found, p_same=same, pairs=pairs, not_reached=never
     )
+
+
+def _of_the_same_time(a: Cell, b: Cell, name: str) -> tuple[Cell, Cell]:
+    """Let what a run reported without a settled phase count from that of the other side on.
+
+    With KSM off, nothing is settled. A service that is slow at first would seem slower without KSM.
+    """
+    if name in UNITS:
+        return a, b
+    metric = a.reported[name]
+    after = max(settled_after(each.run, metric) for cell in (a, b) for each in cell.runs)
+    return replace(a, after=after), replace(b, after=after)
 
 
 def _never(cell: Cell, name: str) -> int:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from ksm_analysis.analysis.settings import (
 )
 from ksm_analysis.analysis.statistics import FEWEST, Difference, Estimate, Floats
 from ksm_analysis.analysis.words import guest_word, join, number
-from ksm_analysis.metrics import freed, reported, writes
+from ksm_analysis.metrics import freed, load, reported, writes
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.results.reported import HIGHER, LOWER
 from ksm_analysis.results.run import Cell
@@ -53,11 +54,12 @@ class Price:
 
     `off` and `on` are the means. `percent` is the loss relative to KSM off, None if values have no
     ratio, and `absolute` that in the unit of the metric. Their bounds are None with fewer than 3
-    pairs. `p_same` is that of the equivalence test with BOUND. It and the verdict allow for all
-    prices (Holm). `freed_mib` is what the setting frees, measured against KSM off where that is
-    known, or else, if `freed` is false, what KSM saves. `mib_per` is MiB for each `per` that is
-    lost: % (of throughput) or ms. It is None unless a loss is shown; at the upper bound of the
-    loss it is `mib_per_at_least`. `needed` is about how many pairs show a difference of BOUND.
+    pairs. `p` is that of a difference by itself, and `p_holm` allows for all `tested` prices, as
+    the verdict does. `p_same` is that of the equivalence test with BOUND, and allows for them, too.
+    `freed_mib` is what the setting frees, measured against KSM off where that is known, or else, if
+    `freed` is false, what KSM saves. `mib_per` is MiB for each `per` that is lost: % (of
+    throughput) or ms. It is None unless a loss is shown; at the upper bound of the loss it is
+    `mib_per_at_least`. `needed` is about how many pairs show a difference of BOUND among so many.
     """
 
     metric: str
@@ -72,6 +74,7 @@ class Price:
     on: Estimate
     percent: Estimate | None
     absolute: Estimate
+    p: float | None
     p_same: float | None
     freed_mib: float | None
     freed: bool
@@ -80,20 +83,57 @@ class Price:
     mib_per: Estimate | None = None
     mib_per_at_least: float | None = None
     needed: int | None = None
+    p_holm: float | None = None
+    tested: int = 0
+
+
+class Sides(NamedTuple):
+    """The runs of a setting, and those with KSM off that are alike in all else."""
+
+    cell: Cell
+    off: InBlocks
+    on: InBlocks
 
 
 def prices(measured: list[Measured]) -> list[Price]:
-    """Return the price in each metric of each setting that has a baseline with KSM off."""
+    """Return the price in each metric of each setting that has a baseline with KSM off.
+
+    If a host alone has too few pairs for a verdict, and all hosts together have enough, their runs
+    are compared together, each within its host.
+    """
     found = grouped(measured)
     gained = dict(zip(map(id, measured), _gained(measured), strict=True))
-    made = [
-        _compared(cell, metric, baseline, runs, gained)
+    sides = [
+        Sides(cell, baseline, runs)
         for cell, runs in found.items()
         if not is_off(runs[0][0]) and not is_control(runs[0][0])
         if (baseline := baseline_of(cell, found))
-        for metric in metrics_of(measured)
     ]
+    metrics = metrics_of(measured)
+    made = [_compared(*each, metric, gained) for each in _over_hosts(sides) for metric in metrics]
     return _judged([both for both in made if both])
+
+
+def _over_hosts(sides: list[Sides]) -> list[Sides]:
+    """Join settings that differ only in the host, if only all hosts together have enough pairs."""
+    alike: dict[Cell, list[Sides]] = {}
+    for each in sides:
+        alike.setdefault(each.cell._replace(host=""), []).append(each)
+    return [joined for several in alike.values() for joined in _joined(several)]
+
+
+def _joined(several: list[Sides]) -> list[Sides]:
+    counts = [len(_places(each.off, each.on)) for each in several]
+    if len(several) < 2 or not min(counts) < FEWEST <= sum(counts):
+        return several
+    cell = several[0].cell._replace(host=f"{len(several)} hosts")
+    _, off, on = zip(*several, strict=True)
+    return [Sides(cell, [*chain(*off)], [*chain(*on)])]
+
+
+def _places(off: InBlocks, on: InBlocks) -> list[tuple[int, ...]]:
+    """Return where the runs of each block are that both sides have."""
+    return shared([[block for _, block in side] for side in (off, on)])
 
 
 def _gained(measured: list[Measured]) -> list[float]:
@@ -102,7 +142,11 @@ def _gained(measured: list[Measured]) -> list[float]:
 
 
 def metrics_of(measured: list[Measured]) -> list[Metric]:
-    """List what KSM may make worse: of the runs' own metrics, those of which a side is better."""
+    """List what KSM may make worse: of the runs' own metrics, those of which a side is better.
+
+    An open load whose requests were all answered has its own rate as throughput, and no errors,
+    whatever KSM does. These are no prices.
+    """
 
     def at_any_time(value: Callable[[Measured], float]) -> Callable[[Measured, float], float]:
         return lambda each, _: value(each)
@@ -110,6 +154,8 @@ def metrics_of(measured: list[Measured]) -> list[Metric]:
     def never(_: Measured) -> float:
         return 0.0
 
+    runs = [each.run for each in measured]
+    told_nothing = load.GIVEN if load.all_answered(runs) else ()
     own = [
         Metric(
             each.column,
@@ -118,8 +164,8 @@ def metrics_of(measured: list[Measured]) -> list[Metric]:
             partial(_reported, each),
             partial(_settled_after, each),
         )
-        for each in reported.metrics_of([each.run for each in measured])
-        if each.better
+        for each in reported.metrics_of(runs)
+        if each.better and each.name not in told_nothing
     ]
     rate = at_any_time(throughput_of)
     taken = [
@@ -142,12 +188,13 @@ def _write(percentile: str, measured: Measured) -> float:
 
 
 def _compared(
-    cell: Cell, metric: Metric, off: InBlocks, on: InBlocks, gained: dict[int, float]
+    cell: Cell, off: InBlocks, on: InBlocks, metric: Metric, gained: dict[int, float]
 ) -> tuple[Price, Difference, Floats] | None:
     """Compare a metric of a setting with KSM off, within blocks; None without a complete pair."""
     after = max(metric.settled_after(each) for each, _ in on)
-    places = shared([[block for _, block in side] for side in (off, on)])
-    pairs = [(metric.value(off[a][0], after), metric.value(on[b][0], after)) for a, b in places]
+    pairs = [
+        (metric.value(off[a][0], after), metric.value(on[b][0], after)) for a, b in _places(off, on)
+    ]
     both = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     both = both[~np.isnan(both).any(axis=1)]
     found = statistics.paired(both[:, 0], both[:, 1])
@@ -168,6 +215,7 @@ def _compared(
         absolute=_loss(
             found.absolute, found.absolute_low, found.absolute_high, metric.better, len(both)
         ),
+        p=found.p,
         p_same=statistics.equivalence(both[:, 0], both[:, 1], BOUND, in_blocks=True),
         freed_mib=saved.mean if saved else None,
         freed=gain is not None,
@@ -193,14 +241,19 @@ def _loss(
 
 
 def _judged(made: list[tuple[Price, Difference, Floats]]) -> list[Price]:
-    """Add the verdicts, which allow for the number of prices, and what follows from them."""
+    """Add the verdicts, which allow for the number of prices, and what follows from them.
+
+    All prices are one family: whoever reads an answer looks for any cost among them.
+    """
     apart = statistics.adjusted([found.p for _, found, _ in made])
     same = statistics.adjusted([price.p_same for price, _, _ in made])
+    tested = sum(p is not None for p in apart)
     judged = []
     for (price, found, both), p, p_same in zip(made, apart, same, strict=True):
         verdict = _verdict(statistics.verdict(found, p, BOUND, p_same), price.absolute.mean)
-        needed = _needed(found, both) if verdict == UNSURE else None
-        price = replace(price, p_same=p_same, verdict=verdict, needed=needed)
+        needed = _needed(found, both, tested) if verdict == UNSURE else None
+        price = replace(price, p_holm=p, tested=tested, p_same=p_same, verdict=verdict)
+        price = replace(price, needed=needed)
         judged.append(replace(price, **_exchange(price)))
     return judged
 
@@ -212,11 +265,11 @@ def _verdict(found: str, loss: float) -> str:
     return COSTS if loss > 0 else GAINS
 
 
-def _needed(found: Difference, both: Floats) -> int | None:
+def _needed(found: Difference, both: Floats, tested: int) -> int | None:
     within = statistics.within_blocks(both[:, 0], both[:, 1])
     ratios = found.method == "paired ratios"
     effect = math.log1p(BOUND) if ratios else found.scale * BOUND
-    return statistics.pairs_needed(float(within.std(ddof=1)), effect)
+    return statistics.pairs_needed(float(within.std(ddof=1)), effect, tested)
 
 
 def _exchange(price: Price) -> dict[str, Any]:
@@ -257,13 +310,19 @@ def in_words(price: Price) -> str:
     if price.verdict == NOTHING:
         return f"KSM costs you nothing measurable here (less than {bound}): {loss}"
     if price.verdict == UNSURE:
-        enough = not price.needed or price.needed <= price.pairs
-        more = "" if enough else f"; about {price.needed:,} repetitions would show {bound}"
-        return f"cannot tell: {loss}{more}"
+        return "; ".join([f"cannot tell: {loss}", *_why_unsure(price, bound)])
     if price.verdict == GAINS:
         return f"KSM makes it better by {_spoken(price, -1)}"
     less = price.p_same is not None and price.p_same < 1 - statistics.CONFIDENCE
     return f"KSM costs {loss}{f', which is less than {bound}' if less else ''}"
+
+
+def _why_unsure(price: Price, bound: str) -> Iterator[str]:
+    """Yield why there is no verdict, and what it takes to have one."""
+    if price.p is not None and price.p < 1 - statistics.CONFIDENCE:
+        yield f"p is {price.p:.3f} alone: not significant among {price.tested} prices"
+    if price.needed and price.needed > price.pairs:
+        yield f"about {price.needed:,} repetitions would show {bound}"
 
 
 def _spoken(price: Price, sign: int = 1) -> str:

@@ -569,25 +569,28 @@ def _normal_quantiles() -> float:
     return float(normal.ppf((1 + CONFIDENCE) / 2) + normal.ppf(POWER))
 
 
-def pairs_needed(spread: float, effect: float) -> int | None:
+def pairs_needed(spread: float, effect: float, tests: int = 1) -> int | None:
     """Return how many pairs detect an effect 4 times in 5, with the paired t-test at 5 %.
 
     `spread` is the standard deviation of the differences within blocks. `effect` is the mean
-    difference, in the same unit: logarithms, or the metric's unit. At least 3. None if the effect
-    is 0.
+    difference, in the same unit: logarithms, or the metric's unit. `tests` share the 5 %, as in the
+    first step of Holm's method. At least 3. None if the effect is 0.
 
     Source: power of the t-test, scipy.stats.nct.
     """
     if not effect:
         return None
     pairs = max(FEWEST, math.floor((_normal_quantiles() * spread / effect) ** 2))
-    while spread and paired_power(pairs, abs(effect) / spread) < POWER:
+    while spread and paired_power(pairs, abs(effect) / spread, tests) < POWER:
         pairs += 1
     return pairs
 
 
-def paired_power(pairs: int, effect: float) -> float:
-    """Return the chance that the paired t-test at 5 % detects an effect, given in its spread."""
-    limit = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, pairs - 1)
+def paired_power(pairs: int, effect: float, tests: int = 1) -> float:
+    """Return the chance that the paired t-test detects an effect, given in its spread.
+
+    It is at 5 %, which all `tests` share.
+    """
+    limit = scipy.stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / tests, pairs - 1)
     beyond = scipy.stats.nct(pairs - 1, effect * math.sqrt(pairs))
     return float(beyond.sf(limit) + beyond.cdf(-limit))

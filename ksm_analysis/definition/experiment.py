@@ -297,7 +297,7 @@ def _run(
         planned["factors"]["processes"] = copies
         planned["seconds"] += PROCESS_SECONDS * copies
     parts = _run_parts(experiment, planned["sampling"], workload, count, copies)
-    return planned | {"parts": parts}
+    return planned | {"parts": _seeded(parts, repetition)}
 
 
 def _workload_label(experiment: Experiment, workload: Workload, copies: int, made_of: str) -> str:
@@ -330,6 +330,18 @@ def _transient(
         names += parts[0]["processes"]
     names += dict.fromkeys(GUEST.format(number) for *_, number in _changes(experiment, count))
     return {"transient": names} if names else {}
+
+
+def _seeded(parts: list[dict[str, Any]], repetition: int) -> list[dict[str, Any]]:
+    """Give each repetition random times and pages of its own.
+
+    They are the same for all settings, which are compared within a repetition: chance is then no
+    difference between settings, but it is one between repetitions.
+    """
+    for part in parts:
+        if part["name"] in ("write_probe", "load"):
+            part["options"]["seed"] += repetition - 1
+    return parts
 
 
 def _run_parts(

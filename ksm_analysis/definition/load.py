@@ -18,6 +18,7 @@ from ksm_analysis.definition.values import (
 
 Arrivals = Literal["poisson", "constant"]
 Keys = Literal["uniform", "zipf"]
+SETTLE = 1.0  # s between the end of scans and the end of the warm-up
 MOST = 20000  # requests a second to all copies together, by one process in Python
 
 
@@ -53,8 +54,16 @@ class Load(Strict):
         description="Seconds from the first sample whose requests are not counted; less than the"
         " length of the run.",
     )
+    stop_ksmd: Annotated[float, duration(0, values.YEAR)] = Field(
+        default=0.0,
+        description="When the load sets the knob `run` to 0, in seconds from the first sample: what"
+        " is merged stays merged, without scans. 0 is never. At least a second before the end of"
+        " the warm-up, so that all that counts is after it.",
+    )
     seed: Annotated[int, whole(0, 2**31)] = Field(
-        default=0, description="Determines the times, the copies and the keys."
+        default=0,
+        description="Determines the times, the copies and the keys of the first repetition. Each"
+        " further one has the next seed.",
     )
 
     def options(self, processes: dict[str, Any]) -> dict[str, Any]:
@@ -82,4 +91,7 @@ def within_the_run(load: Load, info: ValidationInfo) -> Load:
     if rest.seconds is not None and load.warmup >= rest.seconds:
         message = "must be less than {limit} s, {length}"
         raise wrong_at("warmup", message, limit=f"{rest.seconds:g}", length=rest.length)
+    if load.stop_ksmd and load.stop_ksmd > load.warmup - SETTLE:
+        message = "must be at most {most} s: a second before the end of the warm-up"
+        raise wrong_at("stop_ksmd", message, most=f"{load.warmup - SETTLE:g}")
     return load

@@ -233,7 +233,9 @@ class WriteProbe(Strict):
         " what is merged stays merged, without scans. 0 is never. Before the run ends.",
     )
     seed: Annotated[int, whole(0, 2**31)] = Field(
-        default=0, description="Determines the random times and pages."
+        default=0,
+        description="Determines the random times and pages of the first repetition. Each further"
+        " one has the next seed.",
     )
 
 

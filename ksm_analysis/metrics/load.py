@@ -1,9 +1,17 @@
 """What stands for the load of a run: percentiles of all answers, and not means of percentiles."""
 
+from collections.abc import Sequence
+
 from ksm_analysis.results.load import UNITS, together
 from ksm_analysis.results.run import Run
 
 WHEN = "load_throughput"  # every interval has it
+GIVEN = ("load_throughput", "load_errors_percent")  # determined by the rate, if all was answered
+
+
+def all_answered(runs: Sequence[Run]) -> bool:
+    """Whether all requests of all loads were answered in time; True without any load."""
+    return all(run.load.answered for run in runs if run.load)
 
 
 def value(run: Run, name: str, after: float = 0.0) -> float | None:

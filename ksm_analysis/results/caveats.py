@@ -243,8 +243,9 @@ def _drift_warnings(run: Run) -> Iterator[str]:
     later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
     for name, asked in _asked_knobs(run).items():
         reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
-        if name == "run" and (run.options("write_probe") or {}).get("stop_ksmd"):
-            reads = [read for read in reads if str(read) != "0"]  # the probe has set it
+        stops = ((run.options(part) or {}).get("stop_ksmd") for part in ("write_probe", "load"))
+        if name == "run" and any(stops):
+            reads = [read for read in reads if str(read) != "0"]  # the part has set it
         for other in (read for read in reads if not _reads_as(read, asked)):
             yield f"knob {name} was {other} at times in the run, though {asked} was asked for"
 

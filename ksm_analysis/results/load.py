@@ -67,9 +67,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Load:
-    """The load of a run after its warm-up, in the run's intervals."""
+    """The load of a run after its warm-up, in the run's intervals.
+
+    `answered`: all requests had a good answer, and none waited for a connection at the end.
+    """
 
     intervals: tuple[Interval, ...]
+    answered: bool = True
     warnings: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -125,8 +129,9 @@ def of_lines(lines: list[dict[str, Any]], start: float, interval: float) -> Load
     intervals = tuple(found[place] for place in sorted(found))
     bad = len(given) - len(whole)
     warnings = [f"{bad} of the lines of its load are damaged; they are skipped"] * bool(bad)
-    warnings += _warnings(together(intervals), whole[-1]["waiting"] if ended else 0)
-    return Load(intervals, tuple(warnings))
+    every, waiting = together(intervals), whole[-1]["waiting"] if ended else 0
+    warnings += _warnings(every, waiting)
+    return Load(intervals, not every.errors and not waiting, tuple(warnings))
 
 
 def _window(line: dict[str, Any]) -> Interval:

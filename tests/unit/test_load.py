@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from textwrap import dedent
 
 import pytest
 from made_up_runs import events, run_record, sample_lines
@@ -58,6 +59,11 @@ def test_the_load_starts_after_the_sampler():
         ("{rate: 9}", "{count: 2, service: redis, arrivals: {every: 1}}", "copies must be there"),
         ("{rate: 9, arrivals: constant}", "{count: 1, service: postgres}", "must be poisson for"),
         ("{rate: 9}", "{count: 1, service: nginx}", "'write_percent' must be 0 for nginx"),
+        (
+            "{rate: 9, warmup: 3, stop_ksmd: 2.5}",
+            "{count: 1, service: redis}",
+            "stop_ksmd: must be at most 2 s: a second before the end of the warm-up",
+        ),
         ("{rate: 9, warmup: 4}", "{count: 1, service: redis}", "warmup: must be less than 4 s"),
     ],
 )
@@ -94,6 +100,19 @@ def test_times_follow_the_rate_and_the_seed_alone():
     steady = taken(requests(arrivals="constant"), 4)
     assert [round(at - 100, 6) for at, *_ in steady] == [0.001, 0.002, 0.003, 0.004]
     assert [place for _, place, *_ in steady] == [0, 1, 0, 1]
+
+
+def test_repetitions_differ_and_the_settings_of_one_do_not():
+    text = f"""\
+        processes: {{count: 1, service: redis}}
+        knobs: [{{run: 0}}, {{run: 1}}]
+        workloads: [{{name: gets, load: {{rate: 1, warmup: 1, seed: 7}}}}]
+        repetitions: 2
+        {SAMPLING}"""
+    runs = experiment.plan(experiment.parse(dedent(text), "file.yml"), "file.yml")["runs"]
+    seeds = {(r["factors"]["repetition"], r["parts"][-1]["options"]["seed"]) for r in runs}
+    assert len(runs) == 4
+    assert seeds == {(1, 7), (2, 8)}
 
 
 def test_frequent_keys():

@@ -31,8 +31,8 @@ def reports(name, values, unit="", better=None, start=0.0):
 def write(tmp_path):
     """Write a run that reports these lines; return the directory of results."""
 
-    def write(lines, knobs, repetition):
-        made_up = run_record(guests=0, repetition=repetition)
+    def write(lines, knobs, repetition, host="localhost"):
+        made_up = run_record(guests=0, repetition=repetition, host=host)
         made_up["run"] |= {"id": f"{knobs}-r{repetition}", "knobs": {"run": int(knobs[-1])}}
         made_up["run"]["factors"]["knobs"] = knobs
         made_up["knobs"]["during"]["run"] = int(knobs[-1])
@@ -134,7 +134,7 @@ def test_a_metric_of_which_no_side_is_better_has_no_price(costs):
 
 
 def test_verdicts_allow_for_the_number_of_prices(write):
-    def verdicts(count):
+    def found(count):
         for repetition, with_ksm in enumerate((900, 910, 870), 1):
             for knobs, value in ((OFF, 1000), (ON, with_ksm)):
                 lines = [
@@ -145,10 +145,51 @@ def test_verdicts_allow_for_the_number_of_prices(write):
                 path = write(lines, knobs, repetition + 10 * count) / "load.jsonl"
         runs = read_results(path.parent).usable
         runs = [run for run in runs if run.repetition > 10 * count]
-        return [one.verdict for one in price.prices([measurement.measure(run) for run in runs])]
+        return price.prices([measurement.measure(run) for run in runs])
 
-    assert verdicts(1) == [COSTS]
-    assert verdicts(20) == [UNSURE] * 20
+    (alone,) = found(1)
+    assert alone.verdict == COSTS
+    among = found(20)
+    assert [one.verdict for one in among] == [UNSURE] * 20
+    words = f"p is {alone.p:.3f} alone: not significant among 20 prices"
+    assert words in price.in_words(among[0])
+    assert among[0].needed > price.statistics.pairs_needed(0.03, 0.05)
+
+
+def test_hosts_with_too_few_pairs_are_compared_together_and_each_within_itself(write):
+    for n, speed in enumerate((1, 5, 20), start=1):
+        for knobs, value in ((OFF, 1000), (ON, 900 + n)):
+            lines = reports("rate", [value * speed] * 3, "1/s", "higher")
+            results = write(lines, knobs, n, host=f"host-{n}")
+    (one,) = price.prices([measurement.measure(run) for run in read_results(results).usable])
+    assert (one.host, one.pairs, one.verdict) == ("3 hosts", 3, COSTS)
+    assert one.percent.mean == pytest.approx(9.8, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("errors", "names"),
+    [(0, {"load_p50_ms"}), (1, {"load_p50_ms", "load_throughput", "load_errors_percent"})],
+)
+def test_what_the_rate_determines_is_no_price_of_a_load_that_was_answered(errors, names, write):
+    for repetition in (1, 2, 3):
+        for knobs in (OFF, ON):
+            times = {"reads": {"1000000": 50}, "writes": {}, "late": {"1000": 50}}
+            line = {"kind": "requests", "warmup": False, "seconds": 1.0, "cpu_seconds": 0.1}
+            line |= {"errors": errors, "waiting": 0, "wall": WALL + 1, "monotonic": MONOTONIC + 1}
+            results = write([{"kind": "header", "format": 1}, line | times], knobs, repetition)
+    every = price.prices([measurement.measure(run) for run in read_results(results).usable])
+    assert {one.metric for one in every} == names
+
+
+def test_compare_takes_the_values_of_the_same_time_as_the_prices(write, capsys):
+    for repetition in (1, 2, 3):
+        for knobs in (OFF, ON):
+            lines = reports("rate", [10, 1000 + repetition, 1001 + repetition], "1/s", "higher")
+            results = write(lines, knobs, repetition)
+    argv = ["compare", *[str(results)] * 2, "--by", "knobs", "--metric", "rate", "--json"]
+    assert main(argv) == 0
+    (one,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert one["change"] == pytest.approx(0)
 
 
 def test_the_time_before_the_settled_phase_counts_on_neither_side(write):

@@ -45,6 +45,7 @@ TURN = 64  # arrivals that are handled before answers are looked for again
 DRAIN = 2.0  # s; how long answers are awaited after the last request
 REASON_SECONDS = 20.0  # in which the launcher says why a copy has ended
 SPREAD = 2_654_435_761  # a prime: spreads frequent keys over the data set
+KSM_RUN = Path("/sys/kernel/mm/ksm/run")
 ZIPF = 1.001  # the exponent, as low as that of pgbench can be
 
 HELP = """\
@@ -56,7 +57,8 @@ each second, an end line.
   late                  how late this program was for its own requests: not the services' fault
 
 --options is JSON: service, data, data_mib, rate (of each copy), arrivals (poisson, constant),
-connections (to each copy), write_percent, keys (uniform, zipf), warmup, seed.
+connections (to each copy), write_percent, keys (uniform, zipf), warmup, seed, stop_ksmd (after how
+many seconds the knob run becomes 0; 0 is never).
 
 exit status:
   2    wrong arguments, a service that has ended, or a rate that this host cannot make
@@ -438,6 +440,7 @@ class Ended(Exception):  # noqa: N818 - the launcher knows the reason
 
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
+MOST_COPIES = 1000  # so that no two copies of any two seeds have the same
 READ = "SELECT value FROM data WHERE key = :key;"
 WRITE = "UPDATE data SET value = value WHERE key = :key;"
 PICK = {
@@ -450,7 +453,8 @@ def pgbench(asked, copy, seconds):
     """Start pgbench for a copy: with a rate, its load is open, and counts from when it is due."""
     argv = [str(postgres_programs() / "pgbench"), "-h", copy["scratch"], "-U", "postgres", "-n"]
     argv += ["-M", "prepared", "-c", asked["connections"], "-R", asked["rate"], "-T", seconds]
-    argv += ["--random-seed", asked["seed"] + copy["number"], "-D", f"keys={record_count(asked)}"]
+    argv += ["--random-seed", asked["seed"] * MOST_COPIES + copy["number"]]
+    argv += ["-D", f"keys={record_count(asked)}"]
     argv += ["--log", "--log-prefix", f"{copy['scratch']}/pgbench"]
     writes = round(asked["write_percent"] * 100)
     for name, command, weight in (("read", READ, 10_000 - writes), ("write", WRITE, writes)):
@@ -469,7 +473,7 @@ def bench(asked, copies, output, start, seconds):
     running = [pgbench(asked, copy, math.ceil(seconds)) for copy in copies]
     try:
         codes = [each.wait() for each in running]
-    except Stopped:
+    except (Stopped, UnusableError):
         for each in running:
             each.terminate()
             each.wait()
@@ -574,6 +578,8 @@ def work(asked, directory, start, seconds):
         gc.freeze()
         gc.disable()
         try:
+            if asked.get("stop_ksmd"):
+                stop_ksmd_at(start + asked["stop_ksmd"], output)
             if asked["service"] == "postgres":
                 sleep_until(start)
                 bench(asked, copies, output, start, seconds)
@@ -584,6 +590,23 @@ def work(asked, directory, start, seconds):
             said = reason(directory) or f"{copies[place]['name']}: {said}"
             raise UnusableError(f"the load cannot go on: {said}") from ended
         tell(output, kind="end")
+
+
+def stop_ksmd_at(at, output):
+    """Let ksmd stop at a monotonic time: what is merged stays merged.
+
+    Whoever has set the knobs restores them.
+    """
+
+    def stop_now(*_):
+        try:
+            KSM_RUN.write_text("0")
+        except OSError as error:
+            raise UnusableError(f"ksmd cannot be stopped: {error.strerror}") from error
+        tell(output, event="ksmd stopped")
+
+    signal.signal(signal.SIGALRM, stop_now)
+    signal.setitimer(signal.ITIMER_REAL, max(1e-3, at - time.monotonic()))
 
 
 def be_first():
