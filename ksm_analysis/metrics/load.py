@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from ksm_analysis.results.load import UNITS, together
+import pandas as pd
+
+from ksm_analysis.results.load import UNITS, Interval, together
 from ksm_analysis.results.run import Run
 
 WHEN = "load_throughput"  # every interval has it
@@ -20,11 +22,28 @@ def value(run: Run, name: str, after: float = 0.0) -> float | None:
     Without one, it is that of what began `after` seconds or later, or else of the whole run.
     None if it is not a metric of the run's load.
     """
-    if run.load is None or name not in UNITS:
+    if name not in UNITS:
         return None
-    rows = run.reported[(run.reported["metric"] == WHEN) & run.reported["settled"]]
-    settled = {*rows["seconds"]}
+    every = counted(run, after)
+    return every.values().get(name) if every else None
+
+
+def counted(run: Run, after: float = 0.0) -> Interval | None:
+    """Return the part of a run that its values are from, as one interval; None without a load."""
+    if run.load is None:
+        return None
+    settled = {*_settled(run)["seconds"]}
     start, intervals = run.header["monotonic"], run.load.intervals
     chosen = [each for each in intervals if each.ended - start in settled]
     late = [each for each in intervals if each.begun - start >= after]
-    return together(chosen or late or intervals).values().get(name)
+    return together(chosen or late or intervals)
+
+
+def settled_after(run: Run) -> float:
+    """Return since when the load of a run is settled, in seconds; 0 if it is not."""
+    rows = _settled(run)
+    return float(rows["since"].min()) if len(rows) else 0.0
+
+
+def _settled(run: Run) -> pd.DataFrame:
+    return run.reported[(run.reported["metric"] == WHEN) & run.reported["settled"]]

@@ -15,6 +15,7 @@ from ksm_analysis.page import (
     efficiency_figures,
     figures,
     freed_figures,
+    load_figures,
     reported_figures,
     write_figures,
 )
@@ -77,6 +78,12 @@ EFFICIENCY = (
     "The contents of all mergeable memory are known, so what perfect merging would save is "
     "calculated at each time. The mean efficiency is the area under saved pages (pages_sharing + "
     "ksm_zero_pages), divided by the area under their limit. A line is one run."
+)
+LATENCIES = (
+    "Percent of the answers that took so long or longer, from when their requests were due: 50 % "
+    "at the median, 1 % at p99. Answers are of the settled phase, and with KSM off of the same "
+    "time; without such a phase, of the whole run after the warm-up. Repetitions are counted "
+    "together. "
 )
 CHANGED = (
     f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
@@ -266,8 +273,8 @@ def _writes(measured: list[Measured]) -> Iterator[Figure]:
         (
             "writes-distribution",
             "Time of a write: distribution",
-            "Percent of the writes of a line in each bucket; ten buckets in a power of ten. "
-            "Repetitions are counted together.",
+            "Percent of the writes of a line that took so long or longer: 50 % at the median, 1 % "
+            "at p99. Repetitions are counted together.",
             write_figures.distributions(measured),
         ),
     )
@@ -277,7 +284,9 @@ def _writes(measured: list[Measured]) -> Iterator[Figure]:
 
 
 def _reported(measured: list[Measured]) -> Iterator[Figure]:
-    """Make a figure for each metric that the runs reported."""
+    """Make a figure of the latencies of a load, and one for each metric that runs reported."""
+    if panels := load_figures.latencies(measured):
+        yield Figure("load-latencies", "Time of an answer", LATENCIES, tuple(panels), wide=True)
     for metric in metrics_of([each.run for each in measured]):
         if panels := reported_figures.panels_of(measured, metric):
             name = f"reported-{metric.column}"

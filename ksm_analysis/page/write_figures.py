@@ -13,11 +13,11 @@ from ksm_analysis.metrics.writes import MEASURED, by_phase
 from ksm_analysis.page import drawing
 from ksm_analysis.page.drawing import COLOURS, DASHES, Panel, text
 from ksm_analysis.page.figures import meta_of, stack
+from ksm_analysis.page.tails import LOGARITHMIC, tail
 from ksm_analysis.results.writes import LATE, PHASES
 
 AXIS = Metric("write", "% of writes", "derived", "Writes", "", gauge(""))
 TIME = Metric("write", "µs", "derived", "Writes", "", gauge(""))
-A_DECADE = 10  # buckets in a power of ten
 SERIES = (*MEASURED, LATE)
 FEW = 30  # fewer writes have no distribution
 SHOWN = {
@@ -26,11 +26,10 @@ SHOWN = {
     "p999_us": ("p99.9", "triangle-up-open"),
 }
 FACTORS = ("host", "workload")
-LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "none"}
 
 
 def distributions(measured: list[Measured]) -> list[Panel]:
-    """Draw a histogram in logarithmic buckets: a line for each phase and kind of page.
+    """Draw the share of writes that took longer than a time, for each phase and kind of page.
 
     A panel for each workload. Writes of all repetitions are counted together.
     """
@@ -40,7 +39,7 @@ def distributions(measured: list[Measured]) -> list[Panel]:
         return []
     rows = stack(runs, tables)
     rows = rows[rows["kind"].isin(MEASURED)]
-    return drawing.finished([(title, _histograms(part)) for title, part in _panels(rows)])
+    return drawing.finished([(title, _tails(part)) for title, part in _panels(rows)])
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -49,31 +48,29 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(join(*map(str, names)), part) for names, part in series]
 
 
-def _histograms(part: pd.DataFrame) -> dict[str, Any]:
+def _tails(part: pd.DataFrame) -> dict[str, Any]:
     figure = drawing.figure(AXIS)
     several = bool(part.groupby("phase")["knobs"].nunique().max() > 1)
     for (phase, knobs, kind), writes in part.groupby(["phase", "knobs", "kind"], sort=False):
         if len(writes) >= FEW:
             label = join(str(kind), str(phase), str(knobs) if several else "")
             place, dash = MEASURED.index(str(kind)), PHASES.index(str(phase))
-            look = {"color": COLOURS[place], "dash": DASHES[dash], "shape": "hvh", "width": 2}
-            line = _histogram(writes["ns"].to_numpy() / 1000, label)
+            look = {"color": COLOURS[place], "dash": DASHES[dash], "shape": "hv", "width": 2}
+            line = _tail(writes["ns"].to_numpy() / 1000, label)
             figure["data"].append(line | {"line": look, "meta": meta_of(writes, "guests")})
     figure["layout"]["xaxis"] |= {"title": "µs", **LOGARITHMIC}
+    figure["layout"]["yaxis"] |= LOGARITHMIC | {"rangemode": "normal"}
     return figure
 
 
-def _histogram(microseconds: np.ndarray, label: str) -> dict[str, Any]:
-    """Count in buckets of equal width of the logarithm; 0 counts as the shortest, 1 ns."""
-    bucket = np.floor(A_DECADE * np.log10(np.maximum(microseconds, 0.001))).astype(int)
-    counted = pd.Series(bucket).value_counts()
-    counted = counted.reindex(range(bucket.min() - 1, bucket.max() + 2), fill_value=0)
+def _tail(microseconds: np.ndarray, label: str) -> dict[str, Any]:
+    x, y = tail(microseconds, np.ones(len(microseconds), dtype=int))
     return {
-        "x": [float(10 ** ((each + 0.5) / A_DECADE)) for each in counted.index],
-        "y": (100 * counted / len(bucket)).to_list(),
-        "name": text(f"{label} (n = {len(bucket):,})"),
+        "x": x,
+        "y": y,
+        "name": text(f"{label} (n = {len(microseconds):,})"),
         "mode": "lines",
-        "hovertemplate": "about %{x:,.3~g} µs: %{y:,.3~g} %<extra>%{fullData.name}</extra>",
+        "hovertemplate": "%{y:,.3~g} % took %{x:,.3~g} µs or longer<extra>%{fullData.name}</extra>",
     }
 
 

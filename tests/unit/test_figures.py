@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_up_runs import MONOTONIC, run_record, sample_lines
 
 from ksm_analysis.metrics import catalog, measurement
-from ksm_analysis.page import drawing, figures
+from ksm_analysis.page import drawing, figures, tails
 from ksm_analysis.page.published import PUBLISHED
 from ksm_analysis.results.reader import read_run
 
@@ -443,3 +444,11 @@ def test_marks_do_not_depend_on_the_order_of_runs(write_run):
     marks = [figures.load(each).marks["seconds"] for each in (runs, runs[::-1])]
 
     assert marks[0] == marks[1] == {"idle": ((1.0, "array 1 changed"), (3.0, "array 1 changed"))}
+
+
+def test_a_tail_has_the_share_that_is_as_long_or_longer():
+    x, y = tails.tail(np.array([1.0, 5.0, 1.0, 900.0]), np.array([500, 400, 90, 10]))
+    assert x == [1.0, 5.0, 900.0]
+    assert y == pytest.approx([100, 41, 1])
+    x, y = tails.tail(np.array([0.0, 2.0, 2.0001]), np.array([1, 1, 2]))
+    assert (x, y) == ([tails.SHORTEST, 2.0], [100, 75])

@@ -17,7 +17,8 @@ from programs import ROLES, load
 
 from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import reported
+from ksm_analysis.metrics import measurement, reported
+from ksm_analysis.page import load_figures
 from ksm_analysis.results import load as loads
 from ksm_analysis.results.reader import read_run
 from ksm_analysis.results.record import upgraded
@@ -287,6 +288,19 @@ def test_the_value_of_a_run_is_of_all_answers_of_the_settled_phase(write_run):
     assert values["load_cpu_percent"] == pytest.approx(10)
     assert values["load_errors_percent"] == 0
     assert "load_write_p99_ms" not in values
+
+
+def test_the_figure_has_the_share_that_took_longer(write_run):
+    lines = [line(3, {"1000000": 990}), line(4, {"50000000": 8}, writes={"900000000": 2})]
+    first = line(2, {"1000": 9})  # before the settled phase
+    run = read(write_run, [{"kind": "header", "format": 1}, first, *lines, {"kind": "end"}])
+    ((title, figure),) = load_figures.latencies([measurement.measure(run)])
+    (drawn,) = figure.data
+    assert title == ""
+    assert list(drawn.x) == [1, 50, 900]
+    assert list(drawn.y) == pytest.approx([100, 1, 0.2])
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    assert "1,000)" in drawn.name
 
 
 @pytest.mark.parametrize(
