@@ -169,8 +169,12 @@ def metrics_of(measured: list[Measured]) -> list[Metric]:
     ]
     rate = at_any_time(throughput_of)
     taken = [
-        Metric(f"write_{name}_us", "µs", LOWER, at_any_time(partial(_write, name)), never)
-        for name in writes.PERCENTILES
+        Metric(f"write_{name}_us", "µs", LOWER, at_any_time(value), never)
+        for name, value in (
+            ("p50", partial(_write, "p50")),
+            ("p99", partial(_write, "p99")),
+            ("late_p99", _late),
+        )
     ]
     return [Metric("bogo_ops_per_second_mean", "bogo ops/s", HIGHER, rate, never), *taken, *own]
 
@@ -185,6 +189,11 @@ def _settled_after(metric: reported.Reported, measured: Measured) -> float:
 
 def _write(percentile: str, measured: Measured) -> float:
     return writes.mergeable_us(measured.run, percentile)
+
+
+def _late(measured: Measured) -> float:
+    """Return how late the probe was for its writes: what scans on its CPU cost is in no write."""
+    return float(writes.in_last_phase(measured.run).get("write_late_p99_us", math.nan))
 
 
 def _compared(

@@ -11,10 +11,9 @@ from ksm_analysis.metrics import load
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import gauge
-from ksm_analysis.page import drawing
+from ksm_analysis.page import drawing, tails
 from ksm_analysis.page.drawing import Panel, style, text
 from ksm_analysis.page.figures import meta_of, stack
-from ksm_analysis.page.tails import LOGARITHMIC, tail
 from ksm_analysis.results.load import READS, WRITES
 
 AXIS = Metric("load", "% of answers", "derived", "Answers", "", gauge(""))
@@ -38,7 +37,7 @@ def latencies(measured: list[Measured]) -> list[Panel]:
             counts[place] = counted.counts[READS] + counted.counts[WRITES]
     varied = [name for name in FACTORS if rows[name].nunique() > 1]
     groups = rows.groupby(varied, sort=False) if varied else [((), rows)]
-    return drawing.finished([(_title(names), _lines(part, counts)) for names, part in groups])
+    return tails.finished([(_title(names), _lines(part, counts)) for names, part in groups])
 
 
 def _title(names: Any) -> str:
@@ -51,7 +50,7 @@ def _lines(part: pd.DataFrame, counts: list[Counter[int]]) -> dict[str, Any]:
         every = sum((counts[place] for place in of["place"]), Counter[int]())
         if every:
             ns = np.array([*every])
-            x, y = tail(ns / 1e6, np.array([*every.values()]))
+            x, y = tails.tail(ns / 1e6, np.array([*every.values()]))
             figure["data"].append(
                 {
                     "x": x,
@@ -64,6 +63,4 @@ def _lines(part: pd.DataFrame, counts: list[Counter[int]]) -> dict[str, Any]:
                     "meta": meta_of(of, "guests"),
                 }
             )
-    figure["layout"]["xaxis"] |= {"title": "ms", **LOGARITHMIC}
-    figure["layout"]["yaxis"] |= LOGARITHMIC | {"rangemode": "normal"}
-    return figure
+    return tails.axes(figure, "ms")

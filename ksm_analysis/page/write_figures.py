@@ -10,10 +10,10 @@ from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import gauge
 from ksm_analysis.metrics.writes import MEASURED, by_phase
-from ksm_analysis.page import drawing
+from ksm_analysis.page import drawing, tails
 from ksm_analysis.page.drawing import COLOURS, DASHES, Panel, text
 from ksm_analysis.page.figures import meta_of, stack
-from ksm_analysis.page.tails import LOGARITHMIC, tail
+from ksm_analysis.page.tails import LOGARITHMIC
 from ksm_analysis.results.writes import LATE, PHASES
 
 AXIS = Metric("write", "% of writes", "derived", "Writes", "", gauge(""))
@@ -39,7 +39,7 @@ def distributions(measured: list[Measured]) -> list[Panel]:
         return []
     rows = stack(runs, tables)
     rows = rows[rows["kind"].isin(MEASURED)]
-    return drawing.finished([(title, _tails(part)) for title, part in _panels(rows)])
+    return tails.finished([(title, _tails(part)) for title, part in _panels(rows)])
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -58,13 +58,11 @@ def _tails(part: pd.DataFrame) -> dict[str, Any]:
             look = {"color": COLOURS[place], "dash": DASHES[dash], "shape": "hv", "width": 2}
             line = _tail(writes["ns"].to_numpy() / 1000, label)
             figure["data"].append(line | {"line": look, "meta": meta_of(writes, "guests")})
-    figure["layout"]["xaxis"] |= {"title": "µs", **LOGARITHMIC}
-    figure["layout"]["yaxis"] |= LOGARITHMIC | {"rangemode": "normal"}
-    return figure
+    return tails.axes(figure, "µs")
 
 
 def _tail(microseconds: np.ndarray, label: str) -> dict[str, Any]:
-    x, y = tail(microseconds, np.ones(len(microseconds), dtype=int))
+    x, y = tails.tail(microseconds, np.ones(len(microseconds), dtype=int))
     return {
         "x": x,
         "y": y,
@@ -86,7 +84,7 @@ def percentiles(measured: list[Measured]) -> list[Panel]:
     rows = rows[rows["kind"].isin(SERIES)]
     panels = [(title, _points(part)) for title, part in _panels(rows)]
     every = np.log10(rows[[*SHOWN]].clip(lower=0.001))
-    low, high = every.min(axis=None) - 0.1, every.max(axis=None) + 0.1
+    low, high = every.min(axis=None) - 0.3, every.max(axis=None) + 0.3  # room for markers
     for _, figure in panels:  # the same scale, so that readers can compare them
         figure["layout"]["yaxis"]["range"] = [float(low), float(high)]
     return drawing.finished(panels)
