@@ -1,0 +1,492 @@
+#!/usr/bin/env python3
+"""Let ksmd scan when there is something to gain, and rest otherwise.
+
+One file, standard library only, Python 3.9 or newer, so that it can be copied to any host. The
+core (`decide`) is pure; the shell reads the kernel's counters, and writes its knobs.
+"""
+
+import sys
+
+if sys.version_info < (3, 9):  # before anything that an older Python does not have
+    sys.exit("ksm_governor.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
+
+import argparse
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+EXIT_UNUSABLE = 2
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGES_A_GIB = 2**30 // PAGE
+STATE = Path("/run/ksm-governor")
+KNOBS = ("smart_scan", "pages_to_scan", "sleep_millisecs", "run")  # in the order of writing
+COUNTERS = ("pages_sharing", "ksm_zero_pages", "pages_volatile", "pages_scanned", "full_scans")
+
+LOOK, STEP = 0.25, 0.01  # seconds between looks: at rest, and in a scan
+SLEEP = 0.02  # seconds that ksmd sleeps between batches; longer than STEP, to stop it between scans
+HORIZON = 300.0  # seconds that a page is expected to stay merged
+IDLE_COST = 0.25  # what CPU time costs if no task waits for a CPU, beside what it costs if one does
+BUSY_PERCENT = 10.0  # of the time in which some task waits for a CPU: from here on, it costs all
+LEAST_YIELD = 1 / 64  # pages saved for each that might be; never 0, so that much memory is tried
+PROBE_SECONDS, PROBE_SHARE = 60.0, 0.0002  # first probe; and the CPU that probes may use
+MOST_MISSES = 12
+FIRST_PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
+
+HELP = """\
+At rest ksmd is stopped, and the governor looks four times a second for memory that is new. If what
+may be merged is worth more than the CPU time of the scans, ksmd scans all memory at full rate: once
+with smart_scan, for what is new, and once without, so that old pages meet new ones. Without a sign,
+it probes, less and less often if that finds nothing.
+
+A GiB is worth --price CPUs. Under memory pressure it is worth more; CPU time costs less while no
+task waits for it.
+
+The knobs are restored at the end, also if the governor is killed. If somebody else sets one of
+them, the governor sets none any more, and says so.
+
+exit status: 0 ended by a signal, or restored; 2 wrong arguments, or somebody else controls KSM
+"""
+
+
+class UnusableError(Exception):
+    """The governor cannot run; the message is for the user."""
+
+
+# --- core: what to do, from what is seen ----------------------------------------------------------
+
+
+class Settings(NamedTuple):
+    """What the user chose: `price` in CPUs for each GiB, `max_cpu` as a share of a CPU."""
+
+    price: float = 0.25
+    max_cpu: float = 0.7
+
+
+class Seen(NamedTuple):
+    """One look: monotonic seconds, pages, full scans, CPU seconds of ksmd, pressures in percent."""
+
+    seconds: float
+    anonymous: int  # AnonPages: pages that come, and merged pages that a write breaks
+    saved: int  # pages_sharing + ksm_zero_pages
+    volatile: int
+    scanned: int
+    full_scans: int
+    cpu: float
+    memory_pressure: float = 0.0
+    cpu_pressure: float = 100.0
+
+
+class State(NamedTuple):
+    """What the governor remembers. At rest, `passes` is empty."""
+
+    passes: tuple = ()  # smart_scan of each pass to come, the current one first
+    target: int = 0  # full_scans when the current pass has ended
+    began: "Seen | None" = None  # the look at which the current series of passes began
+    last: "Seen | None" = None
+    base: int = 0  # anonymous pages of which all that is worth it was tried
+    waiting: int = 0  # pages that changed in the last pass, and may come to rest
+    loss: float = 0.0  # CPU seconds that unmerged memory was worth since the last series
+    gains: float = 1.0  # pages saved for each page that might be
+    cost: float = 0.0  # CPU seconds of a series
+    page_seconds: float = FIRST_PAGE_SECONDS
+    between: bool = False  # ksmd was stopped between two scans
+    misses: int = 0  # series since the last that was worth its cost
+    probe: float = 0.0  # when to probe
+
+
+class Decision(NamedTuple):
+    """Knobs to write, and why."""
+
+    knobs: dict
+    reason: str
+
+
+def price_of_page(seen, settings):
+    """Return what a page saved for a second is worth, in CPU seconds."""
+    return settings.price / PAGES_A_GIB * (1 + seen.memory_pressure)
+
+
+def weight(seen):
+    """Return what a second of CPU time costs: less if no task waits for a CPU."""
+    return IDLE_COST + (1 - IDLE_COST) * min(1.0, seen.cpu_pressure / BUSY_PERCENT)
+
+
+def batch(page_seconds, settings):
+    """Return pages_to_scan with which ksmd uses max_cpu, as it sleeps SLEEP after each batch."""
+    seconds = SLEEP * settings.max_cpu / (1 - settings.max_cpu)
+    # a power of two: the knob has few values, which the guard must know
+    return 2 ** max(7, min(22, math.floor(math.log2(seconds / page_seconds))))
+
+
+def decide(state, seen, settings):
+    """Return the next state, and a decision or None. `seen` is later than any look before it."""
+    if state.last is None:
+        return begin(state, seen, settings, "start")
+    return scan(state, seen, settings) if state.passes else rest(state, seen, settings)
+
+
+def rest(state, seen, settings):
+    """Decide at rest."""
+    base = min(state.base, seen.anonymous)  # what leaves makes room for what comes
+    new = seen.anonymous - base
+    grows = seen.anonymous - state.last.anonymous > new / 4
+    expected = (new + state.waiting) * state.gains
+    worth = price_of_page(seen, settings) * expected
+    loss = state.loss + worth * (seen.seconds - state.last.seconds)
+    cost = weight(seen) * (state.cost + new * state.page_seconds)
+    state = state._replace(base=base, last=seen, loss=loss)
+    if new and not grows and worth * HORIZON > cost * 2**state.misses:
+        return begin(state, seen, settings, f"{new} pages are new")
+    if loss > cost * 2**state.misses:
+        return begin(state, seen, settings, f"{round(expected)} pages may be merged")
+    if seen.seconds >= state.probe:
+        return begin(state, seen, settings, "probe")
+    return state, None
+
+
+def begin(state, seen, settings, reason):
+    """Begin a series of passes."""
+    # a scan that was cut off ends first: ksmd reaches what is new only after that
+    passes = (1, 0) if state.between or not seen.full_scans else (1, 1, 0)
+    knobs = {
+        "smart_scan": passes[0],
+        "pages_to_scan": batch(state.page_seconds, settings),
+        "sleep_millisecs": round(SLEEP * 1000),
+        "run": 1,
+    }
+    state = state._replace(passes=passes, target=seen.full_scans + 1, began=seen, last=seen)
+    return state, Decision(knobs, reason)
+
+
+def scan(state, seen, settings):
+    """Decide during a series of passes."""
+    late = seen.seconds - state.last.seconds >= SLEEP  # the next pass may have begun
+    state = state._replace(last=seen)
+    if seen.full_scans < state.target:
+        return state, None
+    passes = state.passes[1:]
+    if passes:
+        state = state._replace(passes=passes, target=seen.full_scans + 1)
+        changed = passes[0] != state.passes[0] or not passes[0]
+        return state, Decision({"smart_scan": passes[0]}, "next pass") if changed else None
+    return finish(state, seen, settings, between=not late)
+
+
+def finish(state, seen, settings, between):
+    """End a series, and learn from it."""
+    began = state.began
+    gained = max(0, seen.saved - began.saved)
+    cpu, pages = seen.cpu - began.cpu, seen.scanned - began.scanned
+    tried = max(0, began.anonymous - state.base) + state.waiting
+    first = state.base == 0 and state.cost == 0
+    gains = min(1.0, gained / tried) if tried else state.gains
+    if not first:
+        gains = (gains + state.gains) / 2
+    worth = price_of_page(seen, settings) * gained * HORIZON
+    paid = worth >= weight(seen) * cpu
+    misses = 0 if paid else min(MOST_MISSES, state.misses + 1)
+    wait = max(PROBE_SECONDS, cpu / PROBE_SHARE) * 2**misses
+    state = state._replace(
+        passes=(),
+        began=None,
+        between=between,
+        base=min(seen.anonymous, began.anonymous - gained),  # what came meanwhile is still new
+        waiting=seen.volatile,
+        loss=0.0,
+        gains=max(LEAST_YIELD, gains),
+        cost=cpu,
+        page_seconds=min(1e-4, max(1e-8, cpu / pages)) if pages and cpu else state.page_seconds,
+        misses=misses,
+        probe=seen.seconds + wait,
+    )
+    return state, Decision({"run": 0}, f"{gained} pages saved in {cpu:.2f} s of CPU time")
+
+
+# --- shell: the kernel's files --------------------------------------------------------------------
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: it ends any wait
+    """A signal has requested the end."""
+
+
+class Kernel:
+    """The counters and knobs of KSM. Files that this kernel does not have read as 0."""
+
+    def __init__(self, root=Path("/")):
+        self.ksm, proc = root / "sys/kernel/mm/ksm", root / "proc"
+        paths = [self.ksm / name for name in (*KNOBS, *COUNTERS)]
+        paths += [proc / "meminfo", proc / "pressure/memory", proc / "pressure/cpu"]
+        self.open = {}
+        for path in (*paths, ksmd(proc) / "schedstat"):
+            with contextlib.suppress(OSError):
+                self.open[path.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if "full_scans" not in self.open:
+            raise UnusableError(f"{self.ksm} cannot be read")
+
+    def text(self, name):
+        """Return the text of a file; empty if there is none."""
+        try:
+            return os.pread(self.open[name], 4096, 0).decode() if name in self.open else ""
+        except OSError:  # as of pressure stall information that is off
+            return ""
+
+    def look(self):
+        """Read all that a decision depends on."""
+        counters = {name: int(self.text(name) or 0) for name in COUNTERS}
+        kib = re.search(r"AnonPages: *([0-9]+)", self.text("meminfo"))
+        return Seen(
+            seconds=time.monotonic(),
+            anonymous=int(kib[1]) * 1024 // PAGE,
+            saved=counters["pages_sharing"] + counters["ksm_zero_pages"],
+            volatile=counters["pages_volatile"],
+            scanned=counters["pages_scanned"],
+            full_scans=counters["full_scans"],
+            cpu=int((self.text("schedstat") or "0").split()[0]) / 1e9,
+            memory_pressure=pressure(self.text("memory"), 0.0),
+            cpu_pressure=pressure(self.text("cpu"), 100.0),
+        )
+
+    def knobs(self):
+        """Return the knobs that the governor sets, as far as this kernel has them."""
+        return {name: int(self.text(name)) for name in KNOBS if name in self.open}
+
+    def write(self, name, value):
+        """Set a knob."""
+        (self.ksm / name).write_text(f"{value}\n")
+
+
+def processes(proc, name):
+    """Return the directories of the processes with this name."""
+    for path in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "comm").read_text() == f"{name}\n":
+                yield path
+
+
+def ksmd(proc):
+    """Return the directory of the kernel's thread."""
+    for path in processes(proc, "ksmd"):
+        return path
+    raise UnusableError("there is no ksmd: this kernel has no KSM, or this is a container")
+
+
+def pressure(text, without):
+    """Return the percent of the last 10 s in which some task waited."""
+    found = re.search(r"some avg10=([0-9.]+)", text)
+    return float(found[1]) if found else without
+
+
+def others(kernel, proc=Path("/proc")):
+    """Name who else controls KSM on this host."""
+    with contextlib.suppress(OSError):
+        if "[none]" not in (kernel.ksm / "advisor_mode").read_text():
+            yield "the kernel's advisor (advisor_mode)"
+    for path in processes(proc, "ksmtuned"):
+        yield f"ksmtuned (process {path.name})"
+
+
+# --- shell: the knobs are restored ----------------------------------------------------------------
+
+
+class Knobs:
+    """Knobs that are restored when this process ends, however it ends: a guard waits for that.
+
+    A file has the values found, and all values that were set. A knob with none of these is left as
+    it is, since somebody else has set it.
+    """
+
+    def __init__(self, kernel, state):
+        self.kernel, self.file = kernel, state / "knobs.json"
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UnusableError(f"another governor has locked {state / 'lock'}") from None
+        self.restore()  # what a governor has left that was killed together with its guard
+        self.found = self.now = kernel.knobs()
+        self.written = {name: [] for name in self.found}
+
+    def guard(self):
+        """Start the guard. Return a function that makes it restore the knobs, and waits for it."""
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child:
+            os.close(reads)
+            return lambda: (os.close(writes), os.waitpid(child, 0))
+        try:
+            os.close(writes)
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            os.read(reads, 1)  # it has an end, when the governor has ended, and nothing else
+            self.restore()
+        finally:
+            os._exit(0)
+
+    def foreign(self):
+        """Return the knobs that somebody else has changed."""
+        return {n: value for n, value in self.kernel.knobs().items() if value != self.now[n]}
+
+    def write(self, knobs):
+        """Set knobs; those that this kernel does not have are left out."""
+        knobs = {name: knobs[name] for name in KNOBS if name in knobs and name in self.found}
+        new = {name for name in knobs if knobs[name] not in self.written[name]}
+        for name in new:
+            self.written[name].append(knobs[name])
+        if new:
+            replace(self.file, json.dumps({"found": self.found, "written": self.written}))
+        for name, value in knobs.items():
+            self.kernel.write(name, value)
+        self.now = {**self.now, **knobs}
+
+    def restore(self):
+        """Restore the knobs of the file, if there is one."""
+        if not self.file.exists():
+            return
+        kept, now = json.loads(self.file.read_text()), self.kernel.knobs()
+        for name, values in kept["written"].items():
+            if now[name] in values and now[name] != kept["found"][name]:
+                self.kernel.write(name, kept["found"][name])
+        self.file.unlink()
+
+
+def replace(path, text):
+    """Write a file that is whole at any time."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+# --- shell: the loop ------------------------------------------------------------------------------
+
+
+class Told:
+    """Who is told of decisions: standard output, a file of JSON lines, node_exporter."""
+
+    def __init__(self, decisions, metrics):
+        self.lines = decisions.open("a", buffering=1) if decisions else None
+        self.metrics = metrics
+        self.totals = {"series": 0, "saved_pages": 0, "ksmd_cpu_seconds": 0.0}
+
+    def decision(self, reason, knobs):
+        """Tell one decision."""
+        print(f"{reason}: {' '.join(f'{n}={v}' for n, v in knobs.items())}", flush=True)
+        if self.lines:
+            when = {"wall": time.time(), "monotonic": time.monotonic()}
+            line = {"event": "decision", **when, "reason": reason, "knobs": knobs}
+            self.lines.write(json.dumps(line) + "\n")
+
+    def series(self, began, seen):
+        """Count a series of passes that has ended."""
+        self.totals["series"] += 1
+        self.totals["saved_pages"] += max(0, seen.saved - began.saved)
+        self.totals["ksmd_cpu_seconds"] += seen.cpu - began.cpu
+
+    def state(self, state, held):
+        """Write the metrics."""
+        totals = {f"{name}_total": value for name, value in self.totals.items()}
+        values = {"scanning": int(bool(state.passes)), "held": int(held), "gains": state.gains}
+        text = [f"ksm_governor_{name} {value}\n" for name, value in {**values, **totals}.items()]
+        if self.metrics:
+            replace(self.metrics, "".join(text))
+
+
+def govern(kernel, knobs, settings, told):
+    """Look, decide and write, until a signal comes. Without `knobs`, only say what it would do."""
+    state, held, scanned = State(), False, -1
+    pretended = 0  # full scans, without knobs
+    while True:
+        seen = kernel.look()
+        changed = {} if held or not knobs else knobs.foreign()
+        if changed:
+            held = True
+            told.decision("somebody else has set knobs: held until the governor restarts", changed)
+            told.state(state, held)
+        if not held:
+            before, seen = state, seen._replace(full_scans=seen.full_scans + pretended)
+            state, decision = decide(state, seen, settings)
+            pretended += bool(state.passes and not knobs)
+            if before.passes and not state.passes:
+                told.series(before.began, seen)
+            if decision and knobs:
+                knobs.write(decision.knobs)
+            if decision:
+                told.decision(decision.reason, decision.knobs)
+                told.state(state, held)
+        # ksmd does not scan if there is no mergeable memory
+        time.sleep(STEP if state.passes and not held and seen.scanned != scanned else LOOK)
+        scanned = seen.scanned
+
+
+def stop(number, frame):
+    """End the loop at a signal."""
+    raise Stopped
+
+
+def number(least, most):
+    """Return a type of argument: a number within limits."""
+
+    def convert(text):
+        with contextlib.suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text}: must be a number from {least} to {most}")
+
+    return convert
+
+
+def parser():
+    """Return the command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    about = __doc__.partition("\n")[0]
+    found = argparse.ArgumentParser(description=about, epilog=HELP, formatter_class=form)
+    add = found.add_argument
+    add("--price", type=number(0.001, 1000), default=0.25, metavar="CPUS",
+        help="what a GiB is worth, in CPUs (default: %(default)s)")  # fmt: skip
+    add("--max-cpu", type=number(1, 99), default=70, metavar="PERCENT",
+        help="of one CPU, for ksmd while it scans (default: %(default)s)")  # fmt: skip
+    add("--decisions", type=Path, metavar="FILE", help="add each decision, as a line of JSON")
+    add("--metrics", type=Path, metavar="FILE", help="keep metrics for node_exporter in this file")
+    add("--state", type=Path, default=STATE, metavar="DIRECTORY",
+        help="where the lock is, and the knobs as found (default: %(default)s)")  # fmt: skip
+    add("--dry-run", action="store_true", help="say what it would do, and write no knob")
+    add("--restore", action="store_true", help="restore the knobs after a crash, and end")
+    return found
+
+
+def main(arguments=None):
+    """Run the command line."""
+    asked = parser().parse_args(arguments)
+    end = None
+    try:
+        kernel = Kernel()
+        told = Told(asked.decisions, asked.metrics)
+        knobs = None if asked.dry_run else Knobs(kernel, asked.state)
+        if asked.restore:
+            return 0
+        for other in others(kernel):
+            raise UnusableError(f"{other} controls KSM on this host: stop it first")
+        end = knobs.guard() if knobs else None
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, stop)
+        govern(kernel, knobs, Settings(asked.price, asked.max_cpu / 100), told)
+    except Stopped:
+        return 0
+    except (UnusableError, OSError) as error:
+        print(f"ksm_governor.py: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    finally:
+        if end:
+            end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
