@@ -289,8 +289,13 @@ def test_who_else_controls_ksm_is_named(kernel, tmp_path):
     assert "ksmtuned (process 40)" in ksmtuned
 
 
+def test_without_ksmd_in_sight_its_cpu_time_is_estimated(kernel, tmp_path):
+    (tmp_path / "proc/40/comm").write_text("other\n")
+    (kernel.ksm / "pages_scanned").write_text("1000\n")
+    assert GOVERNOR.Kernel(tmp_path).look().cpu == 1000 * GOVERNOR.PAGE_SECONDS
+
+
 def test_no_kernel_with_ksm(tmp_path):
-    (tmp_path / "proc").mkdir()
     with pytest.raises(GOVERNOR.UnusableError, match="no KSM"):
         GOVERNOR.Kernel(tmp_path)
 

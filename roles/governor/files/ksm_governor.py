@@ -37,7 +37,7 @@ BUSY_PERCENT = 10.0  # of the time in which some task waits for a CPU: from here
 LEAST_YIELD = 1 / 64  # pages saved for each that might be; never 0, so that much memory is tried
 PROBE_SECONDS, PROBE_SHARE = 60.0, 0.0002  # first probe; and the CPU that probes may use
 MOST_MISSES = 12
-FIRST_PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
+PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
 
 HELP = """\
 At rest ksmd is stopped, and the governor looks four times a second for memory that is new. If what
@@ -95,7 +95,7 @@ class State(NamedTuple):
     loss: float = 0.0  # CPU seconds that unmerged memory was worth since the last series
     gains: float = 1.0  # pages saved for each page that might be
     cost: float = 0.0  # CPU seconds of a series
-    page_seconds: float = FIRST_PAGE_SECONDS
+    page_seconds: float = PAGE_SECONDS
     between: bool = False  # ksmd was stopped between two scans
     misses: int = 0  # series since the last that was worth its cost
     probe: float = 0.0  # when to probe
@@ -224,11 +224,12 @@ class Kernel:
         paths = [self.ksm / name for name in (*KNOBS, *COUNTERS)]
         paths += [proc / "meminfo", proc / "pressure/memory", proc / "pressure/cpu"]
         self.open = {}
-        for path in (*paths, ksmd(proc) / "schedstat"):
+        paths += [path / "schedstat" for path in processes(proc, "ksmd")]  # hidden in a container
+        for path in paths:
             with contextlib.suppress(OSError):
                 self.open[path.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if "full_scans" not in self.open:
-            raise UnusableError(f"{self.ksm} cannot be read")
+            raise UnusableError(f"{self.ksm} cannot be read: this kernel has no KSM")
 
     def text(self, name):
         """Return the text of a file; empty if there is none."""
@@ -241,6 +242,7 @@ class Kernel:
         """Read all that a decision depends on."""
         counters = {name: int(self.text(name) or 0) for name in COUNTERS}
         kib = re.search(r"AnonPages: *([0-9]+)", self.text("meminfo"))
+        ran = self.text("schedstat")
         return Seen(
             seconds=time.monotonic(),
             anonymous=int(kib[1]) * 1024 // PAGE,
@@ -248,7 +250,7 @@ class Kernel:
             volatile=counters["pages_volatile"],
             scanned=counters["pages_scanned"],
             full_scans=counters["full_scans"],
-            cpu=int((self.text("schedstat") or "0").split()[0]) / 1e9,
+            cpu=int(ran.split()[0]) / 1e9 if ran else counters["pages_scanned"] * PAGE_SECONDS,
             memory_pressure=pressure(self.text("memory"), 0.0),
             cpu_pressure=pressure(self.text("cpu"), 100.0),
         )
@@ -268,13 +270,6 @@ def processes(proc, name):
         with contextlib.suppress(OSError):
             if (path / "comm").read_text() == f"{name}\n":
                 yield path
-
-
-def ksmd(proc):
-    """Return the directory of the kernel's thread."""
-    for path in processes(proc, "ksmd"):
-        return path
-    raise UnusableError("there is no ksmd: this kernel has no KSM, or this is a container")
 
 
 def pressure(text, without):
