@@ -33,7 +33,7 @@ from ksm_analysis.results.reported import HIGHER, LOWER
 from ksm_analysis.results.run import Cell
 
 BOUND = 0.05  # a smaller difference is called nothing, if it is shown to be smaller
-MS = {"s": 1000.0, "ms": 1.0, "µs": 1e-3, "us": 1e-3, "ns": 1e-6}  # milliseconds in a unit
+TIMES = ("s", "ms", "µs", "us", "ns")  # units
 NOTHING, COSTS, GAINS = "nothing measurable", "costs", "gains"
 UNSURE, TOO_FEW = "cannot tell", "too few runs"
 
@@ -58,8 +58,9 @@ class Price:
     the verdict does. `p_same` is that of the equivalence test with BOUND, and allows for them, too.
     `freed_mib` is what the setting frees, measured against KSM off where that is known, or else, if
     `freed` is false, what KSM saves. `mib_per` is MiB for each `per` that is lost: % (of
-    throughput) or ms. It is None unless a loss is shown; at the upper bound of the loss it is
-    `mib_per_at_least`. `needed` is about how many pairs show a difference of BOUND among so many.
+    throughput) or unit of time. It is None unless a loss is shown; at the upper bound of the loss
+    it is `mib_per_at_least`. `needed` is about how many pairs show a difference of BOUND among so
+    many.
     """
 
     metric: str
@@ -282,11 +283,11 @@ def _needed(found: Difference, both: Floats, tested: int) -> int | None:
 
 
 def _exchange(price: Price) -> dict[str, Any]:
-    """Return what is freed for each percent of throughput, or each ms, as fields of Price."""
+    """Return what is freed for each percent of throughput, or unit of time, as fields of Price."""
     if price.better == HIGHER:
         lost, per = price.percent, "%"
-    elif price.unit in MS:
-        lost, per = _scaled(price.absolute, MS[price.unit]), "ms"
+    elif price.unit in TIMES:
+        lost, per = price.absolute, price.unit
     else:
         return {}
     mib = price.freed_mib
@@ -298,11 +299,6 @@ def _exchange(price: Price) -> dict[str, Any]:
     if price.verdict == COSTS and lost.low > 0:
         found["mib_per"] = Estimate(mib / lost.mean, mib / lost.high, mib / lost.low, lost.runs)
     return found
-
-
-def _scaled(value: Estimate, by: float) -> Estimate:
-    low, high = (None if each is None else by * each for each in (value.low, value.high))
-    return Estimate(by * value.mean, low, high, value.runs)
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -350,15 +346,14 @@ def _signed(value: float) -> str:
 
 def exchanged(price: Price) -> str:
     """Say how much is freed for what is lost; empty if that is not known."""
-    per = {"%": "each percent of it that is lost", "ms": "each ms that it gets longer"}
+    longer = f"each {price.per} that it gets longer"
+    per = "each percent of it that is lost" if price.per == "%" else longer
     freed_ = "freed" if price.freed else "saved"
     if price.mib_per and price.mib_per.low is not None and price.mib_per.high is not None:
         low, high = number(price.mib_per.low), number(price.mib_per.high)
-        return (
-            f"{number(price.mib_per.mean)} MiB ({low} to {high}) are {freed_} for {per[price.per]}"
-        )
+        return f"{number(price.mib_per.mean)} MiB ({low} to {high}) are {freed_} for {per}"
     if price.mib_per_at_least is not None:
-        return f"at least {number(price.mib_per_at_least)} MiB are {freed_} for {per[price.per]}"
+        return f"at least {number(price.mib_per_at_least)} MiB are {freed_} for {per}"
     return ""
 
 

@@ -35,7 +35,7 @@ With --json it prints one object:
             better side: throughput, writes, and what the runs reported. Losses are positive:
             `percent` and `absolute` (estimates over `pairs`), `p_same` (of the test that it is less
             than `bound_percent`), `verdict`, `freed_mib` (`freed`: measured), `mib_per` of `per` (%
-            or ms), and `words`. `prices_missing` says why there are none
+            or the unit of a time), and `words`. `prices_missing` says why there are none
   warnings  a list of sentences
 
 examples:

@@ -80,13 +80,13 @@ def test_a_loss_is_shown_with_its_interval_and_what_is_freed_for_it(costs):
     assert price.exchanged(one).endswith(") are saved for each percent of it that is lost")
 
 
-def test_a_time_that_is_longer_is_a_loss_in_milliseconds(costs):
+def test_a_time_that_is_longer_is_a_loss_in_its_unit(costs):
     (one,) = costs([500, 510, 490], [1000, 1020, 981], unit="µs", better="lower")
     assert one.verdict == COSTS
     assert one.absolute.mean == pytest.approx(500, rel=0.01)
-    assert one.per == "ms"
-    assert one.mib_per.mean == pytest.approx(100 / 0.5, rel=0.01)
-    assert "are saved for each ms that it gets longer" in price.exchanged(one)
+    assert one.per == "µs"
+    assert one.mib_per.mean == pytest.approx(100 / 500, rel=0.01)
+    assert "are saved for each µs that it gets longer" in price.exchanged(one)
 
 
 def test_nothing_is_said_to_be_lost_only_if_that_is_shown(costs):
