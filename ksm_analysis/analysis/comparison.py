@@ -14,7 +14,7 @@ from ksm_analysis.analysis.blocks import Block, blocks_of, shared
 from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import catalog, efficiency, freed, summary, work, writes
+from ksm_analysis.metrics import catalog, efficiency, freed, phase_lock, summary, work, writes
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.reported import Reported, metrics_of, settled_after, value
 from ksm_analysis.metrics.times import SHARES, reached
@@ -37,6 +37,7 @@ UNITS = (
     | {name: "µs" for name in writes.COLUMNS if name.endswith("_us")}
     | work.UNITS
     | efficiency.UNITS
+    | phase_lock.UNITS
     | dict.fromkeys(RATES, "bogo ops/s")
 )
 COUNTED = {metric.name for metric in catalog.CENSUS}
@@ -220,6 +221,7 @@ def _value(measured: Measured, metric: str) -> float:
         (writes.COLUMNS, writes.in_last_phase),
         (work.COLUMNS, work.of_run),
         (efficiency.UNITS, efficiency.of_run),
+        (phase_lock.UNITS, phase_lock.of_run),
     ):
         if metric in columns:
             return float(of(measured.run).get(metric, np.nan))

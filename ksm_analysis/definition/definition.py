@@ -366,12 +366,12 @@ class Experiment(Strict):
         default=None,
         validate_default=True,
         description="The guests of every run. Required, unless all workloads are `arrays`,"
-        " `memory` or `write_probe`, or there are `processes`.",
+        " `memory`, `write_probe` or `phase_lock`, or there are `processes`.",
     )
     processes: OrLeftOut[Processes] = Field(
         default=None,
         description="Processes on the host, instead of guests or beside them, in every run. Without"
-        " guests, workloads are `idle`, `arrays`, `memory`, `write_probe` or `load`.",
+        " guests, workloads are `idle`, `arrays`, `memory`, `write_probe`, `phase_lock` or `load`.",
     )
     density: OrLeftOut[Annotated[Density, AfterValidator(with_processes)]] = Field(
         default=None,

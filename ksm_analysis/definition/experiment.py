@@ -359,6 +359,9 @@ def _run_parts(
     if workload.write_probe:
         part = _part("write_probe", workload.write_probe.model_dump())
         parts.append({**part, "processes": ["write_probe"]})
+    if workload.phase_lock:
+        part = _part("phase_lock", workload.phase_lock.model_dump())
+        parts.append({**part, "processes": ["phase_lock"]})
     steady = sampling.get("steady", {})
     every = {"every": round(sampling["interval"] / sampling["period"])} if steady else {}
     options = {"period": sampling["period"], "samples": sampling["samples"], **come_and_go}

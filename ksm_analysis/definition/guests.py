@@ -159,7 +159,8 @@ def guests_or_none(value: Any, handler: ValidatorFunctionWrapHandler, info: Vali
     rest = rest_of(info)
     if value is None and not rest.guests:
         if not rest.without_guests:
-            kinds = "only workloads of 'arrays', 'memory' and 'write_probe' need no guests"
+            kinds = "'arrays', 'memory', 'write_probe' and 'phase_lock'"
+            kinds = f"only workloads of {kinds} need no guests"
             if rest.processes:
                 kinds = f"with 'processes', {kinds.replace('of ', 'of idle, ')}"
             raise wrong(f"this key is required: {kinds}")

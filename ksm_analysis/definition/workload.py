@@ -16,6 +16,7 @@ from ksm_analysis.definition import values
 from ksm_analysis.definition.image import Packages
 from ksm_analysis.definition.load import Load, within_the_run
 from ksm_analysis.definition.values import (
+    OneOrList,
     OrLeftOut,
     Rest,
     Strict,
@@ -239,6 +240,20 @@ class WriteProbe(Strict):
     )
 
 
+class PhaseLock(Strict):
+    """The workload without guests that finds out which equal pages smart_scan lets ksmd merge."""
+
+    distances: OneOrList[Annotated[int, whole(1, 1000)]] = Field(
+        default=[*range(13, 41)],
+        description="How often ksmd has scanned a set of pages when its equal appears.",
+    )
+    pages: Annotated[int, whole(1, 65536)] = Field(default=512, description="Pages of a set.")
+    scans: Annotated[int, whole(1, 10**6)] = Field(
+        default=60,
+        description="How many scans follow after the last set, before merged pages are counted.",
+    )
+
+
 def _probe_within_the_run(probe: WriteProbe, info: ValidationInfo) -> WriteProbe:
     rest = rest_of(info)
     if rest.seconds is not None and probe.stop_ksmd >= rest.seconds:
@@ -267,8 +282,8 @@ def _listed(allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-KINDS = ("stress_ng", "command", "mixed", "arrays", "memory", "write_probe", "load")
-WITHOUT_GUESTS = ("arrays", "memory", "write_probe", "load")
+WITHOUT_GUESTS = ("arrays", "memory", "write_probe", "phase_lock", "load")
+KINDS = ("stress_ng", "command", "mixed", *WITHOUT_GUESTS)
 _ONE_KIND: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
 _IdleOrPart = WordOr[
     Annotated[Literal["idle"], says("idle or a mapping with the keys stress_ng, command, active")],
@@ -310,6 +325,11 @@ class Workload(Strict):
         default=None,
         description="A process on the host, without guests, that measures how long its writes to"
         " merged pages take.",
+    )
+    phase_lock: OrLeftOut[PhaseLock] = Field(
+        default=None,
+        description="A process on the host, without guests, that finds out which equal pages ksmd"
+        " merges, by the scans between their first appearances.",
     )
     load: OrLeftOut[Annotated[Load, AfterValidator(within_the_run)]] = Field(
         default=None,

@@ -347,7 +347,9 @@ def _starving(facts: Facts) -> Iterator[Finding]:
             "enough_scans": enough_scans(facts),
         },
         "A page that did not merge is skipped in up to 8 of 9 scans, and is then not in the "
-        "unstable tree. Two equal pages that are skipped in different scans do not merge. If there "
-        "are no equal pages, nothing is wrong.",
-        f"echo 0 > {KSM}/smart_scan    # ksmd then uses more CPU; check again after two full scans",
+        "unstable tree. Each page has a clock of its own: two equal pages that are never looked at "
+        "in the same scan do not merge, however long you wait. If there are no equal pages, "
+        "nothing is wrong.",
+        f"echo 0 > {KSM}/smart_scan    # for four full scans, in which ksmd uses more CPU; then 1 "
+        "again: what has merged stays merged",
     )

@@ -17,7 +17,8 @@ NAME = "mean_efficiency_percent"
 UNITS = {NAME: "%"}
 MIB = 2**20
 MAX_PAGE_SHARING = 256  # of kernels that do not tell
-UNKNOWN = ("arrays", "arrivals", "write_probe")  # parts whose memory has other contents
+# Parts whose memory has other contents
+UNKNOWN = ("arrays", "arrivals", "write_probe", "phase_lock")
 
 
 class Known(NamedTuple):

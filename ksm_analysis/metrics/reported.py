@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ksm_analysis.metrics import arrivals, catalog, efficiency, freed, load, work, writes
+from ksm_analysis.metrics import (
+    arrivals,
+    catalog,
+    efficiency,
+    freed,
+    load,
+    phase_lock,
+    work,
+    writes,
+)
 from ksm_analysis.metrics.times import SHARES
 from ksm_analysis.results.reported import HIGHER, LOWER, nothing
 from ksm_analysis.results.run import Cell, Run
@@ -30,6 +39,7 @@ BUILT_IN = {
     *writes.COLUMNS,
     *work.COLUMNS,
     *efficiency.UNITS,
+    *phase_lock.COLUMNS,
     *(m.name for m in (*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST)),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ksm_analysis.metrics import arrivals, efficiency, freed, reported, work, writes
+from ksm_analysis.metrics import arrivals, efficiency, freed, phase_lock, reported, work, writes
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
@@ -54,8 +54,8 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     run has measured writes, the columns of metrics.writes follow. The columns of metrics.work are
     next, if any run knows them, and then arrival_N_seconds_to_95 for each guest or process that
     came within a run (metrics.arrivals). mean_efficiency_percent is next, if it is known of any run
-    (metrics.efficiency). If any run reports metrics of its own, reported_phase and
-    a column for each follow.
+    (metrics.efficiency), and so are the columns of metrics.phase_lock. If any run reports metrics
+    of its own, reported_phase and a column for each follow.
     """
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
@@ -81,6 +81,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **work.of_run(each.run),
                 **arrivals.of_run(each),
                 **efficiency.of_run(each.run),
+                **phase_lock.of_run(each.run),
                 **reported.of_run(each.run, own),
             }
         )

@@ -16,6 +16,7 @@ from ksm_analysis.page import (
     figures,
     freed_figures,
     load_figures,
+    phase_lock_figures,
     reported_figures,
     write_figures,
 )
@@ -84,6 +85,12 @@ LATENCIES = (
     "at the median, 1 % at p99. Answers are of the settled phase, and with KSM off of the same "
     "time; without such a phase, of the whole run after the warm-up. Repetitions are counted "
     "together. "
+)
+PHASE_LOCK = (
+    "Two sets of pages have the same contents. The second appears when ksmd has scanned the first "
+    "as often as the axis says. Predicted is what the kernel's rule says (docs/smart_scan.md). "
+    "Then, the same after a few more scans with smart_scan=0. It is not certain what the distance "
+    "was if ksmd may have scanned while the second set was written."
 )
 CHANGED = (
     f"For one guest: {catalog.CENSUS[-1].help} ksmd wastes time on pages that change from scan to "
@@ -318,6 +325,9 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
     if panels := efficiency_figures.saved_and_limit(measured):
         title = "Saved pages and their limit"
         yield Figure("saved-and-limit", title, EFFICIENCY, tuple(panels), wide=True)
+    if panels := phase_lock_figures.by_distance(measured):
+        title = "Which equal pages were merged"
+        yield Figure("phase-lock", title, PHASE_LOCK, tuple(panels), wide=True)
     if not with_guests:
         return
     for whole in ("configured", "resident"):
