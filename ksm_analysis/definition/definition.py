@@ -26,6 +26,14 @@ from ksm_analysis.definition.density import Density, with_processes
 from ksm_analysis.definition.guests import Guests, guests_or_none
 from ksm_analysis.definition.image import Image
 from ksm_analysis.definition.part import outside
+from ksm_analysis.definition.policies import (
+    NONE,
+    Policy,
+    PolicyWord,
+    beside_knobs,
+    distinct_labels,
+    word_or_policy,
+)
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
     OneOrList,
@@ -235,6 +243,8 @@ def _steady_within_the_run(stop: Stop | str, info: ValidationInfo) -> Stop | str
     steady, rest = steady_of(stop), rest_of(info)
     if steady and (changing := _changing(info)):
         raise wrong("must be fixed with {changing}, which change the savings", changing=changing)
+    if steady and any(each != NONE for each in info.data.get("policies", [])):
+        raise wrong("must be fixed with policies: savings are flat while a policy does not scan")
     if steady and rest.seconds is not None and steady.seconds > rest.seconds:
         message = "'seconds' of steady ({asked} s) must be at most {limit} s, {length}"
         limit, asked = f"{rest.seconds:g}", f"{steady.seconds:g}"
@@ -402,6 +412,22 @@ class Experiment(Strict):
         description="Swap space of the host: one cell for each entry, with each setting of"
         " `knobs`.",
     )
+    policies: Annotated[
+        list[
+            Annotated[
+                Policy,
+                BeforeValidator(word_or_policy, json_schema_input_type=PolicyWord | Policy),
+            ]
+        ],
+        Field(min_length=1),
+        AfterValidator(distinct_labels),
+        AfterValidator(beside_knobs),
+    ] = Field(
+        default=["none"],
+        validate_default=True,
+        description="Who turns the knobs during a run: one cell for each entry, with each setting"
+        " of `knobs` that has `run: 1`. An entry is a word, or a mapping with the keys below.",
+    )
     workloads: Annotated[
         list[
             Annotated[
@@ -450,6 +476,15 @@ class Experiment(Strict):
         description="Run the first entry of `knobs` once more in each repetition, as a cell of its"
         " own: it shows what no difference looks like.",
     )
+
+    @model_validator(mode="after")
+    def _ksmd_is_left_to_the_policy(self) -> Self:
+        acting = any(policy != NONE for policy in self.policies)
+        for workload in self.workloads if acting else []:
+            if workload.write_probe and workload.write_probe.stop_ksmd:
+                message = "cannot go with 'stop_ksmd' of '{workload}': both would turn run"
+                raise wrong_at("policies", message, workload=workload.name)
+        return self
 
     @model_validator(mode="after")
     def _images(self) -> Self:

@@ -28,6 +28,7 @@ from ksm_analysis.definition.definition import (
 from ksm_analysis.definition.factors import swap_label
 from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
+from ksm_analysis.definition.policies import NONE, Policy, goes_with
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import Model, Rest, keys
 from ksm_analysis.definition.workload import WITHOUT_GUESTS, Part, Workload
@@ -138,7 +139,8 @@ def plan(experiment: Experiment, file: str) -> dict[str, Any]:
             f"{file}: the name of the file becomes the name of a directory: {allowed} are allowed"
         )
     settings = _settings(experiment)
-    labels = knob_labels([_in_label(*setting) for setting in settings])
+    policies = experiment.policies != [NONE]
+    labels = knob_labels([_in_label(setting, policies) for setting in settings])
     variants = _variants(experiment)
     made_of = knob_labels(variants) if len(variants) > 1 else [""]
     cells = enumerate(_cells(experiment), start=1)
@@ -181,13 +183,18 @@ def _variants(experiment: Experiment) -> list[dict[str, Any]]:
     return experiment.guests.variants if experiment.guests else [{}]
 
 
-_Setting = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+_Setting = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Policy]
 
 
 def _settings(experiment: Experiment) -> list[_Setting]:
-    """List the knobs of KSM and of transparent huge pages, and the swap space, of each setting."""
+    """List what can be chosen: knobs of KSM and of huge pages, swap space, and the policy."""
     pages = [each.knobs for each in experiment.thp or []] or [{}]
-    return list(itertools.product(experiment.knobs, pages, map(_swap, experiment.swap)))
+    swaps = [_swap(each) for each in experiment.swap]
+    return [
+        (knobs, page, swap, policy)
+        for knobs, page, swap in itertools.product(experiment.knobs, pages, swaps)
+        for policy in (experiment.policies if goes_with(knobs) else [NONE])
+    ]
 
 
 def _swap(swap: Zram | str) -> dict[str, Any]:
@@ -196,10 +203,12 @@ def _swap(swap: Zram | str) -> dict[str, Any]:
     return {} if swap == "as-found" else {"swap": swap}
 
 
-def _in_label(knobs: dict[str, Any], thp: dict[str, Any], swap: dict[str, Any]) -> dict[str, Any]:
-    """Return what the label of a setting may name."""
+def _in_label(setting: _Setting, policies: bool) -> dict[str, Any]:
+    """Return what the label of a setting may name, its policy if there are `policies`."""
+    knobs, thp, swap, policy = setting
     prefixed = {f"thp {name}": value for name, value in thp.items()}
-    return {**knobs, **prefixed, **{name: swap_label(value) for name, value in swap.items()}}
+    swaps = {name: swap_label(value) for name, value in swap.items()}
+    return {**knobs, **prefixed, **swaps, **({"policy": policy.label} if policies else {})}
 
 
 def _orders(cells: list[Cell], order: Shuffled | str, repetitions: int) -> list[list[Cell]]:
@@ -263,8 +272,8 @@ def _run(
     control = setting == len(settings)
     name = "control" if control else f"k{setting + 1}"
     # without ksmd there is little to measure, so run=0 must be explicit
-    chosen, thp, swap = settings[0 if control else setting]
-    knobs = {"run": 1, **chosen}
+    chosen, thp, swap, policy = settings[0 if control else setting]
+    knobs = {"run": 1, **chosen, **policy.knobs}
     processes = experiment.processes
     sizes = [f"g{count:02}"] if experiment.guests or not processes else []
     sizes += [f"v{variant + 1}"] if made_of[variant] else []
@@ -280,9 +289,10 @@ def _run(
         },
         "guests": _guests(experiment, count, variant, workload),
         "knobs": knobs,
-        "knobs_if_present": experiment.knobs_if_present,
+        "knobs_if_present": _if_present(experiment, policy, chosen),
         "thp": thp,
         **swap,
+        **({"policy": policy.planned()} if policy != NONE else {}),
         "workload": workload.model_dump(include={"name", "requires"}, exclude_none=True),
         "sampling": _sampling(experiment, knobs, workload),
         # in each run, so that a single run directory can be understood
@@ -291,13 +301,23 @@ def _run(
     }
     if control:
         planned["control"] = True
-    if notes := _notes(planned["guests"]) + (processes.notes if processes else []):
+    notes = _notes(planned["guests"]) + (processes.notes if processes else []) + policy.notes
+    if notes:
         planned["notes"] = notes
     if processes:
         planned["factors"]["processes"] = copies
         planned["seconds"] += PROCESS_SECONDS * copies
     parts = _run_parts(experiment, planned["sampling"], workload, count, copies)
-    return planned | {"parts": _seeded(parts, repetition)}
+    acts = [_part("policy", policy.part)] if policy.part else []  # last: it is ended first
+    return planned | {"parts": _seeded(parts, repetition) + acts}
+
+
+def _if_present(
+    experiment: Experiment, policy: Policy, chosen: dict[str, Any]
+) -> dict[str, int | str]:
+    """Return the knobs that only some kernels have, with those that the policy needs."""
+    needed = {k: v for k, v in policy.knobs_if_present.items() if k not in chosen}
+    return {**experiment.knobs_if_present, **needed}
 
 
 def _workload_label(experiment: Experiment, workload: Workload, copies: int, made_of: str) -> str:

@@ -12,6 +12,7 @@ from ksm_analysis.metrics import (
     freed,
     load,
     phase_lock,
+    policies,
     work,
     writes,
 )
@@ -40,6 +41,7 @@ BUILT_IN = {
     *work.COLUMNS,
     *efficiency.UNITS,
     *phase_lock.COLUMNS,
+    policies.CPU,
     *(m.name for m in (*catalog.HOST, *catalog.GUEST, *catalog.CENSUS, *catalog.CENSUS_GUEST)),
 }
 

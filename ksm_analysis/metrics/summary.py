@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ksm_analysis.metrics import arrivals, efficiency, freed, phase_lock, reported, work, writes
+from ksm_analysis.metrics import (
+    arrivals,
+    efficiency,
+    freed,
+    phase_lock,
+    policies,
+    reported,
+    work,
+    writes,
+)
 from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
@@ -52,10 +61,11 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     sampled, the parts of Freed follow, and freed_against_off_mib if there is a run with run=0. If
     any run has a census, the metrics of CENSUS follow, with the values of the last census. If any
     run has measured writes, the columns of metrics.writes follow. The columns of metrics.work are
-    next, if any run knows them, and then arrival_N_seconds_to_95 for each guest or process that
-    came within a run (metrics.arrivals). mean_efficiency_percent is next, if it is known of any run
-    (metrics.efficiency), and so are the columns of metrics.phase_lock. If any run reports metrics
-    of its own, reported_phase and a column for each follow.
+    next, if any run knows them, policy_cpu_seconds if any has a policy, and then
+    arrival_N_seconds_to_95 for each guest or process that came within a run (metrics.arrivals).
+    mean_efficiency_percent is next, if it is known of any run (metrics.efficiency), and so are the
+    columns of metrics.phase_lock. If any run reports metrics of its own, reported_phase and a
+    column for each follow.
     """
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
@@ -79,6 +89,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **_named(each.last_census.reindex(counted).astype(float)),
                 **writes.in_last_phase(each.run),
                 **work.of_run(each.run),
+                **policies.of_run(each.run, [other.run for other in measured]),
                 **arrivals.of_run(each),
                 **efficiency.of_run(each.run),
                 **phase_lock.of_run(each.run),

@@ -117,6 +117,7 @@ def of_run(run: Run) -> Iterator[str]:
     yield from _workload_warnings(run)
     yield from _knob_warnings(run)
     yield from _drift_warnings(run)
+    yield from _policy_warnings(run)
     if not run.samples.empty:
         yield from _counter_warnings(run)
         yield from _stranger_warnings(run)
@@ -223,7 +224,8 @@ def _knob_warnings(run: Run) -> Iterator[str]:
     knobs = run.record.knobs
     before, during, after = knobs.before, knobs.during, knobs.after
     for name, asked in _asked_knobs(run).items():
-        if name in during and not _reads_as(during[name], asked):
+        advised = name == "pages_to_scan" and _turned(run, name)
+        if name in during and not _reads_as(during[name], asked) and not advised:
             yield f"knob {name} was {during[name]} during the run, though {asked} was asked for"
     for name in before.keys() & after.keys():
         if before[name] != after[name]:
@@ -242,6 +244,8 @@ def _drift_warnings(run: Run) -> Iterator[str]:
         return
     later = run.samples[run.samples["seconds"] > set_at[0] - run.header["monotonic"]]
     for name, asked in _asked_knobs(run).items():
+        if _turned(run, name):
+            continue
         reads = later[f"ksm.{name}"].unique().tolist() if f"ksm.{name}" in later else []
         stops = ((run.options(part) or {}).get("stop_ksmd") for part in ("write_probe", "load"))
         cured = name == "smart_scan" and run.options("phase_lock")
@@ -249,6 +253,25 @@ def _drift_warnings(run: Run) -> Iterator[str]:
             reads = [read for read in reads if str(read) != "0"]  # the part has set it
         for other in (read for read in reads if not _reads_as(read, asked)):
             yield f"knob {name} was {other} at times in the run, though {asked} was asked for"
+
+
+def _policy_warnings(run: Run) -> Iterator[str]:
+    """Say if a policy did not decide anything, or what the kernel refused."""
+    if run.options("policy") is None:
+        return
+    decisions = [event for event in run.events if event["event"] == "decision"]
+    if not decisions:
+        yield "the policy decided nothing: the knobs stayed as they were"
+    refused = [str(each["refused"]) for each in decisions if "refused" in each]
+    if refused:
+        words = f"{len(refused)} of {len(decisions)} decisions"
+        yield f"the kernel refused a part of {words} of the policy, the first {refused[0]}"
+
+
+def _turned(run: Run, name: str) -> bool:
+    """Whether the policy of a run turns a knob."""
+    policy = run.plan.policy
+    return policy is not None and (policy.turns is None or name in policy.turns)
 
 
 def _reads_as(read: int | str, asked: int | str) -> bool:

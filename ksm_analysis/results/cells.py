@@ -26,15 +26,24 @@ def knobs(run: Run) -> dict[str, Any]:
         return run.record.knobs.during
     thp = {f"thp {name}": value for name, value in run.plan.thp.items()}
     swap = {} if run.plan.swap is None else {"swap": swap_label(run.plan.swap)}
+    policy = {"policy": _policy(run)} if run.plan.policy else {}
     control = {"control": "yes"} if run.plan.control else {}
     return {
         **run.plan.knobs_if_present,
         **run.plan.knobs,
         **thp,
         **swap,
+        **policy,
         **run.plan.unknown,
         **control,
     }
+
+
+def _policy(run: Run) -> str:
+    """Describe a policy in full: its name may not say what it was told."""
+    policy = run.plan.policy
+    assert policy
+    return " ".join([policy.kind, json.dumps(policy.settings, sort_keys=True)])
 
 
 def is_off(run: Run) -> bool:

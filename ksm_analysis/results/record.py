@@ -111,6 +111,17 @@ class Workload(_Lenient):
     name: str
 
 
+class Policy(_Lenient):
+    """Who turns the knobs during a run."""
+
+    name: str
+    """Its label."""
+    kind: str
+    settings: dict[str, Any] = {}
+    turns: list[str] | None = None
+    """The knobs that it may turn; None if it may turn any."""
+
+
 class Planned(_Lenient):
     """One run as a plan lists it."""
 
@@ -124,6 +135,8 @@ class Planned(_Lenient):
     """Knobs of transparent huge pages."""
     swap: str | int | None = None
     """The swap space: `none`, or the size of a zram device in MiB; None if it is as found."""
+    policy: Policy | None = None
+    """None if nobody turns the knobs."""
     workload: Workload
     sampling: Sampling
     parts: list[Part]
