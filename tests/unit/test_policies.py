@@ -262,8 +262,7 @@ def watcher(mark: str) -> subprocess.Popen:
 
 
 def marked(mark: str) -> list[int]:
-    wanted = f"{program.PROCESS}={mark}".encode()
-    return [pid for pid in program.pids() if wanted in program.environment_of(pid)]
+    return program.marked(f"{program.PROCESS}={mark}".encode())
 
 
 def test_a_program_ends_with_all_its_processes(tmp_path):

@@ -218,7 +218,8 @@ def kata(settings, processes, output):
             yield
     arrivals, state = Arrivals(processes), kata_start(time.monotonic())
     while True:
-        if came := arrivals.new():
+        came = arrivals.new()
+        if came:
             more = f" and {len(came) - 1} more" * (len(came) > 1)
             state, mode = kata_next(state, time.monotonic(), kicked=True)
             tune(mode, f"{came[0]}{more} came")
@@ -268,7 +269,8 @@ def command_of(kind, settings, directory):
 def refuse_conf():
     """Refuse a configuration of the host, which would override that of the experiment."""
     with contextlib.suppress(FileNotFoundError):
-        if found := re.findall(r"^\s*(\w+)=", KSMTUNED_CONF.read_text(), re.MULTILINE):
+        found = re.findall(r"^\s*(\w+)=", KSMTUNED_CONF.read_text(), re.MULTILINE)
+        if found:
             raise UnusableError(f"{KSMTUNED_CONF} sets {', '.join(found)}: remove it for the run")
 
 
@@ -299,27 +301,35 @@ class Program:
             self.left += os.read(self.child.stdout.fileno(), SAID)
         *whole, self.left = self.left.split(b"\n")
         self.left = self.left[-SAID:]
-        return [line for each in whole if (line := words_of(each))]
+        return [line for line in map(words_of, whole) if line]
 
     def ended(self):
         """Take note of descendants that have ended; return how the program did, None if it runs."""
         with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                if found[0] == self.child.pid:
-                    self.child.returncode = os.waitstatus_to_exitcode(found[1])
+            pid = -1
+            while pid:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self.child.pid:
+                    self.child.returncode = os.waitstatus_to_exitcode(status)
         return self.child.returncode
 
     def end(self):
         """End the program and all its descendants."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline, signalled = time.monotonic() + GRACE, set()
-            while (family := set(descendants())) and time.monotonic() < deadline:
-                for pid in family - signalled:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
+            deadline, family, signalled = time.monotonic() + GRACE, set(descendants()), set()
+            while family and time.monotonic() < deadline:
+                signal_all(family - signalled, number)
                 signalled |= family
-                self.ended()
                 time.sleep(0.02)
+                self.ended()
+                family = set(descendants())
+
+
+def signal_all(processes, number):
+    """Send a signal to processes, of which some may have ended."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def words_of(line):
@@ -357,7 +367,8 @@ def run_program(kind, settings, directory, output):
             recent = [*recent, *program.said()][-LINES:]
             if decisions:
                 read = copy_decisions(decisions, read, output)
-            elif changed := {name: now[name] for name in now if now[name] != knobs.get(name)}:
+            elif now != knobs:
+                changed = {name: now[name] for name in now if now[name] != knobs.get(name)}
                 time.sleep(PERIOD / 5)  # a reason may be said just after the decision
                 recent = [*recent, *program.said()][-LINES:]
                 tell(output, event="decision", reason="; ".join(recent), knobs=changed)
@@ -395,28 +406,25 @@ def end_marked(mark):
     if not mark.exists():
         return
     wanted, deadline = f"{PROCESS}={mark.read_text()}".encode(), time.monotonic() + GRACE
-    while left := [pid for pid in pids() if wanted in environment_of(pid)]:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    left = marked(wanted)
+    while left:
+        signal_all(left, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise UnusableError(f"{len(left)} processes of the policy cannot be killed")
         time.sleep(0.02)
+        left = marked(wanted)
     mark.unlink()
     print("ended")  # for changed_when
 
 
-def pids():
-    """Return the ids of all processes."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-
-
-def environment_of(pid):
-    """Return the environment of a process, as a list of bytes; empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+def marked(wanted):
+    """Return the ids of all processes that have an entry in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 # --- what a policy uses ---------------------------------------------------------------------------
@@ -433,8 +441,8 @@ def used(of_program):
         seconds += sum(map(int, fields[11:15])) / TICKS  # with those of its children that ended
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{pid}/status").read_text()
-            if found := re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE):
-                peak = max(peak, int(found[1]))
+            found = re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE)
+            peak = max(peak, int(found[1])) if found else peak
     return seconds, peak
 
 
