@@ -1,45 +1,21 @@
-"""The monitor service under a real systemd, with guests of a real libvirt.
-
-Both run in a container that sees the files and kernel of this machine, but has its own changes,
-processes and network. The process of ksmd is not visible there; everything else is like on a host.
-"""
+"""The monitor service under a real systemd, with guests of a real libvirt, in a container."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from machine import until
+from container import HAS_SYSTEMD, Container, booted
+from machine import ROOT, until
 
 pytestmark = [pytest.mark.host, pytest.mark.beside]
-ROOT = Path(__file__).parents[2]
 STATE = "/var/lib/ksm-monitor"
-HAS_SYSTEMD = Path("/run/systemd/system").is_dir()
 PLACES = (STATE, "/usr/local/lib/ksm-monitor", "/etc/systemd/system/ksm-monitor.service")
 LINK = "/var/lib/prometheus/node-exporter/ksm.prom"
 QUICK = ("-e", "monitor_service_period=0.5")
-# An overlay on the files of this machine, without its enabled services.
-BOOT = """
-mount --make-rprivate /
-[ -d /run/systemd/system ] || mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs "$1"
-mkdir "$1"/changes "$1"/work "$1"/root
-mount -t overlay overlay -o lowerdir=/,upperdir="$1"/changes,workdir="$1"/work "$1"/root
-rm -rf "$1"/root/etc/systemd/system/*.wants "$1"/root/var/lib/ksm-testbed
-mkdir -p "$1"/root/var/lib/prometheus/node-exporter
-printf '%s\\n' 'cgroup_controllers = []' 'security_driver = "none"' 'stdio_handler = "file"' \\
-    > "$1"/root/etc/libvirt/qemu.conf
-shift
-exec "$@"
-"""
 DOMAIN = """
 <domain type="qemu">
   <name>{name}</name>
@@ -51,71 +27,8 @@ DOMAIN = """
 """
 
 
-class Container:
-    """A container with its own systemd."""
-
-    def __init__(self, directory: Path):
-        self.root = directory / "root"
-        self.cgroup = None if HAS_SYSTEMD else cgroups() / f"ksm-monitor-test-{os.getpid()}"
-        nspawn = ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
-        nspawn += ["--register=no", "--private-network", "--console=pipe", "--link-journal=no"]
-        nspawn += [f"--machine=ksm-monitor-test-{os.getpid()}"]
-        nspawn += [f"--bind-ro={ROOT}"]  # which may be below /tmp, of which it has its own
-        nspawn += [] if HAS_SYSTEMD else ["--keep-unit"]
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "bash", "-ec", BOOT, "bash", directory, *nspawn],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            preexec_fn=self.enter_cgroup,
-        )
-        self.leader = None
-
-    def enter_cgroup(self):
-        """Put the control groups of systemd below our own."""
-        if self.cgroup:
-            self.cgroup.mkdir()
-            (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-
-    def wait(self):
-        """Wait until it has booted."""
-        self.leader = until(self.find_leader)
-        # Degraded is enough: on a busy machine, a unit of Debian may have timed out
-        state = ("systemctl", "is-system-running")
-        until(lambda: self.run(*state, check=False).strip() in ("running", "degraded"), 240)
-
-    def find_leader(self):
-        """Find its first process, as seen from the host."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        for pid in children.split():
-            if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
-                return pid
-        return None
-
-    def run(self, *command, check=True, stdin=None):
-        """Run a command in it and return its output."""
-        paths = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-        environment = ["env", f"--chdir={ROOT}", "-i", f"PATH={paths}", "HOME=/root"]
-        environment += ["LANG=C.UTF-8", "ANSIBLE_NOCOLOR=1"]
-        done = subprocess.run(
-            ["nsenter", f"--target={self.leader}", "--all", "--", *environment, *map(str, command)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def play(self, *arguments, playbook="monitor"):
-        """Run a playbook; return its output and the numbers of changed and failed tasks."""
-        text = self.run("ansible-playbook", f"playbooks/{playbook}.yml", *arguments, check=False)
-        found = re.search(r"changed=([0-9]+) +unreachable=0 +failed=([0-9]+)", text)
-        return " ".join(text.split()), *map(int, found.groups())
-
-    def exists(self, path):
-        """Whether it has a file; a broken link counts, too."""
-        return bool(self.run("find", path, "-maxdepth", 0, check=False))
+class Monitored(Container):
+    """A container with the monitor service."""
 
     def pid(self):
         """Return the process id of the service in the container; 0 if it does not run."""
@@ -130,40 +43,12 @@ class Container:
         text = self.run("cat", f"{STATE}/ksm.prom")
         return set(re.findall(r'^ksm_guest_rmap_items\{guest="(.*)"\}', text, re.M))
 
-    def end(self):
-        """Shut it down."""
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        finally:
-            self.process.kill()
-            if self.cgroup:
-                for path in sorted(self.cgroup.glob("**"), reverse=True):
-                    path.rmdir()
-
-
-def cgroups():
-    """Return the mount point of the unified hierarchy of control groups."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
-
 
 @pytest.fixture(scope="module")
 def container(only_libvirtd):
-    """Boot a container, in which libvirt has not run yet."""
-    packages = {"systemd-nspawn": "systemd-container", "libvirtd": "libvirt-daemon-system"}
-    packages |= {"virsh": "libvirt-clients", "qemu-system-x86_64": "qemu-system-x86"}
-    if missing := [package for name, package in packages.items() if not shutil.which(name)]:
-        subprocess.run(["apt-get", "update", "-q"], check=True)
-        command = ["apt-get", "install", "-qy", "--no-install-recommends", *missing]
-        subprocess.run(command, check=True)
-    with tempfile.TemporaryDirectory() as directory:
-        booted = Container(Path(directory))
-        try:
-            booted.wait()
-            yield booted
-        finally:
-            booted.end()
+    """Boot a container."""
+    with booted(Monitored) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +61,7 @@ def libvirt(container):
 @pytest.fixture(scope="module")
 def installed(container, libvirt):
     """Install the service."""
-    _, changed, failed = container.play(*QUICK)
+    _, changed, failed = container.play("monitor", *QUICK)
     assert (changed > 0, failed) == (True, 0)
 
 
@@ -201,13 +86,13 @@ def test_a_machine_without_systemd_is_refused():
 
 
 def test_a_host_without_libvirt_is_refused(container):
-    text, changed, failed = container.play()
+    text, changed, failed = container.play("monitor")
     assert (changed, failed) == (0, 1)
     assert "has no /run/libvirt/qemu, which libvirt's daemon makes when it starts" in text
 
 
 def test_check_mode_installs_nothing(container, libvirt):
-    _, changed, failed = container.play("--check", *QUICK)
+    _, changed, failed = container.play("monitor", "--check", *QUICK)
     assert changed > 0
     assert failed == 0
     assert not any(map(container.exists, (*PLACES, LINK)))
@@ -220,14 +105,14 @@ def test_it_is_installed_once(service):
     assert service.run("stat", "--format=%a", "--dereference", LINK) == "644\n"
     pid = service.pid()
     for more in ((), ("--check",)):
-        assert service.play(*QUICK, *more)[1:] == (0, 0)
+        assert service.play("monitor", *QUICK, *more)[1:] == (0, 0)
     assert service.pid() == pid
 
 
 def test_a_change_restarts_it(service):
     pid = service.pid()
     for more in (["--check"], []):
-        _, changed, failed = service.play("-e", "monitor_service_period=0.25", *more)
+        _, changed, failed = service.play("monitor", "-e", "monitor_service_period=0.25", *more)
         assert (changed, failed) == (2, 0)  # the unit, and the restart
     assert service.pid() != pid
     assert until(service.lines)[0]["period"] == 0.25
@@ -333,7 +218,7 @@ def test_the_testbed_does_not_affect_it(service):
     service.run("ansible", "localhost", "-m", "ksm.testbed.background", "-a", program)
     of_run = json.loads(service.run("cat", f"{directory}/sampler.json"))["pid"]
     assert service.exists(f"/proc/{of_run}")
-    text, _, failed = service.play("-e", "force=true", playbook="teardown")
+    text, _, failed = service.play("teardown", "-e", "force=true")
     assert failed == 0, text
     assert not service.exists(f"/proc/{of_run}")
     assert not service.exists("/var/lib/ksm-testbed")
@@ -343,11 +228,11 @@ def test_the_testbed_does_not_affect_it(service):
 def test_it_is_removed_completely(service):
     assert all(map(service.exists, (*PLACES, LINK)))
     absent = ("-e", "monitor_service_state=absent")
-    _, changed, failed = service.play(*absent, "--check")
+    _, changed, failed = service.play("monitor", *absent, "--check")
     assert (changed > 0, failed) == (True, 0)
     assert service.run("systemctl", "is-active", "ksm-monitor") == "active\n"
-    assert service.play(*absent)[2] == 0
+    assert service.play("monitor", *absent)[2] == 0
     assert not any(map(service.exists, (*PLACES, LINK)))
     assert service.run("getent", "passwd", "ksm-monitor", check=False) == ""
     assert "ksm-monitor" not in service.run("systemctl", "list-unit-files")
-    assert service.play(*absent)[1:] == (0, 0)
+    assert service.play("monitor", *absent)[1:] == (0, 0)
