@@ -1,4 +1,4 @@
-"""How many copies fit into a budget of memory, without KSM and with it, and why not more."""
+"""How many copies or guests fit into a budget of memory, without KSM and with it, and why."""
 
 import re
 from collections import Counter
@@ -14,12 +14,13 @@ from ksm_analysis.results.run import Cell, Run
 
 ENDED, STORM = "density ended", "density storm ended"
 WHICH = re.compile(r"process-[0-9]+(, process-[0-9]+)*")
-MEASURED = re.compile(r"(?<=PSI full )[0-9.]+ % (?=>)")
+WHICH_GUEST = re.compile(r"ksm-guest-[0-9]+(, ksm-guest-[0-9]+)*")
+MEASURED = re.compile(r"([0-9.]+|inf) (%|ms) (?=> )")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One setting: how many copies fit, over its repetitions.
+    """One setting: how many copies fit, over its repetitions. They are `of` copies or guests.
 
     `at_least`: in some run, copies were not added until it broke, so more may fit. `reasons` says
     why it broke, and in how many runs. `killed` is how many died when all of them wrote to their
@@ -30,6 +31,7 @@ class Fit:
     workload: str
     knobs: str
     off: bool
+    of: str
     runs: tuple[str, ...]
     copies: Estimate
     at_least: bool
@@ -60,15 +62,14 @@ def _last(run: Run, name: str, *counts: str) -> dict[str, Any] | None:
 def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
     copies = estimate([event["copies"] for _, event in both])
     storms = [storm for run, _ in both if (storm := _last(run, STORM, "copies", "killed"))]
-    reasons = Counter(
-        MEASURED.sub("", WHICH.sub("a copy", str(event.get("reason")))) for _, event in both
-    )
+    reasons = Counter(_reason(str(event.get("reason"))) for _, event in both)
     assert copies is not None, "there is at least one run"
     return Fit(
         host=cell.host,
         workload=cell.workload,
         knobs=cell.knobs,
         off=cells.is_off(both[0][0]),
+        of="guests" if both[0][0].options("density") else "copies",
         runs=tuple(run.id for run, _ in both),
         copies=copies,
         at_least=not all(event.get("broke") is True for _, event in both),
@@ -76,6 +77,11 @@ def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
         killed=estimate([storm["killed"] for storm in storms]),
         stormed=estimate([storm["copies"] for storm in storms]),
     )
+
+
+def _reason(words: str) -> str:
+    """Leave out what differs between repetitions: which one it was, and what was measured."""
+    return MEASURED.sub("", WHICH_GUEST.sub("a guest", WHICH.sub("a copy", words)))
 
 
 def beside(settings: list[Setting], found: Sequence[Fit]) -> list[Setting]:
@@ -99,7 +105,7 @@ def in_words(found: Sequence[Fit]) -> list[str]:
 def _of_settings(several: list[Fit]) -> str:
     same = len({_why(fit) for fit in several}) == 1
     fit_words = [
-        f"{'at least ' * fit.at_least}{spoken(fit.copies, 'copies')} fit "
+        f"{'at least ' * fit.at_least}{spoken(fit.copies, fit.of)} fit "
         f"{'without KSM' if fit.off else f'with {fit.knobs}'}"
         + ("" if same else f", and then came {_why(fit)}")
         for fit in several

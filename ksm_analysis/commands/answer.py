@@ -17,8 +17,9 @@ cannot be told from the best, and warnings.
 With --json it prints one object:
   headline  a sentence, or several
   fits      with a density, one object per setting: its factors, `runs` (ids), how many `copies` fit
-            (an estimate), `at_least` (copies were not added until it broke), `reasons` why it broke
-            (with the number of runs), and how many of those that `stormed` were `killed`
+            (an estimate; they are `of` copies or guests), `at_least` (none were added until it
+            broke), `reasons` why it broke (with the number of runs), and how many of those that
+            `stormed` were `killed`
   settings  one object per setting: its factors, `runs` (ids), `scanned` (ksmd has been through all
             memory often enough to judge it), `plateaued`, `control`, `savings` in MiB and their
             `blocks` (experiment, host, number), and estimates: `mean`, `low`, `high` (95 %

@@ -22,7 +22,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
 from ksm_analysis.definition import image, values
-from ksm_analysis.definition.density import Density, with_processes
+from ksm_analysis.definition.density import Density, of_what_is_added
 from ksm_analysis.definition.guests import Guests, guests_or_none
 from ksm_analysis.definition.image import Image
 from ksm_analysis.definition.part import outside
@@ -337,8 +337,9 @@ def _every_within_the_run(census: Census, info: ValidationInfo) -> Census:
 
 def _idle_if_guests_come(workloads: list[Workload], info: ValidationInfo) -> list[Workload]:
     guests = info.data.get("guests")
-    if guests and guests.come_and_go and any(each.parts != ["idle"] for each in workloads):
-        raise wrong("guests with arrivals or lifetimes can only be idle")
+    added = info.data.get("density") and not info.data.get("processes")
+    if guests and (guests.come_and_go or added) and any(w.parts != ["idle"] for w in workloads):
+        raise wrong("guests with arrivals, lifetimes or a density can only be idle")
     return workloads
 
 
@@ -383,10 +384,10 @@ class Experiment(Strict):
         description="Processes on the host, instead of guests or beside them, in every run. Without"
         " guests, workloads are `idle`, `arrays`, `memory`, `write_probe`, `phase_lock` or `load`.",
     )
-    density: OrLeftOut[Annotated[Density, AfterValidator(with_processes)]] = Field(
+    density: OrLeftOut[Annotated[Density, AfterValidator(of_what_is_added)]] = Field(
         default=None,
-        description="How many copies of `processes` fit into a budget of memory: they are added"
-        " until they no longer do.",
+        description="How many copies of `processes`, or without any how many `guests`, fit into a"
+        " budget of memory: they are added until they no longer do.",
     )
     knobs: Annotated[
         list[Setting], Field(min_length=1), AfterValidator(values.distinct)

@@ -25,6 +25,7 @@ from ksm_analysis.definition.definition import (
     model,
     steady_of,
 )
+from ksm_analysis.definition.density import PARTITION
 from ksm_analysis.definition.factors import swap_label
 from ksm_analysis.definition.guests import CANNOT_MERGE, Network, asked
 from ksm_analysis.definition.part import outside
@@ -324,8 +325,10 @@ def _workload_label(experiment: Experiment, workload: Workload, copies: int, mad
     """Name a workload. Runs are grouped by it, and it has all that is no setting to choose."""
     processes, density = experiment.processes, experiment.density
     ran = f"{copies} × {processes.name}" if processes else ""  # noqa: RUF001
-    if processes and density:
-        ran = f"{processes.name} in {density.memory_mib} MiB"
+    if density:
+        size = experiment.guests.memory_mib if experiment.guests else 0
+        what = processes.name if processes else f"guests of {size} MiB"
+        ran = f"{what} in {density.memory_mib} MiB"
     work = "" if ran and workload.name == "idle" else workload.name
     return ", ".join(filter(None, [ran, work, made_of]))
 
@@ -348,6 +351,7 @@ def _transient(
     processes, names = experiment.processes, []
     if processes and (processes.come_and_go or experiment.density):
         names += parts[0]["processes"]
+    names += _density_guests(experiment)
     names += dict.fromkeys(GUEST.format(number) for *_, number in _changes(experiment, count))
     return {"transient": names} if names else {}
 
@@ -370,7 +374,7 @@ def _run_parts(
     """The parts of a run, in the order of their start."""
     parts = _processes(experiment, copies)
     come_and_go = _transient(experiment, parts, count)
-    parts += _arrivals(experiment, count)
+    parts += _density(experiment, count) + _arrivals(experiment, count)
     if workload.arrays:
         parts.append({**_part("arrays", workload.arrays.model_dump()), "processes": ["arrays"]})
     if workload.memory:
@@ -418,13 +422,14 @@ def _census(census: Census) -> dict[str, Any]:
 def _guests(experiment: Experiment, count: int, variant: int, workload: Workload) -> dict[str, Any]:
     guests, chosen = experiment.guests, workload.nosharepages
     return {
-        "count": count,
+        "count": len(_density_guests(experiment)) or count,
         "memory_mib": guests.memory_mib if guests else 0,
         "disk_gib": guests.disk_gib if guests else 0,
         **(_made_of(experiment, variant) if guests else {"vcpus": 0}),
         "network": _network(guests.network) if guests else None,
         "nosharepages": [n for n in range(1, count + 1) if chosen == "all" or n in (chosen or [])],
         **_later(experiment, count),
+        **({"partition": PARTITION} if _density_guests(experiment) else {}),
     }
 
 
@@ -442,12 +447,28 @@ def _later(experiment: Experiment, count: int) -> dict[str, list[int]]:
     """Number the guests that start within the run, if there are any."""
     changes = _changes(experiment, count)
     later = sorted(number for _, arrives, number in changes if arrives)
+    later += range(1, len(_density_guests(experiment)) + 1)
     return {"later": later} if later else {}
 
 
 def _changes(experiment: Experiment, count: int) -> list[tuple[float, bool, int]]:
     guests = experiment.guests
     return guests.changes(count, experiment.sampling.seconds) if guests else []
+
+
+def _density_guests(experiment: Experiment) -> list[str]:
+    """Name the guests that a density may start, if there is one of guests."""
+    density = None if experiment.processes else experiment.density
+    return [GUEST.format(number) for number in range(1, density.limit + 1)] if density else []
+
+
+def _density(experiment: Experiment, count: int) -> list[dict[str, Any]]:
+    """Return the part that adds guests to a budget."""
+    names = _density_guests(experiment)
+    if not names or experiment.density is None:
+        return []
+    options = {"guests": names, "count": count, **experiment.density.model_dump()}
+    return [{**_part("density", options), "processes": names, "prepare": True}]
 
 
 def _arrivals(experiment: Experiment, count: int) -> list[dict[str, Any]]:

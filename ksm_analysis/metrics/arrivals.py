@@ -39,9 +39,9 @@ class Arrival(NamedTuple):
 def changes(run: Run) -> list[tuple[float, str, str]]:
     """Return what came and went after the first sample: seconds, ARRIVED or LEFT, name; in order.
 
-    Empty if copies are added by a density, which has a result of its own.
+    Empty if they are added by a density, which has a result of its own.
     """
-    if (run.options("processes") or {}).get("density"):
+    if run.has_density:
         return []
     return [each for each in _changes(run) if each[0] >= 0 and each[1] != READY]
 

@@ -26,9 +26,9 @@ ARRIVALS = (
     "saved. Values are means of repetitions."
 )
 DENSITY = (
-    "Copies are added to the budget of memory and swap until one is killed, or no longer answers. "
-    "How many fit is how many there were before. ≥: copies were not added until then, so more may "
-    "fit. Values are means of repetitions with 95 % intervals."
+    "Copies or guests are added to the budget of memory and swap until one is killed, or no longer "
+    "answers. How many fit is how many there were before. ≥: none were added after them, so more "
+    "may fit. Values are means of repetitions with 95 % intervals."
 )
 
 
@@ -107,7 +107,7 @@ def of_fits(found: list[Fit]) -> dict[str, Any]:
         "headings": [
             *(_heading(name, text=True) for name in shown),
             _heading("runs"),
-            _heading("copies that fit"),
+            _heading("how many fit"),
             _heading("and then", text=True),
             *([_heading("killed when all write", text=True)] if storm else []),
         ],

@@ -185,16 +185,17 @@ def _process_warnings(run: Run) -> Iterator[str]:
 
 
 def _density_warnings(run: Run) -> Iterator[str]:
-    """Yield why it is not known how many copies fit."""
-    if not (run.options("processes") or {}).get("density"):
+    """Yield why it is not known how many copies or guests fit."""
+    if not run.has_density:
         return
+    of = "guests" if run.options("density") else "copies"
     ended = [event for event in run.events if event["event"] == "density ended"]
     if not ended:
-        yield "it is not known how many copies fit: the run ended before the first were looked at"
+        yield f"it is not known how many {of} fit: the run ended before the first were looked at"
     for event in ended:
         if event.get("broke") is False:
             copies, reason = event.get("copies"), event.get("reason")
-            yield f"at least {copies} copies fit: none were added after them ({reason})"
+            yield f"at least {copies} {of} fit: none were added after them ({reason})"
 
 
 def _workload_warnings(run: Run) -> Iterator[str]:

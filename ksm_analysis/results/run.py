@@ -121,6 +121,11 @@ class Run:
         return next((each.options for each in self.plan.parts if each.name == part), None)
 
     @property
+    def has_density(self) -> bool:
+        """Whether copies or guests were added to a budget until they did not fit."""
+        return bool(self.options("density") or (self.options("processes") or {}).get("density"))
+
+    @property
     def tasks(self) -> tuple[dict[str, Any], ...]:
         """What the guests did: tasks with `guests`, `start`, `stop`, `stress_ng` or `command`."""
         return tuple((self.options("workload") or {}).get("tasks", ()))

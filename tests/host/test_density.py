@@ -21,6 +21,7 @@ DENSITY = {
     "limit": 9,
     "settle_seconds": 0.2,
     "answer_seconds": 5,
+    "answer_p99_ms": None,
     "psi_full": None,
     "storm": True,
 }
@@ -78,6 +79,14 @@ def test_a_budget_that_not_even_one_fits_in(tmp_path):
     with started(tmp_path, **PYTHON, density={**DENSITY, "memory_mib": 10}) as process:
         assert process.wait(20) == 2
         assert "the budget of 10 MiB is too small for one copy" in process.stderr.read()
+
+
+def test_the_time_of_answers_is_measured(tmp_path):
+    asked = {**DENSITY, "answer_p99_ms": 0.001}  # no answer is so fast, and the first must fit
+    with started(tmp_path, **PYTHON, density=asked) as process:
+        begin(tmp_path)
+        assert process.wait(30) == 2
+        assert "process-01: p99 of answers " in process.stderr.read()
 
 
 # --- whose merged pages are -----------------------------------------------------------------------

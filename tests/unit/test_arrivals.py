@@ -88,8 +88,21 @@ def test_density():
     assert found["factors"]["workload"] == "python in 200 MiB"
 
 
+def test_density_of_guests():
+    found = parts("guests: {count: 2, memory_mib: 256}\ndensity: {memory_mib: 900, limit: 3}")
+    names = ["ksm-guest-01", "ksm-guest-02", "ksm-guest-03"]
+    assert found["density"]["options"]["guests"] == found["density"]["processes"] == names
+    assert found["density"]["options"]["count"] == found["factors"]["guests"] == 2
+    assert found["sampler"]["options"]["transient"] == names
+    assert found["guests"]["count"] == 3
+    assert found["guests"]["later"] == [1, 2, 3]  # the part starts also the first ones
+    assert found["guests"]["partition"] == "/ksmtestbed"
+    assert found["factors"]["workload"] == "guests of 256 MiB in 900 MiB"
+
+
 ARRIVALS = f"processes: {{{{count: 2, {PYTHON}, {{}}}}}}".format
 GUESTS = "guests: {{count: 2, {}}}".format
+FITTING = "guests: {{{}}}\ndensity: {{memory_mib: 400, {}}}".format
 DENSITY = f"processes: {{{{count: 1, {PYTHON}}}}}\ndensity: {{}}".format
 
 
@@ -127,9 +140,25 @@ DENSITY = f"processes: {{{{count: 1, {PYTHON}}}}}\ndensity: {{}}".format
         (GUESTS("lifetimes: 5") + "\ncensus: [end]", "census: cannot go with arrivals"),
         (
             GUESTS("lifetimes: 5") + "\nworkloads: [{name: a, command: ls}]",
-            "workloads: guests with arrivals or lifetimes can only be idle",
+            "workloads: guests with arrivals, lifetimes or a density can only be idle",
         ),
-        ("guests: {count: 1}\ndensity: {memory_mib: 400}", "density: needs 'processes'"),
+        (FITTING("count: [1, 2]", "limit: 9"), "needs one 'count' of guests"),
+        (FITTING("count: 9", "limit: 9"), "'limit' (9) must be more than 'count' of guests (9)"),
+        (FITTING("count: 1", "limit: 100"), "density.limit: must be at most 99 for guests"),
+        (FITTING("count: 1", "storm: true"), "density: 'storm' is only for"),
+        (FITTING("count: 1", "answer_p99_ms: 9"), "is only for a 'service'"),
+        (FITTING("count: 1, lifetimes: 3", "limit: 9"), "density: cannot go with 'arrivals'"),
+        (FITTING("count: 1, balloon_mib: 99", "limit: 9"), "density: cannot go with 'balloon_mib'"),
+        (FITTING("count: 1, backing: hugepages", "limit: 9"), "which no budget counts"),
+        (
+            FITTING("count: 1, image: own", "limit: 9")
+            + "\nimages: [{name: own, file: /own.qcow2, agent: false}]",
+            "density: image 'own' has no agent to answer",
+        ),
+        (
+            FITTING("count: 1", "limit: 9") + "\nworkloads: [{name: a, command: ls}]",
+            "workloads: guests with arrivals, lifetimes or a density can only be idle",
+        ),
     ],
 )
 def test_a_wrong_definition(text, words):

@@ -19,9 +19,10 @@ PROGRAMS = [path for path in FILES if path.name not in LIBRARIES]
 OLDEST = (3, 6)
 # Directories of modules that a program finds beside it on a host
 BESIDE = {
-    "ksm_load.py": ROOT / "roles/processes/files",
-    "ksm_monitor.py": ROOT / "roles/part_sampler/files",
-    "ksm_workload.py": ROOT / "plugins/module_utils",
+    "ksm_guest_density.py": ("roles/part_arrivals/files", "roles/processes/files"),
+    "ksm_load.py": ("roles/processes/files",),
+    "ksm_monitor.py": ("roles/part_sampler/files",),
+    "ksm_workload.py": ("plugins/module_utils",),
 }
 
 
@@ -61,8 +62,8 @@ def test_each_python_runs_it_or_is_told(path, version, tmp_path):
     shutil.copy(path, tmp_path)
     for file in path.parent.glob("ksm_*.py"):
         shutil.copy(file, tmp_path)
-    if path.name in BESIDE:
-        shutil.copytree(BESIDE[path.name], tmp_path, dirs_exist_ok=True)
+    for place in BESIDE.get(path.name, ()):
+        shutil.copytree(ROOT / place, tmp_path, dirs_exist_ok=True)
     done = subprocess.run(
         [PYTHONS[version], "-B", tmp_path / path.name, "--help"],
         capture_output=True,

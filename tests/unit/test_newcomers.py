@@ -8,7 +8,9 @@ from made_up_runs import MONOTONIC, WALL, run_record, sample_lines
 from ksm_analysis.analysis import density
 from ksm_analysis.metrics import arrivals, measurement
 from ksm_analysis.page import changes, figures, render
+from ksm_analysis.results import caveats
 from ksm_analysis.results.reader import read_results, read_run
+from ksm_analysis.results.record import Part
 
 KNOBS = "run=1, pages_to_scan=1000"
 
@@ -141,6 +143,17 @@ def test_how_many_fit_and_why_not_more(write_run):
     )
     (table,) = changes.sections_of([], [found])
     assert table.rows[0]["cells"][-1] == "6 ± 0 of 9"
+
+
+def test_guests_that_fit_are_called_so(write_run):
+    run = fit(write_run, 4, "an OOM kill in ksm-guest-05, ksm-guest-06", broke=False)
+    run.plan.parts.append(
+        Part(name="density", role="ksm.testbed.part_density", options={"count": 1})
+    )
+    (words,) = density.in_words(density.fits([run]))
+    assert "at least 4 guests (1 run: no interval) fit with" in words
+    assert "Then came an OOM kill in a guest." in words
+    assert "at least 4 guests fit" in " ".join(caveats.of_run(run))
 
 
 def test_a_limit_is_not_a_break(write_run):

@@ -69,9 +69,9 @@ def change(words, name):
         raise FailedError(f"virsh {words} {name}: {said[0]}")
 
 
-def answers(name):
-    """Whether the agent of a guest answers now."""
-    return virsh("qemu-agent-command", name, PING, "--timeout", "1").returncode == 0
+def answers(name, seconds=1):
+    """Whether the agent of a guest answers within whole seconds."""
+    return virsh("qemu-agent-command", name, PING, "--timeout", str(seconds)).returncode == 0
 
 
 def arrive(name, directory):

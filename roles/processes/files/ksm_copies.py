@@ -262,6 +262,8 @@ class Copies:
     without it, that is discarded.
     """
 
+    unit = "copies"
+
     def __init__(self, asked, state, directory, output=None):
         self.output = output
         self.asked, self.state, self.directory, self.there = asked, state, directory, []
@@ -327,6 +329,18 @@ class Copies:
     def all_ready(self):
         """Whether none is still getting ready."""
         return all(copy["pids"] for copy in self.there)
+
+    def answers(self, copy, seconds):
+        """Whether a copy answers its check within some seconds."""
+        return is_answering(self.asked, copy, seconds)
+
+    def has_ended(self, copy):
+        """Whether the first process of a copy has ended."""
+        return copy["process"].poll() is not None
+
+    def was_killed(self, copy):
+        """Whether the kernel has killed a process of a copy, since there was no memory."""
+        return bool(out_of_memory(copy["group"]))
 
     def leave(self, copy, reason):
         """End one copy, and remove its cgroup and its files."""

@@ -1,20 +1,23 @@
 """How many copies fit into a budget of memory: they are added until they no longer do.
 
-The options are those of `density` in docs/experiments.md: memory_mib, step, limit, settle_seconds,
-answer_seconds, psi_full (percent, or null), storm.
+`copies` are ksm_copies.Copies, or guests with the same methods. The options are those of `density`
+in docs/experiments.md: memory_mib, step, limit, settle_seconds, answer_seconds, answer_p99_ms and
+psi_full (percent), which may be null, storm.
 
 Standard library only, Python 3.9 or newer.
 """
 
 import contextlib
+import math
 import os
 import signal
 import time
 from pathlib import Path
 
-from ksm_copies import POLL_SECONDS, is_answering, members, out_of_memory
+from ksm_copies import POLL_SECONDS, members
 from ksm_services import FailedError
 
+ANSWERS = 100  # for a 99th percentile
 STORM_SECONDS = 1.0  # before copies are asked whether they have survived
 
 
@@ -48,7 +51,7 @@ def add_until_it_breaks(copies, begin):
 def told(copies, fit, reason, broke):
     """Tell how many copies fit, and why not more."""
     copies.tell(event="density ended", copies=fit, reason=reason, broke=broke)
-    copies.tell(metric="density_copies", value=fit, unit="copies", better="higher")
+    copies.tell(metric="density_copies", value=fit, unit=copies.unit, better="higher")
 
 
 def settle(copies):
@@ -64,15 +67,35 @@ def settle(copies):
             words = f"PSI full {100 * share:.1f} % > {asked['psi_full']:g} %"
             raise FailedError(words)
     for copy in copies.there:
-        if not answers_within(copies.asked, copy, asked["answer_seconds"]):
+        if not answers_within(copies, copy, asked["answer_seconds"]):
             raise FailedError(f"{copy['name']} did not answer within {asked['answer_seconds']:g} s")
+    if asked["answer_p99_ms"] is not None:
+        require_p99(copies)
 
 
-def answers_within(asked, copy, seconds):
+def require_p99(copies):
+    """Raise FailedError if the 99th percentile of the answer times of a copy is over the limit."""
+    most = copies.asked["density"]["answer_p99_ms"]
+    for copy in copies.there:
+        times = sorted(answer_ms(copies, copy) for _ in range(ANSWERS))
+        p99 = times[math.ceil(0.99 * ANSWERS) - 1]
+        if p99 > most:
+            raise FailedError(f"{copy['name']}: p99 of answers {p99:.1f} ms > {most:g} ms")
+
+
+def answer_ms(copies, copy):
+    """Return how long a copy takes to answer its check, in milliseconds."""
+    since = time.perf_counter()
+    if not answers_within(copies, copy, copies.asked["density"]["answer_seconds"]):
+        return float("inf")
+    return 1000 * (time.perf_counter() - since)
+
+
+def answers_within(copies, copy, seconds):
     """Whether a copy answers its check within a time."""
     until = time.monotonic() + seconds
-    while not is_answering(asked, copy, max(POLL_SECONDS, until - time.monotonic())):
-        if time.monotonic() > until or copy["process"].poll() is not None:
+    while not copies.answers(copy, max(POLL_SECONDS, until - time.monotonic())):
+        if time.monotonic() > until or copies.has_ended(copy):
             return False
         time.sleep(POLL_SECONDS)
     return True
@@ -93,7 +116,7 @@ def stall_seconds(state):
 
 def broken(copies):
     """Say which copies the kernel has killed because there was no memory; empty without any."""
-    killed = [copy["name"] for copy in copies.there if out_of_memory(copy["group"])]
+    killed = [copy["name"] for copy in copies.there if copies.was_killed(copy)]
     return f"an OOM kill in {', '.join(killed)}" if killed else ""
 
 
@@ -101,7 +124,7 @@ def make_room(copies, fit, reason):
     """End copies that are broken, and the last ones, until there are as many as fit."""
     while True:
         for copy in list(copies.there):
-            if out_of_memory(copy["group"]) or copy["process"].poll() is not None:
+            if copies.was_killed(copy) or copies.has_ended(copy):
                 copies.leave(copy, reason)
         for copy in copies.there[fit:]:
             copies.leave(copy, reason)
@@ -123,16 +146,16 @@ def storm(copies):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGUSR1)
     time.sleep(STORM_SECONDS)
-    killed = [copy for copy in list(copies.there) if not has_survived(copies.asked, copy)]
+    killed = [copy for copy in list(copies.there) if not has_survived(copies, copy)]
     for copy in killed:
         copies.leave(copy, "the storm of writes")
     copies.tell(event="density storm ended", copies=settled, killed=len(killed))
     copies.tell(metric="density_storm_killed", value=len(killed), unit="copies", better="lower")
 
 
-def has_survived(asked, copy):
+def has_survived(copies, copy):
     """Whether a copy answers, with each of its workers, and none was killed."""
-    for _ in range(asked["workers"]):
-        if not answers_within(asked, copy, asked["density"]["answer_seconds"]):
+    for _ in range(copies.asked["workers"]):
+        if not answers_within(copies, copy, copies.asked["density"]["answer_seconds"]):
             return False
-    return not out_of_memory(copy["group"])
+    return not copies.was_killed(copy)
