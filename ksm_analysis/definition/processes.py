@@ -26,7 +26,7 @@ from ksm_analysis.definition.values import (
     wrong_at,
 )
 
-Service = Literal["python", "redis", "memcached", "postgres", "nginx", "memory"]
+Service = Literal["python", "redis", "memcached", "postgres", "nginx", "java", "memory"]
 Merge = Literal["prctl", "madvise", "none"]
 DataSet = Literal["same", "similar", "different"]
 Count = OneOrList[Annotated[int, whole(1, 999)]]

@@ -35,7 +35,7 @@ def started(directory, **options):
     argv = [sys.executable, str(PROGRAM), "run", "--directory", str(directory), "--options"]
     asked = json.dumps(OPTIONS | options)
     with subprocess.Popen([*argv, asked], stderr=subprocess.PIPE, text=True) as process:
-        until((directory / "processes.ready").exists, 20)
+        until((directory / "processes.ready").exists, 60)
         yield process
         process.terminate()
     assert left() == []

@@ -19,6 +19,7 @@ PROGRAMS = {
     "memory": "python3",
     "redis": "redis-server",
     "memcached": "memcached",
+    "java": "javac",
 }
 DEFINITION = """\
 processes:
@@ -34,7 +35,7 @@ sampling: {interval: 1, intervals: 6, period: 0.25}
 def test_a_service_is_ready_and_then_gone(service, tmp_path):
     if not Path("/usr/bin", PROGRAMS[service]).exists():
         pytest.skip(f"{service} is not installed")
-    with started(tmp_path, service=service):
+    with started(tmp_path, service=service, ready_seconds=50):
         assert json.loads((tmp_path / "processes.ready").read_text()) == {"error": None}
         first = int((tmp_path / "process-01.pid").read_text())
         assert "/process-01" in Path(f"/proc/{first}/cgroup").read_text()

@@ -77,7 +77,10 @@ def test_an_experiment_without_processes_has_no_such_factor():
         ("{count: [1, 1], service: redis}", "entries must differ"),
         ("{count: 1}", "needs either 'service' or 'command'"),
         ("{count: 1, service: redis, command: /bin/true}", "needs either 'service' or 'command'"),
-        ("{count: 1, service: mysql}", "one of python, redis, memcached, postgres, nginx"),
+        (
+            "{count: 1, service: mysql}",
+            "one of python, redis, memcached, postgres, nginx, java, memory",
+        ),
         ("{count: 1, service: redis, merge: all}", "one of prctl, madvise, none"),
         ("{count: 1, service: redis, merge: madvise}", "must be prctl or none for redis"),
         ("{count: 1, service: redis, workers: 2}", "processes.workers: goes with"),

@@ -164,7 +164,13 @@ class Nginx:
         return bool(length) and head.startswith(b"HTTP/1.1 200 ")
 
 
-PROTOCOLS = {"redis": Redis, "memcached": Memcached, "python": Python, "nginx": Nginx}
+PROTOCOLS = {
+    "redis": Redis,
+    "memcached": Memcached,
+    "java": Memcached,
+    "python": Python,
+    "nginx": Nginx,
+}
 
 
 # --- requests -------------------------------------------------------------------------------------

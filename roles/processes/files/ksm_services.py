@@ -38,6 +38,12 @@ exec /usr/bin/setpriv --reuid=postgres --regid=postgres --init-groups /bin/sh -e
 ' "$0" "$1" "$2"
 """
 
+# Compiled for each copy, in a second or two. The heap has its whole size from the start.
+JAVA_SCRIPT = """
+javac -J-Xmx64m -J-XX:+UseSerialGC -d . "$0"
+exec java -XX:+UseSerialGC "-Xms$2m" "-Xmx$2m" -cp . KsmCache "$1"
+"""
+
 
 NGINX = """daemon off;
 user root root;
@@ -95,6 +101,16 @@ def command_of(asked, copy):
         buffers = str(2 * asked["data_mib"] + 16)
         return ["/bin/sh", "-c", POSTGRES_SCRIPT, str(postgres_programs()), copy["scratch"],
                 buffers]  # fmt: skip
+    if asked["service"] == "java":
+        source = str(Path(__file__).with_name("KsmCache.java"))
+        return [
+            "/bin/sh",
+            "-ec",
+            JAVA_SCRIPT,
+            source,
+            copy["socket"],
+            str(2 * asked["data_mib"] + 32),
+        ]
     if asked["service"] == "nginx":
         file = Path(copy["scratch"], "nginx.conf")
         file.write_text(NGINX.format(**copy))
@@ -107,6 +123,7 @@ QUESTIONS = {
     "python": (b"0\n", b"ready"),
     "redis": (b"PING\r\n", b"+PONG"),
     "memcached": (b"version\r\n", b"VERSION"),
+    "java": (b"version\r\n", b"VERSION"),
     "nginx": (b"GET / HTTP/1.0\r\n\r\n", b"HTTP/1"),
 }
 
@@ -186,9 +203,11 @@ def records(asked, number):
         yield key, value_of(asked, key, number)
 
 
+MEMCACHED = ("set {key} 0 0 {length}\r\n{value}\r\n", b"STORED\r\n")
 FORMS = {  # of a command that stores a value, and the answer to it
     "redis": ("*3\r\n$3\r\nSET\r\n${size}\r\n{key}\r\n${length}\r\n{value}\r\n", b"+OK\r\n"),
-    "memcached": ("set {key} 0 0 {length}\r\n{value}\r\n", b"STORED\r\n"),
+    "memcached": MEMCACHED,
+    "java": MEMCACHED,
 }
 
 
