@@ -1,6 +1,7 @@
 """Copies are added to a budget of memory until they do not fit; nothing is left of them."""
 
 import contextlib
+import importlib
 import json
 import mmap
 import os
@@ -87,6 +88,27 @@ def test_the_time_of_answers_is_measured(tmp_path):
         begin(tmp_path)
         assert process.wait(30) == 2
         assert "process-01: p99 of answers " in process.stderr.read()
+
+
+def test_the_budget_of_guests_is_removed_with_all_in_it(tmp_path, monkeypatch):
+    for role in ("processes", "part_arrivals", "part_density"):
+        monkeypatch.syspath_prepend(PROGRAM.parents[2] / role / "files")
+    program = importlib.import_module("ksm_guest_density")
+    systemd = Path("/run/systemd/system").exists()
+    state = program.budget_of(Path("/proc/mounts").read_text(), systemd)
+    program.make_budget(state, 64, tmp_path)
+    groups = [Path(group) for group in {state["cgroup"], *state["groups"]}]
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        for group in groups:
+            (group / "cgroup.procs").write_text(str(process.pid))
+        name = "memory.max" if state["version"] == 2 else "memory.limit_in_bytes"
+        assert int(Path(state["cgroup"], name).read_text()) == 64 * 2**20
+        with pytest.raises(program.FailedError, match="exists already"):
+            program.make_budget(state, 64, tmp_path / "other")
+        assert program.remove(tmp_path)
+        assert process.wait(10) == -signal.SIGTERM
+    assert not any(group.exists() for group in groups)
+    assert not program.remove(tmp_path)
 
 
 # --- whose merged pages are -----------------------------------------------------------------------
