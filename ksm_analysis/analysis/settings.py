@@ -17,6 +17,7 @@ from ksm_analysis.analysis.statistics import (
     times_of,
 )
 from ksm_analysis.analysis.words import guest_word
+from ksm_analysis.metrics import policies
 from ksm_analysis.metrics.freed import census_mib, counted_mib, freed, saved_mib
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.summary import throughput
@@ -41,7 +42,8 @@ class Setting:
     `freed_mib` is what the host has more of, and `counted_mib` what KSM counts as saved, if a
     census decides.
     `savings` lists the MiB that each run saved, and `blocks` their blocks (experiment, host,
-    number). `cpu_seconds` of ksmd and `throughputs` are of the same runs; None if not known.
+    number). `cpu_seconds`, those of ksmd and the policy together, and `throughputs` are of the same
+    runs; None if not known. `cost_seconds` is the mean of `cpu_seconds`.
     `scanned`: in each run, ksmd scanned all memory often enough to judge the setting. `control`: it
     is the first setting once more, so it is not compared with others.
     """
@@ -74,6 +76,7 @@ class Setting:
     control: bool = False
     cpu_seconds: tuple[float | None, ...] = ()
     throughputs: tuple[float | None, ...] = ()
+    cost_seconds: Estimate | None = None
 
     def within(self, seconds: Times) -> bool:
         """Whether a time is that of the first sample: the share may have been reached before it."""
@@ -138,7 +141,7 @@ def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Sett
         plateaued=all(map(has_plateau, runs)),
         savings=tuple(saved_mib(each) for each, _ in known),
         blocks=tuple(block for _, block in known),
-        cpu_seconds=tuple(_or_none(last("ksmd_cpu_seconds")(each)) for each, _ in known),
+        cpu_seconds=tuple(_or_none(cost_of(each)) for each, _ in known),
         throughputs=tuple(_or_none(throughput_of(each)) for each, _ in known),
         control=is_control(runs[0]),
         saved_mib=_over(runs, saved_mib),
@@ -148,6 +151,7 @@ def _setting(cell: Cell, in_blocks: InBlocks, baseline: InBlocks | None) -> Sett
         percent_resident=_over(runs, _percent_of("guest_memory_resident_mib")),
         ksmd_cpu_seconds=_over(runs, last("ksmd_cpu_seconds")),
         ksmd_cpu_percent=_over(runs, _ksmd_percent),
+        cost_seconds=_over(runs, cost_of),
         throughput=_over(runs, throughput_of),
         throughput_vs_off_percent=None if off or not baseline else _change(in_blocks, baseline),
         saved_per_cpu_second=None if off else _over(runs, _saved_per_second),
@@ -189,6 +193,11 @@ def _freed(measured: Measured) -> float:
 def _counted(measured: Measured) -> float:
     """Return what KSM counts, if a census found something else; NaN otherwise."""
     return np.nan if np.isnan(census_mib(measured)) else counted_mib(measured)
+
+
+def cost_of(measured: Measured) -> float:
+    """Return the CPU time of ksmd, and of the policy that turned its knobs, in seconds."""
+    return last("ksmd_cpu_seconds")(measured) + policies.cpu_seconds(measured.run)
 
 
 def _ksmd_percent(measured: Measured) -> float:

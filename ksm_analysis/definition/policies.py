@@ -113,20 +113,23 @@ class KubeVirt(Strict):
 class Governor(Strict):
     """What the governor is told."""
 
-    price: OrLeftOut[Annotated[float, number(0, 1000000)]] = Field(
-        default=None, description="CPU seconds that a GiB saved for an hour is worth."
+    price: OrLeftOut[Annotated[float, number(0.001, 1000)]] = Field(
+        default=None, description="What a GiB is worth, in CPUs. Without, it is 0.25."
     )
-    max_cpu: OrLeftOut[Annotated[float, number(0.1, 100)]] = Field(
-        default=None, description="Most CPU time for ksmd, in percent of one CPU."
+    max_cpu: OrLeftOut[Annotated[float, number(1, 99)]] = Field(
+        default=None,
+        description="Most CPU time for ksmd while it scans, in percent of one CPU. Without, it is"
+        " 70.",
     )
 
 
-# What a policy turns. A program of one's own and the governor may turn any knob.
+# What a policy turns. A program of one's own may turn any knob.
 _TURNS = {
     "advisor": ["pages_to_scan"],
     "ksmtuned": [*_SCAN_KNOBS],
     "kata": [*_SCAN_KNOBS],
     "kubevirt": [*_SCAN_KNOBS],
+    "governor": [*_SCAN_KNOBS, "smart_scan"],
 }
 KINDS = ("advisor", "ksmtuned", "kata", "kubevirt", "command", "governor")
 _ONE: list[JsonDict] = [{"required": [kind]} for kind in KINDS]
@@ -253,6 +256,11 @@ def word_or_policy(value: Any) -> Any:
         words = ", ".join(get_args(PolicyWord))
         raise not_allowed(value, f"{words} or a mapping with the keys {', '.join(keys(Policy))}")
     return value
+
+
+def labelled(entry: Any) -> str:
+    """Return the label of an entry of a valid definition."""
+    return Policy.model_validate(word_or_policy(entry)).label
 
 
 def distinct_labels(policies: list[Policy]) -> list[Policy]:

@@ -52,7 +52,8 @@ def sections_of(measured: list[Measured], fits: list[Fit]) -> list[Table]:
     return [table for table in every if table.rows]
 
 
-def _heading(title: str, unit: str = "", text: bool = False) -> dict[str, Any]:
+def heading(title: str, unit: str = "", text: bool = False) -> dict[str, Any]:
+    """Make the heading of a column."""
     return {"title": title, "unit": unit, "text": text}
 
 
@@ -65,19 +66,19 @@ def of_arrivals(measured: list[Measured]) -> dict[str, Any]:
     for each in measured:
         for arrival in arrivals(each):
             found.setdefault((each.run.cell, arrival.number), []).append((arrival, each))
-    shown = _varied([cell for cell, _ in found])
+    shown = varied([cell for cell, _ in found])
     return {
         "headings": [
-            *(_heading(name, text=True) for name in shown),
-            _heading("who", text=True),
-            _heading("came at", "s"),
-            _heading("ready after", "s"),
-            _heading("saved before", "MiB"),
-            _heading("saved after", "MiB"),
-            _heading("95 % of that after", "s", text=True),
+            *(heading(name, text=True) for name in shown),
+            heading("who", text=True),
+            heading("came at", "s"),
+            heading("ready after", "s"),
+            heading("saved before", "MiB"),
+            heading("saved after", "MiB"),
+            heading("95 % of that after", "s", text=True),
         ],
         "rows": [
-            {"factors": _attributes(cell), "cells": _row(cell, shown, several)}
+            {"factors": attributes(cell), "cells": _row(cell, shown, several)}
             for (cell, _), several in found.items()
         ],
     }
@@ -101,19 +102,19 @@ def _row(cell: Cell, shown: list[str], several: list[tuple[Arrival, Measured]]) 
 
 def of_fits(found: list[Fit]) -> dict[str, Any]:
     """Make headings and rows of text: how many copies fit with each setting."""
-    shown = _varied([Cell(0, fit.host, fit.workload, fit.knobs) for fit in found])
+    shown = varied([Cell(0, fit.host, fit.workload, fit.knobs) for fit in found])
     storm = any(fit.killed for fit in found)
     return {
         "headings": [
-            *(_heading(name, text=True) for name in shown),
-            _heading("runs"),
-            _heading("how many fit"),
-            _heading("and then", text=True),
-            *([_heading("killed when all write", text=True)] if storm else []),
+            *(heading(name, text=True) for name in shown),
+            heading("runs"),
+            heading("how many fit"),
+            heading("and then", text=True),
+            *([heading("killed when all write", text=True)] if storm else []),
         ],
         "rows": [
             {
-                "factors": _attributes(Cell(0, fit.host, fit.workload, fit.knobs)),
+                "factors": attributes(Cell(0, fit.host, fit.workload, fit.knobs)),
                 "cells": [
                     *(str(getattr(fit, name)) for name in shown),
                     str(len(fit.runs)),
@@ -133,12 +134,12 @@ def _killed(fit: Fit) -> str:
     return f"{short(fit.killed)} of {number(fit.stormed.mean)}"
 
 
-def _varied(cells: list[Cell]) -> list[str]:
+def varied(cells: list[Cell]) -> list[str]:
     """Name the factors that differ, and the knobs."""
     table = pd.DataFrame(cells, columns=Cell._fields)
     return [name for name in Cell._fields if name == "knobs" or table[name].nunique() > 1]
 
 
-def _attributes(cell: Cell) -> dict[str, Any]:
+def attributes(cell: Cell) -> dict[str, Any]:
     """Make the HTML attributes that the page's filters read."""
     return {f"data-{name}": str(value) for name, value in cell._asdict().items()}

@@ -13,7 +13,7 @@ from ksm_analysis.definition.part import outside
 from ksm_analysis.metrics import catalog, measurement
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, changes, tables, words
+from ksm_analysis.page import census_figures, changes, policy_figures, tables, words
 from ksm_analysis.page.sections import sections_of
 from ksm_analysis.results import provenance
 from ksm_analysis.results.run import Results
@@ -44,7 +44,11 @@ def data_of(results: Results) -> dict[str, Any]:
         "warnings": [*results.warnings, *validity.warnings_of(measured)],
         "answer": tables.of_settings(settings, best),
         "prices_missing": price.missing(measured, prices),
-        "changes": [*_of_prices(prices), *changes.sections_of(measured, fits)],
+        "changes": [
+            *policy_figures.table(measured),
+            *_of_prices(prices),
+            *changes.sections_of(measured, fits),
+        ],
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
         "sections": sections_of(measured) if measured else [],

@@ -546,7 +546,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     A line connects the points of a series, ordered by number of guests. There is no panel if no
     cost is known, as for imported runs.
     """
-    known = [s for s in settings if s.saved_mib and s.ksmd_cpu_seconds and not s.off]
+    known = [s for s in settings if s.saved_mib and s.cost_seconds and not s.off]
     if not known:
         return []
     figure = drawing.figure(next(m for m in catalog.HOST if m.name == "reclaimed_mib"))
@@ -556,9 +556,9 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
         look = style(index, index)
         figure["data"].append(
             {
-                "x": [known[row].ksmd_cpu_seconds.mean for row in part.index],
+                "x": [known[row].cost_seconds.mean for row in part.index],
                 "y": [known[row].saved_mib.mean for row in part.index],
-                "error_x": _bars([known[row].ksmd_cpu_seconds for row in part.index], look),
+                "error_x": _bars([known[row].cost_seconds for row in part.index], look),
                 "error_y": _bars([known[row].saved_mib for row in part.index], look),
                 "customdata": [guest_word(count) for count in part["guests"]],
                 "mode": "lines+markers",
@@ -570,7 +570,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
                 "meta": meta_of(part) | {"by": {"guests": part["guests"].to_list()}},
             }
         )
-    cost = {"title": "CPU seconds of ksmd in the whole run", "rangemode": "tozero"}
+    cost = {"title": "CPU seconds of ksmd and policy in the whole run", "rangemode": "tozero"}
     figure["layout"]["xaxis"] |= cost
     figure["layout"]["yaxis"]["title"] = "MiB saved at the end"
     return drawing.finished([("", figure)])

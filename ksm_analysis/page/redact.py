@@ -38,7 +38,30 @@ def _commands(run: Run) -> list[str]:
     """List the commands of a run. The name of an imported run's workload is its command."""
     if run.imported:
         return [run.factors["workload"]] * (run.factors["workload"] != "idle")
-    return [" ".join(map(str, task["command"])) for task in run.tasks if task.get("command")]
+    return [
+        *(" ".join(map(str, task["command"])) for task in run.tasks if task.get("command")),
+        *filter(None, [_program(run)]),
+    ]
+
+
+def _program(run: Run) -> str:
+    """Return the command of a policy; empty if it is none of one's own."""
+    policy = run.plan.policy
+    own = policy and policy.kind == "command"
+    return " ".join(map(str, policy.settings.get("argv", []))) if policy and own else ""
+
+
+def _policy(run: Run, names: dict[str, str]) -> dict[str, Any]:
+    """Rewrite the command of a policy."""
+    if not (policy := run.plan.policy) or not (program := _program(run)):
+        return {}
+    return {"policy": policy.model_copy(update={"settings": {"argv": [names[program]]}})}
+
+
+def _event(event: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a program of one's own has said."""
+    said = {name: LEFT_OUT for name in ("reason", "said") if event.get(name)}
+    return event | said if event["event"] in ("decision", "policy program ended") else event
 
 
 def _words(text: str, names: dict[str, str]) -> str:
@@ -75,7 +98,9 @@ def _run(run: Run, names: dict[str, str]) -> Run:
         "imported": record.imported and record.imported.model_copy(update=left_out),
     }
     warnings = tuple(_words(warning, names) for warning in run.warnings)
-    return replace(run, record=record.model_copy(update=changed), warnings=warnings)
+    events = tuple(map(_event, run.events)) if _program(run) else run.events
+    changed_record = record.model_copy(update=changed)
+    return replace(run, record=changed_record, warnings=warnings, events=events)
 
 
 def _images(run: Run) -> dict[str, Any]:
@@ -94,5 +119,6 @@ def _plan(run: Run, names: dict[str, str]) -> Planned:
         "factors": run.plan.factors.model_copy(update=workload),
         "guests": run.plan.guests.model_copy(update=_images(run)),
         "note": _words(run.plan.note or "", names),
+        **_policy(run, names),
     }
     return run.plan.model_copy(update=changed)

@@ -17,6 +17,7 @@ from ksm_analysis.page import (
     freed_figures,
     load_figures,
     phase_lock_figures,
+    policy_figures,
     reported_figures,
     write_figures,
 )
@@ -151,6 +152,12 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             tuple(_census(data, census_figures.counted(measured))),
         ),
         Section(
+            "decisions",
+            "What policies did",
+            "A policy turns the knobs during a run.",
+            tuple(_decisions(measured)),
+        ),
+        Section(
             "writes",
             "What writes cost",
             "A write to a merged page makes the kernel copy it. Axes of time are logarithmic.",
@@ -266,6 +273,13 @@ def _census(data: figures.Data, counted: list[Measured]) -> Iterator[Figure]:
             yield Figure(name, heading, words, tuple(panels))
 
 
+def _decisions(measured: list[Measured]) -> Iterator[Figure]:
+    """Make the figure of what policies did, if any run had one."""
+    if panels := policy_figures.decisions(measured):
+        help_ = policy_figures.DID
+        yield Figure("policy-decisions", "Knobs over time", help_, tuple(panels), wide=True)
+
+
 def _writes(measured: list[Measured]) -> Iterator[Figure]:
     """Make the figures of measured writes."""
     every = (
@@ -314,9 +328,9 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
             "savings-against-cost",
             "Savings against cost",
             "One point for each setting: savings at the end of the run, against the CPU time that "
-            "ksmd used in the whole run. Values are means of repetitions with 95 % intervals; a "
-            "single run has no interval. Lines go from few guests to many. Higher and further left "
-            "is better.",
+            "ksmd used in the whole run, with that of the policy, if there was one. Values are "
+            "means of repetitions with 95 % intervals; a single run has no interval. Lines go from "
+            "few guests to many. Higher and further left is better.",
             tuple(panels),
             wide=True,
         )

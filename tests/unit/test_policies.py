@@ -85,9 +85,9 @@ def test_a_policy_with_a_program_is_the_last_part(policy, label, kind, settings)
     assert run["parts"][-1]["role"] == "ksm.testbed.part_policy"
     # while the advisor is on, no program can write pages_to_scan
     assert run["knobs_if_present"] == {"advisor_mode": "none"}
-    assert run["policy"].get("turns") == (
-        None if kind in ("command", "governor") else ["run", "pages_to_scan", "sleep_millisecs"]
-    )
+    scan = ["run", "pages_to_scan", "sleep_millisecs"]
+    turns = {"command": None, "governor": [*scan, "smart_scan"]}.get(kind, scan)
+    assert run["policy"].get("turns") == turns
     assert any("ksmtuned counts only" in note for note in run.get("notes", [])) == (
         kind == "ksmtuned"
     )

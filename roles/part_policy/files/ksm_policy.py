@@ -12,11 +12,13 @@ if sys.version_info < (3, 9):  # before anything that an older Python does not h
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import json
 import math
 import os
 import re
 import resource
+import shutil
 import signal
 import stat
 import struct
@@ -30,6 +32,7 @@ EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 FORMAT = 1
 KSM = Path("/sys/kernel/mm/ksm")
 MEMINFO = Path("/proc/meminfo")
+GOVERNOR_LOCK = Path("/run/ksm-governor/lock")
 KSMTUNED_CONF = Path("/etc/ksmtuned.conf")
 HERE = Path(__file__).resolve().parent
 PERIOD = 0.25  # seconds between looks at knobs, arrivals and messages
@@ -172,6 +175,19 @@ def meminfo(*names):
     return [found[name] for name in names]
 
 
+def others():
+    """Name who else turns the knobs of this host."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text() == "ksmtuned\n":
+                yield f"ksmtuned (process {path.parent.name})"
+    with contextlib.suppress(FileNotFoundError), GOVERNOR_LOCK.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield "a governor"
+
+
 # --- policies that are ported ---------------------------------------------------------------------
 
 
@@ -261,8 +277,10 @@ def command_of(kind, settings, directory):
     if kind == "governor":
         decisions = directory / "governor.decisions"
         options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        state = HERE / "governor.state"  # that of a run which was cut off is of no use
+        shutil.rmtree(state, ignore_errors=True)
         program = [sys.executable, str(HERE / "ksm_governor.py"), *options]
-        return [*program, "--decisions", str(decisions)], {}, decisions
+        return [*program, "--state", str(state), "--decisions", str(decisions)], {}, decisions
     return settings["argv"], {}, None
 
 
@@ -454,6 +472,8 @@ PORTS = {"kata": kata, "kubevirt": kubevirt}
 def work(asked, output):
     """Let the policy act from the start of the run until a signal."""
     kind, settings = asked.options["kind"], asked.options["settings"]
+    for other in others():
+        raise UnusableError(f"{other} turns the knobs of this host, too: stop it first")
     sleep_until(asked.start)
     until_ksmd_runs(asked.start)
     is_program = kind not in PORTS
