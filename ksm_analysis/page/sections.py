@@ -73,7 +73,8 @@ WRITES = (
 )
 REPORTED = (
     "The value of a run is the mean of its values from the settled phase, when ksmd has scanned "
-    "all memory twice, or of all its values if none is. By setting: a dash for each run, and the "
+    "all memory twice, or of all its values if none is; percentiles of a load are those of all its "
+    "answers in that time. By setting: a dash for each run, and the "
     "median of each setting. Over time: a line for each run and each guest or process."
 )
 EFFICIENCY = (

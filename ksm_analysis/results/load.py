@@ -120,7 +120,8 @@ def of_lines(lines: list[dict[str, Any]], start: float, interval: float) -> Load
     found: dict[int, Interval] = {}
     for line in measured:
         window = _window(line)
-        place = max(0, math.ceil((window.ended - start) / interval - 1e-6) - 1)
+        middle = (window.begun + window.ended) / 2  # a line ends a little late
+        place = max(0, math.floor((middle - start) / interval))
         if place in found:
             found[place].add(window)
         else:

@@ -303,6 +303,12 @@ def test_the_figure_has_the_share_that_took_longer(write_run):
     assert "1,000)" in drawn.name
 
 
+def test_a_line_that_ends_late_belongs_to_the_interval_of_most_of_its_time():
+    lines = [line(at + 0.01, {"1000": 1}) for at in (1, 2, 3, 4)]
+    found = loads.of_lines(lines, 5000.0, 2.0)
+    assert [each.ended - 5000 for each in found.intervals] == pytest.approx([2.01, 4.01])
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
