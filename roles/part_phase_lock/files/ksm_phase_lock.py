@@ -79,11 +79,13 @@ class Scans:
     def wait(self, count):
         """Wait until so many scans have ended; return when this was not yet so, just before."""
         before = time.monotonic()
-        while (done := self.done()) < count:
+        done = self.done()
+        while done < count:
             before = time.monotonic()
             if before > self.until:
                 raise UnusableError(f"ksmd has made {done} of {count} scans: the run is too short")
             time.sleep(POLL_SECONDS)
+            done = self.done()
         return before
 
     def done(self):
