@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -10,10 +11,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_runs import MONOTONIC, events, run_record, sample_lines
 from programs import ROLES, load
 
+from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
+from ksm_analysis.metrics import summary
+from ksm_analysis.metrics.measurement import measure
+from ksm_analysis.page import policy_figures
+from ksm_analysis.page.redact import redact
+from ksm_analysis.results import cells
+from ksm_analysis.results.reader import read_run
+from ksm_analysis.results.record import upgraded
+from ksm_analysis.results.run import Results
 
 PROGRAM = ROLES / "part_policy/files/ksm_policy.py"
 program = load(PROGRAM)
@@ -320,3 +331,122 @@ def test_decisions_of_a_program_are_copied_line_by_line(tmp_path):
         read = program.copy_decisions(source, read, file.fileno())
     assert [json.loads(line) for line in target.read_text().splitlines()] == lines
     assert read == source.stat().st_size
+
+
+# --- what is read from runs -----------------------------------------------------------------------
+
+AT = MONOTONIC + 0.3
+TURNED = [
+    {"event": "policy started", "kind": "kata", "knobs": {"run": 1}, "monotonic": AT},
+    {
+        "event": "decision",
+        "reason": "memory came: aggressive",
+        "knobs": {"run": 1, "pages_to_scan": 9000, "sleep_millisecs": 1},
+        "monotonic": AT,
+    },
+    {"event": "policy used", "cpu_seconds": 0.25, "peak_rss_kib": 9000, "monotonic": AT + 3},
+]
+KATA = {
+    "name": "kata",
+    "kind": "kata",
+    "settings": {"mode": "auto"},
+    "turns": ["run", "pages_to_scan", "sleep_millisecs"],
+}
+COMMAND = {"name": "mine", "kind": "command", "settings": {"argv": ["/srv/secret", "s3cr3t"]}}
+
+
+@pytest.fixture
+def write(write_run):
+    """Write a run in which a policy scans 9000 pages from the second sample on."""
+    numbers = itertools.count()
+
+    def write(policy=None, lines=(), repetition=1, **values):
+        made_up = run_record(guests=1, repetition=repetition)
+        record = upgraded(made_up)
+        run = record["run"]
+        run["id"] = f"g01-k1-idle-{next(numbers)}"
+        run["factors"]["knobs"] = f"run=1, policy={policy['name'] if policy else 'none'}"
+        run["knobs"] |= {"use_zero_pages": 0}
+        if policy:
+            run["policy"] = policy
+            options = {"kind": policy["kind"], "settings": policy["settings"]}
+            run["parts"].append({"name": "policy", "role": "", "options": options})
+        samples = sample_lines(made_up)
+        for line in samples[1:-1]:
+            acts = policy and line["n"] >= 2
+            line["ksm"] |= {"pages_to_scan": 9000 if acts else 1000, "use_zero_pages": 0, **values}
+        path = write_run(record, samples, events(made_up), name=run["id"])
+        text = "".join(json.dumps({"wall": 1.0, **line}) + "\n" for line in lines)
+        (path / "policy.jsonl").write_text(text)
+        return read_run(path)
+
+    return write
+
+
+def test_the_knobs_that_a_policy_turns_are_no_drift(write):
+    (said,) = [w for w in write(None, pages_to_scan=7).warnings if "knob" in w]
+    assert "pages_to_scan was 7 at times" in said
+    assert not [w for w in write(KATA, TURNED).warnings if "knob" in w]
+    (said,) = [w for w in write(KATA, TURNED, use_zero_pages=1).warnings if "knob" in w]
+    assert "use_zero_pages was 1 at times" in said
+    assert not [w for w in write(COMMAND, TURNED, use_zero_pages=1).warnings if "knob" in w]
+
+
+def test_a_policy_that_did_nothing_or_was_refused_is_told(write):
+    assert any("decided nothing" in words for words in write(KATA, TURNED[:1]).warnings)
+    refused = {**TURNED[1], "refused": "pages_to_scan=9: Invalid argument"}
+    (said,) = [w for w in write(KATA, [*TURNED, refused]).warnings if "refused" in w]
+    assert said.endswith(
+        "1 of 2 decisions of the policy, the first pages_to_scan=9: Invalid argument"
+    )
+
+
+def test_policies_are_told_apart_by_all_that_they_were_told(write):
+    slow = {**KATA, "settings": {"mode": "slow"}}
+    auto, other = (cells.knobs(write(policy, TURNED)) for policy in (KATA, slow))
+    assert auto["policy"] != other["policy"]
+    assert "policy" not in cells.knobs(write(None))
+
+
+def test_the_cost_of_a_policy_is_in_summary_and_in_the_front(write):
+    runs = [measure(write(None)), measure(write(KATA, TURNED)), measure(write(COMMAND, TURNED[:2]))]
+    table = summary.summary(runs)
+    assert table["policy_cpu_seconds"].fillna(-1).to_list() == [0, 0.25, -1]
+    none, kata, cut_off = settings_of(runs)
+    assert kata.cost_seconds.mean == pytest.approx(kata.ksmd_cpu_seconds.mean + 0.25)
+    assert none.cost_seconds.mean == none.ksmd_cpu_seconds.mean
+    assert cut_off.cost_seconds is None
+    assert "policy_cpu_seconds" not in summary.summary(runs[:1])
+
+
+def test_the_page_shows_policies_side_by_side(write):
+    runs = [write(None)] + [write(KATA, TURNED, repetition=n) for n in (1, 2)]
+    (table,) = policy_figures.table([measure(run) for run in runs])
+    titles = [each["title"] for each in table.headings]
+    cells_of = {row["cells"][0]: dict(zip(titles, row["cells"], strict=True)) for row in table.rows}
+    kata = cells_of["run=1, policy=kata"]
+    assert (kata["runs"], kata["decisions"], kata["CPU time of the policy"]) == (
+        "2",
+        "1 ± 0",
+        "0.25 ± 0",
+    )
+    assert cells_of["run=1, policy=none"]["CPU time of the policy"] == "0"
+    assert policy_figures.table([measure(runs[0])]) == []
+
+
+def test_decisions_are_shown_with_their_reasons(write):
+    ((title, figure),) = policy_figures.decisions([measure(write(KATA, TURNED))])
+    assert title == "pages_to_scan"
+    line, points = figure.data
+    assert [*line.y] == [1000, 9000, 9000]
+    assert (points.x[0], points.y[0]) == (pytest.approx(0.3), 9000)
+    assert "memory came" in points.customdata[0].replace("<br>", " ")
+    assert policy_figures.decisions([measure(write(None))]) == []
+
+
+def test_a_redacted_page_has_nothing_of_a_program(write):
+    said = [{**TURNED[1], "reason": "token s3cr3t"}]
+    run = write(COMMAND, said)
+    (shown,) = redact(Results(run.path.parent, (run,), ())).runs
+    assert "s3cr3t" not in str((shown.plan.policy, shown.events, cells.knobs(shown)))
+    assert "s3cr3t" in str(run.events)
