@@ -62,7 +62,7 @@ class Reported:
 def column(name: str, factors: Sequence[str] = ()) -> str:
     """Return the name of a metric in tables, which is not one of those of the project."""
     taken = name in BUILT_IN or name in factors or name.startswith(PREFIX)
-    taken = taken or bool(arrivals.COLUMN.fullmatch(name))
+    taken = taken or any(each.COLUMN.fullmatch(name) for each in (arrivals, policies))
     return f"{PREFIX}{name}" if taken else name
 
 

@@ -26,8 +26,10 @@ from ksm_analysis.results.run import Run
 POLICIES = (
     "Who turned the knobs, and what came of it: what was saved at the end, how much of what could "
     "be saved was saved over the run (where the contents of all memory are known), the CPU time "
-    "of ksmd and of the policy itself, and how soon 95 % of what each newcomer added was saved, in "
-    "the order of their arrival. Values are means of repetitions with 95 % intervals."
+    "of ksmd and of the policy itself, and how soon 95 % of what could be saved was saved, after "
+    "each time at which copies came; –: not in each run, before more came. If the contents are not "
+    "known: how soon 95 % of what each newcomer added was saved. Values are means of repetitions "
+    "with 95 % intervals."
 )
 DID = (
     "Each line is one run: the knob as it was sampled; 0 pages while ksmd was stopped (run=0). The "
@@ -125,7 +127,8 @@ def table(measured: list[Measured]) -> list[Table]:
     if not has_policies(measured):
         return []
     cells = {cell: [each for each, _ in runs] for cell, runs in grouped(measured).items()}
-    most = max(len(arrivals(each)) for each in measured)
+    most = max(len(policies.to_95_of_limit(each.run)) for each in measured)
+    came = 0 if most else max(len(arrivals(each)) for each in measured)
     columns: list[tuple[str, str, Callable[[list[Measured]], str]]] = [
         ("runs", "", lambda runs: str(len(runs))),
         ("saved", "MiB", _mean(saved_mib)),
@@ -133,7 +136,8 @@ def table(measured: list[Measured]) -> list[Table]:
         ("CPU time of ksmd", "s", _mean(_ksmd)),
         ("CPU time of the policy", "s", _mean(lambda each: policies.cpu_seconds(each.run))),
         ("decisions", "", _mean(_decisions)),
-        *((f"95 % of newcomer {n + 1} after", "s", _to_95(n)) for n in range(most)),
+        *((f"95 % of the limit, arrival {n + 1}", "s", _limit(n)) for n in range(most)),
+        *((f"95 % of newcomer {n + 1}", "s", _to_95(n)) for n in range(came)),
     ]
     shown = varied([*cells])
     rows = [
@@ -174,6 +178,17 @@ def _decisions(measured: Measured) -> float:
     if measured.run.options("policy") is None:
         return np.nan
     return float(sum(event["event"] == "decision" for event in measured.run.events))
+
+
+def _limit(number: int) -> Callable[[list[Measured]], str]:
+    """Return a function of repetitions: how soon the limit was reached after an arrival."""
+
+    def words(runs: list[Measured]) -> str:
+        every = [policies.to_95_of_limit(each.run)[number : number + 1] for each in runs]
+        known = [each[0] for each in every if each and not np.isnan(each[0])]
+        return short(estimate(known)) if len(known) == len(runs) else "–"
+
+    return words
 
 
 def _to_95(number: int) -> Callable[[list[Measured]], str]:
