@@ -34,9 +34,10 @@ With --json it prints one object:
             savings and cost), `why`
   prices    what each setting loses against KSM off, one object per setting and metric that has a
             better side: throughput, writes, and what the runs reported. Losses are positive:
-            `percent` and `absolute` (estimates over `pairs`), `p_same` (of the test that it is less
-            than `bound_percent`), `verdict`, `freed_mib` (`freed`: measured), `mib_per` of `per` (%
-            or the unit of a time), and `words`. `prices_missing` says why there are none
+            `percent` and `absolute` (estimates over `pairs`), `p` of a difference by itself and
+            `p_holm` among all `tested` prices, `p_same` (of the test that it is less than
+            `bound_percent`, among all), `verdict`, `freed_mib` (`freed`: measured), `mib_per` of
+            `per` (% or the unit of a time), and `words`. `prices_missing` says why there are none
   warnings  a list of sentences
 
 examples:

@@ -196,6 +196,8 @@ _WORKERS = {"postgres": 3, "nginx": 1}  # further processes of a copy that stay
 _CANNOT_MERGE = {
     "postgres": "the buffers of PostgreSQL, which are shared memory, and its files in the page"
     " cache: only private memory of its processes",
+    "memcached": "the values of memcached, even if they are the same: beside each are pointers,"
+    " which differ between processes",
     "nginx": "the files that nginx serves, which are in the page cache: only private memory of its"
     " processes",
 }

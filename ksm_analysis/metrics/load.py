@@ -8,6 +8,7 @@ from ksm_analysis.results.load import UNITS, Interval, together
 from ksm_analysis.results.run import Run
 
 WHEN = "load_throughput"  # every interval has it
+SLACK = 0.1  # s; the intervals of two runs begin a few ms apart
 GIVEN = ("load_throughput", "load_errors_percent")  # determined by the rate, if all was answered
 
 
@@ -35,7 +36,7 @@ def counted(run: Run, after: float = 0.0) -> Interval | None:
     settled = {*_settled(run)["seconds"]}
     start, intervals = run.header["monotonic"], run.load.intervals
     chosen = [each for each in intervals if each.ended - start in settled]
-    late = [each for each in intervals if each.begun - start >= after]
+    late = [each for each in intervals if each.begun - start >= after - SLACK]
     return together(chosen or late or intervals)
 
 

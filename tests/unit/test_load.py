@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from textwrap import dedent
 
 import pytest
@@ -17,6 +18,7 @@ from programs import ROLES, load
 
 from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
+from ksm_analysis.metrics import load as metrics
 from ksm_analysis.metrics import measurement, reported
 from ksm_analysis.page import load_figures
 from ksm_analysis.results import load as loads
@@ -301,6 +303,14 @@ def test_the_figure_has_the_share_that_took_longer(write_run):
     assert list(drawn.y) == pytest.approx([100, 1, 0.2])
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
     assert "1,000)" in drawn.name
+
+
+def test_intervals_that_begin_a_little_earlier_than_those_of_the_other_run_count(write_run):
+    lines = [line(at, {str(at * 1000): 100}, monotonic=5000 + at) for at in (2, 3, 4)]
+    run = read(write_run, [{"kind": "header", "format": 1}, *lines, {"kind": "end"}])
+    run = replace(run, reported=run.reported.assign(settled=False))
+    assert metrics.counted(run, 2.003).counts["reads"] == {3000: 100, 4000: 100}
+    assert metrics.counted(run, 2.2).counts["reads"] == {4000: 100}
 
 
 def test_a_line_that_ends_late_belongs_to_the_interval_of_most_of_its_time():
