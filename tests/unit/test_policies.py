@@ -15,6 +15,7 @@ import pytest
 from made_up_runs import MONOTONIC, events, run_record, sample_lines
 from programs import ROLES, load
 
+from ksm_analysis.analysis import confirmation
 from ksm_analysis.analysis.settings import settings_of
 from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
@@ -489,3 +490,15 @@ def test_with_a_policy_no_number_of_scans_is_needed(write):
 def test_names_of_columns_are_not_taken_by_metrics_of_runs():
     for name in ("policy_cpu_seconds", "seconds_to_95_of_limit_2"):
         assert reported.column(name) == f"reported_{name}"
+
+
+def test_only_a_policy_that_may_be_best_is_confirmed(write):
+    runs = []
+    for n, share in enumerate((0.99, 1, 1.01), start=1):
+        runs.append(write(None, repetition=n, pages_sharing=round(5000 * share)))
+        runs.append(write(KATA, TURNED, repetition=n, pages_sharing=round(9000 * share)))
+    knobs = [{"run": 1, "pages_to_scan": 1000, "use_zero_pages": 0}]
+    first = {"knobs": knobs, "policies": ["none", {"kata": "auto"}, {"kata": "slow"}]}
+    found = confirmation.definition(first, [measure(run) for run in runs], 5)
+    assert found["policies"] == [{"kata": "auto"}]
+    assert found["knobs"] == knobs
