@@ -14,7 +14,16 @@ from ksm_analysis.analysis.blocks import Block, blocks_of, shared
 from ksm_analysis.analysis.settings import last
 from ksm_analysis.analysis.statistics import Difference, Floats
 from ksm_analysis.errors import InputError
-from ksm_analysis.metrics import catalog, efficiency, freed, phase_lock, summary, work, writes
+from ksm_analysis.metrics import (
+    catalog,
+    efficiency,
+    freed,
+    phase_lock,
+    policies,
+    summary,
+    work,
+    writes,
+)
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.reported import Reported, metrics_of, settled_after, value
 from ksm_analysis.metrics.times import SHARES, reached
@@ -37,6 +46,7 @@ UNITS = (
     | {name: "µs" for name in writes.COLUMNS if name.endswith("_us")}
     | work.UNITS
     | efficiency.UNITS
+    | policies.UNITS
     | phase_lock.UNITS
     | dict.fromkeys(RATES, "bogo ops/s")
 )
@@ -221,6 +231,7 @@ def _value(measured: Measured, metric: str) -> float:
         (writes.COLUMNS, writes.in_last_phase),
         (work.COLUMNS, work.of_run),
         (efficiency.UNITS, efficiency.of_run),
+        (policies.UNITS, policies.of_run),
         (phase_lock.UNITS, phase_lock.of_run),
     ):
         if metric in columns:

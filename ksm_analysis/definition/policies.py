@@ -1,5 +1,6 @@
 """Policies of a definition: who turns the knobs of KSM during a run."""
 
+import shlex
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationInfo, model_validator
@@ -190,9 +191,16 @@ class Policy(Strict):
     @property
     def label(self) -> str:
         """Its name in labels. That of a command does not contain the command."""
+        return self.name or (self.kind if self.command else self.full)
+
+    @property
+    def full(self) -> str:
+        """Its kind, and all that it is told."""
         given = getattr(self, self.kind, None)
-        if self.name or isinstance(given, list) or given is None:
-            return self.name or self.kind
+        if given is None:
+            return self.kind
+        if isinstance(given, list):
+            return f"{self.kind} {shlex.join(given)}"
         if isinstance(given, str):
             return "kata" if given == "auto" else f"kata {given}"
         chosen = given.model_dump(exclude_defaults=True)
@@ -220,7 +228,8 @@ class Policy(Strict):
     def planned(self) -> dict[str, Any]:
         """Return the policy of a run as a plan has it. Without `turns`, it may turn any knob."""
         turns = {"turns": _TURNS[self.kind]} if self.kind in _TURNS else {}
-        return {"name": self.label, "kind": self.kind, "settings": self.settings, **turns}
+        told = {"kind": self.kind, "settings": self.settings, **turns}
+        return {"name": self.label, "full": self.full, **told}
 
     @property
     def part(self) -> dict[str, Any] | None:

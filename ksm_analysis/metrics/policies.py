@@ -10,6 +10,7 @@ from ksm_analysis.metrics import efficiency
 from ksm_analysis.results.run import Run
 
 CPU = "policy_cpu_seconds"
+UNITS = {CPU: "s"}
 COLUMN = re.compile(r"seconds_to_95_of_limit_[0-9]+")
 SHARE = 0.95
 
@@ -47,9 +48,12 @@ def to_95_of_limit(run: Run) -> list[float]:
     return every
 
 
-def of_run(run: Run, runs: Sequence[Run]) -> dict[str, float]:
+def columns(run: Run, runs: Sequence[Run]) -> dict[str, float]:
     """Return the columns of a run in `summary`; none if no run of all has a policy."""
-    if not any(each.plan.policy for each in runs):
-        return {}
+    return of_run(run) if any(each.plan.policy for each in runs) else {}
+
+
+def of_run(run: Run) -> dict[str, float]:
+    """Return what the policy of a run cost, and how soon it reached the limit."""
     soon = {f"seconds_to_95_of_limit_{n}": t for n, t in enumerate(to_95_of_limit(run), start=1)}
     return {CPU: cpu_seconds(run), **soon}

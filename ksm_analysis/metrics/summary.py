@@ -89,7 +89,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 **_named(each.last_census.reindex(counted).astype(float)),
                 **writes.in_last_phase(each.run),
                 **work.of_run(each.run),
-                **policies.of_run(each.run, [other.run for other in measured]),
+                **policies.columns(each.run, [other.run for other in measured]),
                 **arrivals.of_run(each),
                 **efficiency.of_run(each.run),
                 **phase_lock.of_run(each.run),

@@ -55,7 +55,8 @@ def _policy(run: Run, names: dict[str, str]) -> dict[str, Any]:
     """Rewrite the command of a policy."""
     if not (policy := run.plan.policy) or not (program := _program(run)):
         return {}
-    return {"policy": policy.model_copy(update={"settings": {"argv": [names[program]]}})}
+    changed = {"settings": {"argv": [names[program]]}, "full": names[program]}
+    return {"policy": policy.model_copy(update=changed)}
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def knobs(run: Run) -> dict[str, Any]:
         return run.record.knobs.during
     thp = {f"thp {name}": value for name, value in run.plan.thp.items()}
     swap = {} if run.plan.swap is None else {"swap": swap_label(run.plan.swap)}
-    policy = {"policy": _policy(run)} if run.plan.policy else {}
+    turned = run.plan.policy
+    policy = {"policy": turned.full or turned.name} if turned else {}  # a name may not say it all
     control = {"control": "yes"} if run.plan.control else {}
     return {
         **run.plan.knobs_if_present,
@@ -37,13 +38,6 @@ def knobs(run: Run) -> dict[str, Any]:
         **run.plan.unknown,
         **control,
     }
-
-
-def _policy(run: Run) -> str:
-    """Describe a policy in full: its name may not say what it was told."""
-    policy = run.plan.policy
-    assert policy
-    return " ".join([policy.kind, json.dumps(policy.settings, sort_keys=True)])
 
 
 def is_off(run: Run) -> bool:

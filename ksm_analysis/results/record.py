@@ -117,6 +117,8 @@ class Policy(_Lenient):
     name: str
     """Its label."""
     kind: str
+    full: str = ""
+    """Its kind, and all that it was told."""
     settings: dict[str, Any] = {}
     turns: list[str] | None = None
     """The knobs that it may turn; None if it may turn any."""

@@ -95,6 +95,7 @@ def test_a_single_setting_names_its_policy():
 def test_a_policy_with_a_program_is_the_last_part(policy, label, kind, settings):
     (run, *_) = plan(BASE + f"policies: [{policy}]")
     assert run["policy"]["name"] == label
+    assert run["policy"]["full"].startswith(kind)
     assert run["parts"][-1]["options"] == {"kind": kind, "settings": settings}
     assert run["parts"][-1]["role"] == "ksm.testbed.part_policy"
     # while the advisor is on, no program can write pages_to_scan
@@ -351,11 +352,17 @@ TURNED = [
 ]
 KATA = {
     "name": "kata",
+    "full": "kata",
     "kind": "kata",
     "settings": {"mode": "auto"},
     "turns": ["run", "pages_to_scan", "sleep_millisecs"],
 }
-COMMAND = {"name": "mine", "kind": "command", "settings": {"argv": ["/srv/secret", "s3cr3t"]}}
+COMMAND = {
+    "name": "mine",
+    "full": "command /srv/secret s3cr3t",
+    "kind": "command",
+    "settings": {"argv": ["/srv/secret", "s3cr3t"]},
+}
 
 
 @pytest.fixture
@@ -405,7 +412,7 @@ def test_a_policy_that_did_nothing_or_was_refused_is_told(write):
 
 
 def test_policies_are_told_apart_by_all_that_they_were_told(write):
-    slow = {**KATA, "settings": {"mode": "slow"}}
+    slow = {**KATA, "full": "kata slow"}  # with the same name
     auto, other = (cells.knobs(write(policy, TURNED)) for policy in (KATA, slow))
     assert auto["policy"] != other["policy"]
     assert "policy" not in cells.knobs(write(None))
