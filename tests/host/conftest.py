@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs
+from machine import ROOT, SHORT, STATE, Playbook, assert_restored, knobs, teardown
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,12 +41,6 @@ def only_libvirtd():
     with Path(tempfile.gettempdir(), "ksm-testbed-only-libvirtd").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def teardown(log, *more):
-    """Restore this machine, even if an experiment runs."""
-    playbook = Playbook("playbooks/teardown.yml", "-e", "force=true", *more, log=log)
-    assert playbook.wait() == 0, playbook.log.read_text()
 
 
 @pytest.fixture

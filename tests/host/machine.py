@@ -147,6 +147,12 @@ class Playbook(Command):
         super().__init__("ansible-playbook", *arguments, log=log)
 
 
+def teardown(log: Path, *more: str) -> None:
+    """Restore this machine, even if an experiment runs."""
+    playbook = Playbook("playbooks/teardown.yml", "-e", "force=true", *more, log=log)
+    assert playbook.wait() == 0, playbook.log.read_text()
+
+
 class Run(Command):
     """One `python -m ksm_analysis run`."""
 
