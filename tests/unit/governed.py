@@ -28,7 +28,7 @@ class Governed:
         ksmd = self.ksmd
         return GOVERNOR.Seen(
             ksmd.clock,
-            ksmd.anonymous * SCALE,
+            ksmd.candidates * SCALE,
             ksmd.saved * SCALE,
             ksmd.volatile * SCALE,
             ksmd.scanned * SCALE,

@@ -41,6 +41,7 @@ class Ksmd:
     cpu: float = 0.0
     clock: float = 0.0
     sleeps_until: float = 0.0
+    broken: int = 0  # merged pages that were written to
 
     # --- memory ---
 
@@ -69,6 +70,7 @@ class Ksmd:
 
     def write(self, page, content):
         """Change a page. A merged one is broken."""
+        self.broken += page.merged
         self._break(page)
         page.content = content
 
@@ -86,8 +88,8 @@ class Ksmd:
         return sum(self.stable.values()) - len(self.stable)
 
     @property
-    def anonymous(self):
-        return sum(map(len, self.processes)) - self.saved
+    def candidates(self):
+        return sum(map(len, self.processes)) + self.broken
 
     @property
     def volatile(self):

@@ -34,9 +34,11 @@ SLEEP = 0.02  # seconds that ksmd sleeps between batches; longer than STEP, to s
 HORIZON = 300.0  # seconds that a page is expected to stay merged
 IDLE_COST = 0.25  # what CPU time costs if no task waits for a CPU, beside what it costs if one does
 BUSY_PERCENT = 10.0  # of the time in which some task waits for a CPU: from here on, it costs all
-LEAST_YIELD = 1 / 64  # pages saved for each that might be; never 0, so that much memory is tried
-PROBE_SECONDS, PROBE_SHARE = 60.0, 0.0002  # first probe; and the CPU that probes may use
-MOST_MISSES = 12
+LEAST_GAINS = 1 / 1024  # pages saved for each candidate; never 0, so that it can rise again
+TRIAL_SHARE = 0.0025  # of a CPU, to try new memory where earlier memory did not merge
+PROBE_SECONDS, PROBE_SHARE = 60.0, 0.0002  # first probe; share of a CPU that probes may use
+MOST_MISSES = 8
+NEAR, FAR, YOUNG, NOISE = 5.0, 60.0, 10.0, 64  # see Candidates
 PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
 
 HELP = """\
@@ -73,7 +75,7 @@ class Seen(NamedTuple):
     """One look: monotonic seconds, pages, full scans, CPU seconds of ksmd, pressures in percent."""
 
     seconds: float
-    anonymous: int  # AnonPages: pages that come, and merged pages that a write breaks
+    candidates: int  # pages that may be merged or are, and each merged page that a write broke
     saved: int  # pages_sharing + ksm_zero_pages
     volatile: int
     scanned: int
@@ -90,15 +92,15 @@ class State(NamedTuple):
     target: int = 0  # full_scans when the current pass has ended
     began: "Seen | None" = None  # the look at which the current series of passes began
     last: "Seen | None" = None
-    base: int = 0  # anonymous pages of which all that is worth it was tried
+    base: int = 0  # candidates that were tried
     waiting: int = 0  # pages that changed in the last pass, and may come to rest
     loss: float = 0.0  # CPU seconds that unmerged memory was worth since the last series
-    gains: float = 1.0  # pages saved for each page that might be
+    gains: float = 1.0  # pages saved for each candidate
     cost: float = 0.0  # CPU seconds of a series
     page_seconds: float = PAGE_SECONDS
     between: bool = False  # ksmd was stopped between two scans
     misses: int = 0  # series since the last that was worth its cost
-    probe: float = 0.0  # when to probe
+    ended: float = 0.0  # when the last series ended
 
 
 class Decision(NamedTuple):
@@ -134,19 +136,21 @@ def decide(state, seen, settings):
 
 def rest(state, seen, settings):
     """Decide at rest."""
-    base = min(state.base, seen.anonymous)  # what leaves makes room for what comes
-    new = seen.anonymous - base
-    grows = seen.anonymous - state.last.anonymous > new / 4
+    base = min(state.base, seen.candidates)  # what leaves makes room for what comes
+    new, waited = seen.candidates - base, seen.seconds - state.ended
+    grows = seen.candidates - state.last.candidates > new / 4
     expected = (new + state.waiting) * state.gains
-    worth = price_of_page(seen, settings) * expected
-    loss = state.loss + worth * (seen.seconds - state.last.seconds)
-    cost = weight(seen) * (state.cost + new * state.page_seconds)
+    price, cpu = price_of_page(seen, settings), state.cost + 2 * new * state.page_seconds
+    loss = state.loss + price * expected * (seen.seconds - state.last.seconds)
+    cost = weight(seen) * cpu
     state = state._replace(base=base, last=seen, loss=loss)
-    if new and not grows and worth * HORIZON > cost * 2**state.misses:
+    # where little has merged, new memory may still merge
+    likely = new if waited * TRIAL_SHARE > cpu else new * state.gains
+    if new and not grows and price * likely * HORIZON > cost:
         return begin(state, seen, settings, f"{new} pages are new")
-    if loss > cost * 2**state.misses:
+    if loss > cost:
         return begin(state, seen, settings, f"{round(expected)} pages may be merged")
-    if seen.seconds >= state.probe:
+    if waited > max(PROBE_SECONDS, state.cost / PROBE_SHARE) * 2**state.misses:
         return begin(state, seen, settings, "probe")
     return state, None
 
@@ -184,27 +188,22 @@ def finish(state, seen, settings, between):
     began = state.began
     gained = max(0, seen.saved - began.saved)
     cpu, pages = seen.cpu - began.cpu, seen.scanned - began.scanned
-    tried = max(0, began.anonymous - state.base) + state.waiting
-    first = state.base == 0 and state.cost == 0
-    gains = min(1.0, gained / tried) if tried else state.gains
-    if not first:
-        gains = (gains + state.gains) / 2
-    worth = price_of_page(seen, settings) * gained * HORIZON
-    paid = worth >= weight(seen) * cpu
-    misses = 0 if paid else min(MOST_MISSES, state.misses + 1)
-    wait = max(PROBE_SECONDS, cpu / PROBE_SHARE) * 2**misses
+    tried = began.candidates - state.base + state.waiting
+    # the last series tells most, but not all
+    gains = (3 * min(1.0, gained / tried) + state.gains) / 4 if tried > 0 else state.gains
+    paid = price_of_page(seen, settings) * gained * HORIZON >= weight(seen) * cpu
     state = state._replace(
         passes=(),
         began=None,
         between=between,
-        base=min(seen.anonymous, began.anonymous - gained),  # what came meanwhile is still new
+        base=began.candidates,  # what came meanwhile is still new
         waiting=seen.volatile,
         loss=0.0,
-        gains=max(LEAST_YIELD, gains),
+        gains=max(LEAST_GAINS, gains),
         cost=cpu,
         page_seconds=min(1e-4, max(1e-8, cpu / pages)) if pages and cpu else state.page_seconds,
-        misses=misses,
-        probe=seen.seconds + wait,
+        misses=0 if paid else min(MOST_MISSES, state.misses + 1),
+        ended=seen.seconds,
     )
     return state, Decision({"run": 0}, f"{gained} pages saved in {cpu:.2f} s of CPU time")
 
@@ -222,7 +221,7 @@ class Kernel:
     def __init__(self, root=Path("/")):
         self.ksm, proc = root / "sys/kernel/mm/ksm", root / "proc"
         paths = [self.ksm / name for name in (*KNOBS, *COUNTERS)]
-        paths += [proc / "meminfo", proc / "pressure/memory", proc / "pressure/cpu"]
+        paths += [proc / name for name in ("meminfo", "vmstat", "pressure/memory", "pressure/cpu")]
         self.open = {}
         paths += [path / "schedstat" for path in processes(proc, "ksmd")]  # hidden in a container
         for path in paths:
@@ -230,6 +229,7 @@ class Kernel:
                 self.open[path.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if "full_scans" not in self.open:
             raise UnusableError(f"{self.ksm} cannot be read: this kernel has no KSM")
+        self.candidates = Candidates(self, proc)
 
     def text(self, name):
         """Return the text of a file; empty if there is none."""
@@ -241,12 +241,12 @@ class Kernel:
     def look(self):
         """Read all that a decision depends on."""
         counters = {name: int(self.text(name) or 0) for name in COUNTERS}
-        kib = re.search(r"AnonPages: *([0-9]+)", self.text("meminfo"))
+        now, saved = time.monotonic(), counters["pages_sharing"] + counters["ksm_zero_pages"]
         ran = self.text("schedstat")
         return Seen(
-            seconds=time.monotonic(),
-            anonymous=int(kib[1]) * 1024 // PAGE,
-            saved=counters["pages_sharing"] + counters["ksm_zero_pages"],
+            seconds=now,
+            candidates=self.candidates.count(now, saved),
+            saved=saved,
             volatile=counters["pages_volatile"],
             scanned=counters["pages_scanned"],
             full_scans=counters["full_scans"],
@@ -262,6 +262,59 @@ class Kernel:
     def write(self, name, value):
         """Set a knob."""
         (self.ksm / name).write_text(f"{value}\n")
+
+
+class Candidates:
+    """Pages that may be merged or are, and each merged page that a write has broken.
+
+    AnonPages of all memory is quickly read. Only when it has changed, and now and then, the
+    processes are looked at: those whose memory may be merged, and young ones, which may say so
+    later. Older kernels do not tell whose memory may be merged: there, all anonymous memory
+    counts.
+    """
+
+    def __init__(self, kernel, proc):
+        self.kernel, self.proc = kernel, proc
+        self.mergeable, self.others = {}, {}  # by pid: its open statm; when it was first seen
+        self.anonymous, self.pages, self.near, self.far = 0, 0, 0.0, 0.0
+        self.told = self.offers(os.getpid()) is not None
+
+    def count(self, now, saved):
+        """Return the number."""
+        text = self.kernel.text("meminfo")
+        anonymous = int(re.search(r"AnonPages: *([0-9]+)", text)[1]) * 1024 // PAGE
+        if not self.told:
+            return anonymous + saved
+        if abs(anonymous - self.anonymous) > NOISE or now >= self.near:
+            broken = re.search(r"cow_ksm ([0-9]+)", self.kernel.text("vmstat"))
+            self.pages = self.resident(now) + int(broken[1] if broken else 0)
+            self.anonymous, self.near = anonymous, now + NEAR
+        return self.pages
+
+    def resident(self, now):
+        """Return the anonymous pages of the processes whose memory may be merged."""
+        pids = {path.name for path in self.proc.glob("[0-9]*")}
+        for pid in self.mergeable.keys() - pids:
+            os.close(self.mergeable.pop(pid))
+        self.others = {pid: self.others.get(pid, now) for pid in pids - self.mergeable.keys()}
+        far, self.far = now >= self.far, now + FAR if now >= self.far else self.far
+        for pid, since in self.others.items():
+            if (far or now - since < YOUNG) and self.offers(pid):
+                with contextlib.suppress(OSError):
+                    self.mergeable[pid] = os.open(self.proc / pid / "statm", os.O_RDONLY)
+        pages = 0
+        for file in self.mergeable.values():
+            with contextlib.suppress(OSError):  # it has ended
+                _, resident, shared, *_ = os.pread(file, 100, 0).split()
+                pages += int(resident) - int(shared)
+        return pages
+
+    def offers(self, pid):
+        """Whether memory of a process may be merged; None if the kernel does not tell."""
+        with contextlib.suppress(OSError):
+            text = (self.proc / str(pid) / "ksm_stat").read_text()
+            return ": yes" in text if "ksm_mergeable" in text else None
+        return None
 
 
 def processes(proc, name):
