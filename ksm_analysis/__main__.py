@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "do the runs of an experiment; --resume continues an interrupted one",
     "report": "write one page with all figures and tables, which works without a network",
     "answer": "say what each setting saves and costs, and which is best",
+    "recommend": "say what to set on a host, as commands: knobs, the kernel's advisor, ksmtuned",
     "summary": "show one row per run: factors, and every metric at the end of the run",
     "compare": "test whether two sets of runs differ, by how much, and with which confidence",
     "import": "convert logs, tables and dumps of others, or ranges of a Prometheus, to runs",
@@ -25,6 +26,7 @@ examples:
   python -m ksm_analysis run experiments/quick.yml      does them; --resume continues it
   python -m ksm_analysis report results/quick           writes results/quick/report.html
   python -m ksm_analysis answer results/quick           what was saved, at which cost; which is best
+  python -m ksm_analysis recommend results/quick        the commands that set what is best
   python -m ksm_analysis summary results/quick --csv    one row per run, for a spreadsheet
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
