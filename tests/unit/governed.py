@@ -36,6 +36,7 @@ class Governed:
             ksmd.cpu * SCALE,
             self.memory_pressure,
             self.cpu_pressure,
+            GOVERNOR.STEP,
         )
 
     def run(self, until: float, events: Iterable[tuple[float, Callable[[Ksmd], None]]] = ()):

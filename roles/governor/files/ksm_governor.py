@@ -83,6 +83,7 @@ class Seen(NamedTuple):
     cpu: float
     memory_pressure: float = 0.0
     cpu_pressure: float = 100.0
+    gap: float = 0.0  # seconds since full_scans was read before
 
 
 class State(NamedTuple):
@@ -171,7 +172,6 @@ def begin(state, seen, settings, reason):
 
 def scan(state, seen, settings):
     """Decide during a series of passes."""
-    late = seen.seconds - state.last.seconds >= SLEEP  # the next pass may have begun
     state = state._replace(last=seen)
     if seen.full_scans < state.target:
         return state, None
@@ -180,7 +180,8 @@ def scan(state, seen, settings):
         state = state._replace(passes=passes, target=seen.full_scans + 1)
         changed = passes[0] != state.passes[0] or not passes[0]
         return state, Decision({"smart_scan": passes[0]}, "next pass") if changed else None
-    return finish(state, seen, settings, between=not late)
+    # if it was read too late, the next scan may have begun
+    return finish(state, seen, settings, between=seen.gap < SLEEP)
 
 
 def finish(state, seen, settings, between):
@@ -229,7 +230,7 @@ class Kernel:
                 self.open[path.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if "full_scans" not in self.open:
             raise UnusableError(f"{self.ksm} cannot be read: this kernel has no KSM")
-        self.candidates = Candidates(self, proc)
+        self.candidates, self.read_at = Candidates(self, proc), time.monotonic()
 
     def text(self, name):
         """Return the text of a file; empty if there is none."""
@@ -253,7 +254,16 @@ class Kernel:
             cpu=int(ran.split()[0]) / 1e9 if ran else counters["pages_scanned"] * PAGE_SECONDS,
             memory_pressure=pressure(self.text("memory"), 0.0),
             cpu_pressure=pressure(self.text("cpu"), 100.0),
+            gap=now - self.read_at,
         )
+
+    def wait(self, full_scans):
+        """Wait for the end of a scan, at most LOOK, or if ksmd does not scan."""
+        end, scanned = time.monotonic() + LOOK, self.text("pages_scanned")
+        while int(self.text("full_scans")) < full_scans and (now := time.monotonic()) < end:
+            self.read_at = now
+            idle = now > end - LOOK + 2 * SLEEP and self.text("pages_scanned") == scanned
+            time.sleep(end - now if idle else STEP)  # idle: there is no mergeable memory
 
     def knobs(self):
         """Return the knobs that the governor sets, as far as this kernel has them."""
@@ -449,7 +459,7 @@ class Told:
 
 def govern(kernel, knobs, settings, told):
     """Look, decide and write, until a signal comes. Without `knobs`, only say what it would do."""
-    state, held, scanned = State(), False, -1
+    state, held = State(), False
     pretended = 0  # full scans, without knobs
     while True:
         seen = kernel.look()
@@ -469,9 +479,10 @@ def govern(kernel, knobs, settings, told):
             if decision:
                 told.decision(decision.reason, decision.knobs)
                 told.state(state, held)
-        # ksmd does not scan if there is no mergeable memory
-        time.sleep(STEP if state.passes and not held and seen.scanned != scanned else LOOK)
-        scanned = seen.scanned
+        if state.passes and knobs and not held:
+            kernel.wait(state.target)
+        else:
+            time.sleep(LOOK)
 
 
 def stop(number, frame):
