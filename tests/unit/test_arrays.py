@@ -152,8 +152,10 @@ def test_events():
         {"event": "array changed", "change": "single"},
     ]
     assert before < times[0]
-    assert times[1] - times[0] > 0.1
-    assert times[2] - times[1] > 0.2
+    # at least so late after the start; a busy machine may be later, also with one of them
+    assert times[1] - before > 0.2
+    assert times[2] - before > 0.5
+    assert times == sorted(times)
     assert took > 0.6
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -81,7 +81,9 @@ def alive(pid):
 
 
 def test_it_returns_at_once_and_the_end_is_recorded(background, tmp_path):
-    code = "import sys, time; time.sleep(1); print('{\"pages\": 3}'); sys.exit('seven')"
+    go_on = tmp_path.parent / f"{tmp_path.name}.go-on"
+    waits = f"import os, sys, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.05)\n"
+    code = waits + "print('{\"pages\": 3}'); sys.exit('seven')"
 
     began = time.monotonic()
     started = background(argv=python(code))
@@ -89,6 +91,7 @@ def test_it_returns_at_once_and_the_end_is_recorded(background, tmp_path):
     assert started["changed"]
     assert "ended" not in started["record"]
     assert alive(started["record"]["pid"])
+    go_on.touch()
     found = ended(tmp_path)
     assert (found["exit_code"], found["signal"]) == (1, None)
     assert found["summary"] == {"pages": 3}

@@ -213,7 +213,10 @@ def test_all_requests_are_counted_once(tmp_path, monkeypatch):
     with served(tmp_path) as path:
         lines = generate(path, tmp_path)
     assert lines[0]["warmup"] is True
-    assert lines[-1]["warmup"] is False
+    # a machine that is very busy may have no second line
+    assert sorted((line["warmup"] for line in lines), reverse=True) == [
+        line["warmup"] for line in lines
+    ]
     number = {kind: sum(sum(line[kind].values()) for line in lines) for kind in loads.KINDS}
     expected = len([at for at, *_ in taken(requests_of_one(), 2000) if at < 101])
     assert number["late"] == expected

@@ -259,11 +259,13 @@ class Kernel:
 
     def wait(self, full_scans):
         """Wait for the end of a scan, at most LOOK, or if ksmd does not scan."""
-        end, scanned = time.monotonic() + LOOK, self.text("pages_scanned")
-        while int(self.text("full_scans")) < full_scans and (now := time.monotonic()) < end:
+        now, scanned = time.monotonic(), self.text("pages_scanned")
+        end = now + LOOK
+        while now < end and int(self.text("full_scans")) < full_scans:
             self.read_at = now
             idle = now > end - LOOK + 2 * SLEEP and self.text("pages_scanned") == scanned
             time.sleep(end - now if idle else STEP)  # idle: there is no mergeable memory
+            now = time.monotonic()
 
     def knobs(self):
         """Return the knobs that the governor sets, as far as this kernel has them."""
