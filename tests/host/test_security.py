@@ -95,7 +95,8 @@ def in_guest(module, *argv: str) -> str:
 def test_other_users_cannot_read_files_of_guests():
     there = files()
     assert set(there.values()) >= PRIVATE | IMAGE, "these files are checked"
-    readable = {there[path] for path in nobody_may("R", *there) if path.suffix != ".py"}
+    programs = (".py", ".java")
+    readable = {there[path] for path in nobody_may("R", *there) if path.suffix not in programs}
     assert readable <= PUBLIC
 
 
