@@ -254,6 +254,17 @@ def test_the_end_line_names_other_processes_that_are_merged(tree):
     assert end["others"]["processes"][0]["name"] == "java"
 
 
+def test_children_of_sampled_processes_are_no_others(tree):
+    for pid, parent in ((50, 4242), (51, 50), (52, 1)):
+        other = tree / f"proc/{pid}"
+        other.mkdir()
+        (other / "ksm_stat").write_text("ksm_rmap_items 7\n")
+        (other / "comm").write_text("postgres\n")
+        (other / "stat").write_text(f"{pid} (post) gres) S {parent} 1 1\n")
+    *_, end = parse(run(tree, "--samples", 1, "--guest", "a=4242").stdout)
+    assert [each["pid"] for each in end["others"]["processes"]] == [52]
+
+
 def test_end_line_goes_to_stdout_as_well(tree, tmp_path):
     done = run(tree, "--samples", 1, output=tmp_path / "out")
     lines = (tmp_path / "out").read_text().splitlines()

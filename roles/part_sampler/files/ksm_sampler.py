@@ -964,19 +964,31 @@ def pss_anon(arguments):
 
 
 def others(arguments, transient=None):
-    """Return how many pages of other processes ksmd tracks, and the processes with the most."""
+    """Return how many pages of other processes ksmd tracks, and the processes with the most.
+
+    Descendants of those that are sampled belong to them, such as the servers of a database's
+    clients.
+    """
     own, found = {pid for _, pid in arguments.guest}, []
     own |= set(transient.pids.values() if transient else ())
     for path in arguments.root.glob("proc/[0-9]*/ksm_stat"):
         items = re.search(r"^ksm_rmap_items (\d+)$", read_text(path, ""), re.MULTILINE)
         pid = int(path.parent.name)
-        if items and int(items[1]) and pid not in own:
+        if items and int(items[1]) and not own & {pid, *ancestors(arguments.root, pid)}:
             found.append((int(items[1]), pid, read_text(path.parent / "comm", "")))
     most = [
         {"pid": pid, "name": name, "ksm_rmap_items": items}
         for items, pid, name in sorted(found, reverse=True)[:NAMED]
     ]
     return {"others": {"ksm_rmap_items": sum(items for items, _, _ in found), "processes": most}}
+
+
+def ancestors(root, pid):
+    """Yield the process ids of the parent of a process, of its parent, and so on."""
+    while pid > 1:
+        fields = read_text(root / f"proc/{pid}/stat", "").rpartition(")")[2].split()
+        pid = int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
+        yield pid
 
 
 def complain(message):
