@@ -109,8 +109,10 @@ class Container:
         finally:
             self.process.kill()
             if self.cgroup:
-                for path in sorted(self.cgroup.glob("**"), reverse=True):
-                    path.rmdir()
+                # systemd-nspawn makes the same one for a systemd of version 1
+                for top in self.cgroup.parents[1].glob(f"*/{self.cgroup.name}"):
+                    for path in sorted(top.glob("**"), reverse=True):
+                        path.rmdir()
 
 
 def cgroups():
