@@ -67,12 +67,17 @@ def _chosen(best: Best, prices: list[price.Price]) -> Setting | None:
     """
     if any(len(each.runs) < FEWEST for each in best.settings):
         return None
-    costly = {each.knobs for each in _shown(prices)}
-    return min(best.settings, key=lambda setting: setting.knobs in costly, default=None)
+    return min(best.settings, key=lambda setting: bool(_costs(setting, prices)), default=None)
 
 
-def _shown(prices: list[price.Price]) -> list[price.Price]:
-    return [each for each in prices if each.verdict == price.COSTS]
+def _costs(setting: Setting, prices: list[price.Price]) -> list[price.Price]:
+    """Return the prices of a setting that are shown, of the same guests and workload."""
+    alike = (setting.guests, setting.workload, setting.knobs)
+    return [
+        each
+        for each in prices
+        if each.verdict == price.COSTS and (each.guests, each.workload, each.knobs) == alike
+    ]
 
 
 def _advice(best: Best, chosen: Setting, runs: dict[str, Run], prices: list[price.Price]) -> Advice:
@@ -85,7 +90,7 @@ def _advice(best: Best, chosen: Setting, runs: dict[str, Run], prices: list[pric
         else "The runs show that it saves most."
         if best.confident
         else best.why,
-        *(price.in_words(each) for each in _shown(prices) if each.knobs == chosen.knobs),
+        *(price.in_words(each) for each in _costs(chosen, prices)),
     ]
     of_it = [runs[name] for name in chosen.runs if name in runs]
     return Advice(best.scenario, chosen.knobs, tuple(why), tuple(ways(of_it)))
@@ -109,8 +114,8 @@ def ways(of_it: list[Run]) -> list[tuple[str, tuple[str, ...]]]:
     if policy and policy.kind not in ("none", "advisor"):
         return [(f"The policy {policy.name}", ("it runs only in experiments",))]
     if policy and policy.kind == "advisor":
-        knobs |= {"advisor_mode": "scan-time"}
-        knobs |= {f"advisor_{name}": value for name, value in policy.settings.items()}
+        told = {f"advisor_{name}": value for name, value in policy.settings.items()}
+        knobs = _beside(knobs) | told | {"advisor_mode": "scan-time"}
     fixed = ordered(knobs)
     found = [
         ("Now, until the next boot", tuple(f"echo {v} > {KSM}/{k}" for k, v in fixed.items())),
@@ -124,6 +129,11 @@ def ways(of_it: list[Run]) -> list[tuple[str, tuple[str, ...]]]:
     if (rate := rate_of(of_it)) and set(RATE) <= set(knobs):
         found += [_advisor(rate, knobs), _ksmtuned(of_it[0], knobs)]
     return found
+
+
+def _beside(knobs: dict[str, int | str]) -> dict[str, int | str]:
+    """Return the knobs that do not say how fast ksmd scans, such as smart_scan."""
+    return {name: value for name, value in knobs.items() if name not in (*RATE, "run")}
 
 
 def ordered(knobs: dict[str, int | str]) -> dict[str, int | str]:
@@ -170,7 +180,8 @@ def _advisor(rate: Rate, knobs: dict[str, int | str]) -> tuple[str, tuple[str, .
         title += (
             f"; it cannot come closer to {number(seconds)} s with {number(100 * cpu / seconds)} %"
         )
-    lines = {f"advisor_{name}": value for name, value in asked._asdict().items()}
+    lines = _beside(knobs)
+    lines |= {f"advisor_{name}": value for name, value in asked._asdict().items()}
     lines |= {"sleep_millisecs": knobs["sleep_millisecs"], "advisor_mode": "scan-time", "run": 1}
     return title, tuple(f"echo {value} > {KSM}/{name}" for name, value in lines.items())
 
@@ -185,4 +196,5 @@ def _ksmtuned(run: Run, knobs: dict[str, int | str]) -> tuple[str, tuple[str, ..
         f"KSM_NPAGES_MAX={pages}",
         f"KSM_SLEEP_MSEC={at_16_gib}    # {number(total / 2**30)} GiB of memory",
         "KSM_THRES_COEF=100    # always; it does not count the memory of libvirt's guests",
+        *(f"# and {KSM}/{name}: {value}" for name, value in _beside(knobs).items()),
     )

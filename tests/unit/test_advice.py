@@ -106,6 +106,21 @@ def test_ksmtuned_and_the_advisor(write):
     assert len(found.ways) == 2
 
 
+def test_other_knobs_belong_to_each_way(write):
+    """Neither the advisor nor ksmtuned sets smart_scan, on which savings depend."""
+    write(100, 101, 99, cpu=0.4, smart_scan=0)
+    found = advice(write(50, 51, 49, pages_to_scan=100, smart_scan=0))
+    for _, lines in found.ways:
+        assert any("smart_scan" in line for line in lines)
+
+
+def test_the_advisor_does_not_let_others_set_its_pages(write):
+    advisor = {"name": "a", "kind": "advisor", "settings": {}}
+    write(100, 101, 99, cpu=0.1, policy=advisor, label="policy=advisor")
+    now, _ = advice(write(50, 51, 49)).ways
+    assert not any("/pages_to_scan" in line for line in now[1])
+
+
 def test_too_few_runs_recommend_nothing(write, capsys):
     write(100, 101)
     assert main(["recommend", str(write(50, 51, pages_to_scan=100))]) == 1
