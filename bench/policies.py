@@ -14,7 +14,9 @@ It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile.
 import argparse
 import contextlib
 import itertools
+import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,19 +27,21 @@ from typing import NamedTuple
 
 BENCH = Path(__file__).resolve().parent
 GOVERNOR = BENCH.parent / "roles/governor/files/ksm_governor.py"
+CONTENTS = BENCH.parent / "roles/processes/files/ksm_contents.py"
 PYTHON = "/usr/bin/python3"  # what runs programs on a Debian host
 KSM = Path("/sys/kernel/mm/ksm")
-PAGES = 24576  # of a process: 96 MiB
+MIB = 96  # of a process
+PAGES = MIB * 2**20 // os.sysconf("SC_PAGE_SIZE")
 PERIOD = 0.05
 
 
 class Held(NamedTuple):
-    """Memory of a process: shares of its pages, and what is written in a second."""
+    """Memory of a process, in percent of its pages; written pages rest again after some time."""
 
-    equal: float = 0.5
-    zero: float = 0.1
-    writes: float = 0.0
-    rests: float = 0.0
+    equal_percent: float = 50
+    zero_percent: float = 10
+    write_percent: float = 0
+    rest_seconds: float = 0
 
 
 class Scenario(NamedTuple):
@@ -48,14 +52,18 @@ class Scenario(NamedTuple):
     what: str
 
 
-USUAL, UNIQUE = Held(), Held(equal=0, zero=0)
+USUAL, UNIQUE = Held(), Held(equal_percent=0, zero_percent=0)
 SCENARIOS = {
     "s1": Scenario({0: [USUAL] * 3, 50: [USUAL] * 3, 100: [USUAL] * 2}, 150, "arrivals"),
-    "s2": Scenario({0: [Held(writes=0.05, rests=3)] * 8}, 60, "5 % of the pages change a second"),
+    "s2": Scenario(
+        {0: [Held(write_percent=5, rest_seconds=3)] * 8}, 60, "5 % of the pages change a second"
+    ),
     "s3": Scenario({0: [USUAL] * 3}, 1800, "a long rest"),
     "s4": Scenario({0: [UNIQUE] * 4, 30: [UNIQUE] * 4}, 120, "nothing to merge"),
     "s5": Scenario(
-        {0: [Held(equal=0, zero=0, writes=0.25)] * 8}, 120, "all changes, nothing to merge"
+        {0: [UNIQUE._replace(write_percent=25, rest_seconds=4)] * 8},
+        120,
+        "all changes, nothing to merge",
     ),
 }
 FIXED = {
@@ -131,8 +139,8 @@ def policy(name, price):
 def limit(held):
     """Return how many pages can be saved with max_page_sharing, for processes with this memory."""
     most = number("max_page_sharing")
-    zeros = sum(round(PAGES * each.zero) for each in held)
-    equal = [round(PAGES * each.equal) for each in held]
+    zeros = sum(int(PAGES * each.zero_percent / 100) for each in held)
+    equal = [int(PAGES * each.equal_percent / 100) for each in held]
     common = sum(sorted(equal)[:-1])
     return common + max(0, zeros - -(-zeros // most))
 
@@ -145,25 +153,21 @@ def run(scenario, name, price):
     with contextlib.ExitStack() as stack:
         stack.enter_context(restored())
         write({"run": 2})
-        processes = []
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         def arrive(memory):
-            values = [len(held), PAGES, *memory]
-            process = subprocess.Popen(
-                [sys.executable, BENCH / "held.py", *map(str, values)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
             held.append(memory)
-            processes.append(process)
+            asked = {"copy": len(held), "data_mib": MIB, "merge": "madvise", **memory._asdict()}
+            environment = {**os.environ, "KSM_SOCKET": str(scratch / str(len(held)))}
+            command = [PYTHON, CONTENTS, json.dumps(asked)]
+            process = stack.enter_context(subprocess.Popen(command, env=environment))
+            stack.callback(process.kill)
 
         arrivals = dict(scenario.arrivals)
         for memory in arrivals.pop(0, []):
             arrive(memory)
-        for process in processes:
-            process.stdout.readline()
+        for copy in range(1, len(held) + 1):
+            until_ready(scratch / str(copy))
         before = ksmd_seconds(pid)
         started = stack.enter_context(policy(name, price))
         begin = time.monotonic()
@@ -180,6 +184,15 @@ def run(scenario, name, price):
         ksmd_used = ksmd_seconds(pid) - before
         used = own_seconds(started.pid) if started else 0.0
     return Result(area(points), ksmd_used, used, tuple(times(points, scenario)))
+
+
+def until_ready(path):
+    """Wait until a process answers on its socket: its memory is written."""
+    while True:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(str(path))
+            return
+        time.sleep(PERIOD)
 
 
 def own_seconds(pid):
