@@ -103,7 +103,7 @@ def replay(run: Run) -> list[Seen]:
     It ends where samples are too rare to see each scan. Empty without the advisor.
     """
     knobs, samples = run.record.knobs.during, run.samples
-    if "[scan-time]" not in str(knobs.get("advisor_mode")) or samples.empty:
+    if str(knobs.get("advisor_mode")) != "scan-time" or samples.empty:
         return []
     names = ("target_scan_time", "max_cpu", "max_pages_to_scan", "min_pages_to_scan")
     advisor = Advisor(*(int(knobs[f"advisor_{name}"]) for name in names))

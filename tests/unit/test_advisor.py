@@ -61,7 +61,7 @@ def test_a_run_is_replayed(write_run):
     """The run is made up from the course; the CPU time before it is that of ksmd in its samples."""
     asked = Advisor(target_scan_time=5)
     record = run_record(guests=0, interval=1.0, intervals=60)
-    record["knobs"]["during"] |= {"advisor_mode": "none [scan-time]", "sleep_millisecs": 20}
+    record["knobs"]["during"] |= {"advisor_mode": "scan-time", "sleep_millisecs": 20}
     for name, value in asked._asdict().items():
         record["knobs"]["during"][f"advisor_{name}"] = value
     lines = sample_lines(record)
