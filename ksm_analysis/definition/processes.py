@@ -56,6 +56,10 @@ class Contents(Strict):
         description="Seconds until a page that was written gets its content back. With 0, that is"
         " at once.",
     )
+    huge_pages: values.Switch = Field(
+        default=False,
+        description="Ask for transparent huge pages. Without, the memory has none.",
+    )
 
     @model_validator(mode="after")
     def _at_most_all(self) -> Self:

@@ -66,6 +66,8 @@ def _copies(run: Run, options: dict[str, Any]) -> Known | None:
     contents = options.get("contents")
     if not contents or options.get("merge") == "prctl" or options.get("density"):
         return None
+    if contents.get("huge_pages"):  # splits save what nobody counts
+        return None
     pages = options["data_mib"] * MIB // run.header["page_size"]
     equal, zero = (int(pages * contents[f"{kind}_percent"] / 100) for kind in ("equal", "zero"))
     left = _times(run, "process left")

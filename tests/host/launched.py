@@ -13,7 +13,7 @@ OPTIONS = json.loads(
     """{"count": 2, "service": null, "command": null, "check": null, "merge": "none",
     "memory_mib": 128, "data": "same", "data_mib": 4, "workers": 2, "preload": false,
     "ready_seconds": 10, "contents": {"equal_percent": 50, "zero_percent": 10,
-    "write_percent": 5, "rest_seconds": 1}}"""
+    "write_percent": 5, "rest_seconds": 1, "huge_pages": false}}"""
 )
 
 

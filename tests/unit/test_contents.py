@@ -11,7 +11,8 @@ from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
 
 contents = load(ROLES / "processes/files/ksm_contents.py")
-ASKED = {"copy": 1, "data_mib": 4, "merge": "none", "equal_percent": 50, "zero_percent": 10}
+ASKED = {"copy": 1, "data_mib": 4, "merge": "none", "huge_pages": False}
+ASKED |= {"equal_percent": 50, "zero_percent": 10}
 PAGES = 1024
 
 
@@ -32,7 +33,7 @@ def made(copy=1, write_percent=0, rest_seconds=0, **asked):
 def test_the_plan_has_all_contents():
     (run,) = plan("{count: 2, service: memory, contents: {zero_percent: 20}}")
     options = run["parts"][0]["options"]
-    written = {"write_percent": 0, "rest_seconds": 0}
+    written = {"write_percent": 0, "rest_seconds": 0, "huge_pages": False}
     assert options["contents"] == {"equal_percent": 50, "zero_percent": 20, **written}
     assert run["parts"][0]["processes"] == ["process-01", "process-02"]
     assert plan("{count: 2, service: memory}")[0]["parts"][0]["options"]["contents"]

@@ -51,6 +51,10 @@ def test_the_limit_of_copies_at_rest(write_run):
     assert limit(four, 0) == [6 * EQUAL]
 
 
+def test_what_splits_of_huge_pages_save_is_not_known(write_run):
+    assert efficiency.limit_pages(made(write_run, ready(-1), huge_pages=True), np.zeros(1)) is None
+
+
 def test_the_limit_follows_who_comes_and_goes(write_run):
     run = made(
         write_run,

@@ -2,8 +2,8 @@
 """A process with memory of known contents, some of which it may write again and again.
 
 One file, standard library only, Python 3.9 or newer. Its argument is JSON: copy, data_mib, merge,
-equal_percent, zero_percent, write_percent, rest_seconds. It answers `ready` on the unix socket
-KSM_SOCKET when its memory is written.
+equal_percent, zero_percent, write_percent, rest_seconds, huge_pages. It answers `ready` on the unix
+socket KSM_SOCKET when its memory is written.
 """
 
 import sys
@@ -54,7 +54,8 @@ class Contents:
         size = len(self.kinds) * PAGE
         self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            self.memory.madvise(mmap.MADV_NOHUGEPAGE)
+            huge = self.asked["huge_pages"]
+            self.memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
         if asked["merge"] == "madvise":
             self.memory.madvise(mmap.MADV_MERGEABLE)
         for page in range(len(self.kinds)):
