@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,6 +112,10 @@ def ways(of_it: list[Run]) -> list[tuple[str, tuple[str, ...]]]:
     if policy and policy.kind == "ksmtuned":
         lines = (f"{name}={value}" for name, value in policy.settings.items())
         return [("ksmtuned: /etc/ksmtuned.conf", (*lines, "systemctl restart ksmtuned"))]
+    if policy and policy.kind == "kubevirt":
+        return [_kubevirt(policy.settings)]
+    if policy and policy.settings == {"mode": "auto"}:
+        return [("Kata Containers' ksm-throttler", ("systemctl enable --now vc-throttler",))]
     if policy and policy.kind not in ("none", "advisor"):
         return [(f"The policy {policy.name}", ("it runs only in experiments",))]
     if policy and policy.kind == "advisor":
@@ -129,6 +134,20 @@ def ways(of_it: list[Run]) -> list[tuple[str, tuple[str, ...]]]:
     if (rate := rate_of(of_it)) and set(RATE) <= set(knobs):
         found += [_advisor(rate, knobs), _ksmtuned(of_it[0], knobs)]
     return found
+
+
+def _kubevirt(settings: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return what makes virt-handler control KSM on a node, with these settings."""
+    annotations = [
+        f"kubevirt.io/ksm-{name.replace('_', '-')}-override={value}"
+        for name, value in settings.items()
+        if name != "interval"  # which virt-handler has as a constant
+    ]
+    all_nodes = '{"spec":{"configuration":{"ksmConfiguration":{"nodeLabelSelector":{}}}}}'
+    return "KubeVirt, on all nodes; NODE is each of them", (
+        f"kubectl --namespace kubevirt patch kubevirt kubevirt --type merge --patch '{all_nodes}'",
+        f"kubectl annotate node NODE {' '.join(annotations)}",
+    )
 
 
 def _beside(knobs: dict[str, int | str]) -> dict[str, int | str]:

@@ -95,6 +95,21 @@ def test_a_policy_is_recommended_by_its_own_means(write):
     assert way[1] == ("ansible-playbook playbooks/governor.yml -e governor_price=2",)
 
 
+def test_policies_of_platforms_are_told_in_their_words(write):
+    settings = {"interval": 180.0, "pages_boost": 300, "free_percent": 0.2}
+    kubevirt = {"name": "kubevirt", "kind": "kubevirt", "settings": settings}
+    write(100, 101, 99, cpu=0.1, policy=kubevirt, label="policy=kubevirt")
+    ((_, lines),) = advice(write(50, 51, 49)).ways
+    assert '"ksmConfiguration":{"nodeLabelSelector":{}}' in lines[0]
+    assert lines[1] == (
+        "kubectl annotate node NODE kubevirt.io/ksm-pages-boost-override=300"
+        " kubevirt.io/ksm-free-percent-override=0.2"
+    )
+    kata = {"name": "kata", "kind": "kata", "settings": {"mode": "auto"}}
+    ((_, lines),) = advice(write(200, 201, 199, cpu=0.1, policy=kata, label="policy=kata")).ways
+    assert lines == ("systemctl enable --now vc-throttler",)
+
+
 def test_ksmtuned_and_the_advisor(write):
     ksmtuned = {"name": "k", "kind": "ksmtuned", "settings": {"KSM_THRES_COEF": 100}}
     write(100, 101, 99, cpu=0.1, policy=ksmtuned, label="policy=ksmtuned")
