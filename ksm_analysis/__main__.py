@@ -11,6 +11,7 @@ from ksm_analysis.errors import InputError
 COMMANDS = {
     "plan": "show the runs of an experiment, their number and their time; starts nothing",
     "run": "do the runs of an experiment; --resume continues an interrupted one",
+    "simulate": "simulate the runs of an experiment right to the page, without KSM or root",
     "report": "write one page with all figures and tables, which works without a network",
     "answer": "say what each setting saves and costs, and which is best",
     "recommend": "say what to set on a host, as commands: knobs, the kernel's advisor, ksmtuned",
@@ -24,6 +25,7 @@ EXAMPLES = """\
 examples:
   python -m ksm_analysis plan experiments/quick.yml     which runs, how many, how long
   python -m ksm_analysis run experiments/quick.yml      does them; --resume continues it
+  python -m ksm_analysis simulate experiments/arrays-single.yml    the same, without KSM
   python -m ksm_analysis report results/quick           writes results/quick/report.html
   python -m ksm_analysis answer results/quick           what was saved, at which cost; which is best
   python -m ksm_analysis recommend results/quick        the commands that set what is best

@@ -29,6 +29,7 @@ SHOWN = (
     ("knobs", "knobs", "{}"),
     ("workload", "workload", "{}"),
     ("repetition", "rep.", "{}"),
+    ("simulated", "simu-\nlated", "{}"),
     ("seconds", "seconds", "{:g}"),
     ("converged", "con-\nverged", "{}"),
     ("seconds_to_95", "95 %\nafter s", "{:,.3g}"),

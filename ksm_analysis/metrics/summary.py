@@ -52,8 +52,9 @@ def _bogo_rate(text: str) -> float | None:
 def summary(measured: list[Measured]) -> pd.DataFrame:
     """Return one row for each run: its factors, its last values and the guests' throughput.
 
-    Columns: run, host, guests, knobs, workload, repetition, seconds (that were sampled), converged
-    (yes, no, or empty if the run's length was fixed), plateau (yes, no, or empty with KSM off),
+    Columns: run, host, guests, knobs, workload, repetition, simulated (yes or no, if any run is),
+    seconds (that were sampled), converged (yes, no, or empty if the run's length was fixed),
+    plateau (yes, no, or empty with KSM off),
     seconds_to_50, _90 and _95 (without a plateau, or with nothing saved, a share was not reached:
     then it is how long the run was watched), saved_mib (of the census of the end if there is one),
     the metrics of HOST in the last interval,
@@ -69,6 +70,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     """
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
+    any_simulated = any(each.run.simulated for each in measured)
     counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
     for each in measured:
         rates = throughput(each.run)
@@ -77,6 +79,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 "run": each.run.id,
                 "host": each.run.host,
                 **each.run.factors,
+                **({"simulated": YES[each.run.simulated]} if any_simulated else {}),
                 "seconds": each.run.seconds,
                 "converged": YES[each.run.converged],
                 "plateau": YES[None if cells.is_off(each.run) else has_plateau(each)],

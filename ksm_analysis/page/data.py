@@ -36,6 +36,7 @@ def data_of(results: Results) -> dict[str, Any]:
         "title": title(results),
         "notes": list(dict.fromkeys(filter(None, notes))),
         "headlines": [
+            *words.simulated(results.runs),
             *density.in_words(fits),
             *([headline(saving)] if saving or not fits else []),
         ],

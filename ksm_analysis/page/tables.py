@@ -271,13 +271,19 @@ def how_it_went(run: Run) -> dict[str, Any]:
         "host": run.host,
         "status": record.status,
         "reason": record.reason or "",
-        "origin": f", from {record.imported.file}" if record.imported else "",
+        "origin": _origin(run),
         "started": _time(record.started) if record.started else "",
         "samples": f"{len(run.samples)} of {run.plan.sampling.samples}"
         + (", steady" if run.end.get("reason") == "steady" else ""),
         "sampler": f"{100 * took / run.seconds:.2f} %" if took is not None and run.seconds else "",
         "census": _census_cost(run),
     }
+
+
+def _origin(run: Run) -> str:
+    if run.record.imported:
+        return f", from {run.record.imported.file}"
+    return ", simulated" if run.simulated else ""
 
 
 def _census_cost(run: Run) -> str:

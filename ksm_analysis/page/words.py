@@ -28,6 +28,15 @@ def in_words(runs: tuple[Run, ...]) -> str:
     )
 
 
+def simulated(runs: tuple[Run, ...]) -> list[str]:
+    """Say that runs are simulated, if any are."""
+    kernels = dict.fromkeys(run.record.simulated.kernel for run in runs if run.record.simulated)
+    if not kernels:
+        return []
+    which = "Simulated" if all(run.simulated for run in runs) else "Partly simulated"
+    return [f"{which}: a model of ksmd of Linux {', '.join(kernels)} made these numbers."]
+
+
 def _guests(runs: tuple[Run, ...]) -> str:
     """Say how many guests there were, and how much memory each had."""
     asked = [run.plan.guests for run in runs if run.factors["guests"]]

@@ -36,6 +36,7 @@ def of_experiment(
     `planned` has the factors of all runs of the plan by their ids. Older results have no plan. For
     them, each combination of factors is expected, without the host: a run is assigned to one host.
     """
+    yield from _simulated(runs)
     yield from _host_warnings(runs)
     if planned is not None:
         there = {run.id for run in runs}
@@ -55,6 +56,14 @@ def of_experiment(
         done = {tuple(map(each.get, names)) for each in every}
         missing = [cell for cell in cells if cell not in done]
         yield from _missing(names, missing, f"{len(cells)} combinations of factors")
+
+
+def _simulated(runs: list[Run]) -> Iterator[str]:
+    """Say that no kernel was measured."""
+    many = sum(run.simulated for run in runs)
+    if many:
+        which = "all runs are" if many == len(runs) else f"{many} of {len(runs)} runs are"
+        yield f"{which} simulated: their numbers come from a model of ksmd, not from a kernel"
 
 
 def _varied(every: list[dict[str, Any]]) -> list[str]:

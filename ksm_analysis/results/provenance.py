@@ -41,6 +41,7 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
             "sampling": run.plan.sampling.asked(),
             "census": run.options("census") or {},
             "host": run.host,
+            **({"simulated": record.simulated.asked()} if record.simulated else {}),
         }
         for name, value in _flat("", parts):
             found.setdefault(name, {}).setdefault(value, []).append(run.id)

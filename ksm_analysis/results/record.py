@@ -167,6 +167,13 @@ class Imported(_Lenient):
     assumed: dict[str, Any] = {}
 
 
+class Simulated(_Lenient):
+    """Which kernel was simulated, and the CPU seconds that a page was taken to cost."""
+
+    kernel: str
+    costs: dict[str, float] = {}
+
+
 class Record(_Lenient):
     """A whole run.json."""
 
@@ -182,6 +189,8 @@ class Record(_Lenient):
     knobs: Knobs = Knobs()
     provenance: dict[str, Any] = {}
     imported: Imported | None = None
+    simulated: Simulated | None = None
+    """None if it was measured on a real kernel."""
 
 
 class Header(_Lenient):

@@ -111,6 +111,11 @@ class Run:
         return self.record.imported is not None
 
     @property
+    def simulated(self) -> bool:
+        """Whether a model of ksmd made it, and no kernel."""
+        return self.record.simulated is not None
+
+    @property
     def converged(self) -> bool | None:
         """Whether savings were steady when the run ended; None if its length was fixed."""
         found = self.end.get("converged", self.record.converged)

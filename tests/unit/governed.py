@@ -1,13 +1,17 @@
-"""Run the governor's core against the model of ksmd."""
+"""Run the governor's core against the simulator of ksmd."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ksmd_model import Ksmd
+import numpy as np
 from programs import ROLES, load
 
+from ksm_analysis.simulator.ksmd import Costs, Ksmd
+
 GOVERNOR = load(ROLES / "governor/files/ksm_governor.py")
-SCALE = 64  # pages of the host for each page of the model, which would be too slow otherwise
+SCALE = 64  # pages of the host for each simulated page
+COSTS = Costs(*[2e-6] * 4, skipped=0.0)
+RESTS = {"run": 0, "smart_scan": 1, "pages_to_scan": 100, "sleep_millisecs": 20}
 
 
 @dataclass
@@ -17,7 +21,7 @@ class Governed:
     settings: object = field(default_factory=GOVERNOR.Settings)
     cpu_pressure: float = 0.0
     memory_pressure: float = 0.0
-    ksmd: Ksmd = field(default_factory=Ksmd)
+    ksmd: Ksmd = field(default_factory=lambda: Ksmd(costs=COSTS))
     state: object = field(default_factory=GOVERNOR.State)
     decisions: list[tuple[float, object]] = field(default_factory=list)
     saved: float = 0.0  # page seconds
@@ -28,7 +32,7 @@ class Governed:
         ksmd = self.ksmd
         return GOVERNOR.Seen(
             ksmd.clock,
-            ksmd.candidates * SCALE,
+            (ksmd.pages + ksmd.broken) * SCALE,
             ksmd.saved * SCALE,
             ksmd.volatile * SCALE,
             ksmd.scanned * SCALE,
@@ -39,7 +43,7 @@ class Governed:
             GOVERNOR.STEP,
         )
 
-    def run(self, until: float, events: Iterable[tuple[float, Callable[[Ksmd], None]]] = ()):
+    def run(self, until: float, events: Iterable[tuple[float, Callable[[Ksmd], object]]] = ()):
         """Let time pass to `until`. Events are (when, what to do with the memory), in order."""
         events = list(events)
         limit = self.ksmd.limit()
@@ -53,9 +57,9 @@ class Governed:
                 knobs = dict(decision.knobs)
                 if "pages_to_scan" in knobs:
                     knobs["pages_to_scan"] = max(1, knobs["pages_to_scan"] // SCALE)
-                self.ksmd.knobs.update(knobs)
+                self.ksmd.set(knobs)
             wait = GOVERNOR.STEP if self.state.passes else GOVERNOR.LOOK
-            self.saved += wait * self.ksmd.saved
+            self.saved += wait * self.ksmd.freed
             self.limit += wait * limit
             self.ksmd.advance(wait)
         return self
@@ -72,5 +76,5 @@ class Governed:
 def copy(number, pages=384, equal=0.5, zero=0.1):
     """Contents of a process: some equal to those of others, some zeros, the rest unique."""
     equals, zeros = round(pages * equal), round(pages * zero)
-    own = [(number, page) for page in range(pages - equals - zeros)]
-    return [*range(equals), *["zero"] * zeros, *own]
+    own = -1 - number * 1000 - np.arange(pages - equals - zeros)
+    return np.concatenate([np.arange(1, equals + 1), np.zeros(zeros, int), own])

@@ -1,0 +1,90 @@
+"""`simulate FILE` simulates the runs of an experiment, without KSM and without root."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ksm_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HELP = "simulate the runs of an experiment right to the page, without KSM or root"
+DETAILS = """\
+Takes an experiment file as `run` does, and writes the same run directories: `report`, `summary`,
+`answer` and `compare` work on them, and mark them as simulated. It starts nothing on any host.
+
+What is simulated is ksmd of Linux 6.18, page by page: its trees, checksums, smart_scan, zero pages,
+max_page_sharing, batches and the order of the scan. Its CPU time is a sum of costs by what happens
+to each page. docs/simulator.md says how it is compared with the real one, and what it leaves out.
+
+Only memory whose contents are known can be simulated:
+  processes   service: memory, with contents, arrivals and lifetimes
+  workloads   arrays, memory without huge pages, or idle beside such processes
+  knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
+              stable_node_chains_prune_millisecs
+  policies    none and governor, whose decisions are those of the real one; --policies chooses from
+              a file that has others, too
+All else is an error before anything starts.
+"""
+EXAMPLES = """\
+examples:
+  python -m ksm_analysis simulate experiments/arrays-half-same.yml
+  python -m ksm_analysis report results/simulated/arrays-half-same
+  python -m ksm_analysis simulate experiments/policies-s1-arrivals.yml --policies none,governor
+  python -m ksm_analysis compare results/policies-s1-arrivals \\
+      results/simulated/policies-s1-arrivals --by host      the real one and the simulated
+
+exit status:
+  0  all runs were simulated
+  2  wrong arguments, or something that cannot be simulated; nothing was written
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    option = parser.add_argument
+    option("file", metavar="FILE", help="the experiment, a YAML file")
+    option("--results", metavar="DIR", default="results/simulated", help="default: %(default)s")
+    option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
+    option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
+    option("--policies", metavar="NAMES", help="only runs with these policies, such as none")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulate the experiment."""
+    from pathlib import Path
+
+    from ksm_analysis.definition import experiment
+    from ksm_analysis.simulator import possible, simulate
+
+    file, options = arguments.file, (arguments.interval, arguments.intervals)
+    plan = experiment.plan(experiment.parse(_read(file), file, *options), file)
+    if arguments.policies is not None:
+        plan["runs"] = list(_with_policies(plan["runs"], arguments.policies.split(",")))
+    possible.check(plan)
+    for number, each in enumerate(simulate.runs(plan, Path(arguments.results)), start=1):
+        took = f"{each.seconds:g} s simulated in {each.took:.1f} s"
+        print(f"{number} of {len(plan['runs'])}: {each.path}, {took}", flush=True)
+    return 0
+
+
+def _with_policies(runs: list[dict[str, Any]], chosen: list[str]) -> "Iterator[dict[str, Any]]":
+    """Yield the runs with these policies. Raises InputError if the plan has none of a name."""
+    names = [run.get("policy", {}).get("name", "none") for run in runs]
+    if unknown := [name for name in chosen if name not in names]:
+        there = ", ".join(dict.fromkeys(names))
+        raise InputError(f"--policies {unknown[0]}: no such policy in the file. There are: {there}")
+    for run, name in zip(runs, names, strict=True):
+        if name in chosen:
+            yield run
+
+
+def _read(file: str) -> str:
+    from pathlib import Path
+
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: cannot be read: not UTF-8 text") from None

@@ -1,0 +1,1 @@
+"""ksmd as a model: memory of known contents in, counters and run directories out."""

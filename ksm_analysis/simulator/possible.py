@@ -1,0 +1,63 @@
+"""What of an experiment can be simulated: all whose contents of memory are known."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ksm_analysis.errors import InputError
+from ksm_analysis.simulator.ksmd import KNOBS
+
+PARTS = ("processes", "arrays", "memory", "sampler", "policy")
+POLICIES = ("none", "governor")
+SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
+
+
+def check(plan: dict[str, Any]) -> None:
+    """Raise InputError if any run of a plan cannot be simulated, with a line for each reason."""
+    file = plan["file"]
+    found = dict.fromkeys(each for run in plan["runs"] for each in _problems(run))
+    if found:
+        raise InputError("\n".join(f"{file}: {problem}" for problem in found))
+
+
+def _problems(run: dict[str, Any]) -> Iterator[str]:
+    options = {part["name"]: part["options"] for part in run["parts"]}
+    if run["guests"]["count"]:
+        yield _no("guests", "the contents of their memory are not known", "processes, or workloads")
+    for name in sorted(options.keys() - {*PARTS}):
+        yield _no(name, "it is not simulated", "processes, arrays, memory and policies")
+    if "processes" in options:
+        yield from _of_processes(options["processes"])
+    for key, of in (("memory", options), ("contents", options.get("processes", {}))):
+        if of.get(key, {}).get("huge_pages"):
+            yield _no(f"{key}.huge_pages", "huge pages are not simulated", "false")
+    if options["sampler"]["steady"]:
+        yield _no("stop", "the length of a run must be known", "no such key")
+    yield from _of_host(run)
+    policy = run.get("policy", {"kind": "none", "name": "none"})
+    if policy["kind"] not in POLICIES:
+        only = " and ".join(POLICIES)
+        yield _no(f"policies: {policy['name']}", "it is not simulated", f"{only}; see --policies")
+
+
+def _of_processes(options: dict[str, Any]) -> Iterator[str]:
+    if options.get("service") != "memory":
+        what = options.get("service") or "command"
+        yield _no(f"processes: {what}", "what is in its memory is not known", "service: memory")
+    if options["density"]:
+        yield _no("density", "budgets of memory are not simulated", "no such key")
+
+
+def _of_host(run: dict[str, Any]) -> Iterator[str]:
+    """Yield what is asked of the host, and the simulated one does not have."""
+    for key in ("thp", "swap"):
+        if run.get(key) not in (None, {}):
+            yield _no(key, "the simulated host has neither huge pages nor swap", "no such key")
+    for name, value in run["knobs"].items():
+        if name not in KNOBS and SAME.get(name) != str(value):
+            yield _no(f"knobs.{name}", "it is not simulated", ", ".join(KNOBS))
+    if str(run["knobs"].get("run")) not in ("0", "1"):
+        yield _no("knobs.run", "a run begins with nothing merged", "0 or 1")
+
+
+def _no(key: str, why: str, allowed: str) -> str:
+    return f"{key}: cannot be simulated: {why}. Allowed: {allowed}"

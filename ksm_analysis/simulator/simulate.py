@@ -1,0 +1,179 @@
+"""Simulate the runs of a plan, and write their run directories."""
+
+import heapq
+import json
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ksm_analysis.results.record import FORMAT
+from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
+from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
+from ksm_analysis.simulator.policy import governor
+
+HOST = "simulated"
+KERNEL = "6.18"
+RMAP_ITEM = 64  # bytes
+SEEDS = 1000  # from one repetition to the next: there are fewer copies
+
+
+class Simulated(NamedTuple):
+    """What became of a run: seconds that were simulated, and how long that took."""
+
+    path: Path
+    seconds: float
+    took: float
+
+
+def runs(plan: dict[str, Any], results: Path) -> Iterator[Simulated]:
+    """Simulate the runs of a plan, one after the other. Earlier results are moved aside."""
+    directory = results / plan["experiment"]
+    if directory.exists():
+        moved = time.strftime("%Y%m%dT%H%M%S", time.localtime(directory.stat().st_mtime))
+        directory.rename(directory.with_name(f"{directory.name}.{moved}"))
+    directory.mkdir(parents=True)
+    (directory / "plan.json").write_text(json.dumps(plan, indent=2))
+    for run in plan["runs"]:
+        begin = time.monotonic()
+        partial = directory / f"{run['id']}.partial"
+        partial.mkdir()
+        _simulate(run, plan["experiment"], partial)
+        path = partial.rename(partial.with_suffix(""))
+        yield Simulated(path, run["sampling"]["seconds"], time.monotonic() - begin)
+
+
+def _simulate(run: dict[str, Any], experiment: str, path: Path) -> None:
+    world = World(Ksmd(), seed=SEEDS * (run["factors"]["repetition"] - 1))
+    started = time.time()
+    knobs = _knobs(run)
+    with (path / "samples.jsonl").open("w") as samples:
+        for line in _sampled(world, run, knobs, started):
+            samples.write(json.dumps(line, separators=(",", ":")) + "\n")
+    for name, events in world.told.items():
+        lines = [
+            {**event, "wall": started + event["at"], "monotonic": event["at"]} for event in events
+        ]
+        for line in lines:
+            del line["at"]
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = {
+        "format": FORMAT,
+        "experiment": experiment,
+        "run": run,
+        "host": HOST,
+        "status": "complete",
+        "reason": "",
+        "started": started,
+        "ended": started + run["sampling"]["seconds"],
+        "knobs": {"before": KNOBS, "during": {**KNOBS, **knobs}, "after": KNOBS},
+        "simulated": {"kernel": KERNEL, "costs": world.ksmd.costs._asdict()},
+        "provenance": {
+            "kernel": {"release": f"{KERNEL}, simulated", "machine": "x86_64"},
+            "page_size": PAGE,
+            "versions": {"project": version("ksm-testbed")},
+        },
+    }
+    (path / "run.json").write_text(json.dumps(record, indent=2))
+
+
+def _knobs(run: dict[str, Any]) -> dict[str, int]:
+    """Return the knobs of a run that the simulated kernel has."""
+    asked = {**run["knobs_if_present"], **run["knobs"]}
+    return {name: int(value) for name, value in asked.items() if name in KNOBS}
+
+
+def _sampled(
+    world: World, run: dict[str, Any], knobs: dict[str, int], started: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the sampler, and let time pass between them."""
+    ksmd, sampling = world.ksmd, run["sampling"]
+    queue = Queue(actors(world, run["parts"]))
+    queue.until(0.0, ksmd)
+    names = [name for part in run["parts"] for name in part.get("processes", [])]
+    options = next(part["options"] for part in run["parts"] if part["name"] == "sampler")
+    transient = {*options.get("transient", [])}
+    pids = {name: number for number, name in enumerate(names, start=1)}
+    yield {
+        "kind": "header",
+        "format": 1,
+        "wall": started,
+        "monotonic": 0.0,
+        "period": sampling["period"],
+        "samples": sampling["samples"],
+        "page_size": PAGE,
+        "clock_ticks": 100,
+        "kernel": f"{KERNEL}, simulated",
+        "ksmd_pid": 0,
+        "guests": {name: pid for name, pid in pids.items() if name not in transient},
+    }
+    for n in range(sampling["samples"]):
+        at = n * sampling["period"]
+        queue.until(at, ksmd)
+        ksmd.advance(at - ksmd.clock)
+        yield {"kind": "sample", "n": n, "wall": started + at, "monotonic": at, **_sample(world)}
+        if n == 0:
+            ksmd.set(knobs)
+            world.tell("events", "knobs set", knobs={**KNOBS, **knobs})
+            if run.get("policy", {}).get("kind") == "governor":
+                queue.add(governor(world, run["policy"]["settings"]))
+    yield {
+        "kind": "end",
+        "samples": sampling["samples"],
+        "missed": 0,
+        "cpu_seconds": 0.0,
+        "reason": "finished",
+        "gone": {},
+        **({"left": _left(world)} if transient else {}),
+    }
+
+
+def _left(world: World) -> dict[str, float]:
+    return {
+        event["process"]: event["at"]
+        for event in world.told.get("processes", [])
+        if event["event"] == "process left"
+    }
+
+
+def _sample(world: World) -> dict[str, Any]:
+    """Return what the sampler reads of a simulated host."""
+    ksmd = world.ksmd
+    profit = ksmd.saved * PAGE - ksmd.items * RMAP_ITEM
+    guests: dict[str, dict[str, int] | None] = dict.fromkeys(world.gone)
+    for name, process in world.there.items():
+        found = ksmd.of(process)
+        saved = found["ksm_merging_pages"] + found["ksm_zero_pages"]
+        found["ksm_process_profit"] = saved * PAGE - found["ksm_rmap_items"] * RMAP_ITEM
+        guests[name] = found
+    return {
+        "ksm": {**ksmd.counters(), **ksmd.knobs, "general_profit": profit},
+        "vmstat": {"cow_ksm": ksmd.broken},
+        "ksmd": {"cpu_ns": round(ksmd.cpu * 1e9)},
+        "guests": guests,
+    }
+
+
+class Queue:
+    """Actors, and when each is to be called next."""
+
+    def __init__(self, actors: Iterator[Actor]) -> None:
+        self.due: list[tuple[float, int, Actor]] = []
+        self.number = 0
+        for actor in actors:
+            self.add(actor)
+
+    def add(self, actor: Actor, at: float = 0.0) -> None:
+        """Call an actor at a time; those of the same time in the order in which they were added."""
+        heapq.heappush(self.due, (at, self.number, actor))
+        self.number += 1
+
+    def until(self, at: float, ksmd: Ksmd) -> None:
+        """Let time pass until then, and call all actors that are due."""
+        while self.due and self.due[0][0] <= at:
+            when, _, actor = heapq.heappop(self.due)
+            ksmd.advance(max(0.0, when - ksmd.clock))
+            again = next(actor, None)
+            if again is not None:
+                self.add(actor, again)

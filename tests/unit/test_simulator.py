@@ -1,0 +1,317 @@
+"""The simulator of ksmd: the rules of the kernel, and runs of experiments."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from ksm_analysis.__main__ import main
+from ksm_analysis.metrics.phase_lock import looks, meet
+from ksm_analysis.simulator import ksmd as module
+from ksm_analysis.simulator.ksmd import NEVER, Costs, Ksmd
+
+DONE = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "ksm_zero_pages")
+
+
+def host(*processes, **knobs):
+    """A host that runs ksmd, with processes of these contents."""
+    ksmd = Ksmd()
+    ksmd.set({"smart_scan": 0, **knobs, "run": 1})
+    for contents in processes:
+        ksmd.arrive(contents)
+    return ksmd
+
+
+def scanned(ksmd, scans):
+    for _ in range(scans):
+        ksmd.scan()
+    return ksmd
+
+
+def counters(ksmd):
+    return tuple(ksmd.counters()[name] for name in DONE)
+
+
+# --- the rules ------------------------------------------------------------------------------------
+
+
+def test_equal_pages_merge_at_the_second_unchanged_look():
+    ksmd = scanned(host([1, 2, -1], [2, 1, -2]), 1)
+    assert counters(ksmd) == (0, 0, 0, 6, 0)
+    assert counters(scanned(ksmd, 1)) == (2, 2, 2, 0, 0)
+    assert ksmd.saved == ksmd.freed == ksmd.limit() == 2
+
+
+@pytest.mark.parametrize("most", [2, 7, 256])
+@pytest.mark.parametrize("pages", [1, 2, 7, 8, 9, 255, 256, 257, 258, 1000])
+def test_a_frame_has_at_most_so_many_pages(pages, most):
+    """As the kernel's documentation has it, for pages of one content."""
+    ksmd = scanned(host([5] * pages, max_page_sharing=most), 2)
+    full, rest = divmod(pages, most)
+    frames = full if rest < 2 else full + 1
+    alone = 1 if rest == 1 else 0
+    assert counters(ksmd)[:3] == (frames, pages - alone - frames, alone)
+    chains = (1, frames) if frames > 1 else (0, 0)
+    found = ksmd.counters()
+    assert (found["stable_node_chains"], found["stable_node_dups"]) == chains
+    assert ksmd.freed == ksmd.limit()
+
+
+def test_pages_of_zeros_need_no_frame_if_asked():
+    ksmd = scanned(host([0, 0, 0, -1], use_zero_pages=1), 2)
+    assert counters(ksmd) == (0, 0, 1, 3, 3)  # the kernel forgets them in the next scan
+    assert counters(scanned(ksmd, 1)) == (0, 0, 1, 0, 3)
+    assert ksmd.limit() == 3
+    ksmd.write(ksmd.processes[0], [0], [-2])
+    assert ksmd.zero_pages == 2
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+def test_smart_scan_looks_at_pages_as_they_age(batch):
+    ksmd = host([-1], smart_scan=1, pages_to_scan=batch)
+    found = []
+    for scan in range(1, 46):
+        before = ksmd.scanned
+        while ksmd.full_scans < scan:
+            ksmd.advance(0.001)
+        found += [scan] if ksmd.scanned > before else []
+    assert found == looks(45)
+    assert ksmd.skipped == 45 - len(found)
+
+
+@pytest.mark.parametrize("distance", range(1, 45))
+def test_equal_pages_meet_as_predicted(distance):
+    ksmd = scanned(host([1] * 2 + [-1], smart_scan=1), 0)
+    ksmd.write(ksmd.processes[0], [0, 1], [1, -2])
+    scanned(ksmd, distance)
+    ksmd.arrive([1])
+    assert ksmd.limit() == 1
+    assert scanned(ksmd, 60).saved == meet(distance, 60)
+
+
+def test_a_process_that_comes_within_a_scan_is_not_in_it():
+    ksmd = host([1] * 10, [2] * 10)
+    ksmd.set({"pages_to_scan": 5})
+    ksmd.advance(1e-6)
+    ksmd.arrive([3] * 7)
+    ksmd.advance(0.5)
+    assert [process.size for process in ksmd.processes] == [7, 10, 10]
+    scan = host([1] * 10, [2] * 10, pages_to_scan=5)
+    scan.arrive([3] * 7)
+    assert [process.size for process in scan.processes] == [10, 10, 7]
+
+
+def test_writes_break_what_is_merged_and_counters_follow_later():
+    ksmd = scanned(host([1, 1, 1], [1]), 2)
+    first, _ = ksmd.processes
+    ksmd.write(first, [0], [-1])
+    assert (ksmd.saved, ksmd.freed, ksmd.broken) == (3, 2, 1)
+    assert scanned(ksmd, 1).saved == 2
+    ksmd.leave(first)
+    assert (ksmd.saved, ksmd.freed) == (2, 0)
+    assert counters(scanned(ksmd, 1)) == (1, 0, 0, 0, 0)
+    assert len(ksmd.processes) == 1
+
+
+def test_memory_that_was_never_written_is_not_scanned():
+    ksmd = scanned(host([NEVER] * 4 + [1, 1]), 2)
+    assert ksmd.scanned == 4
+    ksmd.write(ksmd.processes[0], [0, 1], [1, 2])
+    assert counters(scanned(ksmd, 2)) == (1, 2, 1, 0, 0)
+
+
+def test_unmerging_forgets_all():
+    ksmd = scanned(host([1, 1, 0, 0, -1], use_zero_pages=1), 3)
+    ksmd.set({"run": 2})
+    assert counters(ksmd) == (0, 0, 0, 0, 0)
+    assert (ksmd.full_scans, ksmd.freed) == (0, 0)
+    ksmd.set({"run": 1})
+    assert counters(scanned(ksmd, 2))[:3] == (1, 1, 1)
+
+
+def test_knobs_are_those_of_the_kernel():
+    ksmd = scanned(host([1, 1]), 2)
+    with pytest.raises(ValueError, match="max_page_sharing can change only while"):
+        ksmd.set({"max_page_sharing": 7})
+    with pytest.raises(ValueError, match="unknown knobs: other"):
+        ksmd.set({"other": 7})
+
+
+# --- the same result, however it is cut into pieces -----------------------------------------------
+
+
+def story(seed, piece, monkeypatch):
+    """Random memory that comes, changes and goes; return counters after each scan."""
+    monkeypatch.setattr(module, "CHUNK", piece)
+    draw = random.Random(seed)
+    ksmd = host(
+        smart_scan=draw.randrange(2),
+        max_page_sharing=draw.choice((2, 3, 256)),
+        use_zero_pages=draw.randrange(2),
+        stable_node_chains_prune_millisecs=draw.choice((0, 2**31)),
+    )
+    alone, found = -1, []
+    for _ in range(25):
+        contents = [draw.randrange(0, 12) for _ in range(draw.randrange(1, 40))]
+        contents = [each if each < 9 else (alone := alone - 1) for each in contents]
+        if draw.random() < 0.4 or not ksmd.processes:
+            ksmd.arrive(contents)
+        else:
+            process = draw.choice(ksmd.processes)
+            pages = draw.sample(range(process.size), min(process.size, len(contents)))
+            ksmd.write(process, pages, contents[: len(pages)])
+        if draw.random() < 0.2 and len(ksmd.processes) > 2:
+            ksmd.leave(draw.choice(ksmd.processes))
+        ksmd.scan()
+        found.append(ksmd.counters())
+        flags, frames = ksmd.flags[: ksmd.used], ksmd.frame[: ksmd.used]
+        mapped = np.bincount(frames[(flags & module.MERGED) != 0], minlength=ksmd.frames)
+        assert (mapped == ksmd.mapped[: ksmd.frames]).all()
+        assert not ksmd.marked.any()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pages_one_by_one_or_all_at_once(seed, monkeypatch):
+    """Pages that are handled alone take the ordered way; all at once, that of arrays."""
+    assert story(seed, 1, monkeypatch) == story(seed, 2**19, monkeypatch)
+
+
+@pytest.mark.parametrize("pages_to_scan", [1, 7, 10_000])
+def test_time_passes_in_pieces_or_at_once(pages_to_scan):
+    def after(pieces):
+        ksmd = host([*range(300)], [*range(150), *range(-150, 0)], pages_to_scan=pages_to_scan)
+        for _ in range(pieces):
+            ksmd.advance(20 / pieces)
+        return ksmd.full_scans, ksmd.scanned, ksmd.saved, round(ksmd.cpu, 9)
+
+    assert after(1) == after(7) == after(1000)
+
+
+def test_cpu_time_is_the_sum_of_what_happens_to_pages():
+    ksmd = host([1, 1, -1])
+    ksmd.costs = Costs(changed=1, merged=10, alone=100, merging=1000, skipped=0)
+    spent = [round(scanned(ksmd, 1).cpu) for _ in range(3)]
+    assert spent == [3, 3 + 2 * 100 + 1000, 1203 + 20 + 100]
+
+
+# --- experiments ----------------------------------------------------------------------------------
+
+ARRAYS = """\
+knobs: [{run: 1, pages_to_scan: 1000, sleep_millisecs: 50}]
+knobs_if_present: {smart_scan: 0, advisor_mode: none}
+workloads:
+  - {name: single, arrays: {change: single, second: 2, changed: 5}}
+  - {name: half-same, arrays: {change: half-same, second: 2, changed: 5}}
+  - {name: half-distinct, arrays: {change: half-distinct, second: 2, changed: 5}}
+sampling: {interval: 1, intervals: 9, period: 0.25}
+"""
+# what the real kernel counts, as tests/host/test_arrays_counters.py has it
+AFTERWARDS = {
+    "single": (977, 976, 1),
+    "half-same": (979, 974, 1),
+    "half-distinct": (977, 488, 489),
+}
+COPIES = """\
+processes:
+  count: 4
+  service: memory
+  merge: madvise
+  data_mib: 4
+  contents: {equal_percent: 50, zero_percent: 10, write_percent: 1, rest_seconds: 1}
+  arrivals: [0, 0, 5, 5]
+  lifetimes: [30, 10, 30, 30]
+knobs: [{run: 1, pages_to_scan: 200}]
+policies: [none, governor, {name: mine, command: sleep infinity}]
+sampling: {interval: 1, intervals: 20, period: 0.25}
+"""
+
+
+def simulated(directory, text, *more):
+    """Simulate an experiment; return the directory of its results."""
+    file = directory / "made.yml"
+    file.write_text(text)
+    assert main(["simulate", str(file), "--results", str(directory / "results"), *more]) == 0
+    return directory / "results/made"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_arrays_end_as_on_a_real_kernel(tmp_path):
+    results = simulated(tmp_path, ARRAYS)
+    for change, expected in AFTERWARDS.items():
+        sample = lines(results / f"g00-k1-{change}-r1/samples.jsonl")[-2]
+        assert tuple(sample["ksm"][name] for name in DONE[:3]) == expected
+        assert sample["guests"]["arrays"]["ksm_rmap_items"] == 2 * 977
+
+
+def test_runs_are_marked_as_simulated(tmp_path, capsys):
+    results = simulated(tmp_path, COPIES, "--policies", "none,governor")
+    assert main(["report", str(results)]) == 0
+    page = (results / "report.html").read_text()
+    assert '<p class="headline">Simulated: a model of ksmd of Linux 6.18' in page
+    assert "all runs are simulated" in page
+    assert "complete, simulated" in page
+    capsys.readouterr()
+    assert main(["summary", str(results), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["host"], row["simulated"]) for row in rows] == [("simulated", "yes")] * 2
+    assert all(90 < row["mean_efficiency_percent"] < 120 for row in rows)  # counters lag
+    assert main(["compare", str(results), str(results), "--by", "knobs"]) == 0
+    assert "all runs are simulated" in capsys.readouterr().err
+
+
+def test_copies_come_write_and_leave_and_the_governor_decides(tmp_path):
+    results = simulated(tmp_path, COPIES, "--policies", "none,governor")
+    fixed, governed = sorted(results.glob("p004-*"))
+    decisions = [each for each in lines(governed / "policy.jsonl") if each["event"] == "decision"]
+    assert decisions[0]["knobs"]["run"] == 1
+    assert decisions[0]["reason"] == "start"
+    for run in (fixed, governed):
+        events = [(e["event"], e["process"]) for e in lines(run / "processes.jsonl")]
+        assert events.count(("process left", "process-02")) == 1
+        samples = lines(run / "samples.jsonl")[1:-1]
+        assert "process-03" not in samples[0]["guests"]
+        assert samples[-1]["guests"]["process-02"] is None
+        assert samples[-1]["vmstat"]["cow_ksm"] > 0
+    assert samples[-1]["ksm"]["run"] == 0  # it rests, and all is merged
+    assert samples[-1]["ksm"]["pages_sharing"] > 1000
+
+
+def test_earlier_results_are_kept(tmp_path):
+    simulated(tmp_path, ARRAYS)
+    simulated(tmp_path, ARRAYS)
+    assert len([*(tmp_path / "results").iterdir()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("guests: {count: 2}", "guests: cannot be simulated: the contents of their memory"),
+        ("processes: {count: 2, service: redis}", "processes: redis: cannot be simulated"),
+        ("processes: {count: 2, service: memory}\nthp: [{enabled: never}]", "thp: cannot be"),
+        ("processes: {count: 2, service: memory}\nknobs: [{merge_across_nodes: 0}]", "knobs.merge"),
+        ("processes: {count: 2, service: memory}\nstop: {steady: {seconds: 1}}", "stop: cannot"),
+        (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none and"),
+        ("workloads: [{name: a, write_probe: {}}]", "write_probe: cannot be simulated"),
+        ("workloads: [{name: a, memory: {huge_pages: true}}]", "memory.huge_pages: cannot"),
+        (COPIES.replace("rest_seconds: 1", "huge_pages: true"), "contents.huge_pages: cannot"),
+    ],
+)
+def test_what_cannot_be_simulated_is_named_before_anything_starts(text, expected, tmp_path, capsys):
+    file = tmp_path / "made.yml"
+    more = "" if "sampling" in text else "\nsampling: {interval: 1, intervals: 4}"
+    file.write_text(text + more)
+    assert main(["simulate", str(file), "--results", str(tmp_path / "results")]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_policy_that_is_not_in_the_file(tmp_path, capsys):
+    file = tmp_path / "made.yml"
+    file.write_text(COPIES)
+    assert main(["simulate", str(file), "--policies", "kata"]) == 2
+    assert "no such policy in the file. There are: none, governor, mine" in capsys.readouterr().err
