@@ -1,5 +1,7 @@
 """The answer in a sentence: what was saved, and what it cost."""
 
+from operator import itemgetter
+
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate, estimate
 from ksm_analysis.analysis.words import number, spoken
@@ -10,14 +12,10 @@ TOLD = 0.01  # a difference between what is saved and what KSM counts that reade
 def headline(every: list[Setting]) -> str:
     """Say what was saved and what it cost, for the setting that saves most with the most guests."""
     every = [s for s in every if not s.control]
-    shared = [(s, s.saved_mib) for s in every if not s.off and s.saved_mib]
-    if not shared and any(not s.off for s in every):
-        return "The savings are not known: no run has a value in its last interval."
-    if not shared:
-        return "KSM was off in every run." if every else "No run can be used."
-    top, saved = max(shared, key=lambda pair: (pair[0].guests, pair[1].mean))
-    rivals = sum(s.guests == top.guests for s, _ in shared)
-    saved = estimate(top.savings, chosen_of=rivals) or saved
+    top = top_of(every)
+    if top is None or not top.saved_mib:
+        return nothing(every)
+    saved = saved_of(top, every) or top.saved_mib
     hosts = len({s.host for s in every}) > 1
     words = f"With {top.scenario(hosts)}: KSM saves {spoken(saved, 'MiB')}"
     if top.counted_mib and abs(top.counted_mib.mean - saved.mean) > TOLD * saved.mean:
@@ -38,6 +36,29 @@ def headline(every: list[Setting]) -> str:
             f"{number(top.ksmd_cpu_percent.mean)} % of one CPU"
         )
     return f"{words}. {_how_soon(top, saved)}".strip()
+
+
+def top_of(every: list[Setting]) -> Setting | None:
+    """Return the setting that saves most with the most guests; None if no savings are known."""
+    known = [(s.guests, s.saved_mib.mean, s) for s in shared(every) if s.saved_mib]
+    return max(known, key=itemgetter(0, 1))[2] if known else None
+
+
+def saved_of(top: Setting, every: list[Setting]) -> Estimate | None:
+    """Estimate what a setting saves that was selected, because it saves most with its guests."""
+    return estimate(top.savings, chosen_of=sum(s.guests == top.guests for s in shared(every)))
+
+
+def shared(every: list[Setting]) -> list[Setting]:
+    """Return the settings with KSM on that have known savings, without the control."""
+    return [s for s in every if not (s.off or s.control) and s.saved_mib]
+
+
+def nothing(every: list[Setting]) -> str:
+    """Say why nothing is known to be saved."""
+    if any(not (s.off or s.control) for s in every):
+        return "The savings are not known: no run has a value in its last interval."
+    return "KSM was off in every run." if every else "No run can be used."
 
 
 def _how_soon(setting: Setting, saved: Estimate) -> str:

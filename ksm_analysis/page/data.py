@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ksm_analysis.analysis import density, observations, price, recommendation, validity
+from ksm_analysis.analysis import density, observations, price, recommendation, validity, verdict
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
@@ -13,7 +13,15 @@ from ksm_analysis.definition.part import outside
 from ksm_analysis.metrics import catalog, measurement
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
-from ksm_analysis.page import census_figures, changes, policy_figures, tables, words
+from ksm_analysis.page import (
+    census_figures,
+    changes,
+    picture,
+    policy_figures,
+    tables,
+    tiles,
+    words,
+)
 from ksm_analysis.page.sections import sections_of
 from ksm_analysis.results import provenance
 from ksm_analysis.results.run import Results
@@ -31,12 +39,15 @@ def data_of(results: Results) -> dict[str, Any]:
     saving = density.beside(settings, fits)
     best = best_of(saving)
     facts = provenance.facts(results.runs)
+    first = verdict.named(saving, best)
+    figure, sections = picture.chosen(
+        sections_of(measured) if measured else [], saving, fits, measured
+    )
     notes = (run.plan.note for run in results.runs)
     return {
         "title": title(results),
         "notes": list(dict.fromkeys(filter(None, notes))),
         "headlines": [
-            *words.simulated(results.runs),
             *density.in_words(fits),
             *([headline(saving)] if saving or not fits else []),
         ],
@@ -52,7 +63,12 @@ def data_of(results: Results) -> dict[str, Any]:
         ],
         "checks": observations.checks(measured),
         "summary": tables.of_runs(measured),
-        "sections": sections_of(measured) if measured else [],
+        "simulated": words.simulated(results.runs),
+        "tried": words.tried(usable),
+        "verdict": verdict.verdict(saving, best, prices, fits),
+        "tiles": [*tiles.of_fits(fits), *tiles.of_settings(first, saving, prices, measured)],
+        "picture": figure,
+        "sections": sections,
         **choices(measured),
         "guests": tables.of_guests(recommendation.cells(measured)),
         "rule": recommendation.RULE,

@@ -19,7 +19,7 @@ import pandas as pd
 
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate
-from ksm_analysis.analysis.words import guest_word, join
+from ksm_analysis.analysis.words import guest_word, join, spoken
 from ksm_analysis.metrics import arrivals, catalog, measurement
 from ksm_analysis.metrics.catalog import Metric
 from ksm_analysis.metrics.measurement import Measured
@@ -424,7 +424,7 @@ def by_guests(data: Data, metric: Metric) -> list[Panel]:
         _runs_as_points(figure, part, metric, series)
         line = drawing.mean_line(part, "guests", metric, name or "measured")
         figure["data"].append(line | style(series, series) | {"meta": meta_of(part)})
-    _guests_axis(figure, last["guests"])
+    guests_axis(figure, last["guests"])
     return drawing.finished([("", figure)])
 
 
@@ -475,7 +475,7 @@ def _several_by_guests(data: Data, names: Sequence[str]) -> list[tuple[str, dict
                 label = join(metric.label.split(", of ")[0], name)
                 line = drawing.mean_line(part, "guests", metric, label)
                 figure["data"].append(line | style(index, series) | {"meta": meta_of(part)})
-        _guests_axis(figure, last["guests"])
+        guests_axis(figure, last["guests"])
         panels.append((title, figure))
     return panels
 
@@ -526,7 +526,7 @@ def _overlay(
         figure["data"].append(points)
 
 
-def _guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
+def guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
     """Make the number of guests the x axis, and note this for the page's filters."""
     figure["layout"]["meta"] = {"x": "guests"}
     figure["layout"]["xaxis"] |= {
@@ -537,7 +537,7 @@ def _guests_axis(figure: dict[str, Any], counts: pd.Series) -> None:
     }
 
 
-# --- savings against cost -------------------------------------------------------------------------
+# --- savings -------------------------------------------------------------------------
 
 
 def savings_against_cost(settings: list[Setting]) -> list[Panel]:
@@ -558,10 +558,10 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
             {
                 "x": [known[row].cost_seconds.mean for row in part.index],
                 "y": [known[row].saved_mib.mean for row in part.index],
-                "error_x": _bars([known[row].cost_seconds for row in part.index], look),
-                "error_y": _bars([known[row].saved_mib for row in part.index], look),
+                "error_x": bars([known[row].cost_seconds for row in part.index], look),
+                "error_y": bars([known[row].saved_mib for row in part.index], look),
                 "customdata": [guest_word(count) for count in part["guests"]],
-                "mode": "lines+markers",
+                "mode": "lines+markers" if len(part) > 1 else "markers",
                 "name": text(name or "measured"),
                 "line": {**look["line"], "width": 1},
                 "marker": look["marker"] | {"size": 9},
@@ -576,7 +576,40 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
     return drawing.finished([("", figure)])
 
 
-def _bars(estimates: list[Estimate], look: dict[str, Any]) -> dict[str, Any] | None:
+def saved_by_guests(settings: list[Setting]) -> list[Panel]:
+    """Draw MiB saved against the number of guests, with intervals: a line for each other factor.
+
+    There is no panel if the number of guests varies in no series.
+    """
+    known = [s for s in settings if s.saved_mib and not (s.off or s.control)]
+    figure = drawing.figure(next(m for m in catalog.HOST if m.name == "reclaimed_mib"))
+    table = pd.DataFrame([{f: getattr(s, f) for f in (*FACTORS, "guests")} for s in known])
+    series = series_of(table) if known else []
+    if not any(part["guests"].nunique() > 1 for _, part in series):
+        return []
+    for index, (name, part) in enumerate(series):
+        part = part.sort_values("guests")
+        saved = [known[row].saved_mib for row in part.index]
+        look = style(index, index)
+        figure["data"].append(
+            {
+                "x": part["guests"].to_list(),
+                "y": [each.mean for each in saved],
+                "error_y": bars(saved, look),
+                "customdata": [spoken(each, "MiB") for each in saved],
+                "name": text(name or "saved"),
+                "mode": "lines+markers" if len(part) > 1 else "markers",
+                "hovertemplate": "%{customdata}<extra>%{fullData.name}</extra>",
+                "meta": meta_of(part),
+                **look,
+            }
+        )
+    guests_axis(figure, table["guests"])
+    figure["layout"]["yaxis"]["title"] = "MiB saved at the end"
+    return drawing.finished([("", figure)])
+
+
+def bars(estimates: list[Estimate], look: dict[str, Any]) -> dict[str, Any] | None:
     """Make error bars from the low to the high end of each interval; None without intervals."""
     if all(estimate.low is None for estimate in estimates):
         return None

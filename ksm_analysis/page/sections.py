@@ -24,6 +24,7 @@ from ksm_analysis.page import (
 from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import COUNTING, PUBLISHED
 
+SAVED = "reclaimed_mib"
 FREED = (
     "The diamond is what the host has more of at the end of a run than at its start: the "
     "anonymous memory of the sampled processes (Pss_Anon) fell by this, less the memory of KSM's "
@@ -128,6 +129,12 @@ class Section:
     title: str
     intro: str
     figures: tuple[Figure, ...]
+    short: str = ""  # its title among the links
+
+    @property
+    def link(self) -> str:
+        """The title among the links to sections."""
+        return self.short or self.title
 
 
 def sections_of(measured: list[Measured]) -> list[Section]:
@@ -141,7 +148,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
         Section(
             "savings",
             "What is saved",
-            f"{last}To add published values (hollow markers), use “Choose what is shown” above.",
+            f"{last}To add published values (hollow markers), use the menu “metrics” above.",
             tuple(_savings(data, measured, with_guests)),
         ),
         Section(
@@ -169,6 +176,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "What the runs measured",
             "What a command in the runs printed, or a part of them reported.",
             tuple(_reported(measured)),
+            "Measured",
         ),
         Section(
             "intervals",
@@ -182,12 +190,14 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             f"One panel for each {'number of guests, ' if with_guests else ''}workload and "
             f"setting, all with the same scale. {_bands(data)}",
             tuple(_of(m, "by-interval", figures.by_interval_of_guests(data, m)) for m in of_guests),
+            _whose(data),
         ),
         Section(
             "counts",
             "Against the number of guests",
             last,
             tuple(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown if with_guests),
+            "By guests",
         ),
         Section(
             "samples",
@@ -196,6 +206,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "cell. A line with many samples is divided into stretches. Each stretch keeps its "
             "lowest and its highest value, so no peak is lost.",
             tuple(_by_time(data, shown, of_guests)),
+            "Samples",
         ),
     )
     return [section for section in every if section.figures]
@@ -324,7 +335,21 @@ def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:
 def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) -> Iterator[Figure]:
     by_name = {m.name: m for m in catalog.HOST}
     in_mib = [by_name[name] for name in figures.MEMORY]
-    if panels := figures.savings_against_cost(settings_of(measured)):
+    settings = settings_of(measured)
+    if panels := figures.saved_by_guests(settings):
+        yield Figure(
+            "saved-by-guests",
+            "Savings against the number of guests",
+            f"{by_name[SAVED].help} At the end of the run. Values are means of repetitions with "
+            "95 % intervals; a single run has no interval.",
+            tuple(panels),
+            wide=True,
+        )
+    if data.host[SAVED].notna().any():
+        panels = figures.by_time(data, by_name[SAVED])
+        help_ = f"{by_name[SAVED].help} Each line is one run. {_times(data)}"
+        yield Figure("saved-by-time", "Savings over time", help_.strip(), tuple(panels), wide=True)
+    if panels := figures.savings_against_cost(settings):
         yield Figure(
             "savings-against-cost",
             "Savings against cost",

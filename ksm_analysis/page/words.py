@@ -3,7 +3,10 @@
 from typing import Any
 
 from ksm_analysis.definition.factors import FACTORS, REPETITION
+from ksm_analysis.results.cells import is_off
 from ksm_analysis.results.run import Run
+
+MOST, LENGTH = 3, 90  # names, and characters of them, that fit a line
 
 
 def in_words(runs: tuple[Run, ...]) -> str:
@@ -35,6 +38,44 @@ def simulated(runs: tuple[Run, ...]) -> list[str]:
         return []
     which = "Simulated" if all(run.simulated for run in runs) else "Partly simulated"
     return [f"{which}: a model of ksmd of Linux {', '.join(kernels)} made these numbers."]
+
+
+def tried(runs: tuple[Run, ...]) -> str:
+    """Say in one line what was tried: guests, workloads, settings, runs."""
+    if not runs:
+        return "No run can be used."
+    counted = {factor: dict.fromkeys(run.factors[factor] for run in runs) for factor in FACTORS}
+    loads, settings = [*counted["workload"]], [*counted["knobs"]]
+    hosts = {run.host for run in runs}
+    seconds = sorted({round(run.seconds) for run in runs})
+    span = f"{seconds[0]}" if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]}"
+    return " · ".join(
+        filter(
+            None,
+            [
+                _guests(runs).removeprefix("with ") if any(counted["guests"]) else "",
+                _list(loads) if len(loads) <= MOST else f"{len(loads)} workloads",
+                settings[0] if len(settings) == 1 else _settings(runs),
+                f"{len(hosts)} hosts" if len(hosts) > 1 else "",
+                f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} of {span} s",
+            ],
+        )
+    )
+
+
+def _settings(runs: tuple[Run, ...]) -> str:
+    """Name the settings, or the knobs in which they differ."""
+    settings = dict.fromkeys(run.factors["knobs"] for run in runs if not is_off(run))
+    off = " and KSM off" if any(map(is_off, runs)) else ""
+    if len(settings) <= MOST and sum(map(len, settings)) <= LENGTH:
+        return f"{_list([*settings], ' against ')}{off}" if settings else "KSM off"
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.plan.knobs.items():
+            values.setdefault(name, set()).add(str(value))
+    names = [name for name, each in values.items() if len(each) > 1 and name != "run"]
+    of = f" of {_list(names)}" if 0 < len(names) <= MOST else ""
+    return f"{len(settings)} {'setting' if len(settings) == 1 else 'settings'}{of}{off}"
 
 
 def _guests(runs: tuple[Run, ...]) -> str:

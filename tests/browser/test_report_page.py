@@ -27,6 +27,7 @@ LINES = """(id) => [...document.querySelectorAll(`#${id} .plot`)]
   .filter((plot) => !plot.parentElement.hidden)
   .flatMap((plot) => plot._fullData.map((trace) => [trace.name, [...trace.x]]))"""
 
+FILTERED = ("guests", "workload", "knobs", "metric")
 FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every((plot) => {
   const [svg, box] = [plot.querySelector('.main-svg'), plot].map((e) => e.getBoundingClientRect());
   return svg.width === plot.clientWidth && Math.abs(svg.height - box.height) < 5;
@@ -53,11 +54,13 @@ class Opened:
 
     def choose(self, *labels, keep=True):
         """Check or uncheck filters."""
-        filters = self.page.locator("#filters")
-        if filters.get_attribute("open") is None:
-            filters.locator("summary").click()
         for label in labels:
-            filters.get_by_label(label, exact=True).set_checked(keep)
+            box = self.page.get_by_label(label, exact=True)
+            menu = self.page.locator("#filters .menu").filter(has=box)
+            if menu.get_attribute("open") is None:
+                menu.locator("summary").click()
+            menu.get_by_label(label, exact=True).set_checked(keep)
+        self.page.keyboard.press("Escape")
 
     def draw(self):
         """Draw all figures, as before printing; otherwise those outside of the screen wait."""
@@ -205,6 +208,74 @@ def test_a_number_of_guests_is_filtered_from_every_figure_and_table(fresh):
     assert fresh.page.locator("#summary tbody tr:not([hidden])").count() == rows - 8
     assert fresh.page.locator("#answer tbody tr[data-guests='2']:not([hidden])").count() == 0
     assert "numbers of guests: 1 left out" in fresh.page.locator("#filters output").text_content()
+    # sentences and tests do not follow, and say so
+    assert fresh.page.locator("#checks .whole").is_visible()
+    assert "guests-=2" in fresh.page.url
+
+
+def test_what_is_chosen_is_in_the_address(browser, page_file):
+    """A link opens the same view; links within the page and a reset keep or drop it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(f"{page_file.as_uri()}#guests=3&knobs=pages_to_scan%3D100&metric=pages_shared")
+    boxes = "(all) => all.filter((box) => box.checked).map((box) => box.value)"
+    names = {n: page.locator(f"input[name={n}]").evaluate_all(boxes) for n in FILTERED}
+    shown = page.locator("#answer tbody tr:not([hidden])")
+
+    assert names == {
+        "guests": ["3"],
+        "workload": ["idle", "stress"],
+        "knobs": ["pages_to_scan=100"],
+        "metric": ["pages_shared"],
+    }
+    assert shown.count() == 2
+    assert page.locator("#pages_shared-by-interval").is_visible()
+    page.get_by_role("link", name="Samples").click()
+    assert page.url.endswith("&at=samples")
+    assert "guests=3" in page.url
+    assert page.evaluate("document.activeElement.id") == "samples"
+    page.get_by_role("button", name="Reset choices").click()
+    page.wait_for_function("() => !location.hash")
+    assert shown.count() == 13
+    context.close()
+
+
+def test_a_setting_is_isolated_everywhere_by_a_click(browser, page_file):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    rows = "#answer tbody tr:not([hidden])"
+    page.locator(f"{rows} .only").first.click()
+
+    assert page.locator(rows).count() == 1
+    (of,) = page.locator(rows).evaluate_all("(rows) => rows.map((row) => ({...row.dataset}))")
+    tiles = page.locator(".merit:not([hidden])")
+    assert tiles.evaluate("(tiles) => ({...tiles.dataset})") == of
+    assert page.locator(f"{rows} .only").get_attribute("aria-pressed") == "true"
+    page.locator(f"{rows} .only").click()
+    assert page.locator(rows).count() == 13
+    # so does a name in a legend
+    page.locator("#saved-by-guests .legendtoggle").first.click()
+    page.wait_for_function("() => location.hash.includes('workload=idle')")
+    left = page.locator(rows).evaluate_all("(all) => all.map((row) => row.dataset.workload)")
+    assert left == ["idle"] * 3
+    context.close()
+
+
+def test_eight_figures_are_shown_before_more(browser, page_file):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    shown = page.locator("figure:not([hidden])")
+    inside = "(e) => e.getBoundingClientRect().bottom <= innerHeight"
+
+    assert shown.count() == 8
+    assert page.locator(".verdict").evaluate(inside)
+    assert page.locator(".merit:not([hidden])").evaluate(inside)
+    page.get_by_role("button", name="more figures").click()
+    assert shown.count() > 8
+    assert not page.locator("#more").is_visible()
+    context.close()
 
 
 def test_a_workload_is_filtered_and_comes_back(fresh):
@@ -344,7 +415,7 @@ def test_all_elements_are_reachable_and_have_a_name(fresh):
     page = fresh.page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the answer"
-    page.locator("#filters summary").focus()
+    page.locator("#filters summary").first.focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")

@@ -118,7 +118,7 @@ def test_warnings_come_first(write_run):
 
     assert "1 warning: read it before you trust this page" in text
     assert "left out, since the run failed: guest 2 never answered" in text
-    assert text.index("guest 2 never answered") < text.index("Definitions")
+    assert text.index("guest 2 never answered") < text.index("What each setting saves")
 
 
 def test_a_page_without_a_usable_run_says_why(write_run):

@@ -11,9 +11,11 @@
   const plots = all(".plot");
   const sources = new Map(); // plot → its figure as Python has made it
   const drawn = new Set();
+  const FEW = 8; // figures that are shown before “more”
+  let more = false;
   const filters = document.getElementById("filters");
-  const boxes = filters ? all("input[name]", filters) : [];
-  const everyBox = filters ? all("input[data-all]", filters) : [];
+  const boxes = all("input[name]", filters);
+  const everyBox = all("input[data-all]", filters);
   const config = {
     displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
@@ -133,7 +135,10 @@
     plot.dataset.drawn = "yes";
     for (const button of all(".modebar-btn", plot)) button.setAttribute("aria-label", button.dataset.title);
     plot.querySelector(".modebar")?.setAttribute("aria-label", "View");
-    if (first) resized.observe(plot);
+    if (first) {
+      resized.observe(plot);
+      legend(plot);
+    }
   }
 
   const resized = new ResizeObserver((entries) => {
@@ -149,7 +154,12 @@
     }
   }, { rootMargin: "600px" });
   plots.forEach((plot) => seen.observe(plot));
-  window.addEventListener("beforeprint", () => plots.forEach(draw));
+  window.addEventListener("beforeprint", () => {
+    for (const help of all("details.help")) help.open = true;
+    unfold();
+    plots.forEach(draw);
+  });
+  window.addEventListener("afterprint", () => all("details.help").forEach((help) => { help.open = false; }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 
   /* --- filters --- */
@@ -172,18 +182,41 @@
 
   function apply() {
     const without = chosen();
-    for (const figure of all("figure")) {
+    const figures = all("figure");
+    for (const figure of figures) {
       figure.hidden = Boolean(figure.dataset.metric && without.metric?.has(figure.dataset.metric));
       // A figure without lines is hidden too
       figure.hidden ||= all(".plot", figure).every((plot) => !traces(plot).length);
-      if (!figure.hidden) refresh(figure);
     }
+    const folded = more ? [] : figures.filter((figure) => !figure.hidden).slice(FEW);
+    for (const figure of folded) figure.hidden = true;
+    for (const figure of figures) if (!figure.hidden) refresh(figure);
     for (const row of all("tr[data-guests], details[data-guests]")) row.hidden = !passes(row.dataset, without);
+    const merits = all(".merit");
+    const first = merits.find((merit) => passes(merit.dataset, without));
+    for (const merit of merits) merit.hidden = merit !== first;
     for (const section of all("section.figures")) {
-      section.querySelector(".none").hidden = all("figure", section).some((figure) => !figure.hidden);
+      const own = all("figure", section);
+      section.querySelector(".none").hidden = own.some((figure) => !figure.hidden);
+      section.hidden = own.every((figure) => figure.hidden) && own.some((figure) => folded.includes(figure));
     }
+    fold(folded.length);
     for (const box of everyBox) box.checked = !without[box.dataset.all]?.size;
+    for (const button of all(".only")) button.setAttribute("aria-pressed", String(isOnly(button.closest("tr").dataset)));
     summarize(without);
+  }
+
+  function fold(count) {
+    const box = document.getElementById("more");
+    box.hidden = !count;
+    box.firstChild.textContent = count === 1 ? "Show 1 more figure" : `Show ${count} more figures`;
+    all("section.figures:not([hidden])").at(-1)?.after(box);
+  }
+
+  function unfold() {
+    if (more) return;
+    more = true;
+    apply();
   }
 
   function refresh(figure) {
@@ -196,22 +229,160 @@
     if (!table.hidden) fill(table, figure);
   }
 
+  const isFactor = (name) => !["metric", "published"].includes(name);
+
   function summarize(without) {
-    if (!filters) return;
-    const names = Object.entries(without).filter(([name, values]) => values.size && !["metric", "published"].includes(name));
+    const names = Object.entries(without).filter(([name, values]) => values.size && isFactor(name));
     const words = names.map(([name, values]) => `${name === "guests" ? "numbers of guests" : name}: ${values.size} left out`);
     const figures = all("figure").filter((figure) => !figure.hidden).length;
     filters.querySelector("output").textContent = [`${figures} of ${all("figure").length} figures`, ...words].join(", ");
+    for (const tag of all("[data-of]", filters)) {
+      const own = boxes.filter((box) => box.name === tag.dataset.of.replace(/^metrics$/, "metric"));
+      const on = own.filter((box) => box.checked);
+      tag.textContent = on.length === own.length ? "all" : on.length === 1 ? on[0].value : `${on.length} of ${own.length}`;
+      tag.closest("summary").classList.toggle("chosen", isFactor(own[0]?.name ?? "metric") && on.length < own.length);
+    }
+    for (const words_ of all(".whole")) words_.hidden = !names.length;
+    filters.querySelector("[type=reset]").hidden = boxes.every((box) => box.checked === box.defaultChecked);
+  }
+
+  /* A change by the reader: show it, and keep it in the address. */
+  function change() {
+    apply();
+    remember();
   }
 
   function listen() {
     filters.addEventListener("change", (event) => {
-      if (event.target.matches("[data-all]")) {
-        for (const box of boxes) if (box.name === event.target.dataset.all) box.checked = event.target.checked;
-      }
-      apply();
+      const name = event.target.dataset.all;
+      for (const box of boxes) if (box.name === name) box.checked = event.target.checked;
+      more ||= (name ?? event.target.name) === "metric"; // a metric that is chosen must be seen
+      change();
     });
-    filters.querySelector("form").addEventListener("reset", () => setTimeout(apply));
+    filters.addEventListener("reset", () => setTimeout(change));
+    document.getElementById("more").addEventListener("click", () => { unfold(); remember(); });
+    for (const menu of all(".menu")) {
+      menu.addEventListener("toggle", () => { if (menu.open) place(menu); });
+    }
+    document.addEventListener("click", (event) => {
+      for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+    });
+    document.addEventListener("keydown", (event) => {
+      const menu = event.key === "Escape" && document.querySelector(".menu[open]");
+      if (!menu) return;
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  }
+
+  /* Put the choices of a menu below it, within the window. */
+  function place(menu) {
+    const choices = menu.querySelector("fieldset");
+    const { left, bottom } = menu.getBoundingClientRect();
+    choices.style.top = `${bottom + 4}px`;
+    choices.style.left = `${Math.max(8, Math.min(left, innerWidth - choices.offsetWidth - 8))}px`;
+  }
+
+  /* --- one setting alone --- */
+
+  const varied = [...new Set(boxes.map((box) => box.name))].filter(isFactor);
+
+  /* Whether only what has these factors is shown. */
+  function isOnly(factors) {
+    return boxes.filter((box) => isFactor(box.name) && box.name in factors)
+      .every((box) => box.checked === (box.value === String(factors[box.name])));
+  }
+
+  /* Show only what has these factors; if that is so already, show everything. */
+  function only_(factors) {
+    const everything = isOnly(factors);
+    for (const box of boxes) {
+      if (isFactor(box.name) && box.name in factors) box.checked = everything || box.value === String(factors[box.name]);
+    }
+    change();
+  }
+
+  /* The name of each setting in a table becomes a button. */
+  function settingsAsButtons() {
+    if (!varied.length) return;
+    for (const row of all("#answer tr[data-guests], .settings tr[data-guests]")) {
+      const [cell] = row.cells;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "only";
+      button.textContent = cell.textContent;
+      button.title = "Show only this setting; again: all";
+      button.setAttribute("aria-label", `Show only ${varied.map((name) => `${name} ${row.dataset[name]}`).join(", ")}`);
+      button.addEventListener("click", () => only_(row.dataset));
+      cell.replaceChildren(button);
+    }
+  }
+
+  /* A name in a legend does the same, if its line belongs to some of the settings only. */
+  function legend(plot) {
+    plot.on("plotly_legendclick", ({ data, curveNumber }) => {
+      const meta = data[curveNumber].meta ?? {};
+      const factors = Object.fromEntries(varied.filter((name) => name in meta).map((name) => [name, meta[name]]));
+      if (!Object.keys(factors).length) return true; // Plotly hides the line in this figure
+      only_(factors);
+      return false;
+    });
+  }
+
+  /* --- the address --- */
+
+  /* What is chosen, as #guests=2&knobs-=…: the values that are shown, or with a minus those that are not,
+     whichever are fewer. Nothing if it is as the page opens. */
+  function remember(at = "") {
+    const view = new URLSearchParams();
+    for (const name of new Set(boxes.map((box) => box.name))) {
+      const own = boxes.filter((box) => box.name === name);
+      if (own.every((box) => box.checked === box.defaultChecked)) continue;
+      const [on, not] = [own.filter((box) => box.checked), own.filter((box) => !box.checked)];
+      const fewer = not.length && (!on.length || not.length < on.length) ? [`${name}-`, not] : [name, on];
+      for (const box of fewer[1]) view.append(fewer[0], box.value);
+    }
+    if (more && view.size) view.set("more", "yes");
+    if (at && view.size) view.set("at", at);
+    const hash = view.size ? `#${view}` : at && `#${at}`;
+    history.replaceState(null, "", hash || location.pathname + location.search);
+  }
+
+  function restore() {
+    const words = location.hash.slice(1);
+    const view = new URLSearchParams(words.includes("=") ? words : "");
+    for (const name of new Set(boxes.map((box) => box.name))) {
+      const [on, not] = [view.getAll(name), view.getAll(`${name}-`)];
+      for (const box of boxes.filter((each) => each.name === name)) {
+        box.checked = on.length ? on.includes(box.value) : not.length ? !not.includes(box.value) : box.defaultChecked;
+      }
+    }
+    more ||= view.has("more") || view.has("metric") || view.has("metric-");
+    apply();
+    const at = view.get("at") ?? words;
+    if (at) show(at);
+  }
+
+  function show(id) {
+    const target = document.getElementById(id);
+    if (target?.closest("[hidden]")) unfold();
+    target?.scrollIntoView();
+  }
+
+  /* Links within the page keep what is chosen. */
+  function links() {
+    addEventListener("hashchange", restore);
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest('a[href^="#"]');
+      if (!link) return;
+      const id = link.hash.slice(1);
+      if (!document.getElementById(id)) return;
+      event.preventDefault();
+      show(id);
+      remember(id);
+      document.getElementById(id).setAttribute("tabindex", "-1");
+      document.getElementById(id).focus({ preventScroll: true });
+    });
   }
 
   /* --- the same numbers, as a table and as files --- */
@@ -332,7 +503,9 @@
     }
   });
 
-  if (filters) listen();
-  apply();
+  listen();
+  settingsAsButtons();
+  links();
+  restore();
   addEventListener("load", () => setTimeout(() => requestIdleCallback(loaded), 1000));
 })();
