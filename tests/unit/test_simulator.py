@@ -252,7 +252,7 @@ def test_runs_are_marked_as_simulated(tmp_path, capsys):
     results = simulated(tmp_path, COPIES, "--policies", "none,governor")
     assert main(["report", str(results)]) == 0
     page = (results / "report.html").read_text()
-    assert '<p class="headline">Simulated: a model of ksmd of Linux 6.18' in page
+    assert '<span class="flag">Simulated: a model of ksmd of Linux 6.18' in page
     assert "all runs are simulated" in page
     assert "complete, simulated" in page
     capsys.readouterr()
