@@ -22,8 +22,8 @@ Only memory whose contents are known can be simulated:
   workloads   arrays, memory without huge pages, or idle beside such processes
   knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
               stable_node_chains_prune_millisecs
-  policies    none and governor, whose decisions are those of the real one; --policies chooses from
-              a file that has others, too
+  policies    none; governor, whose decisions are those of the real one; a command that only sets
+              such knobs with echo. --policies chooses from a file that has others, too
 All else is an error before anything starts.
 """
 EXAMPLES = """\

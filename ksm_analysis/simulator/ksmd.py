@@ -22,7 +22,7 @@ ZERO = 0
 CHUNK = 2**19  # pages handled at once: temporary arrays take about 100 bytes for each
 NEVER = -(2**31)
 """Not a content: the page is not in memory, or ksmd has not looked at it."""
-NONE, CHAIN = -1, -2  # instead of a frame: there is none; there are several
+NONE, CHAIN = -1, -2  # instead of a frame: there is none; there are several, in chain CHAIN - value
 
 # What ksmd knows of a page: it has an rmap_item, which is in the unstable tree, or in the stable
 # tree; the page is mapped to a merged frame, or to the zero page; it is not in memory.
@@ -75,9 +75,9 @@ class Process:
 class Chain:
     """The frames of a content that has several, as the kernel lists them; the last is its first."""
 
+    number: int
     frames: list[int]
     pruned: float  # when all of them were looked at
-    full: bool = False  # none can take another page, and none is gone; else it is not known
 
 
 @dataclass(eq=False)
@@ -120,6 +120,10 @@ class Ksmd:
         self.stable: Ints = np.full(1, NONE, np.int32)
         self.unstable: Ints = np.full(1, NONE, np.int32)
         self.marked: Bytes = np.zeros(1, np.uint8)
+        # by number of a chain: its first frame, and whether all others are known to be full
+        self.chain_first: Ints = np.empty(0, np.int32)
+        self.rest_full: npt.NDArray[np.bool_] = np.empty(0, bool)
+        self.free_chains: list[int] = []
         # by frame: its content, NONE if it is in no tree; rmap_items; pages that are mapped to it
         self.frames = 0
         self.frame_content: Ints = np.empty(0, np.int32)
@@ -176,12 +180,12 @@ class Ksmd:
         frames = self.frame[at[(flags & MERGED) != 0]]
         np.subtract.at(self.mapped, frames, 1)
         self.flags[at] = flags & ~(MERGED | ZEROED | ABSENT)
-        if self.chains:
-            self._reopen(self.frame_content[frames])
+        self._reopen(self.frame_content[frames])
 
-    def _reopen(self, contents: Iterable[int]) -> None:
-        for content in {*map(int, contents)} & self.chains.keys():
-            self.chains[content].full = False
+    def _reopen(self, contents: Ints | int) -> None:
+        """Note that frames of these contents may take pages again, or may be gone."""
+        values = np.atleast_1d(self.stable[contents])
+        self.rest_full[CHAIN - values[values <= CHAIN]] = False
 
     def _known(self, contents: npt.ArrayLike) -> Ints:
         """Return contents as numbers that the table of contents has."""
@@ -473,7 +477,7 @@ class Ksmd:
         groups = Groups(contents[starts], starts, np.diff(starts, append=len(pages)))
         waited, slow = self._merge_groups(pages, groups)
         alone += waited
-        self.marked[keys[self.stable[keys] == CHAIN]] = 2
+        self.marked[keys[self.stable[keys] <= CHAIN]] = 2
         self.marked[slow.contents] = np.where(self.marked[slow.contents], 2, 0)
         ordered = self.marked[keys] == 2
         self.marked[keys], self.marked[slow.contents] = 0, 0
@@ -490,10 +494,15 @@ class Ksmd:
         contents, sizes, most = groups.contents, groups.sizes, self.knobs["max_page_sharing"]
         frames, waiting = self.stable[contents], self._waiting(contents)
         quiet = self.marked[contents] == 0
+        chained = quiet & (frames <= CHAIN)
+        chained[chained] = self.rest_full[CHAIN - frames[chained]]
+        frames[chained] = self.chain_first[CHAIN - frames[chained]]  # only it may take pages
         join = quiet & (frames >= 0)
         join[join] &= self.mapped[frames[join]] > 0
         join[join] &= self.length[frames[join]] + sizes[join] <= most
-        new = quiet & (frames == NONE)
+        full = chained & ~join
+        full[full] &= (self.mapped[frames[full]] > 0) & (self.length[frames[full]] >= most)
+        new = quiet & (frames == NONE) | full
         single = new & (waiting < 0) & (sizes == 1)
         waits = waiting >= 0
         pair = new & ~single & (sizes + waits <= most)
@@ -503,7 +512,10 @@ class Ksmd:
         self._wait(pages[groups.starts[single]])
         if pair.any():
             first = self._new_frames(contents[pair])
-            self.stable[contents[pair]] = first
+            longer = full[pair]
+            self.stable[contents[pair][~longer]] = first[~longer]
+            for content, frame in zip(contents[pair][longer], first[longer], strict=True):
+                self._lengthen(self.chains[int(content)], int(frame))
             waited = waiting[pair & waits]
             self._append(first, sizes[pair] + waits[pair])
             self._map(groups.pages(pages, pair), np.repeat(first, sizes[pair]))
@@ -591,8 +603,7 @@ class Ksmd:
             return
         self.length[frame] -= 1
         self.sharing -= 1
-        if content in self.chains:
-            self.chains[content].full = False
+        self._reopen(content)
 
     def _drop(self, content: int, frame: int) -> None:
         """Take a frame that no page is mapped to out of the tree."""
@@ -600,8 +611,10 @@ class Ksmd:
         self.sharing -= int(self.length[frame]) - 1
         self.length[frame], self.frame_content[frame] = 0, NONE
         if content in self.chains:
-            self.chains[content].frames.remove(frame)
-            self.chains[content].full = False
+            self._reopen(content)
+            chain = self.chains[content]
+            chain.frames.remove(frame)
+            self.chain_first[chain.number] = chain.frames[-1] if chain.frames else NONE
         else:
             self.stable[content] = NONE
 
@@ -636,30 +649,48 @@ class Ksmd:
 
     def _search(self, content: int) -> int | None:
         """Return the frame that a page merges with; None if there is none."""
-        if content in self.chains:
-            if self.chains[content].full:
-                return None
-            frame = self._walk(content, prune=True)
-        else:
+        chain = self.chains.get(content)
+        if chain is None:
             frame = int(self.stable[content])
             if frame >= 0 and not self.mapped[frame]:
                 self._drop(content, frame)
                 frame = NONE
+        elif self.rest_full[chain.number]:
+            frame = chain.frames[-1]
+        else:
+            frame = self._walk(content, prune=True)
         return frame if frame >= 0 and self._takes(frame) else None
 
     def _insert(self, content: int, frame: int) -> None:
-        """Put a new frame into the stable tree."""
-        if content in self.chains:
+        """Put a new frame into the stable tree, if no frame that is there can take a page."""
+        chain = self.chains.get(content)
+        if chain is not None and not self.rest_full[chain.number]:
             self._walk(content, prune=False)
+            chain = self.chains.get(content)
         first = int(self.stable[content])
         if first == NONE:
             self.stable[content] = frame
             return
-        if first != CHAIN:
-            self.chains[content] = Chain([first], self.clock)
-            self.stable[content] = CHAIN
-        self.chains[content].frames.append(frame)
-        self.chains[content].full = False
+        if chain is None:
+            chain = self.chains[content] = Chain(self._chain_number(), [first], self.clock)
+            self.stable[content] = CHAIN - chain.number
+            self.rest_full[chain.number] = True  # or the page would not need a new frame
+        self._lengthen(chain, frame)
+
+    def _chain_number(self) -> int:
+        """Return the number of a new chain."""
+        if not self.free_chains:
+            count = len(self.chain_first)
+            more = max(64, count // 4)
+            self.chain_first = _grown(self.chain_first, count + more, NONE)
+            self.rest_full = _grown(self.rest_full, count + more, 0)
+            self.free_chains.extend(range(count, count + more))
+        return self.free_chains.pop()
+
+    def _lengthen(self, chain: Chain, frame: int) -> None:
+        """Make a new frame the first of a chain."""
+        chain.frames.append(frame)
+        self.chain_first[chain.number] = frame
 
     def _walk(self, content: int, prune: bool) -> int:
         """Return the frame of a chain that is best for another page; NONE if none is left.
@@ -672,25 +703,28 @@ class Ksmd:
         prune = prune and self.clock >= chain.pruned + wait
         if prune:
             chain.pruned = self.clock
-        best = NONE
-        for frame in chain.frames[::-1]:
+        best, gone, others = NONE, [], False
+        for frame in reversed(chain.frames):
             if not self.mapped[frame]:
-                self._drop(content, frame)
+                gone.append(frame)
             elif best == NONE or (
                 self._takes(frame)
                 and (not self._takes(best) or self.length[frame] > self.length[best])
             ):
                 best = frame
                 if self._takes(best) and not prune:
+                    others = True  # which are not looked at
                     break
+        for frame in gone:
+            self._drop(content, frame)
         if len(chain.frames) <= 1:
             self.stable[content] = best
-            del self.chains[content]
+            self.free_chains.append(self.chains.pop(content).number)
         elif chain.frames[-1] != best and self._takes(best, 1):
             chain.frames.remove(best)
-            chain.frames.append(best)
-        else:
-            chain.full = not self._takes(best)
+            self._lengthen(chain, best)
+        elif not others and not self._takes(best):
+            self.rest_full[chain.number] = True
         return best
 
     def _unmerge(self) -> None:
@@ -704,6 +738,7 @@ class Ksmd:
         self.frame_content.fill(NONE)
         self.stable.fill(NONE)
         self.unstable.fill(NONE)
+        self.free_chains.extend(chain.number for chain in self.chains.values())
         self.chains.clear()
         self.frames = 0
         self.shared = self.sharing = self.unshared = self.zero_pages = self.items = 0

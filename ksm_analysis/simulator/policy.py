@@ -1,9 +1,42 @@
-"""The governor, which turns the knobs of a simulated host: its core is that of the role."""
+"""Who turns the knobs of a simulated host: the governor, or a command that only sets them once."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from ksm_analysis.simulator.ksmd import KNOBS
 from ksm_analysis.simulator.memory import Actor, World
 from ksm_analysis.simulator.programs import GOVERNOR, program
+
+
+def turns(world: World, kind: str, told: dict[str, Any]) -> Actor:
+    """Return the actor that turns the knobs; `kind` and `told` as in a plan."""
+    world.tell("policy", "policy started", kind=kind, knobs=dict(world.ksmd.knobs))
+    if kind == "governor":
+        return governor(world, told)
+    return _command(world, writes_of(told["argv"]) or {})
+
+
+def writes_of(argv: Sequence[str]) -> dict[str, int] | None:
+    """Return the knobs that a command sets at its start; None if it does anything else.
+
+    It may `cd` to the directory of the knobs, `echo` numbers to them, and `sleep infinity`.
+    """
+    words, found = " ".join(argv).removeprefix("/bin/sh -c "), dict[str, int]()
+    for step in re.split(r"\s*&&\s*|\s*;\s*", words.strip()):
+        if step in ("sleep infinity", "cd /sys/kernel/mm/ksm"):
+            continue
+        write = re.fullmatch(r"echo (\d{1,9}) ?> ?(?:/sys/kernel/mm/ksm/)?([a-z_]+)", step)
+        if not write or write[2] not in KNOBS:
+            return None
+        found[write[2]] = int(write[1])
+    return found
+
+
+def _command(world: World, writes: dict[str, int]) -> Actor:
+    world.ksmd.set(writes)
+    world.tell("policy", "decision", reason="", knobs=writes)
+    yield from ()
 
 
 def governor(world: World, told: dict[str, Any]) -> Actor:
@@ -16,7 +49,6 @@ def governor(world: World, told: dict[str, Any]) -> Actor:
     if "max_cpu" in told:
         settings = settings._replace(max_cpu=told["max_cpu"] / 100)
     state = core.State()
-    world.tell("policy", "policy started", kind="governor", knobs=dict(ksmd.knobs))
     while True:
         looked = ksmd.clock
         state, decision = core.decide(state, seen(world, core), settings)

@@ -5,9 +5,10 @@ from typing import Any
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.simulator.ksmd import KNOBS
+from ksm_analysis.simulator.policy import writes_of
 
 PARTS = ("processes", "arrays", "memory", "sampler", "policy")
-POLICIES = ("none", "governor")
+POLICIES = "none, governor, a command that only sets such knobs with echo; see --policies"
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
 
 
@@ -33,10 +34,12 @@ def _problems(run: dict[str, Any]) -> Iterator[str]:
     if options["sampler"]["steady"]:
         yield _no("stop", "the length of a run must be known", "no such key")
     yield from _of_host(run)
-    policy = run.get("policy", {"kind": "none", "name": "none"})
-    if policy["kind"] not in POLICIES:
-        only = " and ".join(POLICIES)
-        yield _no(f"policies: {policy['name']}", "it is not simulated", f"{only}; see --policies")
+    if (policy := run.get("policy")) and not _policy(policy["kind"], policy["settings"]):
+        yield _no(f"policies: {policy['name']}", "it is not simulated", POLICIES)
+
+
+def _policy(kind: str, told: dict[str, Any]) -> bool:
+    return kind == "governor" or (kind == "command" and writes_of(told["argv"]) is not None)
 
 
 def _of_processes(options: dict[str, Any]) -> Iterator[str]:

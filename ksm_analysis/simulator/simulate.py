@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ksm_analysis.results.record import FORMAT
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
-from ksm_analysis.simulator.policy import governor
+from ksm_analysis.simulator.policy import turns
 
 HOST = "simulated"
 KERNEL = "6.18"
@@ -116,8 +116,8 @@ def _sampled(
         if n == 0:
             ksmd.set(knobs)
             world.tell("events", "knobs set", knobs={**KNOBS, **knobs})
-            if run.get("policy", {}).get("kind") == "governor":
-                queue.add(governor(world, run["policy"]["settings"]))
+            if policy := run.get("policy"):
+                queue.add(turns(world, policy["kind"], policy["settings"]))
     yield {
         "kind": "end",
         "samples": sampling["samples"],

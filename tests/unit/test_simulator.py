@@ -223,7 +223,12 @@ processes:
   arrivals: [0, 0, 5, 5]
   lifetimes: [30, 10, 30, 30]
 knobs: [{run: 1, pages_to_scan: 200}]
-policies: [none, governor, {name: mine, command: sleep infinity}]
+policies:
+  - none
+  - governor
+  - name: fast
+    command: cd /sys/kernel/mm/ksm && echo 0 > smart_scan && echo 9000 > pages_to_scan
+  - {name: mine, command: echo 5 > /sys/kernel/mm/ksm/sleep_millisecs && ksmtuned}
 sampling: {interval: 1, intervals: 20, period: 0.25}
 """
 
@@ -281,6 +286,14 @@ def test_copies_come_write_and_leave_and_the_governor_decides(tmp_path):
     assert samples[-1]["ksm"]["pages_sharing"] > 1000
 
 
+def test_a_policy_that_only_sets_knobs(tmp_path):
+    results = simulated(tmp_path, COPIES, "--policies", "none,fast")
+    fixed, fast = sorted(results.glob("p004-*"))
+    last = [lines(run / "samples.jsonl")[-2]["ksm"] for run in (fixed, fast)]
+    assert [ksm["smart_scan"] for ksm in last] == [1, 0]
+    assert last[1]["full_scans"] > last[0]["full_scans"]
+
+
 def test_earlier_results_are_kept(tmp_path):
     simulated(tmp_path, ARRAYS)
     simulated(tmp_path, ARRAYS)
@@ -295,7 +308,7 @@ def test_earlier_results_are_kept(tmp_path):
         ("processes: {count: 2, service: memory}\nthp: [{enabled: never}]", "thp: cannot be"),
         ("processes: {count: 2, service: memory}\nknobs: [{merge_across_nodes: 0}]", "knobs.merge"),
         ("processes: {count: 2, service: memory}\nstop: {steady: {seconds: 1}}", "stop: cannot"),
-        (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none and"),
+        (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none, g"),
         ("workloads: [{name: a, write_probe: {}}]", "write_probe: cannot be simulated"),
         ("workloads: [{name: a, memory: {huge_pages: true}}]", "memory.huge_pages: cannot"),
         (COPIES.replace("rest_seconds: 1", "huge_pages: true"), "contents.huge_pages: cannot"),
@@ -314,4 +327,7 @@ def test_a_policy_that_is_not_in_the_file(tmp_path, capsys):
     file = tmp_path / "made.yml"
     file.write_text(COPIES)
     assert main(["simulate", str(file), "--policies", "kata"]) == 2
-    assert "no such policy in the file. There are: none, governor, mine" in capsys.readouterr().err
+    assert (
+        "no such policy in the file. There are: none, governor, fast, mine"
+        in capsys.readouterr().err
+    )
