@@ -70,17 +70,18 @@ test-unit: setup ## the fast tests, in seconds
 browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
-# Tests that others do not disturb. Those of the monitor need what the roles have installed, and come second.
+# What others do not disturb. The tests of the monitor need what the roles have installed, and come last.
 .PHONY: test-beside
 test-beside: setup browser
-	failed=; $(PYTHON) -m pytest -m 'not host' $(PARALLEL) || failed=yes; \
+	failed=; $(MAKE) lint || failed=yes; \
+	$(PYTHON) -m pytest -m 'not host' $(PARALLEL) || failed=yes; \
 	$(PYTHON) -m pytest -m beside || failed=yes; test -z "$$failed"
 
 # They run beside those that use this machine's KSM and libvirt, which mostly wait, and at lower priority.
 .PHONY: test
-test: setup lint browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
+test: setup browser ## every test: lint, unit, page, roles, and the host with real guests (needs root)
 	@mkdir -p build
-	@echo "The unit tests, those of the page and those of the monitor run beside the following: build/beside.log"
+	@echo "Lint, the unit tests, those of the page and those of the monitor run beside the following: build/beside.log"
 	setsid --wait tests/low_priority $(MAKE) test-beside >build/beside.log 2>&1 & beside=$$!; \
 	trap 'kill -- -$$beside; exit 130' INT TERM; \
 	found=$$(test -e $(IMAGE) && echo true || echo false); failed=; \

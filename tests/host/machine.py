@@ -166,6 +166,13 @@ def sampling() -> bool:
     return path.exists() and path.read_bytes().count(b"\n") > 4
 
 
+def sampled(run: str) -> bool:
+    """Whether this run is being sampled."""
+    with contextlib.suppress(FileNotFoundError):  # the run before has just ended
+        return sampling() and json.loads((STATE / "run/run.json").read_text())["id"] == run
+    return False
+
+
 def saved_by_the_kernel(counters: dict) -> int:
     """Return the pages that the kernel says are saved."""
     return counters["pages_sharing"] + counters.get("ksm_zero_pages", 0)

@@ -1,9 +1,11 @@
-"""Two arrays without guests: the counters of KSM are known exactly."""
+"""Two arrays without guests: the counters of KSM and the counts of a census are known exactly."""
 
 import json
 
 import pytest
-from machine import Run, assert_restored, knobs
+from machine import Run, assert_restored, census_of, knobs, saved_by_the_kernel, unexpected
+
+from ksm_analysis.results.reader import read_run
 
 pytestmark = pytest.mark.host
 COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared")
@@ -29,6 +31,7 @@ workloads:
   - {name: half-same, arrays: {change: half-same, second: 2, changed: 5}}
   - {name: half-distinct, arrays: {change: half-distinct, second: 2, changed: 5}}
 sampling: {interval: 1, intervals: 9, period: 0.25}
+census: [end, every: 4, at-scan-boundary]
 """
 
 
@@ -68,3 +71,28 @@ def test_the_counters_are_exact(change, results):
     (process,) = samples[-1]["guests"].values()
     assert process["ksm_rmap_items"] == 2 * 977
     assert process["ksm_merging_pages"] == sum(AFTERWARDS[change][:2])
+
+
+def test_a_census_counts_to_the_page(results):
+    run = read_run(results / "g00-k1-single-r1")
+    rows = run.census.rows
+
+    assert unexpected(run.warnings) == []
+    at_scans = rows["moment"] == "scan"
+    assert rows["moment"][~at_scans].to_list() == ["every", "every", "end"]
+    assert rows["seconds"][~at_scans].to_list() == pytest.approx([4, 8, 9], abs=0.5)
+    scans = rows["ksm.full_scans"][at_scans]
+    assert len(scans) > 1
+    assert scans.is_monotonic_increasing
+    assert scans.is_unique
+    # Two arrays of 977 pages, of which the second is all one content, and the first but one page
+    assert (
+        rows["limit_pages"].iloc[-1]
+        == rows["present_pages"].iloc[-1] - rows["distinct_contents"].iloc[-1]
+    )
+    last = census_of(run.path)
+    before, after = (saved_by_the_kernel(last[key]) for key in ("ksm", "ksm_after"))
+    assert min(before, after) <= last["saved_pages"] <= max(before, after)
+    assert last["guests"].keys() == {"arrays"}
+    summary = json.loads((run.path / "census.json").read_text())["summary"]
+    assert summary["censuses"] == len(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,10 +18,9 @@ from machine import (
     Run,
     assert_restored,
     guests,
-    is_python,
     knobs,
     processes,
-    samplers,
+    sampled,
     sampling,
 )
 
@@ -116,16 +114,6 @@ def untouched(campaign):
     assert_restored(campaign.found)
 
 
-def assert_failed(campaign: Campaign, run: Run, *words: str) -> None:
-    """Check that the run has ended, restored the host, and reports why it failed."""
-    assert run.wait() == 1, run.output
-    assert_restored(campaign.found)
-    kept = campaign.record(SECOND)
-    assert kept["status"] == "failed"
-    for word in words:
-        assert word in kept["reason"]
-
-
 def teardown(directory: Path) -> None:
     """Restore the host, as a user would, once."""
     playbook = Playbook("playbooks/teardown.yml", "-e", "keep_image=true", log=directory / "down")
@@ -156,14 +144,6 @@ def test_the_controller_is_killed(campaign, tmp_path):
         time.sleep(0.1)
     teardown(tmp_path)
     assert_restored(campaign.found)
-
-
-def test_the_sampler_is_killed(campaign):
-    run = campaign.cut()
-    (sampler,) = (pid for pid in samplers() if is_python(pid))
-    os.kill(int(sampler), signal.SIGKILL)
-    assert_failed(campaign, run, "the sampler was killed by signal KILL")
-    assert (campaign.results / SECOND / "samples.jsonl").stat().st_size > 0
 
 
 def test_the_disk_of_results_is_full(campaign):
@@ -228,10 +208,3 @@ def test_guests_agent_and_libvirt_are_lost_one_after_another(campaign, tmp_path)
     assert "agent" in records[1]["reason"]
     lines = (results / ids[0] / "samples.jsonl").read_text().splitlines()
     assert json.loads(lines[-2])["guests"] == {"ksm-guest-01": None}, "sampling continues"
-
-
-def sampled(run: str) -> bool:
-    """Whether this run is being sampled."""
-    with contextlib.suppress(FileNotFoundError):  # the run before has just ended
-        return sampling() and json.loads((STATE / "run/run.json").read_text())["id"] == run
-    return False

@@ -1,20 +1,36 @@
-"""A run exposes no port, no screen, no network card and no file of a guest to other users."""
+"""A guest that is sampled, on a host where only root could open /dev/kvm before.
+
+libvirt uses KVM consistently, and the guest exposes no port, no screen, no network card and no file
+to other users.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from machine import SHORT, STATE, Run, assert_restored, knobs, samplers, sampling
+from machine import (
+    SHORT,
+    STATE,
+    Playbook,
+    Run,
+    assert_restored,
+    knobs,
+    samplers,
+    sampling,
+)
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sampled")]
 
 GUEST = "ksm-guest-01"
+DEVICE = Path("/dev/kvm")
 NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--")
 ACCESS = "import json, os, sys; print(json.dumps([os.access(p, os.{}_OK) for p in sys.argv[1:]]))"
 IMAGE = {
@@ -32,24 +48,75 @@ ABSENT = {"audio": {"type": "none"}, "memballoon": {"model": "none"}}
 OPENED_TO_OTHERS = {"-vnc", "-spice", "-netdev", "-nic", "-net", "-gdb", "-s", "-incoming"}
 
 
+class Probes(threading.Thread):
+    """Counts how often libvirt probes QEMU, which takes seconds each time."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.found: set[str] = set()
+        self._ended = threading.Event()
+
+    def run(self):
+        while not self._ended.wait(0.2):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if words[0].endswith(b"qemu-system-x86_64") and b"none,accel=kvm:tcg" in words:
+                    self.found.add(path.parent.name)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self.join()
+
+
 @pytest.fixture(scope="module")
-def sampled(host, tmp_path_factory):
-    """Keep a sampled guest running during the tests."""
-    found, directory = knobs(), tmp_path_factory.mktemp("security")
+def root_alone(host, only_libvirtd):
+    """Make the device accessible only to root, as without udev; libvirt has not probed QEMU yet."""
+    if not DEVICE.exists():
+        yield
+        return
+    found = DEVICE.stat()
+    record = STATE / "kvm.json"
+    kept = record.read_bytes() if record.exists() else None
+    for service in ("libvirtd", "virtlogd"):
+        subprocess.run(["service", service, "stop"], check=True, capture_output=True)
+    shutil.rmtree("/var/cache/libvirt/qemu/capabilities", ignore_errors=True)
+    os.chown(DEVICE, 0, 0)
+    DEVICE.chmod(0o600)
+    yield
+    os.chown(DEVICE, found.st_uid, found.st_gid)
+    DEVICE.chmod(found.st_mode & 0o777)
+    record.unlink(missing_ok=True)
+    if kept is not None:
+        record.write_bytes(kept)
+
+
+@pytest.fixture(scope="module")
+def sampled(root_alone, tmp_path_factory):
+    """Keep a sampled guest running during the tests; yield the probes of QEMU until then."""
+    found, directory = knobs(), tmp_path_factory.mktemp("sampled")
     definition = directory / "short.yml"
     definition.write_text(SHORT.format(count=1, intervals=600, workload="idle"))
-    run = Run(str(definition), "--results", str(directory / "results"), log=directory / "log")
-    try:
-        run.until(sampling)
-        yield
-        assert run.process.poll() is None, "it was still sampled at the end of the tests"
-    finally:
-        run.process.send_signal(signal.SIGINT)
-        run.wait()
-        assert_restored(found)
-        (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
-        assert (kept / "samples.jsonl").exists(), "the raw files of an interrupted run"
-        shutil.rmtree(kept)
+    with Probes() as probes:
+        results = ("--results", str(directory / "results"))
+        run = Run(str(definition), *results, log=directory / "log")
+        try:
+            run.until(sampling)
+            yield probes
+            assert run.process.poll() is None, "it was still sampled at the end of the tests"
+        finally:
+            run.process.send_signal(signal.SIGINT)
+            run.wait()
+            assert_restored(found)
+            (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
+            assert (kept / "samples.jsonl").exists(), "the raw files of an interrupted run"
+            shutil.rmtree(kept)
 
 
 def output(*command: str) -> str:
@@ -161,3 +228,26 @@ def test_a_guest_has_no_network(module):
     for protocol in ("tcp", "tcp6", "udp", "udp6"):
         table = in_guest(module, "/usr/bin/cat", f"/proc/net/{protocol}")
         assert len(table.splitlines()) == 1, "its header, and no socket"
+
+
+@pytest.mark.skipif(not DEVICE.exists(), reason="there is no /dev/kvm")
+def test_qemu_is_probed_at_most_twice_and_the_device_is_restored(sampled, tmp_path):
+    """Must be the last test here: it makes the device accessible only to root again."""
+    assert len(sampled.found) <= 2
+    assert (DEVICE.stat().st_mode & 0o777, DEVICE.group()) == (0o660, "kvm")
+
+    remembered = tmp_path / "remembered"
+    remembered.mkdir()
+    task = "{name: ksm.testbed.host, tasks_from: remove}"
+    play = remembered / "remove.yml"
+    # Of `remove`, only what concerns the device: the image is needed by the tests that follow.
+    play.write_text(
+        "- hosts: ksm_hosts\n  tasks:\n    - ansible.builtin.include_role: " + task + "\n"
+        "      vars: {testbed_directory: " + str(remembered) + "}\n"
+    )
+    shutil.copy(STATE / "kvm.json", remembered / "kvm.json")
+    restored = Playbook(str(play), log=tmp_path / "restored.log")
+    assert restored.wait() == 0, restored.output
+
+    now = DEVICE.stat()
+    assert (now.st_uid, now.st_gid, now.st_mode & 0o777) == (0, 0, 0o600)
