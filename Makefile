@@ -70,7 +70,7 @@ test-unit: setup ## the fast tests, in seconds
 browser: # Debian's Chromium, for the tests of the page
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; }
 
-# What others do not disturb. The tests of the monitor need what the roles have installed, and come last.
+# What others do not disturb. The tests of the monitor and of images need what the roles have installed, and come last.
 .PHONY: test-beside
 test-beside: setup browser
 	failed=; $(MAKE) lint || failed=yes; \
