@@ -16,7 +16,7 @@ display = Display()
 END_POLL_SECONDS = 0.2  # once the program should have ended
 SHOWN = ("full_scans", "pages_sharing", "general_profit")
 LOST = "has lost its supervisor, so its exit status is unknown"
-Look = dict[str, dict[str, Any]]
+Look = dict[str, Any]
 
 
 class ActionModule(ActionBase):
@@ -25,7 +25,10 @@ class ActionModule(ActionBase):
     _requires_connection = True
     _supports_check_mode = False  # check mode starts nothing, so there is nothing to wait for
     _VALID_ARGS = frozenset(
-        ("name", "directory", "seconds", "grace", "success", "samples", "label", "report")
+        (
+            *("name", "directory", "ready", "seconds", "grace", "success"),
+            *("samples", "label", "report"),
+        )
     )
 
     def run(
@@ -42,8 +45,11 @@ class ActionModule(ActionBase):
             look = self._look(_command(arguments, supervisor))
             if look is not None:
                 record = look.get("record", {})
+                if "ready" in look:
+                    return _ready(look["ready"])
                 if "ended" in record:
-                    return _judged(record, arguments.get("success", [0]))
+                    early = "ready" in arguments  # whatever its exit code
+                    return _judged(record, [] if early else arguments.get("success", [0]))
                 # Read the record once more: it is replaced just before the supervisor ends.
                 if lost and "lost" in look:
                     raise AnsibleActionFail(f"the {name} {LOST if record else 'was never started'}")
@@ -53,7 +59,7 @@ class ActionModule(ActionBase):
                     display.display(f"sampling: host={host} run={label} {words}")
             left = began + seconds - time.monotonic()
             if left < -grace:
-                raise AnsibleActionFail(f"the {name} still runs {grace:g} s after its end was due")
+                raise AnsibleActionFail(f"the {name} {_late(arguments, seconds, grace)}")
             time.sleep(END_POLL_SECONDS if lost or left <= END_POLL_SECONDS else min(report, left))
 
     def _look(self, command: str) -> Look | None:
@@ -68,25 +74,43 @@ class ActionModule(ActionBase):
 
 
 def _command(arguments: dict[str, Any], supervisor: int | None) -> str:
-    """Return a command that prints the record, a lost supervisor, first and last sample line."""
+    """Return a command that prints the record, what is ready, a lost supervisor, and samples."""
     record = shlex.quote(str(PurePosixPath(arguments["directory"]) / f"{arguments['name']}.json"))
     words = [f"printf 'record '; tr -d '\\n' < {record}; echo"]
     gone = f"test -e /proc/{supervisor}" if supervisor else f"test -e {record}"
     words += [f"{gone} || echo 'lost {{}}'"]
+    if ready := arguments.get("ready"):
+        words += [f"printf 'ready '; tr -d '\\n' < {shlex.quote(ready)}; echo"]
     if samples := arguments.get("samples"):
         file = shlex.quote(samples)
         words += [f"printf 'header '; head -n 1 {file}; printf 'sample '; tail -n 1 {file}"]
     return f"{{ {'; '.join(words)}; }} 2>/dev/null"
 
 
-def _tagged(line: str) -> list[tuple[str, dict[str, Any]]]:
-    """Split one line of output into its tag and its JSON object; empty if it is incomplete."""
+def _tagged(line: str) -> list[tuple[str, Any]]:
+    """Split one line of output into its tag and its JSON object; empty if it is incomplete.
+
+    What is ready may also be a number, the process id.
+    """
     tag, _, text = line.partition(" ")
     try:
         value = json.loads(text)
     except ValueError:
         return []
-    return [(tag, value)] if isinstance(value, dict) else []
+    return [(tag, value)] if isinstance(value, dict) or tag == "ready" else []
+
+
+def _ready(said: Any) -> dict[str, Any]:
+    """Return the result for a program that is ready, or says why it is not."""
+    error = said.get("error") if isinstance(said, dict) else None
+    return {"failed": True, "msg": error} if error else {"changed": False, "ready": said}
+
+
+def _late(arguments: dict[str, Any], seconds: float, grace: float) -> str:
+    """Describe a program that takes too long."""
+    if "ready" in arguments:
+        return f"was not ready within {seconds + grace:g} s"
+    return f"still runs {grace:g} s after its end was due"
 
 
 def _judged(record: dict[str, Any], success: list[int]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 
@@ -19,12 +20,12 @@ class ActionModule(ActionBase):
 
     _requires_connection = True
     _supports_check_mode = False
-    _VALID_ARGS = frozenset(("src", "dest"))
+    _VALID_ARGS = frozenset(("src", "dest", "remove"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Pack, copy, check, unpack."""
+        """Pack, copy, check, unpack, remove."""
         super().run(tmp, task_vars)
         source, dest = self._task.args["src"], Path(self._task.args["dest"])
         # Owned by the user who logs in: the connection copies files as that user, without become.
@@ -37,6 +38,8 @@ class ActionModule(ActionBase):
                 self._connection.fetch_file(remote, str(local))
                 check(local, wanted)
                 files = unpack(local, dest)
+                if boolean(self._task.args.get("remove", False)):
+                    self._do(f"rm -rf {shlex.quote(source)}", f"remove {source}")
                 return {"changed": True, "files": files, "bytes": local.stat().st_size}
         except (OSError, tarfile.TarError) as error:
             raise AnsibleActionFail(f"cannot fetch {source}: {error}") from error

@@ -60,6 +60,10 @@ attributes:
   diff_mode:
     description: Shows what changes.
     support: none
+  action:
+    description: Has a part that works on the controller.
+    support: full
+    details: A plain command finds a program that has ended, so that nothing is started for it.
 author: [The KSM testbed authors (@ksm-testbed)]
 """
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: background_wait
-short_description: Wait until a program in the background has ended
+short_description: Wait until a program in the background has ended, or is ready
 description:
   - Waits until a program that M(ksm.testbed.background) has started is recorded as ended. Prints
     the progress of a sampler periodically.
+  - With O(ready), waits until the program is ready.
   - Runs one shell command per poll. A module would start Python repeatedly on the processors that
     are being measured.
   - A host that is unreachable for a moment is polled again.
@@ -23,6 +24,12 @@ options:
     description: The directory of its record.
     type: path
     required: true
+  ready:
+    description: >-
+      A file of JSON, such as a number, that the program writes when it is ready. Then the task
+      ends. It fails if the file is an object whose C(error) says why the program is not ready, and
+      if the program has ended before.
+    type: path
   seconds:
     description: How much longer the program is expected to run.
     type: float
@@ -76,4 +83,8 @@ record:
   description: The record; M(ksm.testbed.background) describes it.
   type: dict
   returned: if the program has ended
+ready:
+  description: The content of O(ready).
+  type: raw
+  returned: if the program is ready
 """

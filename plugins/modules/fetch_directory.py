@@ -25,6 +25,10 @@ options:
       are replaced.
     type: path
     required: true
+  remove:
+    description: Remove the directory from the host, when all of it is on the controller.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Says what would change, and changes nothing.

@@ -17,7 +17,7 @@ options:
     type: path
     required: true
   files:
-    description: Texts by file name. Existing files are overwritten.
+    description: Texts by file name. Files that differ are overwritten.
     type: dict
     default: {}
   rename:
@@ -26,11 +26,11 @@ options:
 attributes:
   check_mode:
     description: Says what would change, and changes nothing.
-    support: none
-    details: The task is skipped in check mode.
+    support: full
   diff_mode:
     description: Shows what changes.
-    support: none
+    support: full
+    details: The files.
   action:
     description: Works on the controller.
     support: full

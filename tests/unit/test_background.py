@@ -243,6 +243,7 @@ PLAY = """
     - ksm.testbed.background_wait:
         name: "{{ item.name }}"
         directory: DIRECTORY
+        ready: "{{ item.ready | default(omit) }}"
         grace: "{{ item.grace | default(30) }}"
         samples: "{{ item.samples | default(omit) }}"
         label: "{{ item.label | default('') }}"
@@ -263,6 +264,8 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
     sample = {"kind": "sample", "monotonic": 12.5, "ksm": {"full_scans": 2, "pages_sharing": 7}}
     samples.write_text(f"{json.dumps(header)}\n{json.dumps(sample)}\n")
     orphan = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(5)"
+    (tmp_path / "pid").write_text("4242\n")
+    (tmp_path / "error").write_text('{"error": "no port"}')
     good = {"seconds": 8, "samples": str(samples), "label": "run-1"}
     programs = [
         {"name": "good", "argv": python(GOOD), **good},
@@ -270,6 +273,10 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
         {"name": "killed", "argv": python("import os; os.kill(os.getpid(), 9)")},
         {"name": "late", "argv": ["/bin/sleep", "60"], "grace": 0.3},
         {"name": "orphan", "argv": python(orphan)},
+        {"name": "ready", "argv": ["/bin/sleep", "60"], "ready": str(tmp_path / "pid")},
+        {"name": "unready", "argv": ["/bin/sleep", "60"], "ready": str(tmp_path / "error")},
+        {"name": "gone", "argv": python("import sys; sys.stderr.write('no')"), "ready": "/no"},
+        {"name": "slow", "argv": ["/bin/sleep", "60"], "ready": "/no", "grace": 0.3},
     ]
     playbook = tmp_path / "play.yml"
     playbook.write_text(
@@ -284,7 +291,7 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    good, bad, killed, late, orphaned = json.loads((tmp_path / "waited").read_text())
+    good, bad, killed, late, orphaned, *ready = json.loads((tmp_path / "waited").read_text())
 
     assert good["record"]["summary"] == {"a": 1}
     told = "sampling: host=localhost run=run-1 seconds=2.5 of=4 full_scans=2 pages_sharing=7"
@@ -293,3 +300,44 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
     assert killed["msg"] == "the killed was killed by signal KILL"
     assert late["msg"] == "the late still runs 0.3 s after its end was due"
     assert orphaned["msg"] == "the orphan has lost its supervisor, so its exit status is unknown"
+
+    assert ready[0]["ready"] == 4242
+    assert [each["msg"] for each in ready[1:]] == [
+        "no port",
+        "the gone ended with exit code 0. no",
+        "the slow was not ready within 0.3 s",
+    ]
+
+
+STOP = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ksm.testbed.background: {name: NAME, directory: DIRECTORY, state: stopped}
+      register: stopped
+    - ansible.builtin.copy: {content: "{{ stopped | to_json }}", dest: DIRECTORY/said}
+"""
+
+
+@pytest.mark.usefixtures("_ended")
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_play_stops_a_program_once(background, runs, tmp_path):
+    background(argv=["/bin/sleep", "60" if runs else "0"])
+    if not runs:
+        ended(tmp_path)
+    (tmp_path / "play.yml").write_text(
+        STOP.replace("DIRECTORY", str(tmp_path)).replace("NAME", "program")
+    )
+    done = subprocess.run(
+        ["ansible-playbook", "-vvv", "-i", INVENTORY, str(tmp_path / "play.yml")],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads((tmp_path / "said").read_text())
+    assert said["changed"] == runs
+    assert said["record"]["signal"] == ("TERM" if runs else None)
+    assert ("modules/background.py" in done.stdout) == runs, "no module if it has ended"
