@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Compare who turns the knobs of KSM: fixed settings, the kernel's advisor, and the governor.
+"""Compare who turns the knobs of KSM: fixed settings, the policies of an experiment, a simple loop.
 
 Processes with known contents come and go at native speed, one run for each scenario, policy and
 round; the order of the policies changes from round to round. Printed are medians, with the range:
   efficiency   what was saved over what could be saved at most, as areas over time
-  ksmd         CPU seconds of ksmd
-  policy       CPU seconds of the program that turns the knobs
+  CPU          seconds of ksmd, and of the program that turns the knobs
+  bound        the CPU time of ksmd and program over that of two visits to each page, at the mean
+               cost of a visit in the same run
+  later        CPU time of both after some time, in percent of one CPU
   95 %         seconds from each arrival until 95 % of what can be saved is saved; - if never
+A policy marked * is on the front: no other saves as much with less CPU time, or more with as much.
 
+ksmtuned, proxmox and kubevirt are told that memory is always short; else they would never begin.
 It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile.
 """
 
@@ -16,6 +20,9 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -25,14 +32,19 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from ksm_analysis.definition.policies import Policy, word_or_policy
+
 BENCH = Path(__file__).resolve().parent
-GOVERNOR = BENCH.parent / "roles/governor/files/ksm_governor.py"
-CONTENTS = BENCH.parent / "roles/processes/files/ksm_contents.py"
+ROLES = BENCH.parent / "roles"
 PYTHON = "/usr/bin/python3"  # what runs programs on a Debian host
 KSM = Path("/sys/kernel/mm/ksm")
+CGROUPS = Path("/sys/fs/cgroup")
 MIB = 96  # of a process
-PAGES = MIB * 2**20 // os.sysconf("SC_PAGE_SIZE")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGES = MIB * 2**20 // PAGE
 PERIOD = 0.05
+LEAD = 1.0  # seconds in which the program of a policy starts
+OWN_MIB, FILE_MIB = 16, 1024  # of a process besides; a file that fills a cgroup
 
 
 class Held(NamedTuple):
@@ -42,6 +54,7 @@ class Held(NamedTuple):
     zero_percent: float = 10
     write_percent: float = 0
     rest_seconds: float = 0
+    huge_pages: bool = False
 
 
 class Scenario(NamedTuple):
@@ -50,20 +63,29 @@ class Scenario(NamedTuple):
     arrivals: dict
     seconds: float
     what: str
+    later: float  # CPU time is also measured from this second on
+    full_from: float = 0  # the second in which the cgroup of the processes begins to fill up
 
 
 USUAL, UNIQUE = Held(), Held(equal_percent=0, zero_percent=0)
 SCENARIOS = {
-    "s1": Scenario({0: [USUAL] * 3, 50: [USUAL] * 3, 100: [USUAL] * 2}, 150, "arrivals"),
+    "s1": Scenario({0: [USUAL] * 3, 50: [USUAL] * 3, 100: [USUAL] * 2}, 150, "arrivals", 110),
     "s2": Scenario(
-        {0: [Held(write_percent=5, rest_seconds=3)] * 8}, 60, "5 % of the pages change a second"
+        {0: [Held(write_percent=5, rest_seconds=3)] * 8}, 60, "5 % of the pages change a second", 30
     ),
-    "s3": Scenario({0: [USUAL] * 3}, 1800, "a long rest"),
-    "s4": Scenario({0: [UNIQUE] * 4, 30: [UNIQUE] * 4}, 120, "nothing to merge"),
+    "s3": Scenario({0: [USUAL] * 3}, 150, "a long rest", 60),
+    "s4": Scenario({0: [UNIQUE] * 4, 30: [UNIQUE] * 4}, 100, "nothing to merge", 60),
     "s5": Scenario(
         {0: [UNIQUE._replace(write_percent=25, rest_seconds=4)] * 8},
-        120,
+        100,
         "all changes, nothing to merge",
+        60,
+    ),
+    "s6": Scenario(
+        {0: [Held(write_percent=1, rest_seconds=3)] * 8}, 60, "memory pressure from 30 s", 30, 30
+    ),
+    "s7": Scenario(
+        {0: [Held(25, 50, huge_pages=True)] * 6}, 30, "huge pages, of which half are zeros", 20
     ),
 }
 FIXED = {
@@ -73,21 +95,36 @@ FIXED = {
     "10000-smart": {"pages_to_scan": 10000, "sleep_millisecs": 20, "smart_scan": 1},
     "advisor": {"smart_scan": 1, "advisor_mode": "scan-time"},
 }
-POLICIES = (*FIXED, "governor")
+SHORT = {"KSM_THRES_COEF": 100}  # memory is always short
+PROGRAMS = {
+    "ksmtuned": Policy(ksmtuned=SHORT),
+    "proxmox": Policy(ksmtuned={"KSM_SLEEP_MSEC": 100, **SHORT}),
+    "kata": word_or_policy("kata"),
+    "kubevirt": Policy(kubevirt={"free_percent": 1}),
+    "loop": Policy(command=[PYTHON, str(BENCH / "_loop.py")]),
+    "governor": word_or_policy("governor"),
+}
 
 
 class Result(NamedTuple):
     """What one run has shown."""
 
-    efficiency: float
+    scenario: str
+    policy: str
+    efficiency: float  # NaN if nothing can be saved
     ksmd: float
-    policy: float
+    program: float
+    bound: float
+    later: float
     to_95: tuple
 
     @property
     def cpu(self):
         """CPU seconds of both."""
-        return self.ksmd + self.policy
+        return self.ksmd + self.program
+
+
+# --- the kernel -----------------------------------------------------------------------------------
 
 
 def number(name):
@@ -109,96 +146,212 @@ def restored():
     if "advisor_mode" in found:
         found["advisor_mode"] = found["advisor_mode"].partition("[")[2].partition("]")[0]
     try:
-        yield found
+        yield
     finally:
         write({**({"advisor_mode": "none"} if "advisor_mode" in found else {}), "run": 2, **found})
 
 
-def ksmd_seconds(pid):
-    """Return the CPU time of ksmd."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+def cpu_seconds(pid):
+    """Return the CPU time of a process with a single thread, and of its children that ended."""
+    with contextlib.suppress(OSError):
+        gone = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
+        own = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+        return own + sum(map(int, gone)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def descendants(pid):
+    """Yield the ids of all descendants of a process."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield child
+            yield from descendants(child)
+
+
+def anonymous(pid):
+    """Return the anonymous pages of a process; the kernel's page of zeros is none."""
+    resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+    return int(resident) - int(shared)
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def programs(directory, wanted):
+    """Copy the programs of policies to a directory, as on a host of experiments."""
+    for name in ("part_policy/files/ksm_policy.py", "governor/files/ksm_governor.py"):
+        shutil.copy(ROLES / name, directory)
+    if {"ksmtuned", "proxmox"} & wanted:
+        (directory / "ksmtuned").mkdir()
+        fetch = "apt-get -qq -o APT::Sandbox::User=root download ksmtuned && dpkg-deb -x *.deb ."
+        subprocess.run(["/bin/sh", "-ec", fetch], cwd=directory / "ksmtuned", check=True)
+
+
+class Acting:
+    """A policy that acts from a moment on: knobs, or a program that the part `policy` runs."""
+
+    def __init__(self, name, directory, begin, seconds):
+        self.knobs = FIXED.get(name, FIXED["default"])
+        self.process, self.is_port = None, name in ("kata", "kubevirt")
+        if name in PROGRAMS:
+            files = {str(copy): f"{directory}/{copy}.pid" for copy in range(99)}
+            command = [PYTHON, directory.parent / "ksm_policy.py", "--directory", directory]
+            command += ["--options", json.dumps(PROGRAMS[name].part), "--start", str(begin)]
+            command += ["--processes", json.dumps(files), "--seconds", str(seconds)]
+            self.process = subprocess.Popen(command)
+
+    def cpu(self):
+        """Return its CPU seconds; ported policies are in the program that runs the others."""
+        if not self.process:
+            return 0.0
+        own = [self.process.pid] if self.is_port else descendants(self.process.pid)
+        return sum(map(cpu_seconds, own))
+
+    def end(self):
+        """End it."""
+        if not self.process:
+            return
+        failed = self.process.poll()
+        self.process.terminate()
+        self.process.wait()
+        if failed is not None:
+            raise RuntimeError(f"the policy has ended with {failed}")
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+class Memory:
+    """The processes of a run, in a cgroup: what they hold, and what is saved of it."""
+
+    def __init__(self, stack, directory):
+        self.stack, self.directory = stack, directory
+        self.held, self.pids, self.whole = [], [], 0
+        self.cgroup = stack.enter_context(cgroup(directory))
+
+    def arrive(self, memory):
+        """Start a process."""
+        self.held.append(memory)
+        copy = len(self.held)
+        asked = {"copy": copy, "data_mib": MIB, "merge": "madvise", **memory._asdict()}
+        environment = {**os.environ, "KSM_SOCKET": str(self.directory / str(copy))}
+        self.start([PYTHON, ROLES / "processes/files/ksm_contents.py", json.dumps(asked)],
+                   env=environment)  # fmt: skip
+        (self.directory / f"{copy}.pid").write_text(str(self.pids[-1]))
+
+    def start(self, command, **options):
+        """Start a process in the cgroup."""
+        enter = f'echo $$ > {self.cgroup}/cgroup.procs; exec "$@"'
+        command = ["/bin/sh", "-ec", enter, "sh", *command]
+        process = self.stack.enter_context(subprocess.Popen(command, **options))
+        self.stack.callback(process.kill)
+        self.pids.append(process.pid)
+
+    def until_ready(self):
+        """Wait until all processes have written their memory."""
+        for copy in range(1, len(self.held) + 1):
+            while True:
+                with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+                    client.connect(str(self.directory / str(copy)))
+                    break
+                time.sleep(PERIOD)
+        self.whole = sum(map(anonymous, self.pids))
+
+    def fill(self):
+        """Fill the cgroup with a file that is read all the time: its limit is what all may need."""
+        names = ("memory.max", "memory.limit_in_bytes")
+        limit = next(self.cgroup / name for name in names if (self.cgroup / name).exists())
+        limit.write_text(str(len(self.held) * (MIB + OWN_MIB) * 2**20))
+        file = self.directory / "file"
+        file.touch()
+        os.truncate(file, FILE_MIB * 2**20)
+        for _ in range(2):
+            self.start(["/bin/sh", "-ec", f"while cat {file}; do :; done"],
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+
+    def saved(self):
+        """Return the pages that are saved: those of the processes beyond those that the cgroup has.
+
+        pages_sharing would count pages that were written to until ksmd looks at them again, and not
+        the zeros that a split of huge pages has freed.
+        """
+        found = re.search(r"^(?:anon|rss) (\d+)", (self.cgroup / "memory.stat").read_text(), re.M)
+        huge = self.held[0].huge_pages
+        mapped = self.whole if huge else sum(map(anonymous, self.pids))
+        return max(0, mapped - int(found[1]) // PAGE)
+
+    def limit(self):
+        """Return how many pages at rest can be saved with max_page_sharing, as expected."""
+
+        def resting(each, percent):
+            return PAGES * percent / 100 * (1 - each.write_percent * each.rest_seconds / 100)
+
+        zeros = sum(resting(each, each.zero_percent) for each in self.held)
+        equal = sum(resting(each, each.equal_percent) for each in self.held)
+        # nearly always some copy of an equal page rests, and needs a frame
+        frames = max(PAGES * each.equal_percent / 100 for each in self.held)
+        kept = 0 if self.held[0].huge_pages else -(-zeros // number("max_page_sharing"))
+        return max(0, equal - frames) + zeros - kept
 
 
 @contextlib.contextmanager
-def policy(name, price):
-    """Start a policy; yield the process, if it has one."""
-    if name in FIXED:
-        write({**FIXED[name], "run": 1})
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as state:
-        command = [PYTHON, GOVERNOR, "--state", state, "--price", str(price)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
+def cgroup(directory):
+    """Make a cgroup for memory, of version 1 or 2; remove it when its processes have ended."""
+    root = CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
+    made = root / f"ksm-bench-{directory.name}"
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        while (made / "cgroup.procs").read_text():
+            for pid in (made / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(PERIOD)
+        made.rmdir()
 
 
-def limit(held):
-    """Return how many pages can be saved with max_page_sharing, for processes with this memory."""
-    most = number("max_page_sharing")
-    zeros = sum(int(PAGES * each.zero_percent / 100) for each in held)
-    equal = [int(PAGES * each.equal_percent / 100) for each in held]
-    common = sum(sorted(equal)[:-1])
-    return common + max(0, zeros - -(-zeros // most))
+# --- runs -----------------------------------------------------------------------------------------
 
 
-def run(scenario, name, price):
+def run(scenario_name, name, home):
     """Run a scenario once."""
-    ksmd = subprocess.run(["pgrep", "-x", "ksmd"], capture_output=True, text=True, check=True)
-    pid = ksmd.stdout.strip()
-    held, points = [], []
+    scenario, ksmd = SCENARIOS[scenario_name], subprocess.check_output(["pgrep", "-x", "ksmd"])
+    ksmd, points, later = int(ksmd), [], None
     with contextlib.ExitStack() as stack:
         stack.enter_context(restored())
         write({"run": 2})
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-
-        def arrive(memory):
-            held.append(memory)
-            asked = {"copy": len(held), "data_mib": MIB, "merge": "madvise", **memory._asdict()}
-            environment = {**os.environ, "KSM_SOCKET": str(scratch / str(len(held)))}
-            command = [PYTHON, CONTENTS, json.dumps(asked)]
-            process = stack.enter_context(subprocess.Popen(command, env=environment))
-            stack.callback(process.kill)
-
-        arrivals = dict(scenario.arrivals)
-        for memory in arrivals.pop(0, []):
-            arrive(memory)
-        for copy in range(1, len(held) + 1):
-            until_ready(scratch / str(copy))
-        before = ksmd_seconds(pid)
-        started = stack.enter_context(policy(name, price))
-        begin = time.monotonic()
-        for tick in itertools.count():
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=home)))
+        memory, arrivals = Memory(stack, directory), dict(scenario.arrivals)
+        for each in arrivals.pop(0):
+            memory.arrive(each)
+        memory.until_ready()
+        begin, full_from = time.monotonic() + LEAD, scenario.full_from
+        acting = Acting(name, directory, begin, scenario.seconds)
+        stack.callback(acting.end)
+        time.sleep(begin - time.monotonic())
+        before, scanned = cpu_seconds(ksmd), number("pages_scanned")
+        write({**acting.knobs, "run": 1})
+        for tick in itertools.count(1):
             now = time.monotonic() - begin
             for at in [at for at in arrivals if at <= now]:
-                for memory in arrivals.pop(at):
-                    arrive(memory)
-            saved = number("pages_sharing") + number("ksm_zero_pages")
-            points.append((now, saved, limit(held)))
+                for each in arrivals.pop(at):
+                    memory.arrive(each)
+            if full_from and now >= full_from:
+                memory.fill()
+                full_from = 0
+            if later is None and now >= scenario.later:
+                later = cpu_seconds(ksmd) + acting.cpu()
+            points.append((now, memory.saved(), memory.limit()))
             if now >= scenario.seconds:
                 break
-            time.sleep(max(0, begin + (tick + 1) * PERIOD - time.monotonic()))
-        ksmd_used = ksmd_seconds(pid) - before
-        used = own_seconds(started.pid) if started else 0.0
-    return Result(area(points), ksmd_used, used, tuple(times(points, scenario)))
-
-
-def until_ready(path):
-    """Wait until a process answers on its socket: its memory is written."""
-    while True:
-        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
-            client.connect(str(path))
-            return
-        time.sleep(PERIOD)
-
-
-def own_seconds(pid):
-    """Return the CPU time of a process with a single thread."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+            time.sleep(max(0, begin + tick * PERIOD - time.monotonic()))
+        used, program, after = cpu_seconds(ksmd) - before, acting.cpu(), number("pages_scanned")
+        two_visits = 2 * PAGES * len(memory.held) * used / max(1, after - scanned)
+        rate = (before + used + program - later) / (scenario.seconds - scenario.later)
+        bound = (used + program) / two_visits if two_visits else float("nan")
+    found = (area(points), used, program, bound, 100 * rate, tuple(times(points, scenario)))
+    return Result(scenario_name, name, *found)
 
 
 def area(points):
@@ -219,25 +372,67 @@ def times(points, scenario):
         yield (below[-1] - at if below[-1] < within[-1][0] else float("inf")) if below else 0.0
 
 
-def spread(values, digits=3):
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def spread(values, digits):
     """Write the median and the range."""
     middle, low, high = statistics.median(values), min(values), max(values)
-    if low == high:
+    if not low < high:
         return f"{middle:.{digits}f}"
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def show(scenario, results):
+def front(results):
+    """Return the policies that no other is better than, by medians: {policy: its results}."""
+    middle = {
+        name: tuple(statistics.median(values) for values in zip(*pairs, strict=True))
+        for name, found in results.items()
+        if (pairs := [(-r.efficiency if r.efficiency == r.efficiency else 0, r.cpu) for r in found])
+    }
+    worse = {
+        name
+        for name, (loss, cpu) in middle.items()
+        for other in middle.values()
+        if other[0] <= loss and other[1] <= cpu and other != (loss, cpu)
+    }
+    return set(middle) - worse
+
+
+def show(name, results):
     """Print a scenario."""
-    for name, found in results.items():
+    scenario, best = SCENARIOS[name], front(results)
+    print(f"\n{name}: {scenario.what}, {scenario.seconds} s; later: from {scenario.later} s on")
+    for policy, found in results.items():
         arrivals = [statistics.median(each) for each in zip(*(r.to_95 for r in found), strict=True)]
         after = ", ".join("-" if each == float("inf") else f"{each:.1f}" for each in arrivals)
-        print(
-            f"{scenario:3} {name:12} efficiency {spread([r.efficiency for r in found])}"
-            f"   ksmd {spread([r.ksmd for r in found], 2)} s"
-            f"   policy {spread([r.policy for r in found], 2)} s   95 % {after}",
-            flush=True,
-        )
+        columns = {
+            "efficiency": spread([r.efficiency for r in found], 3),
+            "ksmd": spread([r.ksmd for r in found], 2) + " s",
+            "program": spread([r.program for r in found], 2) + " s",
+            "bound": spread([r.bound for r in found], 1),
+            "later": spread([r.later for r in found], 2) + " %",
+            "95 %": after,
+        }
+        text = "  ".join(f"{key} {value:<22}" for key, value in columns.items())
+        print(f"{'*' if policy in best else ' '} {policy:11} n={len(found)}  {text}".rstrip())
+
+
+def runs(asked):
+    """Yield the results: those in the file, then those of new runs."""
+    if asked.file and asked.file.exists():
+        for line in asked.file.read_text().splitlines():
+            yield Result(**json.loads(line))
+    with tempfile.TemporaryDirectory() as home:
+        programs(Path(home), set(asked.policies) if asked.rounds else set())
+        for turn, name in itertools.product(range(asked.rounds), asked.scenarios):
+            shift = turn % len(asked.policies)
+            for policy in asked.policies[shift:] + asked.policies[:shift]:
+                found = run(name, policy, home)
+                if asked.file:
+                    with asked.file.open("a") as file:
+                        file.write(json.dumps(found._asdict()) + "\n")
+                yield found
 
 
 def main():
@@ -246,21 +441,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    every = [*FIXED, *PROGRAMS]
     add("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
-    add("--scenarios", nargs="+", choices=SCENARIOS, default=["s1", "s2", "s4", "s5"])
-    add("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
-    add("--price", type=float, default=0.25, metavar="CPUS", help="of the governor (%(default)s)")
+    add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    add("--policies", nargs="+", choices=every, default=["10000", "loop", "governor"])
+    add("--file", type=Path, help="add each run to a file, and count those that are in it, too")
     asked = parser.parse_args()
     if os.geteuid():
         sys.exit("policies.py: only root may set the knobs")
-    for name in asked.scenarios:
-        results = {each: [] for each in asked.policies}
-        for turn in range(asked.rounds):
-            shift = turn % len(asked.policies)
-            for each in asked.policies[shift:] + asked.policies[:shift]:
-                results[each].append(run(SCENARIOS[name], each, asked.price))
-        print(f"{name}: {SCENARIOS[name].what}, {SCENARIOS[name].seconds} s")
-        show(name, results)
+    results = {}
+    for each in runs(asked):
+        results.setdefault(each.scenario, {}).setdefault(each.policy, []).append(each)
+    for name in sorted(results):
+        show(name, results[name])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def seen(world: World, core: Any) -> Any:
     ksmd = world.ksmd
     return core.Seen(
         seconds=ksmd.clock,
-        candidates=ksmd.pages - ksmd.zero_pages + ksmd.broken,
+        candidates=ksmd.pages - ksmd.zero_pages,
+        broken=ksmd.broken,
         saved=ksmd.saved,
         volatile=ksmd.volatile,
         scanned=ksmd.scanned,

@@ -111,6 +111,17 @@ def test_knobs_are_restored_whenever_it_is_killed(govern, mergeable, tmp_path):
     assert set_at_all > 0
 
 
+def test_knobs_are_restored_without_the_guard(govern):
+    found = knobs()
+    process = govern()
+    until(lambda: value("run") == "1")
+    (guard,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    subprocess.run(["kill", "-KILL", guard], check=True)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert knobs() == found
+
+
 def test_knobs_are_restored_after_the_guard_was_killed_too(govern, tmp_path):
     found = knobs()
     process = govern()

@@ -32,7 +32,8 @@ class Governed:
         ksmd = self.ksmd
         return GOVERNOR.Seen(
             ksmd.clock,
-            (ksmd.pages + ksmd.broken) * SCALE,
+            ksmd.pages * SCALE,
+            ksmd.broken * SCALE,
             ksmd.saved * SCALE,
             ksmd.volatile * SCALE,
             ksmd.scanned * SCALE,

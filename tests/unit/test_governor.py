@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
 
 import pytest
@@ -143,6 +144,7 @@ def test_cpu_time_costs_less_if_no_task_waits():
         some.tuples(
             some.floats(0.001, 100),  # seconds
             some.integers(-10_000, 10_000),  # candidates
+            some.integers(0, 10_000),  # broken pages
             some.integers(-10_000, 10_000),  # saved pages
             some.integers(0, 10_000),  # scanned pages
             some.integers(0, 2),  # full scans
@@ -157,8 +159,8 @@ def test_cpu_time_costs_less_if_no_task_waits():
 def test_whatever_is_seen(steps):
     """It runs ksmd exactly during a series of passes, and sets knobs to values that are allowed."""
     state, run = State(), 0
-    seen = Seen(0.0, 100_000, 0, 0, 0, 0, 0.0, 0.0, 0.0)
-    for seconds, candidates, saved, scanned, scans, cpu, memory, busy in steps:
+    seen = Seen(0.0, 100_000, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
+    for seconds, candidates, broken, saved, scanned, scans, cpu, memory, busy in steps:
         state, decision = GOVERNOR.decide(state, seen, Settings())
         if decision:
             assert decision.reason
@@ -171,6 +173,7 @@ def test_whatever_is_seen(steps):
         seen = Seen(
             seen.seconds + seconds,
             max(0, seen.candidates + candidates),
+            seen.broken + broken,
             max(0, seen.saved + saved),
             scanned,
             seen.scanned + scanned,
@@ -215,7 +218,7 @@ def test_a_look_reads_the_counters(kernel):
     seen = kernel.look()
     pages = 4000 * 1024 // (GOVERNOR.PAGE)
     # a made-up process does not tell whose memory may be merged; without PSI of CPUs, they are busy
-    assert seen[1:-1] == (pages + 34, 34, 0, 0, 7, 2.5, 1.5, 100.0)
+    assert seen[1:-1] == (pages + 34, 0, 34, 0, 0, 7, 2.5, 1.5, 100.0)
 
 
 def test_memory_that_may_be_merged_is_that_of_its_processes(kernel, tmp_path):
@@ -230,13 +233,25 @@ def test_memory_that_may_be_merged_is_that_of_its_processes(kernel, tmp_path):
         (proc / str(pid) / "statm").write_text(statm)
     (proc / "vmstat").write_text("pgfault 7\ncow_ksm 30\n")
     kernel = GOVERNOR.Kernel(tmp_path)
-    assert kernel.candidates.count(0.0, 34) == 400 + 30
+    assert kernel.candidates.count(0.0, 34) == 400
+    assert kernel.candidates.broken == 30
     # what is young may say so later; of what is old, it is found out less often
     (proc / "51/ksm_stat").write_text("ksm_mergeable: yes\n")
-    assert kernel.candidates.count(1.0, 34) == 400 + 30  # AnonPages has not changed
-    assert kernel.candidates.count(GOVERNOR.NEAR, 34) == 1000 + 30
+    assert kernel.candidates.count(1.0, 34) == 400  # AnonPages has not changed
+    assert kernel.candidates.count(GOVERNOR.NEAR, 34) == 1000
     shutil.rmtree(proc / "50")
-    assert kernel.candidates.count(2 * GOVERNOR.NEAR, 34) == 600 + 30
+    assert kernel.candidates.count(2 * GOVERNOR.NEAR, 34) == 600
+
+
+def test_the_kernel_tells_at_once_that_memory_gets_short(kernel, tmp_path):
+    kernel.listen(tmp_path / "none")  # as on a kernel that does not
+    kernel.rest()
+    assert kernel.look().memory_pressure == 1.5
+    reads, writes = os.pipe()
+    kernel.trigger.register(reads, select.POLLIN)
+    os.write(writes, b"x")
+    kernel.rest()
+    assert kernel.look().memory_pressure == GOVERNOR.PRESSED
 
 
 def test_knobs_are_restored_by_who_comes_next(kernel, tmp_path):
@@ -302,9 +317,7 @@ def test_wrong_arguments(wrong, capsys):
 def test_metrics_and_decisions(tmp_path):
     told = GOVERNOR.Told(tmp_path / "decisions", tmp_path / "ksm.prom")
     host = Governed().run(10, ARRIVALS[:1])
-    told.series(host.look()._replace(saved=0, cpu=0.0), host.look())
-    told.decision("why", {"run": 1})
-    told.state(host.state, False)
+    told.decision("why", {"run": 1}, host.state)
     line = json.loads((tmp_path / "decisions").read_text())
     assert (line["event"], line["reason"], line["knobs"]) == ("decision", "why", {"run": 1})
     text = (tmp_path / "ksm.prom").read_text()

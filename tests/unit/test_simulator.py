@@ -264,7 +264,7 @@ def test_runs_are_marked_as_simulated(tmp_path, capsys):
     assert main(["summary", str(results), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["host"], row["simulated"]) for row in rows] == [("simulated", "yes")] * 2
-    assert all(90 < row["mean_efficiency_percent"] < 120 for row in rows)  # counters lag
+    assert all(90 < row["mean_efficiency_percent"] < 130 for row in rows)  # counters lag
     assert main(["compare", str(results), str(results), "--by", "knobs"]) == 0
     assert "all runs are simulated" in capsys.readouterr().err
 

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """Let ksmd scan when there is something to gain, and rest otherwise.
 
-One file, standard library only, Python 3.9 or newer, so that it can be copied to any host. The
-core (`decide`) is pure; the shell reads the kernel's counters, and writes its knobs.
+If new memory may be worth more than the CPU time of the scans, all memory is scanned at full rate.
+Without a sign, that is tried less and less often. If somebody else sets a knob, it sets no more.
+
+exit status: 0 ended by a signal, or restored; 2 wrong arguments, or somebody else controls KSM
 """
+# One file, standard library only, so that it can be copied to any host. The core (`decide`) is
+# pure; the shell reads the kernel's counters, and writes its knobs.
 
 import sys
 
@@ -17,44 +21,28 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-EXIT_UNUSABLE = 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
-PAGES_A_GIB = 2**30 // PAGE
-STATE = Path("/run/ksm-governor")
 KNOBS = ("smart_scan", "pages_to_scan", "sleep_millisecs", "run")  # in the order of writing
 COUNTERS = ("pages_sharing", "ksm_zero_pages", "pages_volatile", "pages_scanned", "full_scans")
 
 LOOK, STEP = 0.25, 0.01  # seconds between looks: at rest, and in a scan
+PRESSED, WINDOW = 5.0, 2.0  # percent of so many seconds in which a task has waited for memory
 SLEEP = 0.02  # seconds that ksmd sleeps between batches; longer than STEP, to stop it between scans
 HORIZON = 300.0  # seconds that a page is expected to stay merged
 IDLE_COST = 0.25  # what CPU time costs if no task waits for a CPU, beside what it costs if one does
 BUSY_PERCENT = 10.0  # of the time in which some task waits for a CPU: from here on, it costs all
 LEAST_GAINS = 1 / 1024  # pages saved for each candidate; never 0, so that it can rise again
 TRIAL_SHARE = 0.0025  # of a CPU, to try new memory where earlier memory did not merge
-PROBE_SECONDS, PROBE_SHARE = 60.0, 0.0002  # first probe; share of a CPU that probes may use
-MOST_MISSES = 8
+# first probe; share of a CPU that probes may use; how often they may become less frequent
+PROBE_SECONDS, PROBE_SHARE, MOST_MISSES = 60.0, 0.0002, 8
 NEAR, FAR, YOUNG, NOISE = 5.0, 60.0, 10.0, 64  # see Candidates
 PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
-
-HELP = """\
-At rest ksmd is stopped, and the governor looks four times a second for memory that is new. If what
-may be merged is worth more than the CPU time of the scans, ksmd scans all memory at full rate: once
-with smart_scan, for what is new, and once without, so that old pages meet new ones. Without a sign,
-it probes, less and less often if that finds nothing.
-
-A GiB is worth --price CPUs. Under memory pressure it is worth more; CPU time costs less while no
-task waits for it.
-
-The knobs are restored at the end, also if the governor is killed. If somebody else sets one of
-them, the governor sets none any more, and says so.
-
-exit status: 0 ended by a signal, or restored; 2 wrong arguments, or somebody else controls KSM
-"""
 
 
 class UnusableError(Exception):
@@ -75,7 +63,8 @@ class Seen(NamedTuple):
     """One look: monotonic seconds, pages, full scans, CPU seconds of ksmd, pressures in percent."""
 
     seconds: float
-    candidates: int  # pages that may be merged or are, and each merged page that a write broke
+    candidates: int  # pages that may be merged or are
+    broken: int  # merged pages that a write broke, since boot
     saved: int  # pages_sharing + ksm_zero_pages
     volatile: int
     scanned: int
@@ -95,6 +84,7 @@ class State(NamedTuple):
     last: "Seen | None" = None
     base: int = 0  # candidates that were tried
     waiting: int = 0  # pages that changed in the last pass, and may come to rest
+    broken: int = 0  # when the last series began
     loss: float = 0.0  # CPU seconds that unmerged memory was worth since the last series
     gains: float = 1.0  # pages saved for each candidate
     cost: float = 0.0  # CPU seconds of a series
@@ -102,6 +92,7 @@ class State(NamedTuple):
     between: bool = False  # ksmd was stopped between two scans
     misses: int = 0  # series since the last that was worth its cost
     ended: float = 0.0  # when the last series ended
+    totals: tuple = (0, 0, 0.0)  # of all series: how many, saved pages, CPU seconds of ksmd
 
 
 class Decision(NamedTuple):
@@ -113,7 +104,7 @@ class Decision(NamedTuple):
 
 def price_of_page(seen, settings):
     """Return what a page saved for a second is worth, in CPU seconds."""
-    return settings.price / PAGES_A_GIB * (1 + seen.memory_pressure)
+    return settings.price * PAGE / 2**30 * (1 + seen.memory_pressure)
 
 
 def weight(seen):
@@ -140,7 +131,7 @@ def rest(state, seen, settings):
     base = min(state.base, seen.candidates)  # what leaves makes room for what comes
     new, waited = seen.candidates - base, seen.seconds - state.ended
     grows = seen.candidates - state.last.candidates > new / 4
-    expected = (new + state.waiting) * state.gains
+    expected = (new + state.waiting + seen.broken - state.broken) * state.gains
     price, cpu = price_of_page(seen, settings), state.cost + 2 * new * state.page_seconds
     loss = state.loss + price * expected * (seen.seconds - state.last.seconds)
     cost = weight(seen) * cpu
@@ -160,12 +151,8 @@ def begin(state, seen, settings, reason):
     """Begin a series of passes."""
     # a scan that was cut off ends first: ksmd reaches what is new only after that
     passes = (1, 0) if state.between or not seen.full_scans else (1, 1, 0)
-    knobs = {
-        "smart_scan": passes[0],
-        "pages_to_scan": batch(state.page_seconds, settings),
-        "sleep_millisecs": round(SLEEP * 1000),
-        "run": 1,
-    }
+    knobs = {"smart_scan": passes[0], "pages_to_scan": batch(state.page_seconds, settings)}
+    knobs.update(sleep_millisecs=round(SLEEP * 1000), run=1)
     state = state._replace(passes=passes, target=seen.full_scans + 1, began=seen, last=seen)
     return state, Decision(knobs, reason)
 
@@ -181,23 +168,22 @@ def scan(state, seen, settings):
         changed = passes[0] != state.passes[0] or not passes[0]
         return state, Decision({"smart_scan": passes[0]}, "next pass") if changed else None
     # if it was read too late, the next scan may have begun
-    return finish(state, seen, settings, between=seen.gap < SLEEP)
+    return finish(state._replace(passes=(), between=seen.gap < SLEEP), seen, settings)
 
 
-def finish(state, seen, settings, between):
+def finish(state, seen, settings):
     """End a series, and learn from it."""
-    began = state.began
-    gained = max(0, seen.saved - began.saved)
+    began, broken = state.began, state.began.broken - state.broken
+    # until ksmd looks at them, pages that a write broke count as saved
+    gained = max(0, seen.saved - began.saved + broken)
     cpu, pages = seen.cpu - began.cpu, seen.scanned - began.scanned
-    tried = began.candidates - state.base + state.waiting
+    tried = began.candidates - state.base + state.waiting + broken
     # the last series tells most, but not all
     gains = (3 * min(1.0, gained / tried) + state.gains) / 4 if tried > 0 else state.gains
     paid = price_of_page(seen, settings) * gained * HORIZON >= weight(seen) * cpu
     state = state._replace(
-        passes=(),
-        began=None,
-        between=between,
         base=began.candidates,  # what came meanwhile is still new
+        broken=began.broken,
         waiting=seen.volatile,
         loss=0.0,
         gains=max(LEAST_GAINS, gains),
@@ -205,15 +191,12 @@ def finish(state, seen, settings, between):
         page_seconds=min(1e-4, max(1e-8, cpu / pages)) if pages and cpu else state.page_seconds,
         misses=0 if paid else min(MOST_MISSES, state.misses + 1),
         ended=seen.seconds,
+        totals=tuple(map(sum, zip(state.totals, (1, gained, cpu)))),
     )
     return state, Decision({"run": 0}, f"{gained} pages saved in {cpu:.2f} s of CPU time")
 
 
 # --- shell: the kernel's files --------------------------------------------------------------------
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: it ends any wait
-    """A signal has requested the end."""
 
 
 class Kernel:
@@ -222,7 +205,7 @@ class Kernel:
     def __init__(self, root=Path("/")):
         self.ksm, proc = root / "sys/kernel/mm/ksm", root / "proc"
         paths = [self.ksm / name for name in (*KNOBS, *COUNTERS)]
-        paths += [proc / name for name in ("meminfo", "vmstat", "pressure/memory", "pressure/cpu")]
+        paths += [proc / name for name in ("meminfo", "pressure/memory", "pressure/cpu")]
         self.open = {}
         paths += [path / "schedstat" for path in processes(proc, "ksmd")]  # hidden in a container
         for path in paths:
@@ -231,33 +214,46 @@ class Kernel:
         if "full_scans" not in self.open:
             raise UnusableError(f"{self.ksm} cannot be read: this kernel has no KSM")
         self.candidates, self.read_at = Candidates(self, proc), time.monotonic()
+        self.trigger, self.pressed = select.poll(), -WINDOW
+
+    def listen(self, path=Path("/proc/pressure/memory")):
+        """Ask the kernel to tell when memory gets short; without, only the mean of 10 s is read."""
+        with contextlib.suppress(OSError):  # before Linux 6.5, that needs CAP_SYS_RESOURCE
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.write(file, b"some %d %d" % (PRESSED * WINDOW * 1e4, WINDOW * 1e6))
+            self.trigger.register(file, select.POLLPRI)
 
     def text(self, name):
-        """Return the text of a file; empty if there is none."""
-        try:
-            return os.pread(self.open[name], 4096, 0).decode() if name in self.open else ""
-        except OSError:  # as of pressure stall information that is off
-            return ""
+        """Return the text of a file; empty if there is none, or if it cannot be read."""
+        with contextlib.suppress(KeyError, OSError):
+            return os.pread(self.open[name], 4096, 0).decode()
+        return ""
 
     def look(self):
         """Read all that a decision depends on."""
         counters = {name: int(self.text(name) or 0) for name in COUNTERS}
         now, saved = time.monotonic(), counters["pages_sharing"] + counters["ksm_zero_pages"]
-        ran = self.text("schedstat")
+        ran, pressed = self.text("schedstat"), PRESSED * (now < self.pressed + WINDOW)
         return Seen(
             seconds=now,
             candidates=self.candidates.count(now, saved),
+            broken=self.candidates.broken,
             saved=saved,
             volatile=counters["pages_volatile"],
             scanned=counters["pages_scanned"],
             full_scans=counters["full_scans"],
             cpu=int(ran.split()[0]) / 1e9 if ran else counters["pages_scanned"] * PAGE_SECONDS,
-            memory_pressure=pressure(self.text("memory"), 0.0),
-            cpu_pressure=pressure(self.text("cpu"), 100.0),
+            memory_pressure=max(pressed, number_after("some avg10=", self.text("memory"))),
+            cpu_pressure=number_after("some avg10=", self.text("cpu"), without=100.0),
             gap=now - self.read_at,
         )
 
-    def wait(self, full_scans):
+    def rest(self):
+        """Wait for LOOK, or until memory gets short: the kernel tells that at once."""
+        if self.trigger.poll(LOOK * 1000):
+            self.pressed = time.monotonic()
+
+    def scan(self, full_scans):
         """Wait for the end of a scan, at most LOOK, or if ksmd does not scan."""
         now, scanned = time.monotonic(), self.text("pages_scanned")
         end = now + LOOK
@@ -277,47 +273,42 @@ class Kernel:
 
 
 class Candidates:
-    """Pages that may be merged or are, and each merged page that a write has broken.
+    """Pages that may be merged or are, and each merged page that a write has broken."""
 
-    AnonPages of all memory is quickly read. Only when it has changed, and now and then, the
-    processes are looked at: those whose memory may be merged, and young ones, which may say so
-    later. Older kernels do not tell whose memory may be merged: there, all anonymous memory
-    counts.
-    """
+    # AnonPages of all memory is quickly read. Only when it has changed, and now and then, the
+    # processes are looked at: those whose memory may be merged, and young ones, which may say so
+    # later. Older kernels do not tell whose memory may be merged: there, all anonymous memory
+    # counts.
 
     def __init__(self, kernel, proc):
         self.kernel, self.proc = kernel, proc
-        self.mergeable, self.others = {}, {}  # by pid: its open statm; when it was first seen
-        self.anonymous, self.pages, self.near, self.far = 0, 0, 0.0, 0.0
+        self.mergeable, self.others = set(), {}  # pids; and when each was first seen
+        self.anonymous, self.pages, self.broken, self.near, self.far = 0, 0, 0, 0.0, 0.0
         self.told = self.offers(os.getpid()) is not None
 
     def count(self, now, saved):
         """Return the number."""
-        text = self.kernel.text("meminfo")
-        anonymous = int(re.search(r"AnonPages: *([0-9]+)", text)[1]) * 1024 // PAGE
+        anonymous = int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
         if not self.told:
             return anonymous + saved
         if abs(anonymous - self.anonymous) > NOISE or now >= self.near:
-            broken = re.search(r"cow_ksm ([0-9]+)", self.kernel.text("vmstat"))
-            self.pages = self.resident(now) + int(broken[1] if broken else 0)
+            self.broken = int(number_after("cow_ksm", (self.proc / "vmstat").read_text()))
+            self.pages = self.resident(now)
             self.anonymous, self.near = anonymous, now + NEAR
         return self.pages
 
     def resident(self, now):
         """Return the anonymous pages of the processes whose memory may be merged."""
-        pids = {path.name for path in self.proc.glob("[0-9]*")}
-        for pid in self.mergeable.keys() - pids:
-            os.close(self.mergeable.pop(pid))
-        self.others = {pid: self.others.get(pid, now) for pid in pids - self.mergeable.keys()}
+        pids = set(filter(str.isdigit, os.listdir(self.proc)))  # noqa: PTH208 - three times as fast
+        self.mergeable &= pids
+        self.others = {pid: self.others.get(pid, now) for pid in pids - self.mergeable}
         far, self.far = now >= self.far, now + FAR if now >= self.far else self.far
-        for pid, since in self.others.items():
-            if (far or now - since < YOUNG) and self.offers(pid):
-                with contextlib.suppress(OSError):
-                    self.mergeable[pid] = os.open(self.proc / pid / "statm", os.O_RDONLY)
+        asked = [pid for pid, since in self.others.items() if far or now - since < YOUNG]
+        self.mergeable.update(filter(self.offers, asked))
         pages = 0
-        for file in self.mergeable.values():
+        for pid in self.mergeable:
             with contextlib.suppress(OSError):  # it has ended
-                _, resident, shared, *_ = os.pread(file, 100, 0).split()
+                _, resident, shared, *_ = (self.proc / pid / "statm").read_text().split()
                 pages += int(resident) - int(shared)
         return pages
 
@@ -337,9 +328,9 @@ def processes(proc, name):
                 yield path
 
 
-def pressure(text, without):
-    """Return the percent of the last 10 s in which some task waited."""
-    found = re.search(r"some avg10=([0-9.]+)", text)
+def number_after(words, text, without=0.0):
+    """Return the number that follows some words in a text."""
+    found = re.search(f"{words} *([0-9.]+)", text)
     return float(found[1]) if found else without
 
 
@@ -356,11 +347,10 @@ def others(kernel, proc=Path("/proc")):
 
 
 class Knobs:
-    """Knobs that are restored when this process ends, however it ends: a guard waits for that.
+    """Knobs that are restored when this process ends, however it ends: a guard waits for that."""
 
-    A file has the values found, and all values that were set. A knob with none of these is left as
-    it is, since somebody else has set it.
-    """
+    # A file has the values found, and all values that were set. A knob with none of these is left
+    # as it is, since somebody else has set it.
 
     def __init__(self, kernel, state):
         self.kernel, self.file = kernel, state / "knobs.json"
@@ -380,12 +370,11 @@ class Knobs:
         child = os.fork()
         if child:
             os.close(reads)
-            return lambda: (os.close(writes), os.waitpid(child, 0))
+            # the guard may have been killed
+            return lambda: (os.close(writes), os.waitpid(child, 0), self.restore())
         try:
             os.close(writes)
-            os.setsid()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             os.read(reads, 1)  # it has an end, when the governor has ended, and nothing else
             self.restore()
         finally:
@@ -397,15 +386,12 @@ class Knobs:
 
     def write(self, knobs):
         """Set knobs; those that this kernel does not have are left out."""
-        knobs = {name: knobs[name] for name in KNOBS if name in knobs and name in self.found}
-        new = {name for name in knobs if knobs[name] not in self.written[name]}
-        for name in new:
-            self.written[name].append(knobs[name])
-        if new:
-            replace(self.file, json.dumps({"found": self.found, "written": self.written}))
-        for name, value in knobs.items():
-            self.kernel.write(name, value)
-        self.now = {**self.now, **knobs}
+        for name in [name for name in self.found if name in knobs]:
+            if knobs[name] not in self.written[name]:
+                self.written[name].append(knobs[name])
+                replace(self.file, json.dumps({"found": self.found, "written": self.written}))
+            self.kernel.write(name, knobs[name])
+            self.now = {**self.now, name: knobs[name]}
 
     def restore(self):
         """Restore the knobs of the file, if there is one."""
@@ -434,62 +420,41 @@ class Told:
     def __init__(self, decisions, metrics):
         self.lines = decisions.open("a", buffering=1) if decisions else None
         self.metrics = metrics
-        self.totals = {"series": 0, "saved_pages": 0, "ksmd_cpu_seconds": 0.0}
 
-    def decision(self, reason, knobs):
-        """Tell one decision."""
+    def decision(self, reason, knobs, state, held=0):
+        """Tell one decision, and what state it leads to."""
         print(f"{reason}: {' '.join(f'{n}={v}' for n, v in knobs.items())}", flush=True)
         if self.lines:
             when = {"wall": time.time(), "monotonic": time.monotonic()}
             line = {"event": "decision", **when, "reason": reason, "knobs": knobs}
             self.lines.write(json.dumps(line) + "\n")
-
-    def series(self, began, seen):
-        """Count a series of passes that has ended."""
-        self.totals["series"] += 1
-        self.totals["saved_pages"] += max(0, seen.saved - began.saved)
-        self.totals["ksmd_cpu_seconds"] += seen.cpu - began.cpu
-
-    def state(self, state, held):
-        """Write the metrics."""
-        totals = {f"{name}_total": value for name, value in self.totals.items()}
-        values = {"scanning": int(bool(state.passes)), "held": int(held), "gains": state.gains}
-        text = [f"ksm_governor_{name} {value}\n" for name, value in {**values, **totals}.items()]
         if self.metrics:
-            replace(self.metrics, "".join(text))
+            values = {"scanning": int(bool(state.passes)), "held": held, "gains": state.gains}
+            totals = ("series_total", "saved_pages_total", "ksmd_cpu_seconds_total")
+            values.update(zip(totals, state.totals))
+            lines = (f"ksm_governor_{name} {value}\n" for name, value in values.items())
+            replace(self.metrics, "".join(lines))
 
 
 def govern(kernel, knobs, settings, told):
     """Look, decide and write, until a signal comes. Without `knobs`, only say what it would do."""
-    state, held = State(), False
-    pretended = 0  # full scans, without knobs
+    state = State()
     while True:
-        seen = kernel.look()
-        changed = {} if held or not knobs else knobs.foreign()
+        seen, changed = kernel.look(), knobs.foreign() if knobs else {}
         if changed:
-            held = True
-            told.decision("somebody else has set knobs: held until the governor restarts", changed)
-            told.state(state, held)
-        if not held:
-            before, seen = state, seen._replace(full_scans=seen.full_scans + pretended)
-            state, decision = decide(state, seen, settings)
-            pretended += bool(state.passes and not knobs)
-            if before.passes and not state.passes:
-                told.series(before.began, seen)
-            if decision and knobs:
+            told.decision("somebody else has set knobs: held until a restart", changed, state, 1)
+            signal.pause()
+        if not knobs:  # each pass ends at once
+            seen = seen._replace(full_scans=max(seen.full_scans, state.target))
+        state, decision = decide(state, seen, settings)
+        if decision:
+            if knobs:
                 knobs.write(decision.knobs)
-            if decision:
-                told.decision(decision.reason, decision.knobs)
-                told.state(state, held)
-        if state.passes and knobs and not held:
-            kernel.wait(state.target)
+            told.decision(decision.reason, decision.knobs, state)
+        if state.passes and knobs:
+            kernel.scan(state.target)
         else:
-            time.sleep(LOOK)
-
-
-def stop(number, frame):
-    """End the loop at a signal."""
-    raise Stopped
+            kernel.rest()
 
 
 def number(least, most):
@@ -504,28 +469,22 @@ def number(least, most):
     return convert
 
 
-def parser():
-    """Return the command line."""
+def main(arguments=None):
+    """Run the command line."""
     form = argparse.RawDescriptionHelpFormatter
-    about = __doc__.partition("\n")[0]
-    found = argparse.ArgumentParser(description=about, epilog=HELP, formatter_class=form)
-    add = found.add_argument
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add = parser.add_argument
     add("--price", type=number(0.001, 1000), default=0.25, metavar="CPUS",
         help="what a GiB is worth, in CPUs (default: %(default)s)")  # fmt: skip
     add("--max-cpu", type=number(1, 99), default=70, metavar="PERCENT",
         help="of one CPU, for ksmd while it scans (default: %(default)s)")  # fmt: skip
     add("--decisions", type=Path, metavar="FILE", help="add each decision, as a line of JSON")
     add("--metrics", type=Path, metavar="FILE", help="keep metrics for node_exporter in this file")
-    add("--state", type=Path, default=STATE, metavar="DIRECTORY",
+    add("--state", type=Path, default=Path("/run/ksm-governor"), metavar="DIRECTORY",
         help="where the lock is, and the knobs as found (default: %(default)s)")  # fmt: skip
     add("--dry-run", action="store_true", help="say what it would do, and write no knob")
     add("--restore", action="store_true", help="restore the knobs after a crash, and end")
-    return found
-
-
-def main(arguments=None):
-    """Run the command line."""
-    asked = parser().parse_args(arguments)
+    asked = parser.parse_args(arguments)
     end = None
     try:
         kernel = Kernel()
@@ -536,14 +495,14 @@ def main(arguments=None):
         for other in others(kernel):
             raise UnusableError(f"{other} controls KSM on this host: stop it first")
         end = knobs.guard() if knobs else None
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, stop)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        kernel.listen()
         govern(kernel, knobs, Settings(asked.price, asked.max_cpu / 100), told)
-    except Stopped:
+    except KeyboardInterrupt:
         return 0
     except (UnusableError, OSError) as error:
         print(f"ksm_governor.py: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
+        return 2
     finally:
         if end:
             end()
