@@ -2,21 +2,24 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import ROLES, load
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.metrics.phase_lock import looks, meet
 from ksm_analysis.simulator import ksmd as module
 from ksm_analysis.simulator.ksmd import NEVER, Costs, Ksmd
+from ksm_analysis.simulator.tree import Tree
 
 DONE = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "ksm_zero_pages")
 
 
-def host(*processes, **knobs):
+def host(*processes, key=None, **knobs):
     """A host that runs ksmd, with processes of these contents."""
-    ksmd = Ksmd()
+    ksmd = Ksmd(key=key)
     ksmd.set({"smart_scan": 0, **knobs, "run": 1})
     for contents in processes:
         ksmd.arrive(contents)
@@ -194,6 +197,54 @@ def test_cpu_time_is_the_sum_of_what_happens_to_pages():
     ksmd.costs = Costs(changed=1, merged=10, alone=100, merging=1000, skipped=0)
     spent = [round(scanned(ksmd, 1).cpu) for _ in range(3)]
     assert spent == [3, 3 + 2 * 100 + 1000, 1203 + 20 + 100]
+
+
+# --- what the real ksmd has counted ---------------------------------------------------------------
+
+BENCH = load(ROLES.parent / "bench/simulator.py")
+# by `python -m bench simulator`, with --record, on Linux 6.18
+KEPT = BENCH.kept(Path(__file__).parents[1] / "data/ksmd-6.18.json.gz")
+
+
+@pytest.mark.parametrize(("case", "expected"), KEPT, ids=[f"{c.kind}-{c.number}" for c, _ in KEPT])
+def test_all_counters_are_those_of_the_real_ksmd_after_each_scan(case, expected):
+    assert BENCH.differences(case, expected, shape=True) == []
+
+
+# --- the shape of the stable tree -----------------------------------------------------------------
+
+
+def black_height(tree, node):
+    """Return how many black nodes each way down from a node has, and check order and colours."""
+    if node is tree.nil:
+        return 0
+    heights = [black_height(tree, child) for child in (node.left, node.right)]
+    assert heights[0] == heights[1]
+    assert not node.red or not (node.left.red or node.right.red)
+    return heights[0] + (not node.red)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_tree_stays_balanced_and_in_order(seed):
+    draw, tree, there = random.Random(seed), Tree(lambda content: -content), set()
+    for content in draw.choices(range(80), k=400):
+        (tree.erase if content in there else tree.insert)(content)
+        there ^= {content}
+        black_height(tree, tree.root)
+        for each in there:
+            met = [*tree.path(each)]
+            assert met[-1] == each
+            assert len(met) <= 2 * np.log2(len(there) + 1)
+
+
+def test_a_chain_ends_when_a_search_meets_it_if_the_tree_has_its_shape():
+    def left_over(key):
+        ksmd = scanned(host([5] * 4 + [-1], max_page_sharing=2, key=key), 2)
+        ksmd.write(ksmd.processes[0], [0, 1], [-2, -3])
+        return [len(scanned(ksmd, 1).chains) for _ in range(2)]
+
+    assert left_over(None) == [1, 1]  # nobody looks for that content any more
+    assert left_over(lambda content: content) == [0, 0]  # page 4 meets it
 
 
 # --- experiments ----------------------------------------------------------------------------------
