@@ -16,6 +16,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.page import (
     census_figures,
     changes,
+    findings,
     picture,
     policy_figures,
     tables,
@@ -40,6 +41,7 @@ def data_of(results: Results) -> dict[str, Any]:
     best = best_of(saving)
     facts = provenance.facts(results.runs)
     first = verdict.named(saving, best)
+    checks = observations.checks(measured)
     figure, sections = picture.chosen(
         sections_of(measured) if measured else [], saving, fits, measured
     )
@@ -61,7 +63,9 @@ def data_of(results: Results) -> dict[str, Any]:
             *_of_prices(prices),
             *changes.sections_of(measured, fits),
         ],
-        "checks": observations.checks(measured),
+        "checks": checks,
+        "findings": findings.of_sections(saving, best, prices, fits, checks, results.runs),
+        "picture_shows": findings.of_picture(figure.id, checks, measured) if figure else "",
         "summary": tables.of_runs(measured),
         "simulated": words.simulated(results.runs),
         "tried": words.tried(usable),

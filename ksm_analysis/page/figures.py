@@ -570,7 +570,7 @@ def savings_against_cost(settings: list[Setting]) -> list[Panel]:
                 "meta": meta_of(part) | {"by": {"guests": part["guests"].to_list()}},
             }
         )
-    cost = {"title": "CPU seconds of ksmd and policy in the whole run", "rangemode": "tozero"}
+    cost = {"title": "CPU seconds of ksmd and policy", "rangemode": "tozero"}
     figure["layout"]["xaxis"] |= cost
     figure["layout"]["yaxis"]["title"] = "MiB saved at the end"
     return drawing.finished([("", figure)])

@@ -57,7 +57,7 @@ def _picture(
         return there["saved-by-guests"]
     if len({(s.workload, s.knobs, s.host) for s in known}) > 1:
         return there.get("savings-against-cost", over_time)
-    return over_time
+    return there.get("census-by-kind", over_time)
 
 
 def _of_fits(fits: Sequence[Fit]) -> Figure:

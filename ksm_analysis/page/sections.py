@@ -141,6 +141,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
     """Make all figures. A metric without any value, or a section without figures, is left out."""
     data = figures.load(measured)
     with_guests = bool((data.host["guests"] > 0).any())
+    varied = data.host["guests"].nunique() > 1
     shown = [m for m in catalog.HOST if m.figure and data.host[m.name].notna().any()]
     of_guests = [m for m in catalog.GUEST if m.figure and data.guest[m.name].notna().any()]
     last = "Values of the last interval. "
@@ -149,7 +150,7 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "savings",
             "What is saved",
             f"{last}To add published values (hollow markers), use the menu “metrics” above.",
-            tuple(_savings(data, measured, with_guests)),
+            (*_savings(data, measured), *(_by_guests(data) if varied else ())),
         ),
         Section(
             "census",
@@ -196,7 +197,10 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "counts",
             "Against the number of guests",
             last,
-            tuple(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown if with_guests),
+            (
+                *(_by_guests(data) if with_guests and not varied else ()),
+                *(_of(m, "by-guests", figures.by_guests(data, m)) for m in shown if with_guests),
+            ),
             "By guests",
         ),
         Section(
@@ -332,9 +336,8 @@ def _of(metric: Metric, against: str, panels: list[Panel]) -> Figure:
     return Figure(name, metric.label, metric.help, tuple(panels), metric.chosen_with)
 
 
-def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) -> Iterator[Figure]:
+def _savings(data: figures.Data, measured: list[Measured]) -> Iterator[Figure]:
     by_name = {m.name: m for m in catalog.HOST}
-    in_mib = [by_name[name] for name in figures.MEMORY]
     settings = settings_of(measured)
     if panels := figures.saved_by_guests(settings):
         yield Figure(
@@ -368,8 +371,12 @@ def _savings(data: figures.Data, measured: list[Measured], with_guests: bool) ->
     if panels := phase_lock_figures.by_distance(measured):
         title = "Which equal pages were merged"
         yield Figure("phase-lock", title, PHASE_LOCK, tuple(panels), wide=True)
-    if not with_guests:
-        return
+
+
+def _by_guests(data: figures.Data) -> Iterator[Figure]:
+    """Make the figures of memory against the number of guests."""
+    by_name = {m.name: m for m in catalog.HOST}
+    in_mib = [by_name[name] for name in figures.MEMORY]
     for whole in ("configured", "resident"):
         if data.host[f"shared_percent_{whole}"].notna().any():
             yield Figure(

@@ -135,9 +135,10 @@ def _front(setting: Setting, best: list[Best]) -> str:
 
 def _tells(settings: list[Setting], name: str) -> bool:
     values = [getattr(s, name) for s in settings]
-    if name in ("host", "knobs"):
-        return len(set(values)) > 1
-    return name in ("workload", "runs") or any(value is not None and value != 0 for value in values)
+    if name in FACTORS:
+        varied = [f for f in FACTORS if len({getattr(s, f) for s in settings}) > 1]
+        return name in (varied or ["workload"])
+    return name == "runs" or any(value is not None and value != 0 for value in values)
 
 
 def _answer_cell(setting: Setting, name: str) -> str:

@@ -147,7 +147,7 @@ def _price(each: Price) -> Tile:
     loss, unit = (each.percent, "%") if each.percent else (each.absolute, each.unit)
     label = {"higher": "Throughput lost", "lower": "Time added"}.get(each.better, "Lost")
     nothing = 100 * price.BOUND if each.percent else 0.0
-    words = f"{each.metric}: {VERDICTS[each.verdict]}"
+    words = f"{VERDICTS[each.verdict]}: {each.metric}"
     return _tile(label, loss, unit, words, sparks.interval(loss, nothing))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytestmark = pytest.mark.browser
 
 DRAWN = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every(
@@ -32,6 +33,17 @@ FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].eve
   const [svg, box] = [plot.querySelector('.main-svg'), plot].map((e) => e.getBoundingClientRect());
   return svg.width === plot.clientWidth && Math.abs(svg.height - box.height) < 5;
 })"""
+
+
+def accessibility(page):
+    """Return what axe-core finds that is serious or critical, in both themes."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        every = axe.Axe().run(page).response["violations"]
+        serious = [each for each in every if each["impact"] in ("serious", "critical")]
+        found += [(scheme, each["id"], each["nodes"][0]["html"]) for each in serious]
+    return found
 
 
 class Opened:
@@ -230,6 +242,7 @@ def test_what_is_chosen_is_in_the_address(browser, page_file):
     }
     assert shown.count() == 2
     assert page.locator("#pages_shared-by-interval").is_visible()
+    assert accessibility(page) == []
     page.get_by_role("link", name="Samples").click()
     assert page.url.endswith("&at=samples")
     assert "guests=3" in page.url
@@ -272,6 +285,9 @@ def test_eight_figures_are_shown_before_more(browser, page_file):
     assert shown.count() == 8
     assert page.locator(".verdict").evaluate(inside)
     assert page.locator(".merit:not([hidden])").evaluate(inside)
+    page.locator("#filters summary").first.click()
+    assert accessibility(page) == []
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="more figures").click()
     assert shown.count() > 8
     assert not page.locator("#more").is_visible()
