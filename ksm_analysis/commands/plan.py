@@ -259,7 +259,8 @@ def _census(asked: dict[str, Any]) -> str:
     boundary = "whenever a scan has ended" if asked["at_scan_boundary"] else ""
     moments = filter(None, (start, every, boundary, "at the end" if asked["end"] else ""))
     pause = "; the guests are stopped while they are read" if asked["pause"] else ""
-    return f"Census of all mergeable memory in each run: {', '.join(moments)}{pause}"
+    trace = "; with a trace of the contents" if asked.get("trace") else ""
+    return f"Census of all mergeable memory in each run: {', '.join(moments)}{pause}{trace}"
 
 
 def _count(runs: int, of: int | None) -> str:

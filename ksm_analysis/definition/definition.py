@@ -304,6 +304,10 @@ class Census(Strict):
         description="In the mapping only: pause the guests while their memory is read, so that all"
         " contents are from the same moment.",
     )
+    trace: values.Switch = Field(
+        default=False,
+        description="In the mapping only: also keep which page had which content.",
+    )
 
     @property
     def every(self) -> float | None:
@@ -316,7 +320,7 @@ def _moments_or_mapping(value: Any) -> Any:
     if isinstance(value, list):
         return {"moments": value}
     if not isinstance(value, dict | Census):
-        raise not_allowed(value, f"{MOMENTS}, or {{moments: [...], pause: true}}")
+        raise not_allowed(value, f"{MOMENTS}, or {{moments: [...], pause: true, trace: true}}")
     return value
 
 

@@ -416,6 +416,7 @@ def _census(census: Census) -> dict[str, Any]:
         "at_scan_boundary": "at-scan-boundary" in census.moments,
         "every": census.every or 0,
         "pause": census.pause,
+        **({"trace": True} if census.trace else {}),
     }
 
 

@@ -535,6 +535,7 @@ def test_no_census_unless_it_is_asked_for():
         ("[start, end]", {"start": True, "end": True}),
         ("[at-scan-boundary]", {"at_scan_boundary": True}),
         ("{moments: [every: 10], pause: true}", {"every": 10.0, "pause": True}),
+        ("{moments: [every: 10], trace: true}", {"every": 10.0, "trace": True}),
     ],
 )
 def test_moments_of_a_census(given, planned):

@@ -192,10 +192,10 @@ SOFT_DIRTY, WRITE_PROTECTED = 1 << 55, 1 << 57
         (PRESENT | ALONE | SOFT_DIRTY | 0x1234, b"o"),
         (PRESENT | 0x1234, b"s"),
         (PRESENT | WRITE_PROTECTED | 0x1234, b"s"),
-        (PRESENT | FILE | ALONE | 0x1234, b"-"),
-        (PRESENT | FILE | 0x1234, b"-"),
+        (PRESENT | FILE | ALONE | 0x1234, b"f"),
+        (PRESENT | FILE | 0x1234, b"f"),
         (SWAPPED | 0x1234, b"w"),
-        (SWAPPED | FILE | 0x1234, b"-"),
+        (SWAPPED | FILE | 0x1234, b"f"),
         (SOFT_DIRTY, b"-"),
     ],
 )

@@ -21,14 +21,17 @@ if sys.version_info < (3, 9):  # before anything that an older Python does not h
     sys.exit("ksm_census.py needs Python 3.9 or newer; this is {}.{}".format(*sys.version_info))
 
 import argparse
+import bisect
 import collections
 import contextlib
 import json
 import math
 import mmap
 import os
+import random
 import re
 import resource
+import secrets
 import select
 import signal
 import time
@@ -63,9 +66,11 @@ PIECE = 128  # pages per read: they stay in the CPU's cache until they are hashe
 BUFFER = mmap.mmap(-1, PIECE * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # one per worker
 BUFFERED = memoryview(BUFFER).toreadonly().__getitem__
 PLACES = [slice(at, at + PAGE) for at in range(0, PIECE * PAGE, PAGE)]
+FIRSTS = memoryview(BUFFER).cast("Q")[:: PAGE // 8]  # the first 8 bytes of each page
 SHARED, KNOWN = b"sk"
 ZERO_FRAME = ord("z")
-PRESENT_KINDS = b"osk"  # in memory, and not mapped to the kernel's zero page
+MERGED = ord("m")
+PRESENT_KINDS = b"oskm"  # in memory, and not mapped to the kernel's zero page
 IN_MIND = 2**16  # frames whose contents a worker caches
 GAP = 4  # read flags together over gaps up to this: a system call costs as much
 
@@ -75,6 +80,8 @@ examples:
       one census of two processes, now: one line on standard output
   python3 ksm_census.py --process a=4242 --output census.jsonl --seconds 60 --every 20 --end
       three censuses within a minute, and one at the end
+  python3 ksm_census.py --process a=4242 --output - --trace census.trace
+      one census, and which page had which content
   python3 ksm_census.py --process a=4242 --output start --save-start
   python3 ksm_census.py --process a=4242 --output census.jsonl --since start --end --seconds 60
       one census before ksmd runs, and one at the end that says what has become of these pages
@@ -90,6 +97,7 @@ end line. Numbers are pages unless stated otherwise. null means unknown; `compla
           page_size           bytes
           frames_visible      whether the kernel shows frames (CAP_SYS_ADMIN); if not, only limits
           read_seconds, paused_seconds (0: not paused), cpu_seconds, bytes_read
+          trace_seconds       with --trace: for numbering and ordering the contents
           ksm, ksm_after      the files of /sys/kernel/mm/ksm before and after the census
           present_pages       pages in memory; = zero + unique + duplicate
           swapped_pages       pages not in memory
@@ -159,10 +167,12 @@ class GoneError(Exception):
 
 
 def kind_of(flags):
-    """Classify a page by the highest byte of its entry in the pagemap: o, s, w or -."""
+    """Classify a page by the highest byte of its entry in the pagemap: o, s, w, f or -."""
     if flags & PRESENT and not flags & FILE:
         return b"o" if flags & ALONE else b"s"  # own: no other process maps it; or shared
-    return b"w" if flags & SWAPPED and not flags & FILE else b"-"
+    if flags & FILE:
+        return b"f"  # a page of a file, which KSM never merges
+    return b"w" if flags & SWAPPED else b"-"
 
 
 KINDS = b"".join(map(kind_of, range(256)))
@@ -243,6 +253,12 @@ class Process:
         except OSError:
             return 0
 
+    def started(self):
+        """Return when it started, in clock ticks since boot; None if it has ended."""
+        with contextlib.suppress(GoneError, IndexError):
+            return int(self.text("stat").rpartition(")")[2].split()[19])
+        return None
+
     def stopped(self):
         """Whether all of its threads are stopped or have ended."""
         states = set()
@@ -255,24 +271,26 @@ class Process:
 class Mapping:
     """A mergeable mapping, in memory that workers share.
 
-    `kinds` has the kind of each page: o, s, w or - as above; k is a shared page whose frame was
-    read before; z is mapped to the kernel's zero page; 0 is unknown. `contents` has the hash of
-    each page in memory, and 0 for others.
-    `frames` has the frame of each shared page, or 0 if the kernel hides frames.
+    `kinds` has the kind of each page: o, s, w, f or - as above; k is a shared page whose frame was
+    read before; z is mapped to the kernel's zero page, and in a trace m to a frame of KSM; 0 is
+    unknown. `contents` has the hash of each page in memory, and 0 for others. `frames` has the
+    frame of each shared page, or 0 if the kernel hides frames. For a trace, `firsts` has the first
+    8 bytes of each page that was read, else it is None.
     """
 
-    def __init__(self, process, start, pages):
+    def __init__(self, process, start, pages, traced=False):
         self.process, self.start, self.pages = process, start, pages
         self.kinds = mmap.mmap(-1, pages)
         self.contents, self.frames = (
             memoryview(mmap.mmap(-1, 8 * pages)).cast("q") for _ in range(2)
         )
+        self.firsts = memoryview(mmap.mmap(-1, 8 * pages)).cast("Q") if traced else None
 
 
 class Pages:
     """The pages of a process as read; `ksm` has the frames of its KSM pages."""
 
-    def __init__(self, process):
+    def __init__(self, process, traced=False):
         self.process, self.name, self.pid = process, process.name, process.pid
         mappings, huge, shared = process.mappings()
         mergeable = sum(pages for _, pages in mappings) * PAGE
@@ -285,7 +303,7 @@ class Pages:
             )
         if not mappings:
             raise GoneError(self.complaint or "it has no mergeable memory (no VmFlags mg)")
-        self.mappings = [Mapping(process, *mapping) for mapping in mappings]
+        self.mappings = [Mapping(process, *mapping, traced) for mapping in mappings]
         self.swapped = self.bytes_read = self.zero_frame = self.fork_shared = 0
         self.stat, self.hidden, self.ksm = {}, False, []
 
@@ -295,12 +313,12 @@ class Pages:
         return {mapping.start: mapping.contents for mapping in self.mappings}
 
 
-def read_all(processes, flags, counts):
+def read_all(processes, flags, counts, traced=False):
     """Read all processes. Return their pages, why others are missing, mappings of KSM pages."""
     read, counted, gone = [], [], {}
     for process in processes:
         with left_out(process, gone):
-            read.append(Pages(process))
+            read.append(Pages(process, traced))
     if not hash_own([mapping for pages in read for mapping in pages.mappings]):
         why = "its reader failed or was killed; it is left out"
         return [], {process.name: why for process in processes}, 0
@@ -312,7 +330,7 @@ def read_all(processes, flags, counts):
             counted.append(pages)
     if any(pages.hidden for pages in counted):
         return counted, gone, 0
-    return counted, gone, look_up(counted, flags, counts)
+    return counted, gone, look_up(counted, flags, counts, traced)
 
 
 @contextlib.contextmanager
@@ -417,6 +435,8 @@ def hash_run(mapping, begin, end):
         whole = mapping.process.read(mapping.start + begin * PAGE, wanted)
         hashes = array("q", map(hash, map(BUFFERED, PLACES[:whole])))
         mapping.contents[begin : begin + whole] = memoryview(hashes)
+        if mapping.firsts:
+            mapping.firsts[begin : begin + whole] = FIRSTS[:whole]
         begin += whole
         if whole < wanted:  # a page is gone meanwhile, or has a hardware error
             mapping.kinds[begin : begin + 1] = b"-"
@@ -441,18 +461,20 @@ def shared_frames(pages):
     return shared
 
 
-def look_up(every, flags, counts):
+def look_up(every, flags, counts, traced=False):
     """Keep in `ksm` the frames that are KSM pages; return how many mappings these have.
 
-    Pages that are mapped to the kernel's zero page get the kind z.
+    Pages that are mapped to the kernel's zero page get the kind z; for a trace, pages that are
+    mapped to KSM's frames get the kind m.
     """
-    mapped, every_zero = 0, set()
+    mapped, marks = 0, {}
     for part in range(PARTS):
         frames = sorted(set().union(*(pages.ksm[part] for pages in every)))
         flagged = list(zip(frames, numbers_at(flags, frames)))
         zero = {frame for frame, flag in flagged if flag & KPF_ZERO_PAGE}
         ksm = [frame for frame, flag in flagged if flag & KPF_KSM]
-        every_zero |= zero
+        marks.update(dict.fromkeys(zero, ZERO_FRAME))
+        marks.update(dict.fromkeys(ksm if traced else (), MERGED))
         mapped += sum(numbers_at(counts, ksm)) if counts is not None else 0
         among = set(ksm).__contains__
         for pages in every:
@@ -462,20 +484,17 @@ def look_up(every, flags, counts):
             pages.zero_frame += zeros
             pages.fork_shared += len(shared) - len(pages.ksm[part]) - zeros
     for pages in every:
-        if pages.zero_frame:
-            mark_zero(pages, every_zero)
+        if pages.zero_frame or traced:
+            mark(pages, marks)
     return mapped
 
 
-def mark_zero(pages, zero):
-    """Give the pages of a process that have one of these frames the kind z."""
+def mark(pages, marks):
+    """Give the pages of a process that have one of these frames its kind."""
     for mapping in pages.mappings:
         for run in re.finditer(b"[sk]+", mapping.kinds[:]):
-            kinds = bytearray(run.group())
-            for at, frame in enumerate(mapping.frames[slice(*run.span())]):
-                if frame in zero:
-                    kinds[at] = ZERO_FRAME
-            mapping.kinds[slice(*run.span())] = bytes(kinds)
+            frames = mapping.frames[slice(*run.span())]
+            mapping.kinds[slice(*run.span())] = bytes(map(marks.get, frames, run.group()))
 
 
 def numbers_at(fd, indexes):
@@ -666,7 +685,7 @@ class Start:
             for run in re.finditer(b"z+", mapping.kinds[:]):
                 were = then[slice(*run.span())]
                 given_up += sum(were.count(kind) for kind in PRESENT_KINDS)
-                new += were.count(b"-") + were.count(b"w")
+                new += sum(map(were.count, (b"-", b"w", b"f")))
         return given_up, new
 
     def present(self, name):
@@ -682,6 +701,283 @@ def save_start(output, line, guests):
     output.write_bytes(json.dumps(mappings).encode() + b"\n" + zlib.compress(kinds, 1))
 
 
+# --- a trace --------------------------------------------------------------------------------------
+
+TRACE_FORMAT = 1
+MOST_CONTENTS = 2**22  # in a trace: a content takes about 250 B of memory
+AT_ONCE = 4096  # pages that are sorted in memory
+PIVOTS = 1024  # largest number of parts into which more pages are split, before they are sorted
+KNOWN_BYTES = 8  # what is known of each content: Mapping.firsts
+NO_PAGE = b"-wf"  # kinds of pages that are not in memory, or not anonymous
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+KPF_THP = 1 << 22
+
+
+class Numbers(dict):
+    """The number of each content, by its hash, in the order of first sight; 0 is zeros."""
+
+    def __init__(self, hashes=(ZERO,)):
+        super().__init__({each: number for number, each in enumerate(hashes)})
+        self[0] = -1  # not in memory
+
+    def __missing__(self, content):
+        number = self[content] = len(self) - 1
+        return number
+
+
+class Trace:
+    """Writes which page had which content at each census, and the order of the contents.
+
+    `firsts` has the first 8 bytes of each content, by number, which are not written. `seen` is
+    whether this program has seen it: of contents that were gone after the start, nothing is known.
+    """
+
+    def __init__(self, path, key=None):
+        self.output = Output(path, again=bool(key and key.hashes))
+        self.numbers = Numbers(key.hashes) if key and key.hashes else Numbers()
+        self.firsts = array("Q", bytes(8 * (len(self.numbers) - 1)))
+        self.seen = bytearray(len(self.firsts))
+        self.moments, self.full = int(bool(key and key.hashes)), False
+        if not self.moments:
+            self.record(b"", kind="header", format=TRACE_FORMAT, page_size=PAGE)
+
+    def look(self, guests, complaints):
+        """Number the contents of a census, and order them; return what is to be written."""
+        if self.full:
+            return complaints.append(f"it is not in the trace, which has {MOST_CONTENTS} contents")
+        numbered = self.number(guests)
+        if len(self.firsts) > MOST_CONTENTS:
+            self.full = True
+            return self.look(guests, complaints)
+        last = array("q", [-1]) * len(self.firsts)  # where each content is
+        for at, number in enumerate(numbered):
+            if number >= 0:
+                last[number] = at
+                self.seen[number] = 1
+        places = Places(guests, last, self.numbers)
+        return numbered, in_order(self.firsts, self.seen, places.page)
+
+    def number(self, guests):
+        """Return the numbers of the contents of all pages, in order; -1 for pages without one."""
+        numbered = array("i")
+        for mapping in mappings_of(guests):
+            own = array("i", map(self.numbers.__getitem__, mapping.contents))
+            more = len(self.numbers) - 1 - len(self.firsts)
+            self.firsts.frombytes(bytes(8 * more))
+            self.seen.extend(bytes(more))
+            for number, first in zip(own, mapping.firsts):
+                if first:  # 0 is unknown, or what is there already
+                    self.firsts[number] = first
+            numbered += own
+        return numbered
+
+    def write(self, line, guests, looked, huge):
+        """Write a moment: the kinds of all pages, their contents, and the contents in order."""
+        numbered, (order, lcp, unsure) = looked
+        kinds = b"".join(each.kinds[:] for each in mappings_of(guests))
+        written = (array("B", kinds), numbered, array("I", huge), order, lcp, unsure)
+        packed = [pack(each) for each in written]
+        members = ("n", "moment", "wall", "monotonic", "read_seconds", "trace_seconds", "ksm")
+        self.record(
+            b"".join(packed),
+            kind="moment",
+            **{name: line[name] for name in members},
+            frames_visible=line["frames_visible"],
+            started={pages.name: pages.process.started() for pages in guests},
+            mappings=[
+                [pages.name, each.start // PAGE, each.pages]
+                for pages in guests
+                for each in pages.mappings
+            ],
+            parts=[len(each) for each in packed],
+        )
+        self.moments += 1
+
+    def end(self):
+        """Say that the trace is whole."""
+        self.record(b"", kind="end", moments=self.moments)
+
+    def record(self, data, **members):
+        """Write a line of JSON, and the data that belong to it."""
+        line = json.dumps({**members, "bytes": len(data)}, separators=(",", ":"))
+        self.output.write_bytes(line.encode() + b"\n" + data)
+
+
+def mappings_of(guests):
+    """List the mappings of all guests, in order."""
+    return [mapping for pages in guests for mapping in pages.mappings]
+
+
+def pack(numbers):
+    """Compress numbers, least significant bytes of all first: their high bytes are mostly equal."""
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    raw = numbers.tobytes()
+    return zlib.compress(b"".join(raw[i :: numbers.itemsize] for i in range(numbers.itemsize)), 1)
+
+
+class Places:
+    """Where the contents of a census are: `last` has the last page that has each, or -1."""
+
+    def __init__(self, guests, last, numbers):
+        self.mappings, self.last = mappings_of(guests), last
+        self.starts = [0]
+        for mapping in self.mappings:
+            self.starts.append(self.starts[-1] + mapping.pages)
+        self.number_of = numbers.get
+
+    def page(self, number):
+        """Return a page of this content; None if the page has changed, or is gone."""
+        at = self.last[number]
+        if number == 0:
+            return bytes(PAGE)
+        if at < 0:
+            return None
+        which = bisect.bisect(self.starts, at) - 1
+        mapping = self.mappings[which]
+        address = mapping.start + (at - self.starts[which]) * PAGE
+        try:
+            page = os.pread(mapping.process.mem, PAGE, address)
+        except OSError:
+            return None
+        return page if self.number_of(hash(page)) == number else None
+
+
+def in_order(firsts, seen, read):
+    """Order contents as memcmp() does, by their first 8 bytes, and by all bytes if these are equal.
+
+    `read` returns the page of a number, None if it is gone. Return their numbers in order, how many
+    leading bytes each has in common with the one before, and the numbers of those that could not be
+    read again. These come last of those that have the same first 8 bytes.
+    """
+    leading = array("Q", firsts)
+    if sys.byteorder == "little":
+        leading.byteswap()
+    order, lcp, unsure, before = array("I"), array("H"), array("I"), None
+    by_first = sorted(filter(seen.__getitem__, range(len(leading))), key=leading.__getitem__)
+    begin = 0
+    while begin < len(by_first):
+        first, end = leading[by_first[begin]], begin + 1
+        while end < len(by_first) and leading[by_first[end]] == first:
+            end += 1
+        block, missing = by_first[begin:end], []
+        pairs = sorted_block(block, read, missing) if len(block) > 1 else [(block[0], 0)]
+        for number, same in pairs:
+            order.append(number)
+            lcp.append(same)
+        for number in missing:
+            order.append(number)
+            lcp.append(KNOWN_BYTES)
+        unsure.extend(missing)
+        if before is not None:
+            lcp[begin] = KNOWN_BYTES - ((before ^ first).bit_length() + 7) // 8
+        else:
+            lcp[begin] = 0
+        before, begin = first, end
+    return order, lcp, unsure
+
+
+def sorted_block(block, read, missing):
+    """Yield numbers of contents in the order of their bytes, with the leading bytes in common."""
+    before = None
+    for page, number in sorted_pages(block, read, missing):
+        yield number, 0 if before is None else common(before, page)
+        before = page
+
+
+def sorted_pages(block, read, missing):
+    """Yield pages and their numbers in order; not more than some are in memory at once.
+
+    Many pages are first split at some of them, which are drawn at random, so that no guest can
+    choose its pages such that the parts are of very different sizes.
+    """
+    if len(block) > AT_ONCE:
+        drawn = random.sample(block, min(PIVOTS, 2 * len(block) // AT_ONCE))
+        pivots = sorted(filter(None, map(read, drawn)))
+        parts = [[] for _ in range(len(pivots) + 1)]
+        for number in block:
+            page = read(number)
+            (missing if page is None else parts[bisect.bisect(pivots, page)]).append(number)
+        del pivots
+        for part in parts:
+            yield from sorted_pages(part, read, missing)
+        return
+    found = []
+    for number in block:
+        page = read(number)
+        if page is None:
+            missing.append(number)
+        else:
+            found.append((page, number))
+    yield from sorted(found)
+
+
+def common(page, other):
+    """Return how many leading bytes two different pages have in common."""
+    low, high = 0, PAGE
+    while high - low > 1:
+        middle = (low + high) // 2
+        if page[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def huge_pages(guests, flags):
+    """Return the first page of each huge page that is mapped as such, counted over all mappings."""
+    try:
+        size = int(HUGE.read_text()) // PAGE
+    except (OSError, ValueError):
+        return []  # the kernel has none
+    found, before = [], 0
+    for mapping in mappings_of(guests) if flags is not None else ():
+        for first in range(-(mapping.start // PAGE) % size, mapping.pages - size + 1, size):
+            frames = frames_of(mapping.process.entries(mapping.start, first, 1))
+            if frames and frames[0] and frames[0] % size == 0:
+                last = frames_of(mapping.process.entries(mapping.start, first + size - 1, 1))
+                together = last and last[0] == frames[0] + size - 1
+                if together and numbers_near(flags, [frames[0]])[0] & KPF_THP:
+                    found.append(before + first)
+        before += mapping.pages
+    return found
+
+
+class Key:
+    """What a trace needs to go on where a census of the start ended: a file that only root reads.
+
+    `seed` makes the hashes of both programs the same, and `hashes` has the hashes of the contents
+    in the order of their numbers, empty before there are any. Who has them can find out whether a
+    page that they know was in memory. So the file is removed as soon as it is read.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as file:
+                self.seed = int(file.readline())
+                self.hashes = array("q", file.read())
+        except OSError as error:
+            raise Unusable(f"cannot read {path}: {error.strerror}") from None
+        except ValueError:
+            raise Unusable(f"{path} was not written by --save-start") from None
+
+    @classmethod
+    def make(cls, path):
+        """Draw a seed and write it, instead of what an earlier program has left."""
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+        output = Output(path)
+        output.write_bytes(b"%d\n" % (1 + secrets.randbelow(2**32 - 1)))
+        os.close(output.fd)
+        return cls(path)
+
+    def save(self, numbers):
+        """Add the hashes of the contents."""
+        hashes = array("q", [each for each in numbers if each])
+        Output(self.path, again=True).write_bytes(hashes.tobytes())
+
+
 # --- a census -------------------------------------------------------------------------------------
 
 
@@ -692,8 +988,9 @@ class Census:
     was in memory at the start, None if this is not known.
     """
 
-    def __init__(self, processes, pause, keep, start=None):
+    def __init__(self, processes, pause, keep, start=None, trace=None):
         self.processes, self.pause, self.keep, self.start = processes, pause, keep, start
+        self.trace = trace
         self.complaints = []
         self.flags, self.counts = map(self.open, ("/proc/kpageflags", "/proc/kpagecount"))
         self.nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
@@ -712,8 +1009,13 @@ class Census:
         cpu, complaints = cpu_seconds(), list(self.complaints)
         with paused(self.processes if self.pause else (), complaints) as pause:
             ksm, wall, began = read_ksm(), time.time(), time.monotonic()
-            guests, gone, mapped = read_all(self.processes, self.flags, self.counts)
+            guests, gone, mapped = read_all(
+                self.processes, self.flags, self.counts, bool(self.trace)
+            )
             read, ksm_after = time.monotonic() - began, read_ksm()
+            if self.trace:
+                looked, huge = self.trace.look(guests, complaints), huge_pages(guests, self.flags)
+                traced = time.monotonic() - began - read
         line = {
             "kind": "census",
             "n": self.taken,
@@ -733,6 +1035,10 @@ class Census:
                 line["guests"][process.name] = {"pid": process.pid, "complaint": gone[process.name]}
         said = {pages.name: pages.complaint for pages in guests if pages.complaint} | gone
         line["complaints"] = complaints + [f"{name}: {why}" for name, why in said.items()]
+        if self.trace:
+            line["trace_seconds"] = traced
+            if looked:
+                self.trace.write(line, guests, looked, huge)
         self.before = {pages.name: pages.contents for pages in guests} if self.keep else {}
         self.guests = guests if moment == "start" else []
         self.taken += 1
@@ -1044,17 +1350,19 @@ def full_scans():
 
 
 class Output:
-    """A new file, or standard output, to which whole lines are written."""
+    """A new file, or one that goes on, or standard output, to which whole lines are written."""
 
-    def __init__(self, path):
+    def __init__(self, path, again=False):
         self.name = path
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_APPEND if again else os.O_CREAT | os.O_EXCL
+            flags |= os.O_WRONLY | os.O_CLOEXEC
             self.fd = 1 if path == "-" else os.open(path, flags, 0o600)
         except FileExistsError:
             raise Unusable(f"{path} already exists and is not overwritten") from None
         except OSError as error:
-            raise Unusable(f"cannot create {path}: {error.strerror}") from None
+            what = "go on with" if again else "create"
+            raise Unusable(f"cannot {what} {path}: {error.strerror}") from None
 
     def write(self, **members):
         """Write a line of JSON."""
@@ -1127,6 +1435,18 @@ def parse_arguments(argv):
         action="store_true",
         help="one census, now, and which pages are in memory: a file for --since",
     )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="also write which page had which content, to a new file; with --since, to the file "
+        "that --save-start --trace has begun",
+    )
+    add(
+        "--key",
+        metavar="FILE",
+        help="with --trace, and --save-start or --since: where the first keeps what the second "
+        "needs to recognize contents, and removes",
+    )
     add("--since", metavar="FILE", help="what --save-start has written; its census comes first")
     add("--seconds", type=seconds_argument, metavar="S", help="duration, for several censuses")
     add(
@@ -1142,6 +1462,10 @@ def parse_arguments(argv):
         parser.error("--save-start writes one census to a file, and goes with no other moment")
     if arguments.since and not moments:
         parser.error("--since goes with --every, --at-scan-boundary or --end")
+    if arguments.trace and not arguments.since and Path(arguments.trace).exists():
+        parser.error(f"argument --trace: {arguments.trace} already exists and is not overwritten")
+    if bool(arguments.key) != bool(arguments.trace and (arguments.save_start or arguments.since)):
+        parser.error("--key goes with --trace and --save-start, and with --trace and --since")
     if arguments.every == 0:
         parser.error("argument --every: must be more than 0")
     if moments != (arguments.seconds is not None):
@@ -1153,21 +1477,30 @@ def parse_arguments(argv):
     return arguments
 
 
-def count(arguments):
+def count(arguments, key=None):
     """Execute the command line; return the exit status."""
     processes = [Process(name, pid) for name, pid in arguments.process]
     keep = bool(arguments.every or arguments.at_scan_boundary)
     start = Start.read(arguments.since, processes) if arguments.since else None
-    census = Census(processes, arguments.pause, keep, start)
     output = Output(arguments.output)
     try:
+        trace = Trace(arguments.trace, key) if arguments.trace else None
+        census = Census(processes, arguments.pause, keep, start, trace)
         if arguments.save_start:
             save_start(output, census.take("start"), census.guests)
+            if trace:
+                key.save(trace.numbers)
             return 0
+        if key:
+            key.path.unlink()
+        status = 0
         if arguments.seconds is None:
             output.write(**census.take("now"))
-            return 0
-        return count_at_moments(arguments, census, output)
+        else:
+            status = count_at_moments(arguments, census, output)
+        if trace:
+            trace.end()
+        return status
     except (WriteError, OSError, MemoryError) as error:
         what = "no memory" if isinstance(error, MemoryError) else error
         complain(f"ended after {census.taken} censuses: {what}")
@@ -1222,6 +1555,24 @@ def header(arguments, wall, start):
     }
 
 
+def with_its_seed(arguments):
+    """Start this program again if hashes do not have the right seed; return the key of a trace.
+
+    The seed is random, except that a trace must have that of its census of the start.
+    """
+    now = os.environ.pop("PYTHONHASHSEED", "random")
+    if not arguments.key:
+        if now == "random":
+            return None
+    else:
+        new = arguments.save_start and not now.isdecimal()
+        key = Key.make(arguments.key) if new else Key(arguments.key)
+        if now == str(key.seed):
+            return key
+        os.environ["PYTHONHASHSEED"] = str(key.seed)
+    return os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
 def complain(message):
     """Report an error to the user."""
     print(f"ksm_census.py: error: {message}", file=sys.stderr)
@@ -1234,13 +1585,11 @@ def main(argv=None):
         if sys.hash_info.width < HASH_BITS:
             bits = sys.hash_info.width
             raise Unusable(f"this Python's hashes have {bits} bits, too few to tell pages apart")
-        return count(arguments)
+        return count(arguments, with_its_seed(arguments))
     except Unusable as error:
         complain(error)
         return EXIT_UNUSABLE
 
 
 if __name__ == "__main__":
-    if os.environ.pop("PYTHONHASHSEED", None) not in (None, "random"):
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # with a random key
     sys.exit(main())

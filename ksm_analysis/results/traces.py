@@ -1,0 +1,350 @@
+"""Traces: which page had which content, and where different contents first differ.
+
+docs/traces.md has the format. The census program writes census.trace, which is never edited. It is
+converted once, to two Parquet files in the directory `trace` beside it, which can be copied.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from ksm_analysis.errors import InputError
+from ksm_analysis.results.trace_order import Order, joined
+
+FORMAT = 1
+PAGE_SIZE = 4096
+HUGE_PAGE = 512  # pages
+TICKS = 100  # of the clock of processes, per second
+RAW, PAGES, CONTENTS = "census.trace", "pages.parquet", "contents.parquet"
+KEY = b"ksm_testbed_trace"
+SHIPPED = Path(__file__).parents[1] / "traces"
+
+# Flags of a page. A page without a flag was never touched.
+PRESENT = 1  # in memory, with a content
+MERGED = 2  # on a frame of KSM that other mappings have, too
+ZERO_FRAME = 4  # mapped to the kernel's zero page
+HUGE = 8  # part of a huge page
+SWAPPED = 16  # not in memory: it is in swap
+UNMERGEABLE = 32  # not mapped, not offered to KSM, or of a file
+
+KINDS = {
+    "o": PRESENT, "s": PRESENT, "k": PRESENT, "m": PRESENT | MERGED, "z": PRESENT | ZERO_FRAME,
+    "w": SWAPPED, "f": UNMERGEABLE, "-": 0,
+}  # fmt: skip
+FLAGS = np.zeros(256, np.uint8)
+FLAGS[[ord(kind) for kind in KINDS]] = [*KINDS.values()]
+TYPES = ("u1", "<i4", "<u4", "<u4", "<u2", "<u4")  # of the parts of a moment
+
+Contents = NDArray[np.int32]
+Flags = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What some processes had in their pages, of `page_size` bytes each, at some moments.
+
+    `moments`: a row for each, in the order of time: `moment` (start, every, scan, end, now),
+    `monotonic` (seconds, CLOCK_MONOTONIC of the host), `seconds` (since the first of them),
+    `read_seconds` (how long it took to read all pages), `frames_visible` (if not, no page is
+    MERGED or ZERO_FRAME), and the kernel's knobs and counters just before, as `ksm.run`,
+    `ksm.pages_sharing` and so on.
+
+    `processes`: a row for each, in the order in which they were given to the census: `name`,
+    `started` (seconds since the start of the first of them; NaN if unknown).
+
+    `mappings`: a row for each range of addresses, by process and then by address, the order in
+    which ksmd scans: `process` (row of `processes`), `first` (its first page), `pages`.
+
+    `contents`: an int32 array, moments x pages: the number of the content of each page, -1 if it
+    has none. Numbers are in the order of first sight. 0 is the page of zeros.
+
+    `flags`: an uint8 array, moments x pages: PRESENT, MERGED, and so on.
+
+    `order`: a row for each content: `rank` (its place in the order of memcmp, from 0), `lcp` (how
+    many leading bytes it has in common with the content of the rank before), `exact` (whether this
+    place is known exactly; if not, `lcp` is what is known to be in common).
+    Two contents have as many leading bytes in common as the least `lcp` of those ranks that are
+    after the lower of them, up to the higher.
+    """
+
+    page_size: int
+    moments: pd.DataFrame
+    processes: pd.DataFrame
+    mappings: pd.DataFrame
+    contents: Contents
+    flags: Flags
+    order: pd.DataFrame
+
+
+def shipped() -> dict[str, Path]:
+    """Return the traces that come with the package: what read_trace() reads, by name."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{PAGES}"))}
+
+
+def read_trace(path: Path) -> Trace:
+    """Read the trace of a run directory, or a directory with a converted one.
+
+    Raises InputError if there is none, it is cut short or damaged, or has another format version or
+    page size.
+    """
+    raw = path / RAW
+    try:
+        if not raw.exists():
+            return _load(path)
+        source = [raw.stat().st_size, raw.stat().st_mtime_ns]
+        with contextlib.suppress(InputError, OSError):
+            return _load(path / "trace", source)
+        trace = convert(raw)
+        with contextlib.suppress(OSError):
+            write_trace(trace, path / "trace", source)
+        return trace
+    except OSError as error:
+        raise InputError(f"there is no trace in {path}: {error.strerror or error}") from None
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def write_trace(trace: Trace, directory: Path, source: list[int] | None = None) -> None:
+    """Write a trace to a directory, as read_trace() reads it. Raises OSError."""
+    directory.mkdir(exist_ok=True)
+    note = {
+        "format": FORMAT,
+        "page_size": trace.page_size,
+        "source": source,
+        **{name: getattr(trace, name).to_dict("list") for name in TABLES},
+    }
+    columns = {
+        f"{name}_{n}": row
+        for n in range(len(trace.moments))
+        for name, row in (("content", trace.contents[n]), ("flags", trace.flags[n]))
+    }
+    contents = {f"content_{n}": "DELTA_BINARY_PACKED" for n in range(len(trace.moments))}
+    flags = {f"flags_{n}": "PLAIN" for n in range(len(trace.moments))}
+    order = {"rank": "BYTE_STREAM_SPLIT", "lcp": "BYTE_STREAM_SPLIT", "exact": "PLAIN"}
+    _write(pa.table(columns), note, contents | flags, directory / PAGES)
+    _write(pa.table({**trace.order}), note, order, directory / CONTENTS)
+
+
+TABLES = ("moments", "processes", "mappings")
+
+
+def _write(table: pa.Table, note: dict[str, Any], encoding: dict[str, str], path: Path) -> None:
+    beside = path.with_name(f".{path.name}")
+    parquet.write_table(
+        table.replace_schema_metadata({KEY: json.dumps(note)}),
+        beside,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=False,
+        column_encoding=encoding,
+        write_page_checksum=True,
+        row_group_size=2**26,
+        data_page_size=2**22,
+    )
+    beside.replace(path)
+
+
+def _load(directory: Path, source: list[int] | None = None) -> Trace:
+    try:
+        pages, contents = (
+            parquet.read_table(directory / name, page_checksum_verification=True)
+            for name in (PAGES, CONTENTS)
+        )
+        notes = [json.loads(table.schema.metadata[KEY]) for table in (pages, contents)]
+    except FileNotFoundError:
+        missing = f"neither {RAW} nor {PAGES} and {CONTENTS}"
+        raise InputError(f"there is no trace in {directory}: it has {missing}") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory} has no whole trace: {error}") from None
+    note = notes[0]
+    for each in notes:
+        _check(each, directory)
+    if notes[1] != note or (source and note.get("source") != source):
+        raise InputError(f"{PAGES} and {CONTENTS} in {directory} are of different traces")
+    try:
+        count = len(note["moments"]["moment"])
+        return Trace(
+            note["page_size"],
+            **{name: pd.DataFrame(note[name]) for name in TABLES},
+            contents=_rows([pages[f"content_{n}"] for n in range(count)], np.int32),
+            flags=_rows([pages[f"flags_{n}"] for n in range(count)], np.uint8),
+            order=contents.to_pandas(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{directory} has no whole trace: {error}") from None
+
+
+def _rows(columns: list[pa.ChunkedArray], kind: type) -> NDArray[Any]:
+    return np.stack([column.to_numpy() for column in columns]).astype(kind)
+
+
+def _check(header: dict[str, Any], path: Path) -> None:
+    """Check format and page size. Raises InputError."""
+    if (found := header.get("format")) != FORMAT:
+        raise InputError(
+            f"{path} is a trace of format {found!r}: this version reads only format {FORMAT}"
+        )
+    if (size := header.get("page_size")) != PAGE_SIZE:
+        raise InputError(
+            f"{path} is a trace of pages of {size!r} bytes: only {PAGE_SIZE} can be read, since "
+            "larger pages merge in another way"
+        )
+
+
+# --- what the census program writes ---------------------------------------------------------------
+
+
+class _Moment(NamedTuple):
+    """A moment as it is in the file; `mappings` are (process, number of the first page, pages)."""
+
+    line: dict[str, Any]
+    mappings: list[tuple[str, int, int]]
+    contents: Contents
+    flags: Flags
+    order: Order
+
+
+def convert(raw: Path) -> Trace:
+    """Make a trace from census.trace. Raises InputError, and OSError if it cannot be read."""
+    moments = _moments(raw)
+    if not moments:
+        raise InputError(f"{raw} has no moment")
+    names = [*dict.fromkeys(name for each in moments for name, *_ in each.mappings)]
+    mappings = _together(names, moments)
+    contents = np.full((len(moments), int(mappings["pages"].sum())), -1, np.int32)
+    flags = np.full(contents.shape, UNMERGEABLE, np.uint8)
+    starts = zip(mappings["process"], mappings["start"], strict=True)
+    places = dict(zip(starts, mappings["first"].to_list(), strict=True))
+    for n, moment in enumerate(moments):
+        at = 0
+        for name, start, pages in moment.mappings:
+            to = places[names.index(name), start]
+            contents[n, to : to + pages] = moment.contents[at : at + pages]
+            flags[n, to : to + pages] = moment.flags[at : at + pages]
+            at += pages
+    lines = [each.line for each in moments]
+    return Trace(
+        PAGE_SIZE,
+        moments=_times(lines),
+        processes=_processes(names, lines),
+        mappings=mappings[["process", "first", "pages"]],
+        contents=contents,
+        flags=flags,
+        order=_ranks(joined([each.order for each in moments]), contents.max() + 1, raw),
+    )
+
+
+def _moments(raw: Path) -> list[_Moment]:
+    """Read and check all of a file."""
+    found, kinds = [], []
+    for line, data in _records(raw.read_bytes(), raw):
+        kinds.append(line.get("kind"))
+        if kinds == ["header"]:
+            _check(line, raw)
+        elif kinds[-1] == "moment" and kinds[0] == "header":
+            found.append(_moment(line, data, raw))
+        elif kinds[-1] == "end" and line.get("moments") == len(found):
+            return found
+        else:
+            break
+    if kinds[:1] != ["header"]:
+        raise InputError(f"{raw} is no trace: it does not begin with a header")
+    raise InputError(
+        f"{raw} is cut short after {len(found)} moments: its end is missing, since the census was "
+        "killed, could not write, or the file was not copied completely"
+    )
+
+
+def _records(data: bytes, raw: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield the lines of JSON, and the bytes that follow each, as far as they are whole."""
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        try:
+            line = json.loads(data[at:end])
+            size = line["bytes"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{raw} is damaged at byte {at}: it is no line of a trace") from None
+        at = end + 1 + size
+        if at > len(data):
+            return
+        yield line, data[end + 1 : at]
+
+
+def _moment(line: dict[str, Any], data: bytes, raw: Path) -> _Moment:
+    try:
+        ends = np.cumsum(line["parts"])
+        parts = [data[end - size : end] for end, size in zip(ends, line["parts"], strict=True)]
+        kinds, numbers, huge, order, lcp, unsure = map(_unpacked, parts, TYPES)
+        mappings = [(str(name), int(start), int(pages)) for name, start, pages in line["mappings"]]
+        flags = FLAGS[kinds]
+        for first in huge:
+            flags[first : first + HUGE_PAGE] |= HUGE
+        if not len(kinds) == len(numbers) == sum(pages for *_, pages in mappings):
+            raise ValueError("its mappings have another number of pages")
+        contents = np.where(flags & PRESENT, numbers, -1).astype(np.int32)
+        own = (each.tolist() for each in (order, lcp, unsure))
+        return _Moment(line, mappings, contents, flags, Order.of(*own))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise InputError(f"{raw}: moment {line.get('n')} is damaged: {error}") from None
+
+
+def _unpacked(data: bytes, kind: str) -> NDArray[Any]:
+    """Read numbers whose least significant bytes are all together, and come first."""
+    size = np.dtype(kind).itemsize
+    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(size, -1)
+    return np.ascontiguousarray(planes.T).view(kind).ravel()
+
+
+def _together(names: list[str], moments: Iterable[_Moment]) -> pd.DataFrame:
+    """Cut all that was ever mapped at all ends of mappings, so that each moment has whole pieces.
+
+    Pieces of a mapping follow each other, and so do their pages.
+    """
+    rows = []
+    for process, name in enumerate(names):
+        own = [each[1:] for moment in moments for each in moment.mappings if each[0] == name]
+        cuts = sorted({edge for start, pages in own for edge in (start, start + pages)})
+        for start, end in pairwise(cuts):
+            if any(first <= start < first + pages for first, pages in own):
+                rows.append((process, start, end - start))
+    table = pd.DataFrame(rows, columns=["process", "start", "pages"])
+    table["first"] = table["pages"].cumsum() - table["pages"]
+    return table
+
+
+def _times(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    names = ("moment", "monotonic", "read_seconds", "frames_visible")
+    rows = (
+        {name: line[name] for name in names}
+        | {f"ksm.{name}": each for name, each in line["ksm"].items()}
+        for line in lines
+    )
+    table = pd.DataFrame(rows)
+    table.insert(2, "seconds", table["monotonic"] - table["monotonic"].iloc[0])
+    return table
+
+
+def _processes(names: list[str], lines: list[dict[str, Any]]) -> pd.DataFrame:
+    ticks = {name: line["started"][name] for line in reversed(lines) for name in line["started"]}
+    started = pd.Series([ticks.get(name) for name in names], dtype=float) / TICKS
+    return pd.DataFrame({"name": names, "started": started - started.min()})
+
+
+def _ranks(order: Order, contents: int, raw: Path) -> pd.DataFrame:
+    if sorted(order.numbers) != list(range(contents)):
+        raise InputError(f"{raw} is damaged: not each content has one place in the order")
+    table = pd.DataFrame({"lcp": order.lcp, "exact": order.exact}, index=order.numbers)
+    table.insert(0, "rank", range(contents))
+    return table.sort_index().astype({"rank": np.int32, "lcp": np.uint16})

@@ -1,0 +1,300 @@
+"""Traces: what the census program writes, and what is read of it, compared with known contents."""
+
+import contextlib
+import os
+import random
+import re
+import zlib
+from array import array
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from programs import ROLES, load
+
+from ksm_analysis.errors import InputError
+from ksm_analysis.results import trace_order, traces
+
+ksm_census = load(ROLES / "part_census/files/ksm_census.py")
+PAGE = ksm_census.PAGE
+ANON, KSM, ZERO_PAGE = 1 << 12, 1 << 12 | 1 << 21, 1 << 24
+PRESENT, SWAPPED, FILE, ALONE = (1 << bit for bit in (63, 62, 61, 56))
+
+
+def common(page, other):
+    """Return how many leading bytes are equal, found byte by byte."""
+    return next(n for n, (one, two) in enumerate(zip(page, other, strict=True)) if one != two)
+
+
+def some_pages(draw, number):
+    """Return different pages, many of which begin alike."""
+    found = {bytes(PAGE)}
+    while len(found) < number:
+        page = bytearray(draw.choice(sorted(found)))
+        page[draw.choice((0, 3, 7, 8, 9, 100, PAGE - 1))] = draw.randrange(4)
+        found.add(bytes(page))
+    draw.shuffle(pages := sorted(found - {bytes(PAGE)}))
+    return [bytes(PAGE), *pages]
+
+
+# --- the order of the contents at one moment ------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [2, 7, 4096])
+@pytest.mark.parametrize("seed", range(8))
+def test_contents_are_in_the_order_of_memcmp(monkeypatch, seed, at_once):
+    monkeypatch.setattr(ksm_census, "AT_ONCE", at_once)
+    draw = random.Random(seed)
+    pages = some_pages(draw, draw.choice((1, 2, 90)))
+    firsts = array("Q", b"".join(page[:8] for page in pages))
+    gone = {number for number in range(1, len(pages)) if draw.random() < 0.1}
+    order, lcp, unsure = ksm_census.in_order(
+        firsts, bytearray(b"\1" * len(pages)), lambda n: None if n in gone else pages[n]
+    )
+    assert sorted(order) == list(range(len(pages)))
+    assert {*unsure} <= gone
+    sure = [(pages[n], n) for n in order if n not in unsure]
+    assert sure == sorted(sure)
+    for (before, after), same in zip(pairwise(order), lcp[1:], strict=True):
+        exact = common(pages[before], pages[after])
+        assert same == (8 if {before, after} & {*unsure} and exact >= 8 else exact)
+        assert (exact >= 8) == (firsts[before] == firsts[after])
+
+
+def test_contents_that_were_never_seen_are_not_in_the_order():
+    pages = [bytes(PAGE), b"b" * PAGE, b"a" * PAGE]
+    firsts = array("Q", b"".join(page[:8] for page in pages))
+    order, lcp, unsure = ksm_census.in_order(firsts, bytearray((1, 0, 1)), pages.__getitem__)
+    assert (order.tolist(), lcp.tolist(), unsure.tolist()) == ([0, 2], [0, 0], [])
+
+
+# --- the order over all moments -------------------------------------------------------------------
+
+
+def order_of(pages, numbers):
+    """Return the order of some contents as the census would find it."""
+    order = sorted(numbers, key=pages.__getitem__)
+    lcp = [0, *(common(pages[a], pages[b]) for a, b in pairwise(order))][: len(order)]
+    return trace_order.Order.of(order, lcp, ())
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_orders_of_all_moments_are_one_order(seed):
+    draw = random.Random(seed)
+    pages = some_pages(draw, 60)
+    stay = draw.choice((0.2, 0.8, 1.0))
+    left = [[n for n in range(60) if not n or draw.random() < stay] for _ in range(4)]
+    every = trace_order.joined([order_of(pages, numbers) for numbers in left])
+    assert sorted(every.numbers) == sorted(set().union(*left))
+    exact = [number for number, exact in zip(every.numbers, every.exact, strict=True) if exact]
+    assert exact == sorted(exact, key=pages.__getitem__), "what is certain is right"
+    for n, (before, after) in enumerate(pairwise(every.numbers), 1):
+        known = common(pages[before], pages[after])
+        assert every.lcp[n] <= known
+        if every.exact[n] and every.exact[n - 1]:
+            assert every.lcp[n] == known
+    if stay == 1.0:
+        assert all(every.exact)
+
+
+def test_a_content_that_is_gone_has_its_place_through_those_that_stay():
+    pages = dict(enumerate(part.ljust(4, b"\0") for part in (b"aa", b"aaba", b"aabz", b"ac")))
+    old, new = order_of(pages, (0, 1, 3)), order_of(pages, (0, 2, 3))
+    both = trace_order.joined([old, new])
+    # 1 and 2 have as much in common with 0 and with 3: which is the lower is not known
+    assert (both.numbers, both.lcp, both.exact) == (
+        [0, 1, 2, 3], [0, 2, 2, 1], [True, True, False, True],
+    )  # fmt: skip
+    pages[2] = b"ab\0\0"
+    both = trace_order.joined([old, order_of(pages, (0, 2, 3))])
+    assert (both.numbers, both.lcp, both.exact) == ([0, 1, 2, 3], [0, 2, 1, 1], [True] * 4)
+
+
+def test_orders_that_contradict_each_other_are_refused():
+    one = trace_order.Order.of([0, 1, 2], [0, 1, 1], ())
+    other = trace_order.Order.of([0, 2, 1], [0, 1, 1], ())
+    with pytest.raises(InputError, match="contradict"):
+        trace_order.joined([one, other])
+
+
+def test_a_doubtful_place_is_corrected_by_a_later_moment():
+    pages = {0: b"a" * 20, 1: b"a" * 10 + b"b" * 10, 2: b"a" * 9 + b"b" * 11}
+    doubtful = trace_order.Order.of([0, 2, 1], [0, 9, 8], (1,))
+    both = trace_order.joined([doubtful, order_of(pages, (0, 1, 2))])
+    assert (both.numbers, both.lcp, both.exact) == ([0, 1, 2], [0, 10, 9], [True] * 3)
+    again = trace_order.joined([both, doubtful])
+    assert (again.numbers, again.lcp, again.exact) == (both.numbers, both.lcp, both.exact)
+
+
+# --- a trace of known memory ----------------------------------------------------------------------
+
+
+class Known(ksm_census.Process):
+    """A process whose memory and pagemap are files."""
+
+    def __init__(self, name, directory, start=16):
+        self.name, self.pid, self.proc = name, 4242, directory / name
+        self.proc.mkdir()
+        self.start, self.pages = start, 0
+        self.mem, self.pagemap = (
+            os.open(self.proc / file, os.O_RDWR | os.O_CREAT) for file in ("mem", "pagemap")
+        )
+        (self.proc / "stat").write_text(f"1 (x) S {' '.join(map(str, range(1, 40)))}")
+
+    def write(self, *pages):
+        """Set the pages: bytes, and an entry of the pagemap; or an entry alone."""
+        self.pages = len(pages)
+        for at, (content, entry) in enumerate(pages, self.start):
+            os.pwrite(self.mem, content or b"", at * PAGE)
+            os.pwrite(self.pagemap, entry.to_bytes(8, "little"), 8 * at)
+
+    def mappings(self):
+        return [(self.start * PAGE, self.pages)], 0, 0
+
+    def alive(self):
+        return True
+
+
+@pytest.fixture
+def census(tmp_path):
+    """Make a census of two known processes, with a trace."""
+    processes = [Known("one", tmp_path), Known("two", tmp_path, 99)]
+    flags = tmp_path / "flags"
+    flags.write_bytes(array("Q", [0, ANON, KSM, ZERO_PAGE, 0]).tobytes())
+    trace = ksm_census.Trace(str(tmp_path / traces.RAW))
+    found = ksm_census.Census(processes, False, False, None, trace)
+    found.flags = found.counts = os.open(flags, os.O_RDONLY)
+    return found
+
+
+A, B, C, ZEROS = b"a" * PAGE, b"a" * (PAGE - 1) + b"b", b"c" * PAGE, bytes(PAGE)
+OWN = PRESENT | ALONE
+
+
+def known_trace(census):
+    """Take two censuses, and end the trace."""
+    one, two = census.processes
+    one.write((A, OWN), (ZEROS, OWN), (None, 0), (None, SWAPPED), (None, PRESENT | FILE))
+    two.write((B, PRESENT | 2), (A, OWN), (ZEROS, PRESENT | 3), (B, PRESENT | 2))
+    census.take("start")
+    one.write((C, OWN), (ZEROS, OWN), (A, OWN))
+    census.take("end")
+    census.trace.end()
+
+
+def test_a_trace_has_what_was_in_memory(census, tmp_path):
+    known_trace(census)
+    trace = traces.read_trace(tmp_path)
+    assert (tmp_path / traces.RAW).stat().st_mode & 0o777 == 0o600
+    assert trace.page_size == PAGE
+    assert trace.moments["moment"].to_list() == ["start", "end"]
+    assert trace.moments["seconds"].iloc[0] == 0
+    assert trace.processes["name"].to_list() == ["one", "two"]
+    assert trace.mappings.to_numpy().tolist() == [[0, 0, 3], [0, 3, 2], [1, 5, 4]]
+    # in the order of first sight: A is 1, B is 2, C is 3
+    assert trace.contents.tolist() == [
+        [1, 0, -1, -1, -1, 2, 1, 0, 2],
+        [3, 0, 1, -1, -1, 2, 1, 0, 2],
+    ]
+    in_memory, merged = traces.PRESENT, traces.PRESENT | traces.MERGED
+    zero, none, swapped = traces.PRESENT | traces.ZERO_FRAME, traces.UNMERGEABLE, traces.SWAPPED
+    second = [merged, in_memory, zero, merged]
+    assert trace.flags.tolist() == [
+        [in_memory, in_memory, 0, swapped, none, *second],
+        [in_memory, in_memory, in_memory, none, none, *second],
+    ]
+    assert trace.order["rank"].to_list() == [0, 1, 2, 3]
+    assert trace.order["lcp"].to_list() == [0, 0, PAGE - 1, 0]
+    assert trace.order["exact"].all()
+    assert (trace.contents.dtype, trace.flags.dtype) == (np.int32, np.uint8)
+
+
+def test_it_does_not_have_the_contents(census, tmp_path):
+    secret = b"correct horse battery staple".ljust(PAGE, b"!")
+    census.processes[0].write((secret, OWN), (secret[:-1] + b"?", OWN))
+    census.processes[1].write((A, OWN))
+    census.take("end")
+    census.trace.end()
+    raw = tmp_path / traces.RAW
+    everything = raw.read_bytes()
+    for part in re.split(rb"(?=\x78\x01)", everything):  # as zlib begins
+        with contextlib.suppress(zlib.error):
+            everything += zlib.decompressobj().decompress(part)
+    assert len(everything) > raw.stat().st_size
+    hashes = [hash(page).to_bytes(8, "little", signed=True) for page in (secret, A)]
+    assert not any(each in everything for each in (secret[:8], A[:8], *hashes))
+
+
+def test_it_is_converted_once_and_again_if_it_changes(census, tmp_path):
+    known_trace(census)
+    first = traces.read_trace(tmp_path)
+    pages = tmp_path / "trace" / traces.PAGES
+    before = pages.stat().st_mtime_ns
+    for where in (tmp_path, tmp_path / "trace"):
+        again = traces.read_trace(where)
+        for name in ("moments", "processes", "mappings", "order"):
+            assert getattr(again, name).equals(getattr(first, name)), name
+        assert (again.contents == first.contents).all()
+        assert (again.flags == first.flags).all()
+    assert pages.stat().st_mtime_ns == before
+    os.utime(tmp_path / traces.RAW, ns=(1, 1))
+    pages.write_bytes(b"damaged")
+    assert (traces.read_trace(tmp_path).contents == first.contents).all()
+    assert pages.stat().st_mtime_ns != before
+
+
+def test_a_trace_that_is_cut_short_is_refused(census, tmp_path):
+    known_trace(census)
+    raw = tmp_path / traces.RAW
+    whole = raw.read_bytes()
+    for size in range(0, len(whole), 7):
+        raw.write_bytes(whole[:size])
+        said = "is cut short after [012] moments|does not begin with a header"
+        with pytest.raises(InputError, match=said):
+            traces.read_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (b'"format":1', b'"format":2', "is a trace of format 2: this version reads only format 1"),
+        (b'"page_size":4096', b'"page_size":16384', "of pages of 16384 bytes: only 4096"),
+        (b'"kind":"header"', b'"kind":"census"', "does not begin with a header"),
+        (b'{"kind":"moment"', b'["kind":"moment"', "is damaged at byte"),
+        (b'"mappings":[["one"', b'"mappings":[["one",0', "moment 0 is damaged"),
+        (b'"parts":[', b'"parts":[7,', "moment 0 is damaged"),
+        (b'"moments":2', b'"moments":3', "is cut short after 2 moments"),
+    ],
+)
+def test_other_versions_page_sizes_and_damage_are_refused(census, tmp_path, was, now, said):
+    known_trace(census)
+    raw = tmp_path / traces.RAW
+    assert was in raw.read_bytes()
+    raw.write_bytes(raw.read_bytes().replace(was, now, 1))
+    with pytest.raises(InputError, match=said):
+        traces.read_trace(tmp_path)
+
+
+def test_a_directory_without_a_whole_trace_is_refused(census, tmp_path):
+    with pytest.raises(InputError, match=r"neither census\.trace nor"):
+        traces.read_trace(tmp_path / "elsewhere")
+    known_trace(census)
+    traces.read_trace(tmp_path)
+    for name in (traces.PAGES, traces.CONTENTS):
+        path = tmp_path / "trace" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-100])
+        with pytest.raises(InputError, match="has no whole trace"):
+            traces.read_trace(tmp_path / "trace")
+        path.write_bytes(whole)
+
+
+def test_shipped_traces_can_be_read():
+    every = traces.shipped()
+    assert sum(path.stat().st_size for path in traces.SHIPPED.glob("*/*")) < 5e6
+    for path in every.values():
+        trace = traces.read_trace(path)
+        assert trace.contents.shape == trace.flags.shape
+        assert trace.contents.shape[1] == trace.mappings["pages"].sum()
+        assert sorted(trace.order["rank"]) == list(range(len(trace.order)))
+        assert ((trace.contents >= 0) == (trace.flags & traces.PRESENT > 0)).all()
