@@ -12,8 +12,8 @@ equal. Cases are made at random, from the number of the case:
   all       all of these
   arrays    two arrays as of the part arrays, one of which changes
 
-It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile. With --speed, it
-compares nothing and needs no KSM.
+It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile; --replay and --speed
+need no KSM.
 """
 
 import argparse
@@ -473,6 +473,48 @@ def summed(found):
     return ", ".join(f"{name} ({times[name]}, {most[name]})" for name in times) or "none"
 
 
+# --- costs ----------------------------------------------------------------------------------------
+
+
+def costs(pages):
+    """Print what the real ksmd spends on a page, by what happens to it: means of full scans."""
+    alone = [*range(-pages, 0)]
+    with restored():
+        real = Real(Case(0, "costs", 0, 256, 0, PRUNE[1]))
+        try:
+            real.arrive(1, alone)
+            print_cost("changed", real, pages)
+            print_cost("alone", real, pages)
+            real.set({"smart_scan": 1})
+            for _ in range(4):  # until they are old enough to be skipped
+                real.scan()
+            print_cost("skipped", real, pages)
+            real.set({"smart_scan": 0})
+            real.write(1, range(pages), [*range(1, pages // 2 + 1)] * 2)
+            print_cost("changed", real, pages)
+            print_cost("half of them alone, half merging", real, pages)
+            print_cost("merged", real, pages)
+        finally:
+            real.end()
+
+
+def print_cost(name, real, pages):
+    """Scan once, and print the CPU time of a page."""
+    before = cpu_ns()
+    real.scan()
+    time.sleep(AGAIN)  # until it sleeps
+    print(f"{name:34}{(cpu_ns() - before) / pages / 1000:7.3f} µs", flush=True)
+
+
+def cpu_ns():
+    """Return how long ksmd has run."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text() == "ksmd\n":
+                return int(path.with_name("schedstat").read_text().split()[0])
+    sys.exit("ksmd is not to be seen")
+
+
 # --- speed ----------------------------------------------------------------------------------------
 
 
@@ -523,6 +565,7 @@ def main():
     add("--fast", action="store_true", help="simulate without the shape of the stable tree")
     add("--record", type=Path, metavar="FILE", help="keep what the real ksmd counted")
     add("--replay", type=Path, metavar="FILE", help="compare with what was kept; needs no KSM")
+    add("--costs", action="store_true", help="measure what the real ksmd spends on a page instead")
     add("--speed", action="store_true", help="measure speed and memory instead")
     add("--guests", type=int, default=20, metavar="N", help="for --speed (default: %(default)s)")
     add("--mib", type=int, default=512, metavar="MIB", help="for --speed (default: %(default)s)")
@@ -535,6 +578,9 @@ def main():
         return 1 if compare(*zip(*found, strict=True), not asked.fast, asked.why) else 0
     if os.geteuid():
         parser.error("only root can set knobs of KSM")
+    if asked.costs:
+        costs(50_000)
+        return 0
     chosen = [case for case in cases(asked.cases) if asked.only in (None, case.number)]
     expected = measured(chosen, asked.scans)
     chosen = chosen[: len(expected)]

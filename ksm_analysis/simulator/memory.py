@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ksm_analysis.errors import InputError
 from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Ksmd, Process
 from ksm_analysis.simulator.programs import ARRAYS, CONTENTS, MEMORY, program
 
@@ -33,6 +34,7 @@ class World:
     gone: list[str] = field(default_factory=list)
     told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alone: int = 0
+    kind: Any = None
 
     def tell(self, file: str, event: str, **more: Any) -> None:
         """Record an event."""
@@ -41,7 +43,15 @@ class World:
     def unique(self, number: int) -> Ints:
         """Return so many contents that no other page has."""
         self.alone -= number
+        if self.alone <= NEVER:
+            raise InputError("too many different contents: at most 2147483647 can be simulated")
         return np.arange(self.alone, self.alone + number, dtype=np.int32)
+
+    def kinds(self, asked: dict[str, Any]) -> Any:
+        """Return the kind of each page of a copy, which is the same in all copies."""
+        if self.kind is None:
+            self.kind = np.array(program(CONTENTS).kinds(asked))
+        return self.kind
 
     def come(self, name: str, contents: Ints) -> Process:
         """Start a process."""
@@ -76,7 +86,7 @@ def _copy(world: World, options: dict[str, Any], copy: int, name: str) -> Actor:
     yield came
     contents = program(CONTENTS)
     asked = {"data_mib": options["data_mib"], **options["contents"]}
-    resting = _resting(world, np.array(contents.kinds(asked)), contents)
+    resting = _resting(world, world.kinds(asked), contents)
     held = resting if options["merge"] != "none" else resting[:0]
     process = world.come(name, held)
     world.tell("processes", "process arrived", process=name)

@@ -1,23 +1,53 @@
 """What of an experiment can be simulated: all whose contents of memory are known."""
 
+import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.simulator.ksmd import KNOBS
+from ksm_analysis.simulator.memory import MIB, PAGE
 from ksm_analysis.simulator.policy import writes_of
+from ksm_analysis.simulator.programs import CONTENTS, program
 
 PARTS = ("processes", "arrays", "memory", "sampler", "policy")
 POLICIES = "none, governor, a command that only sets such knobs with echo; see --policies"
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
 
 
+BYTES = 40  # of memory for each page: arrays, and what is temporary
+
+
 def check(plan: dict[str, Any]) -> None:
     """Raise InputError if any run of a plan cannot be simulated, with a line for each reason."""
+    program(CONTENTS)  # are the roles here?
     file = plan["file"]
     found = dict.fromkeys(each for run in plan["runs"] for each in _problems(run))
+    found = found or dict.fromkeys(_too_large(plan["runs"], available()))
     if found:
         raise InputError("\n".join(f"{file}: {problem}" for problem in found))
+
+
+def available() -> float:
+    """Return the bytes of memory that are available on this machine; infinite if not known."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text()):
+            return int(found[1]) * 1024
+    return float("inf")
+
+
+def _too_large(runs: list[dict[str, Any]], limit: float) -> Iterator[str]:
+    for run in runs:
+        options = {part["name"]: part["options"] for part in run["parts"]}
+        copies, array = options.get("processes"), options.get("arrays", {}).get("ints", 0)
+        size = copies["count"] * copies["data_mib"] * MIB if copies else 0
+        pages = (size + options.get("memory", {}).get("mib", 0) * MIB + 2 * 4 * array) // PAGE
+        if pages * BYTES > limit:
+            need, there = (f"{value / 2**30:,.1f} GiB" for value in (pages * BYTES, limit))
+            why = f"{pages:,} pages need about {need} of memory, and {there} are available"
+            yield f"{run['id']}: cannot be simulated here: {why}"
 
 
 def _problems(run: dict[str, Any]) -> Iterator[str]:

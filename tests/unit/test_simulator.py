@@ -11,6 +11,7 @@ from programs import ROLES, load
 from ksm_analysis.__main__ import main
 from ksm_analysis.metrics.phase_lock import looks, meet
 from ksm_analysis.simulator import ksmd as module
+from ksm_analysis.simulator import programs
 from ksm_analysis.simulator.ksmd import NEVER, Costs, Ksmd
 from ksm_analysis.simulator.tree import Tree
 
@@ -362,6 +363,7 @@ def test_earlier_results_are_kept(tmp_path):
         (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none, g"),
         ("workloads: [{name: a, write_probe: {}}]", "write_probe: cannot be simulated"),
         ("workloads: [{name: a, memory: {huge_pages: true}}]", "memory.huge_pages: cannot"),
+        ("processes: {count: 999, service: memory, data_mib: 65536}", "pages need about"),
         (COPIES.replace("rest_seconds: 1", "huge_pages: true"), "contents.huge_pages: cannot"),
     ],
 )
@@ -371,6 +373,16 @@ def test_what_cannot_be_simulated_is_named_before_anything_starts(text, expected
     file.write_text(text + more)
     assert main(["simulate", str(file), "--results", str(tmp_path / "results")]) == 2
     assert expected in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_without_the_roles_nothing_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(programs, "ROLES", tmp_path)
+    programs.program.cache_clear()
+    file = tmp_path / "made.yml"
+    file.write_text(ARRAYS)
+    assert main(["simulate", str(file), "--results", str(tmp_path / "results")]) == 2
+    assert "use it from a clone of the repository" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
