@@ -11,6 +11,7 @@ equal. Cases are made at random, from the number of the case:
   knobs     smart_scan and use_zero_pages change
   all       all of these
   arrays    two arrays as of the part arrays, one of which changes
+  batches   processes come and knobs change between batches, after each of which is compared
 
 It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile; --replay and --speed
 need no KSM.
@@ -43,7 +44,7 @@ from ksm_analysis.simulator.ksmd import Ksmd  # noqa: E402
 
 KSM = Path("/sys/kernel/mm/ksm")
 PAGE = mmap.PAGESIZE
-KINDS = ("rest", "arrivals", "writes", "exits", "knobs", "all", "arrays")
+KINDS = ("rest", "arrivals", "writes", "exits", "knobs", "all", "arrays", "batches")
 SETTINGS = [*itertools.product((0, 1), (2, 7, 256), (0, 1))]  # smart_scan, max_page_sharing, zero
 PRUNE = (0, 2**31 - 1)  # frames of a content are looked at always, or never; 2 s would be a race
 ASLEEP = (3_600_000, 3_600_001)  # ms that ksmd sleeps; a change wakes it
@@ -62,25 +63,33 @@ class Case(NamedTuple):
     use_zero_pages: int
     prune: int
 
+    @property
+    def batch(self):
+        """Pages of a batch of ksmd."""
+        return 60 + 7 * self.number % 500 if self.kind == "batches" else 10_000_000
+
 
 def cases(number):
-    """Return so many cases; any 84 in sequence have all kinds with all settings."""
-    return [
-        Case(n, KINDS[n % len(KINDS)], *SETTINGS[n % len(SETTINGS)], PRUNE[(n + n // 84) % 2])
-        for n in range(number)
-    ]
+    """Return so many cases; any 96 in sequence have all kinds with all settings."""
+    found = []
+    for n in range(number):
+        row, column = divmod(n, len(KINDS))
+        setting = SETTINGS[(row + 3 * column) % len(SETTINGS)]
+        found.append(Case(n, KINDS[column], *setting, PRUNE[(n + row + row // len(SETTINGS)) % 2]))
+    return found
 
 
 # --- what happens ---------------------------------------------------------------------------------
 
 
 class Story:
-    """What happens in a case between scans, at random; the same for both worlds."""
+    """What happens in a case between scans, at random; the same in both worlds."""
 
-    def __init__(self, case, worlds):
-        self.case, self.worlds, self.random = case, worlds, random.Random(case.number)
+    def __init__(self, case, world):
+        self.case, self.world, self.random = case, world, random.Random(case.number)
         self.alive, self.born, self.alone = {}, 0, -1
-        self.kinds = {*KINDS[1:5]} if case.kind == "all" else {case.kind}
+        several = {"all": KINDS[1:5], "batches": ("arrivals", "knobs")}
+        self.kinds = {*several.get(case.kind, (case.kind,))}
         self.common = self.random.choice((5, 40, 300))  # so many contents may be equal
 
     def begin(self):
@@ -113,8 +122,7 @@ class Story:
         contents = contents or self.contents(self.random.randrange(20, 600))
         self.born += 1
         self.alive[self.born] = contents
-        for world in self.worlds:
-            world.arrive(self.born, contents)
+        self.world.arrive(self.born, contents)
 
     def go_on(self, scan):
         """Do what happens before a scan."""
@@ -128,15 +136,13 @@ class Story:
             if len(self.alive) > 1:
                 name = draw.choice([*self.alive])
                 del self.alive[name]
-                for world in self.worlds:
-                    world.leave(name)
+                self.world.leave(name)
             if draw.random() < 0.7:
                 self.arrive()
         if "knobs" in self.kinds and draw.random() < 0.3:
             knob = draw.choice(("smart_scan", "use_zero_pages"))
             value = draw.randrange(2)
-            for world in self.worlds:
-                world.set({knob: value})
+            self.world.set({knob: value})
         if self.case.kind == "arrays" and scan == 5:
             self.change()
 
@@ -149,8 +155,7 @@ class Story:
             if draw.random() < 0.3:
                 contents[n] = had[page]  # a write of the same breaks a merged page, too
             had[page] = contents[n]
-        for world in self.worlds:
-            world.write(name, pages, contents)
+        self.world.write(name, pages, contents)
 
     def change(self):
         """Change the first array, as the part arrays does."""
@@ -159,8 +164,7 @@ class Story:
         change = self.random.choice([*some])
         pages = [*range(some[change])]
         contents = [size + 1 if change == "half-same" else -1 - page for page in pages]
-        for world in self.worlds:
-            world.write(1, pages, contents)
+        self.world.write(1, pages, contents)
 
 
 # --- two worlds -----------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ class Simulated:
 
     def __init__(self, case, shape):
         self.ksmd, self.processes = Ksmd(key=key if shape else None), {}
-        self.ksmd.set({**knobs_of(case), "run": 1})
+        self.ksmd.set({**knobs_of(case), "pages_to_scan": case.batch, "run": 1})
 
     def arrive(self, name, contents):
         """Add a process."""
@@ -189,10 +193,9 @@ class Simulated:
         """Set knobs."""
         self.ksmd.set(knobs)
 
-    def scan_to(self, full_scans):
-        """Scan until so many full scans are over."""
-        while self.ksmd.full_scans < full_scans:
-            self.ksmd.scan()
+    def scan(self):
+        """Do one batch."""
+        self.ksmd.batch()
 
     def counters(self):
         """Return the counters."""
@@ -207,7 +210,8 @@ class Real:
         self.sizes, self.pages = {}, []  # pages of each process, and of all at each scan
         set_knob("run", 2)
         self.wake()  # it may sleep for an hour from the last case
-        self.set(knobs_of(case) | {"pages_to_scan": 10_000_000})
+        self.case = case
+        self.set(knobs_of(case) | {"pages_to_scan": case.batch})
         self.before = counters()
 
     def set(self, knobs):
@@ -234,21 +238,25 @@ class Real:
         set_knob("sleep_millisecs", next(self.asleep))
 
     def scan(self):
-        """Let ksmd do one full scan; return how many it has done."""
+        """Let ksmd do one batch, which may be a full scan."""
         self.pages.append(sum(self.sizes.values()))
-        before, begin = full_scans(), time.monotonic()
+        begin, end = time.monotonic(), self.looked()
+        end = (end[0] + 1, end[1] + self.case.batch)
         if read("run") != "1":
             set_knob("run", 1)
         else:
             self.wake()
         woken = time.monotonic()
-        while full_scans() == before:
+        while all(now < then for now, then in zip(self.looked(), end, strict=True)):
             if time.monotonic() - begin > PATIENCE:
-                sys.exit(f"ksmd has not ended a scan within {PATIENCE:g} s")
+                sys.exit(f"ksmd has not ended a batch within {PATIENCE:g} s")
             if time.monotonic() - woken > AGAIN:  # it was just about to sleep
                 self.wake()
                 woken = time.monotonic()
-        return full_scans()
+
+    def looked(self):
+        """Return how many scans ksmd has ended, and how many pages it has scanned."""
+        return int(read("full_scans")), int(read("pages_scanned"))
 
     def counters(self):
         """Return the counters, those since boot as differences."""
@@ -339,11 +347,6 @@ def set_knob(name, value):
     (KSM / name).write_text(f"{value}\n")
 
 
-def full_scans():
-    """Return how many scans ksmd has ended."""
-    return int(read("full_scans"))
-
-
 def counters():
     """Return the counters that the simulator has."""
     return {name: int(read(name)) for name in Ksmd().counters()}
@@ -368,13 +371,13 @@ def restored():
 # --- comparison -----------------------------------------------------------------------------------
 
 
-def counted(world, case, scans, scan):
-    """Return the counters of a world after each scan. `scan` does one more."""
-    story, found = Story(case, (world,)), []
+def counted(world, case, scans):
+    """Return the counters of a world after each scan, or batch."""
+    story, found = Story(case, world), []
     story.begin()
     for number in range(scans):
         story.go_on(number)
-        scan(world, number)
+        world.scan()
         found.append(world.counters())
     return found
 
@@ -391,7 +394,7 @@ def _measured(case, scans):
     for _ in range(TRIES):
         real = Real(case)
         try:
-            found = counted(real, case, scans, lambda world, _: world.scan())
+            found = counted(real, case, scans)
         finally:
             real.end()
         if not any(map(foreign, found, real.pages)):
@@ -407,13 +410,8 @@ def foreign(found, pages):
 
 
 def simulated(case, expected, shape):
-    """Return what the simulator counts when as many scans are over as in `expected`."""
-    return counted(
-        Simulated(case, shape),
-        case,
-        len(expected),
-        lambda world, number: world.scan_to(expected[number]["full_scans"]),
-    )
+    """Return what the simulator counts after as many scans as in `expected`."""
+    return counted(Simulated(case, shape), case, len(expected))
 
 
 def differences(case, expected, shape, why=False):
@@ -441,7 +439,7 @@ def compare(chosen, expected, shape, why):
             many = sum(scans[case] for case in found)
             print(f"{kind:10}{len(found):6}{many:7}{exact:7}  {summed(found.values())}")
     wrong = sum(bool(off) for _, off in results)
-    print(f"{len(results)} cases, {sum(scans.values())} full scans: {wrong} cases differ")
+    print(f"{len(results)} cases, {sum(scans.values())} scans: {wrong} cases differ")
     return wrong
 
 
@@ -558,7 +556,7 @@ def main():
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = parser.add_argument
-    add("--cases", type=int, default=252, metavar="N", help="so many cases (default: %(default)s)")
+    add("--cases", type=int, default=288, metavar="N", help="so many cases (default: %(default)s)")
     add("--scans", type=int, default=30, metavar="N", help="of each case (default: %(default)s)")
     add("--only", type=int, metavar="N", help="only the case with this number")
     add("--why", action="store_true", help="print each difference")

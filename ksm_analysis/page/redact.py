@@ -8,7 +8,7 @@ from ksm_analysis.results.record import Planned
 from ksm_analysis.results.run import Results, Run
 
 LEFT_OUT = "(left out)"
-NO_NAMES = ("localhost", "imported")  # these do not identify a machine
+NO_NAMES = ("localhost", "imported", "simulated")  # these do not identify a machine
 
 
 def redact(results: Results) -> Results:

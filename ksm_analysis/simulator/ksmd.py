@@ -344,6 +344,10 @@ class Ksmd:
             self.left = 0
             self.due += sleep
 
+    def batch(self) -> None:
+        """Do one batch, at once."""
+        self.cpu += self._visit(self.knobs["pages_to_scan"]).seconds
+
     def scan(self) -> None:
         """Scan to the end of a full scan, at once; without processes, do nothing."""
         self.cpu += self._visit(2**62).seconds
@@ -396,7 +400,7 @@ class Ksmd:
             skipped = others & ((flags & ITEM) != 0)
             skipped &= (self.age[low : low + size] >= YOUNG) & (self.skips[low : low + size] > 0)
         visits = np.flatnonzero(present & ~skipped)
-        if len(visits) > budget:
+        if len(visits) >= budget:  # what follows waits for the next batch, also if it is skipped
             size = int(visits[budget - 1]) + 1
             visits = visits[:budget]
             flags, present, others = flags[:size], present[:size], others[:size]
