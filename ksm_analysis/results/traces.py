@@ -130,7 +130,7 @@ def write_trace(trace: Trace, directory: Path, source: list[int] | None = None) 
         for n in range(len(trace.moments))
         for name, row in (("content", trace.contents[n]), ("flags", trace.flags[n]))
     }
-    contents = {f"content_{n}": "DELTA_BINARY_PACKED" for n in range(len(trace.moments))}
+    contents = {f"content_{n}": "BYTE_STREAM_SPLIT" for n in range(len(trace.moments))}
     flags = {f"flags_{n}": "PLAIN" for n in range(len(trace.moments))}
     order = {"rank": "BYTE_STREAM_SPLIT", "lcp": "BYTE_STREAM_SPLIT", "exact": "PLAIN"}
     _write(pa.table(columns), note, contents | flags, directory / PAGES)
@@ -234,6 +234,9 @@ def convert(raw: Path) -> Trace:
             contents[n, to : to + pages] = moment.contents[at : at + pages]
             flags[n, to : to + pages] = moment.flags[at : at + pages]
             at += pages
+    order = _ranks(joined([each.order for each in moments]), int(contents.max()) + 1, raw)
+    first_seen = _by_first_sight(contents)
+    contents = np.where(contents < 0, -1, np.argsort(first_seen)[contents]).astype(np.int32)
     lines = [each.line for each in moments]
     return Trace(
         PAGE_SIZE,
@@ -242,8 +245,15 @@ def convert(raw: Path) -> Trace:
         mappings=mappings[["process", "first", "pages"]],
         contents=contents,
         flags=flags,
-        order=_ranks(joined([each.order for each in moments]), contents.max() + 1, raw),
+        order=order.iloc[first_seen].reset_index(drop=True),
     )
+
+
+def _by_first_sight(contents: Contents) -> NDArray[np.int64]:
+    """Return the numbers of the contents in the order in which they are seen first, after zeros."""
+    numbers, at = np.unique(np.append(0, contents), return_index=True)
+    found: NDArray[np.int64] = numbers[np.argsort(at)]
+    return found[found >= 0]
 
 
 def _moments(raw: Path) -> list[_Moment]:

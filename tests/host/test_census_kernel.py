@@ -12,11 +12,14 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from machine import KSM, knobs
 from programs import ROLES
+
+from ksm_analysis.results import traces
 
 pytestmark = pytest.mark.host
 
@@ -412,6 +415,58 @@ def test_growth_since_the_start(ksm, tmp_path):
     assert last["saved_split_zero_pages"] == 0
     assert last["grown_pages"] == 3
     assert last["guests"]["p1"]["grown_pages"] == 0
+
+
+def test_a_trace_from_before_ksmd_to_after(ksm, tmp_path):
+    """Contents have the same numbers before and after, and are in the order of their bytes."""
+    start, output, key = tmp_path / "start", tmp_path / "census.jsonl", tmp_path / "key"
+    traced = ("--trace", tmp_path / traces.RAW, "--key", key, "--pause")
+    ksm(run=2, smart_scan=0, sleep_millisecs=1, pages_to_scan=2000, max_page_sharing=256)
+    with processes(*UNLIKE) as started:
+        subprocess.run(command(started, "--save-start", *traced, output=start), check=True)
+        assert key.stat().st_mode & 0o777 == 0o600
+        merge_until_nothing_moves(ksm)
+        since = ("--since", start, "--end", "--seconds", "0", *traced)
+        subprocess.run(command(started, *since, output=output), check=True, stdout=subprocess.PIPE)
+        pages = [page for process in started.values() for page in mergeable_pages(process)]
+    assert not key.exists()
+    _, _, last, _ = map(json.loads, output.read_text().splitlines())
+    trace = traces.read_trace(tmp_path)
+    before, after = trace.contents
+    assert trace.moments["moment"].to_list() == ["start", "end"]
+    assert (before == after).all()
+    assert len(pages) == len(after)
+    known = {}
+    for page, content in zip(pages, after, strict=True):
+        assert known.setdefault(content, page) == page
+    distinct = sorted({content for content in known if content >= 0}, key=known.__getitem__)
+    assert len({known[content] for content in distinct}) == len(distinct)
+    assert len(distinct) == last["distinct_contents"]
+    assert trace.order["rank"][distinct].to_list() == list(range(len(distinct)))
+    assert trace.order["exact"].all()
+    for one, other in pairwise(distinct):
+        same = trace.order["lcp"][other]
+        assert known[one][:same] == known[other][:same]
+        assert known[one][same] < known[other][same]
+    merged = (trace.flags & traces.MERGED > 0).sum(axis=1)
+    assert merged.tolist() == [0, sum(guest["ksm_pages"] for guest in last["guests"].values())]
+
+
+def mergeable_pages(process):
+    """Return the contents of all mergeable pages of a process, zeros for what is not in memory."""
+    mapped = re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$",
+        Path(f"/proc/{process.pid}/smaps").read_text(),
+        re.MULTILINE,
+    )
+    pages = []
+    with Path(f"/proc/{process.pid}/mem").open("rb", buffering=0) as memory:
+        for first, end, flags in mapped:
+            if "mg" in flags.split():
+                memory.seek(int(first, 16))
+                whole = memory.read(int(end, 16) - int(first, 16))
+                pages += [whole[at : at + PAGE] for at in range(0, len(whole), PAGE)]
+    return pages
 
 
 def test_a_damaged_start_is_refused(tmp_path):

@@ -24,6 +24,7 @@ import argparse
 import bisect
 import collections
 import contextlib
+import itertools
 import json
 import math
 import mmap
@@ -704,8 +705,8 @@ def save_start(output, line, guests):
 # --- a trace --------------------------------------------------------------------------------------
 
 TRACE_FORMAT = 1
-MOST_CONTENTS = 2**22  # in a trace: a content takes about 250 B of memory
-AT_ONCE = 4096  # pages that are sorted in memory
+MOST_CONTENTS = 2**22  # in a trace: a content takes about 100 B of memory
+AT_ONCE = 1024  # pages that are sorted in memory
 PIVOTS = 1024  # largest number of parts into which more pages are split, before they are sorted
 KNOWN_BYTES = 8  # what is known of each content: Mapping.firsts
 NO_PAGE = b"-wf"  # kinds of pages that are not in memory, or not anonymous
@@ -713,63 +714,77 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 KPF_THP = 1 << 22
 
 
-class Numbers(dict):
-    """The number of each content, by its hash, in the order of first sight; 0 is zeros."""
-
-    def __init__(self, hashes=(ZERO,)):
-        super().__init__({each: number for number, each in enumerate(hashes)})
-        self[0] = -1  # not in memory
-
-    def __missing__(self, content):
-        number = self[content] = len(self) - 1
-        return number
-
-
 class Trace:
     """Writes which page had which content at each census, and the order of the contents.
 
-    `firsts` has the first 8 bytes of each content, by number, which are not written. `seen` is
-    whether this program has seen it: of contents that were gone after the start, nothing is known.
+    Contents are numbered; 0 is zeros. By number, `hashes` has their hashes, `firsts` their first 8
+    bytes as a number, and `seen` whether this program has seen them: of those that were gone after
+    the start, nothing is known. These are arrays, since a dictionary takes ten times as much
+    memory: there is one only of a part of the contents at a time, whose numbers are in `parts`.
     """
 
     def __init__(self, path, key=None):
-        self.output = Output(path, again=bool(key and key.hashes))
-        self.numbers = Numbers(key.hashes) if key and key.hashes else Numbers()
-        self.firsts = array("Q", bytes(8 * (len(self.numbers) - 1)))
-        self.seen = bytearray(len(self.firsts))
-        self.moments, self.full = int(bool(key and key.hashes)), False
-        if not self.moments:
+        before = key.hashes if key else ()
+        self.output = Output(path, again=bool(before))
+        self.hashes = array("q", before or (ZERO,))
+        self.firsts, self.seen = (
+            array("Q", bytes(8 * len(self.hashes))),
+            bytearray(len(self.hashes)),
+        )
+        self.seen[0] = 1  # zeros, wherever they are
+        self.parts = [array("i") for _ in range(PARTS)]
+        for number, content in enumerate(self.hashes):
+            self.parts[content & (PARTS - 1)].append(number)
+        self.moments, self.full = int(bool(before)), False
+        if not before:
             self.record(b"", kind="header", format=TRACE_FORMAT, page_size=PAGE)
 
     def look(self, guests, complaints):
         """Number the contents of a census, and order them; return what is to be written."""
+        if not self.full:
+            numbered, last = self.number(guests)
+            self.full = len(self.hashes) > MOST_CONTENTS
         if self.full:
-            return complaints.append(f"it is not in the trace, which has {MOST_CONTENTS} contents")
-        numbered = self.number(guests)
-        if len(self.firsts) > MOST_CONTENTS:
-            self.full = True
-            return self.look(guests, complaints)
-        last = array("q", [-1]) * len(self.firsts)  # where each content is
-        for at, number in enumerate(numbered):
-            if number >= 0:
-                last[number] = at
-                self.seen[number] = 1
-        places = Places(guests, last, self.numbers)
+            why = f"more than {MOST_CONTENTS} contents"
+            complaints.append(f"the trace has ended before this census: there are {why}")
+            return None
+        places = Places(guests, last, self.hashes)
         return numbered, in_order(self.firsts, self.seen, places.page)
 
     def number(self, guests):
-        """Return the numbers of the contents of all pages, in order; -1 for pages without one."""
-        numbered = array("i")
+        """Return the number of the content of each page, -1 for none; and the last page of each."""
+        numbered, last = array("i"), array("i", [-1]) * len(self.hashes)
+        parts = [(array("q"), array("i"), array("Q")) for _ in range(PARTS)]
+        adds = [[each.append for each in part] for part in parts]
         for mapping in mappings_of(guests):
-            own = array("i", map(self.numbers.__getitem__, mapping.contents))
-            more = len(self.numbers) - 1 - len(self.firsts)
-            self.firsts.frombytes(bytes(8 * more))
-            self.seen.extend(bytes(more))
-            for number, first in zip(own, mapping.firsts):
+            for at, (content, first) in enumerate(
+                zip(mapping.contents, in_memcmp_order(mapping.firsts)), len(numbered)
+            ):
+                if content:
+                    add, add_at, add_first = adds[content & (PARTS - 1)]
+                    add(content)
+                    add_at(at)
+                    add_first(first)
+            numbered.extend(array("i", [-1]) * mapping.pages)
+        for numbers, part in zip(self.parts, parts):
+            known = {self.hashes[number]: number for number in numbers}
+            for content, at, first in zip(*part):
+                number = known.get(content)
+                if number is None:
+                    number = known[content] = len(self.hashes)
+                    numbers.append(number)
+                    last.append(-1)
+                    self.add(content)
+                numbered[at], last[number], self.seen[number] = number, at, 1
                 if first:  # 0 is unknown, or what is there already
                     self.firsts[number] = first
-            numbered += own
-        return numbered
+        return numbered, last
+
+    def add(self, content):
+        """Add a content; its number is the next."""
+        self.hashes.append(content)
+        self.firsts.append(0)
+        self.seen.append(0)
 
     def write(self, line, guests, looked, huge):
         """Write a moment: the kinds of all pages, their contents, and the contents in order."""
@@ -803,6 +818,14 @@ class Trace:
         self.output.write_bytes(line.encode() + b"\n" + data)
 
 
+def in_memcmp_order(firsts):
+    """Return the first bytes of pages as numbers in the order of memcmp()."""
+    found = array("Q", firsts.tobytes())
+    if sys.byteorder == "little":
+        found.byteswap()
+    return found
+
+
 def mappings_of(guests):
     """List the mappings of all guests, in order."""
     return [mapping for pages in guests for mapping in pages.mappings]
@@ -819,12 +842,11 @@ def pack(numbers):
 class Places:
     """Where the contents of a census are: `last` has the last page that has each, or -1."""
 
-    def __init__(self, guests, last, numbers):
-        self.mappings, self.last = mappings_of(guests), last
+    def __init__(self, guests, last, hashes):
+        self.mappings, self.last, self.hashes = mappings_of(guests), last, hashes
         self.starts = [0]
         for mapping in self.mappings:
             self.starts.append(self.starts[-1] + mapping.pages)
-        self.number_of = numbers.get
 
     def page(self, number):
         """Return a page of this content; None if the page has changed, or is gone."""
@@ -840,7 +862,7 @@ class Places:
             page = os.pread(mapping.process.mem, PAGE, address)
         except OSError:
             return None
-        return page if self.number_of(hash(page)) == number else None
+        return page if hash(page) == self.hashes[number] else None
 
 
 def in_order(firsts, seen, read):
@@ -850,35 +872,38 @@ def in_order(firsts, seen, read):
     leading bytes each has in common with the one before, and the numbers of those that could not be
     read again. These come last of those that have the same first 8 bytes.
     """
-    leading = array("Q", firsts)
-    if sys.byteorder == "little":
-        leading.byteswap()
     order, lcp, unsure, before = array("I"), array("H"), array("I"), None
-    by_first = sorted(filter(seen.__getitem__, range(len(leading))), key=leading.__getitem__)
-    begin = 0
-    while begin < len(by_first):
-        first, end = leading[by_first[begin]], begin + 1
-        while end < len(by_first) and leading[by_first[end]] == first:
-            end += 1
-        block, missing = by_first[begin:end], []
-        pairs = sorted_block(block, read, missing) if len(block) > 1 else [(block[0], 0)]
-        for number, same in pairs:
+    for first, block in by_first(firsts, seen):
+        begin, missing = len(order), []
+        for number, same in sorted_block(block, read, missing):
             order.append(number)
             lcp.append(same)
-        for number in missing:
-            order.append(number)
-            lcp.append(KNOWN_BYTES)
+        order.extend(missing)
+        lcp.extend([KNOWN_BYTES] * len(missing))
         unsure.extend(missing)
-        if before is not None:
-            lcp[begin] = KNOWN_BYTES - ((before ^ first).bit_length() + 7) // 8
-        else:
-            lcp[begin] = 0
-        before, begin = first, end
+        known = KNOWN_BYTES - ((before ^ first).bit_length() + 7) // 8 if begin else 0
+        lcp[begin], before = known, first
     return order, lcp, unsure
+
+
+def by_first(firsts, seen):
+    """Yield the numbers of contents with the same first bytes, in order; sorts a part at a time."""
+    drawn = sorted(firsts[random.randrange(len(firsts))] for _ in range(PIECE))
+    parts = [array("I") for _ in range(PIECE + 1)]
+    for number, first in enumerate(firsts):
+        if seen[number]:
+            parts[bisect.bisect(drawn, first)].append(number)
+    for part in parts:
+        in_part = sorted(part, key=firsts.__getitem__)
+        for first, block in itertools.groupby(in_part, firsts.__getitem__):
+            yield first, list(block)
 
 
 def sorted_block(block, read, missing):
     """Yield numbers of contents in the order of their bytes, with the leading bytes in common."""
+    if len(block) == 1:
+        yield block[0], 0
+        return
     before = None
     for page, number in sorted_pages(block, read, missing):
         yield number, 0 if before is None else common(before, page)
@@ -972,9 +997,8 @@ class Key:
         os.close(output.fd)
         return cls(path)
 
-    def save(self, numbers):
+    def save(self, hashes):
         """Add the hashes of the contents."""
-        hashes = array("q", [each for each in numbers if each])
         Output(self.path, again=True).write_bytes(hashes.tobytes())
 
 
@@ -1489,7 +1513,7 @@ def count(arguments, key=None):
         if arguments.save_start:
             save_start(output, census.take("start"), census.guests)
             if trace:
-                key.save(trace.numbers)
+                key.save(trace.hashes)
             return 0
         if key:
             key.path.unlink()
