@@ -4,8 +4,6 @@ An actor is a generator. It does what is due, and yields when it is to be called
 since the first sample. Its first call is at 0, when nothing is scanned yet.
 """
 
-import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Ksmd, Process
+from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Ksmd, Places, Process
 from ksm_analysis.simulator.programs import ARRAYS, CONTENTS, MEMORY, program
 
 PAGE = 4096
@@ -122,25 +120,28 @@ class Writer:
     ) -> None:
         self.world, self.process, self.resting = world, process, resting
         self.a_second = len(resting) * asked["write_percent"] / 100
-        self.most = asked["rest_seconds"] * self.a_second
-        self.random = random.Random(copy + world.seed)
+        self.most = int(asked["rest_seconds"] * self.a_second)
+        self.random = np.random.default_rng(copy + world.seed)
         self.written = 0
-        self.passing: OrderedDict[int, None] = OrderedDict()  # pages that do not rest
+        self.passing = np.empty(0, np.int64)  # pages that do not rest, in the order of writes
+        self.rests = np.ones(len(resting), bool)
 
     def write_until(self, seconds: float) -> None:
         """Do what is due that many seconds after the begin: write pages, and restore the oldest."""
-        due, now = int(seconds * self.a_second), dict[int, int]()
-        contents = self.world.unique(due - self.written)
-        for content in contents.tolist():
-            page = self.random.randrange(len(self.resting))
-            while page in self.passing:
-                page = self.random.randrange(len(self.resting))
-            now[page], self.passing[page] = content, None
-            if len(self.passing) > self.most:
-                old, _ = self.passing.popitem(last=False)
-                now[old] = int(self.resting[old])
-        self.written = due
-        self.world.ksmd.write(self.process, [*now], [*now.values()])
+        due = int(seconds * self.a_second)
+        pages = self._any(due - self.written)
+        self.written += len(pages)
+        every = np.concatenate([self.passing, pages])
+        restored, self.passing = np.split(every, [max(0, len(every) - self.most)])
+        self.rests[pages], self.rests[restored] = False, True
+        now = np.union1d(pages, restored)
+        contents = np.where(self.rests[now], self.resting[now], self.world.unique(len(now)))
+        self.world.ksmd.write(self.process, now, contents)
+
+    def _any(self, number: int) -> Places:
+        """Return so many of the pages that rest, at random."""
+        there = np.flatnonzero(self.rests)
+        return self.random.choice(there, min(number, len(there)), replace=False)
 
 
 # --- one process ----------------------------------------------------------------------------------
