@@ -21,10 +21,16 @@ def named(settings: list[Setting], best: list[Best]) -> Setting | None:
     others. None if no savings are known.
     """
     top = top_of(settings)
-    if not best or not best[0].settings or _too_few(best[0]):
+    if not best or not best[0].settings:
         return top
-    chosen = best[0].settings[0]  # which may stand for several hosts
+    chosen = _named(best[0])  # which may stand for several hosts
     return next((s for s in settings if _cell(s) == _cell(chosen)), top)
+
+
+def _named(best: Best) -> Setting:
+    if not _too_few(best):
+        return best.settings[0]
+    return max(best.rivals, key=lambda s: s.saved_mib.mean if s.saved_mib else 0.0)
 
 
 def _too_few(best: Best) -> bool:
@@ -55,7 +61,7 @@ def verdict(
 
 
 def _of_several(best: Best) -> str:
-    chosen, rivals = best.settings[0], len(best.rivals)
+    chosen, rivals = _named(best), len(best.rivals)
     cost = f" for {number(chosen.cost_seconds.mean)} CPU seconds" if chosen.cost_seconds else ""
     if all(s.saved_mib and s.saved_mib.mean <= 0 for s in best.rivals):
         return f"none of {rivals} settings saves anything"
@@ -69,8 +75,7 @@ def _of_several(best: Best) -> str:
         return words
     many = len(best.settings)
     if _too_few(best):
-        top = max(best.rivals, key=lambda s: s.saved_mib.mean if s.saved_mib else 0.0)
-        saved = f"the highest mean is {spoken(top.saved_mib, 'MiB')} with {top.knobs}"
+        saved = f"the highest mean is {spoken(chosen.saved_mib, 'MiB')} with {chosen.knobs}"
         return f"too few runs to tell which of {rivals} settings saves most; {saved}"
     shown = f"{many} settings save the same within {100 * MARGIN:g} %"
     unknown = f"these runs do not show which of {many} settings saves most"

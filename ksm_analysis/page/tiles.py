@@ -13,10 +13,10 @@ from ksm_analysis.analysis.answer import saved_of, shared
 from ksm_analysis.analysis.density import Fit
 from ksm_analysis.analysis.price import Price
 from ksm_analysis.analysis.settings import InBlocks, Setting, grouped
-from ksm_analysis.analysis.statistics import Estimate, Times
+from ksm_analysis.analysis.statistics import Estimate, Times, estimate
 from ksm_analysis.analysis.verdict import prices_of
 from ksm_analysis.analysis.words import NO_INTERVAL, guest_word, join, number
-from ksm_analysis.metrics import phase_lock
+from ksm_analysis.metrics import efficiency, phase_lock
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import Ends, reclaimed_mib
 from ksm_analysis.page import sparks
@@ -97,7 +97,7 @@ def _tiles(
     measured = [each for each, _ in runs]
     curves = [_saved(each) for each in measured]
     yield _merged(setting, every, curves)
-    yield from _share(setting)
+    yield from _share(setting, measured)
     yield from _cpu(setting, measured)
     yield from map(_price, prices[:1])
     yield from _soon(setting, curves)
@@ -118,15 +118,23 @@ def _merged(setting: Setting, every: list[Setting], curves: list[Curve]) -> Tile
     return _tile("Saved", saved_of(setting, every), "MiB", more, sparks.curve(curves))
 
 
-def _share(setting: Setting) -> Iterator[Tile]:
+def _share(setting: Setting, measured: list[Measured]) -> Iterator[Tile]:
+    """Say of how much memory that is: of the guests', or of what could be saved."""
     guests, resident = setting.percent_configured, setting.percent_resident
     could = setting.efficiency_percent
     if guests:
         more = f"{number(could.mean)} % of what could be saved" if could else ""
         more = more or (f"{number(resident.mean)} % of resident" if resident else "")
         yield _tile("Of guest memory", guests, "%", more, sparks.share(guests.mean))
-    elif could:
-        yield _tile("Of what could be saved", could, "%", "", sparks.share(could.mean))
+        return
+    known = [efficiency.of_run(each.run).get(efficiency.NAME, np.nan) for each in measured]
+    for share, more in (
+        (could, "according to the last census"),
+        (estimate(known), "on average over the run"),
+    ):
+        if share:
+            yield _tile("Of what could be saved", share, "%", more, sparks.share(share.mean))
+            return
 
 
 def _cpu(setting: Setting, measured: list[Measured]) -> Iterator[Tile]:

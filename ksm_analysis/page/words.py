@@ -43,7 +43,7 @@ def simulated(runs: tuple[Run, ...]) -> list[str]:
 def tried(runs: tuple[Run, ...]) -> str:
     """Say in one line what was tried: guests, workloads, settings, runs."""
     if not runs:
-        return "No run can be used."
+        return ""
     counted = {factor: dict.fromkeys(run.factors[factor] for run in runs) for factor in FACTORS}
     loads, settings = [*counted["workload"]], [*counted["knobs"]]
     hosts = {run.host for run in runs}

@@ -242,7 +242,10 @@
       tag.textContent = on.length === own.length ? "all" : on.length === 1 ? on[0].value : `${on.length} of ${own.length}`;
       tag.closest("summary").classList.toggle("chosen", isFactor(own[0]?.name ?? "metric") && on.length < own.length);
     }
-    for (const words_ of all(".whole")) words_.hidden = !names.length;
+    for (const note of all(".whole")) note.hidden = !names.length;
+    const kept = (name) => boxes.filter((box) => box.name === name && box.checked).map((box) => box.value).join("; ");
+    document.getElementById("chosen").textContent =
+      `Chosen: ${names.map(([name]) => `${name} ${kept(name) || "none"}`).join(", ")}. `;
     filters.querySelector("[type=reset]").hidden = boxes.every((box) => box.checked === box.defaultChecked);
   }
 
@@ -294,7 +297,7 @@
   }
 
   /* Show only what has these factors; if that is so already, show everything. */
-  function only_(factors) {
+  function isolate(factors) {
     const everything = isOnly(factors);
     for (const box of boxes) {
       if (isFactor(box.name) && box.name in factors) box.checked = everything || box.value === String(factors[box.name]);
@@ -313,7 +316,7 @@
       button.textContent = cell.textContent;
       button.title = "Show only this setting; again: all";
       button.setAttribute("aria-label", `Show only ${varied.map((name) => `${name} ${row.dataset[name]}`).join(", ")}`);
-      button.addEventListener("click", () => only_(row.dataset));
+      button.addEventListener("click", () => isolate(row.dataset));
       cell.replaceChildren(button);
     }
   }
@@ -324,7 +327,7 @@
       const meta = data[curveNumber].meta ?? {};
       const factors = Object.fromEntries(varied.filter((name) => name in meta).map((name) => [name, meta[name]]));
       if (!Object.keys(factors).length) return true; // Plotly hides the line in this figure
-      only_(factors);
+      isolate(factors);
       return false;
     });
   }
