@@ -162,7 +162,8 @@ def _load(directory: Path, source: list[int] | None = None) -> Trace:
             parquet.read_table(directory / name, page_checksum_verification=True)
             for name in (PAGES, CONTENTS)
         )
-        notes = [json.loads(table.schema.metadata[KEY]) for table in (pages, contents)]
+        texts = [table.schema.metadata[KEY] for table in (pages, contents)]
+        notes = [json.loads(text) for text in texts]
     except FileNotFoundError:
         missing = f"neither {RAW} nor {PAGES} and {CONTENTS}"
         raise InputError(f"there is no trace in {directory}: it has {missing}") from None
@@ -171,7 +172,7 @@ def _load(directory: Path, source: list[int] | None = None) -> Trace:
     note = notes[0]
     for each in notes:
         _check(each, directory)
-    if notes[1] != note or (source and note.get("source") != source):
+    if texts[1] != texts[0] or (source and note.get("source") != source):
         raise InputError(f"{PAGES} and {CONTENTS} in {directory} are of different traces")
     try:
         count = len(note["moments"]["moment"])
@@ -234,7 +235,7 @@ def convert(raw: Path) -> Trace:
             contents[n, to : to + pages] = moment.contents[at : at + pages]
             flags[n, to : to + pages] = moment.flags[at : at + pages]
             at += pages
-    order = _ranks(joined([each.order for each in moments]), int(contents.max()) + 1, raw)
+    order = _ranks(joined([each.order for each in moments]), int(contents.max(initial=0)) + 1, raw)
     first_seen = _by_first_sight(contents)
     contents = np.where(contents < 0, -1, np.argsort(first_seen)[contents]).astype(np.int32)
     lines = [each.line for each in moments]

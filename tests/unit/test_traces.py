@@ -209,6 +209,48 @@ def test_a_trace_has_what_was_in_memory(census, tmp_path):
     assert (trace.contents.dtype, trace.flags.dtype) == (np.int32, np.uint8)
 
 
+def test_processes_that_end_have_no_pages_from_then_on(census, tmp_path):
+    one, two = census.processes
+    one.write((A, OWN))
+    two.write((B, OWN), (C, OWN))
+    census.take("start")
+    one.alive = lambda: False
+    census.take("every")
+    two.alive = lambda: False
+    census.take("end")
+    census.trace.end()
+    for _ in range(2):
+        trace = traces.read_trace(tmp_path)
+        assert trace.contents.tolist() == [[1, 2, 3], [-1, 2, 3], [-1, -1, -1]]
+        assert trace.flags[2].tolist() == [traces.UNMERGEABLE] * 3
+        assert trace.order["exact"].all()
+
+
+def test_a_trace_may_have_no_pages(census, tmp_path):
+    for process in census.processes:
+        process.write((A, OWN))
+        process.alive = lambda: False
+    census.take("end")
+    census.trace.end()
+    for _ in range(2):
+        trace = traces.read_trace(tmp_path)
+        assert trace.contents.shape == (1, 0)
+        assert len(trace.order) == 1
+
+
+def test_a_trace_ends_when_it_has_too_many_contents(census, tmp_path, monkeypatch):
+    one, two = census.processes
+    one.write((A, OWN))
+    two.write((B, OWN))
+    monkeypatch.setattr(ksm_census, "MOST_CONTENTS", 3)
+    assert census.take("start")["complaints"] == []
+    one.write((C, OWN))
+    assert "the trace has ended before this census" in census.take("every")["complaints"][0]
+    assert "the trace has ended before this census" in census.take("end")["complaints"][0]
+    census.trace.end()
+    assert traces.read_trace(tmp_path).contents.tolist() == [[1, 2]]
+
+
 def test_it_does_not_have_the_contents(census, tmp_path):
     secret = b"correct horse battery staple".ljust(PAGE, b"!")
     census.processes[0].write((secret, OWN), (secret[:-1] + b"?", OWN))

@@ -705,7 +705,7 @@ def save_start(output, line, guests):
 # --- a trace --------------------------------------------------------------------------------------
 
 TRACE_FORMAT = 1
-MOST_CONTENTS = 2**22  # in a trace: a content takes about 100 B of memory
+MOST_CONTENTS = 2**22  # in a trace: a content takes about 85 B of memory
 AT_ONCE = 1024  # pages that are sorted in memory
 PIVOTS = 1024  # largest number of parts into which more pages are split, before they are sorted
 KNOWN_BYTES = 8  # what is known of each content: Mapping.firsts
