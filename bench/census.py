@@ -147,6 +147,11 @@ def show_rest(arguments, pid, line):
         least = census(arguments, one)["kib"]
     each = (line["kib"] - least) * 1024 / arguments.pages
     print(f"memory: {each:.1f} B a page   target {BYTES_A_PAGE} or less: {verdict(each <= 64)}")
+    with tempfile.TemporaryDirectory() as directory:
+        traced = census(arguments, pid, "--trace", f"{directory}/census.trace")
+    each = (traced["kib"] - least) * 1024 / arguments.pages
+    times = traced["cpu_seconds"] / line["cpu_seconds"]
+    print(f"with a trace: {each:.1f} B a page, {times:.2f} times the CPU time")
     paused = census(arguments, pid, "--pause")
     longer = 1000 * (paused["paused_seconds"] - paused["read_seconds"])
     said = f"{1000 * paused['paused_seconds']:.0f} ms, {longer:.1f} ms more than reading took"
