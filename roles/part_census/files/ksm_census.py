@@ -707,9 +707,8 @@ def save_start(output, line, guests):
 TRACE_FORMAT = 1
 MOST_CONTENTS = 2**22  # in a trace: a content takes about 85 B of memory
 AT_ONCE = 1024  # pages that are sorted in memory
-PIVOTS = 1024  # largest number of parts into which more pages are split, before they are sorted
+PIVOTS = 1024  # largest number of places at which more are split into parts, before they are sorted
 KNOWN_BYTES = 8  # what is known of each content: Mapping.firsts
-NO_PAGE = b"-wf"  # kinds of pages that are not in memory, or not anonymous
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 KPF_THP = 1 << 22
 
@@ -727,10 +726,8 @@ class Trace:
         before = key.hashes if key else ()
         self.output = Output(path, again=bool(before))
         self.hashes = array("q", before or (ZERO,))
-        self.firsts, self.seen = (
-            array("Q", bytes(8 * len(self.hashes))),
-            bytearray(len(self.hashes)),
-        )
+        self.firsts = array("Q", [0]) * len(self.hashes)
+        self.seen = bytearray(len(self.hashes))
         self.seen[0] = 1  # zeros, wherever they are
         self.parts = [array("i") for _ in range(PARTS)]
         for number, content in enumerate(self.hashes):
@@ -888,11 +885,11 @@ def in_order(firsts, seen, read):
 
 def by_first(firsts, seen):
     """Yield the numbers of contents with the same first bytes, in order; sorts a part at a time."""
-    drawn = sorted(firsts[random.randrange(len(firsts))] for _ in range(PIECE))
-    parts = [array("I") for _ in range(PIECE + 1)]
+    pivots = sorted(random.choices(firsts, k=PIVOTS))
+    parts = [array("I") for _ in range(PIVOTS + 1)]
     for number, first in enumerate(firsts):
         if seen[number]:
-            parts[bisect.bisect(drawn, first)].append(number)
+            parts[bisect.bisect(pivots, first)].append(number)
     for part in parts:
         in_part = sorted(part, key=firsts.__getitem__)
         for first, block in itertools.groupby(in_part, firsts.__getitem__):
