@@ -62,6 +62,10 @@ lint-ansible:
 role-docs: setup ## update the tables in the READMEs of roles from their argument specs
 	$(PYTHON) docs/role_tables.py
 
+.PHONY: docs
+docs: setup browser ## make the pictures of the page in the documents again, from docs/results
+	$(PYTHON) docs/pictures.py
+
 .PHONY: test-unit
 test-unit: setup ## the fast tests, in seconds
 	$(PYTHON) -m pytest -m 'not host and not browser' $(PARALLEL)
