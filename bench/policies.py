@@ -12,6 +12,7 @@ round; the order of the policies changes from round to round. Printed are median
 A policy marked * is on the front: no other saves as much with less CPU time, or more with as much.
 
 ksmtuned, proxmox and kubevirt are told that memory is always short; else they would never begin.
+governor-1 and governor-4 have these prices.
 It sets knobs of KSM, and restores them. Nothing else may use KSM meanwhile.
 """
 
@@ -74,10 +75,10 @@ SCENARIOS = {
         {0: [Held(write_percent=5, rest_seconds=3)] * 8}, 60, "5 % of the pages change a second", 30
     ),
     "s3": Scenario({0: [USUAL] * 3}, 150, "a long rest", 60),
-    "s4": Scenario({0: [UNIQUE] * 4, 30: [UNIQUE] * 4}, 100, "nothing to merge", 60),
+    "s4": Scenario({0: [UNIQUE] * 4, 30: [UNIQUE] * 4}, 90, "nothing to merge", 60),
     "s5": Scenario(
         {0: [UNIQUE._replace(write_percent=25, rest_seconds=4)] * 8},
-        100,
+        90,
         "all changes, nothing to merge",
         60,
     ),
@@ -103,6 +104,8 @@ PROGRAMS = {
     "kubevirt": Policy(kubevirt={"free_percent": 1}),
     "loop": Policy(command=[PYTHON, str(BENCH / "_loop.py")]),
     "governor": word_or_policy("governor"),
+    "governor-1": Policy(governor={"price": 1}),
+    "governor-4": Policy(governor={"price": 4}),
 }
 
 

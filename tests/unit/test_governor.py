@@ -116,6 +116,17 @@ def test_a_scan_that_was_cut_off_ends_first():
     assert host.ksmd.saved == host.ksmd.limit()
 
 
+def test_a_scan_that_somebody_else_began_ends_first():
+    host = Governed()
+    host.ksmd.broken = 10_000
+    arrive(1, 2, 3)(host.ksmd)
+    host.ksmd.set({"run": 1, "pages_to_scan": 10})
+    host.ksmd.advance(1)
+    host.run(3)
+    assert host.ksmd.saved == host.ksmd.limit()
+    assert host.state.totals[1] == host.ksmd.saved * SCALE  # not what was broken before
+
+
 def test_it_waits_while_memory_still_grows():
     """A process that fills its memory for a second is scanned once, not four times."""
     grows = [(1 + n / 10, arrive(n, pages=96)) for n in range(10)]

@@ -41,7 +41,7 @@ LEAST_GAINS = 1 / 1024  # pages saved for each candidate; never 0, so that it ca
 TRIAL_SHARE = 0.0025  # of a CPU, to try new memory where earlier memory did not merge
 # first probe; share of a CPU that probes may use; how often they may become less frequent
 PROBE_SECONDS, PROBE_SHARE, MOST_MISSES = 60.0, 0.0002, 8
-NEAR, FAR, YOUNG, NOISE = 5.0, 60.0, 10.0, 64  # see Candidates
+NEAR, FAR, NOISE = 5.0, 60.0, 1024  # see Candidates
 PAGE_SECONDS = 2e-6  # CPU time to scan a page, until it is measured
 
 
@@ -80,7 +80,7 @@ class State(NamedTuple):
 
     passes: tuple = ()  # smart_scan of each pass to come, the current one first
     target: int = 0  # full_scans when the current pass has ended
-    began: "Seen | None" = None  # the look at which the current series of passes began
+    began: "Seen | None" = None  # the look at which the last series of passes began
     last: "Seen | None" = None
     base: int = 0  # candidates that were tried
     waiting: int = 0  # pages that changed in the last pass, and may come to rest
@@ -88,10 +88,10 @@ class State(NamedTuple):
     loss: float = 0.0  # CPU seconds that unmerged memory was worth since the last series
     gains: float = 1.0  # pages saved for each candidate
     cost: float = 0.0  # CPU seconds of a series
-    page_seconds: float = PAGE_SECONDS
+    costs: tuple = (PAGE_SECONDS, PAGE_SECONDS)  # CPU seconds of a page, by smart_scan
+    since: "Seen | None" = None  # the look at which the last pass ended, or the first one began
     between: bool = False  # ksmd was stopped between two scans
     misses: int = 0  # series since the last that was worth its cost
-    ended: float = 0.0  # when the last series ended
     totals: tuple = (0, 0, 0.0)  # of all series: how many, saved pages, CPU seconds of ksmd
 
 
@@ -115,24 +115,24 @@ def weight(seen):
 def batch(page_seconds, settings):
     """Return pages_to_scan with which ksmd uses max_cpu, as it sleeps SLEEP after each batch."""
     seconds = SLEEP * settings.max_cpu / (1 - settings.max_cpu)
-    # a power of two: the knob has few values, which the guard must know
-    return 2 ** max(7, min(22, math.floor(math.log2(seconds / page_seconds))))
+    # in steps of a fifth, so that the knob has few values: the guard must know them
+    return round(2 ** max(7, min(22, math.floor(4 * math.log2(seconds / page_seconds)) / 4)))
 
 
 def decide(state, seen, settings):
     """Return the next state, and a decision or None. `seen` is later than any look before it."""
-    if state.last is None:
-        return begin(state, seen, settings, "start")
+    if state.began is None:
+        return begin(state._replace(broken=seen.broken), seen, settings, "start")
     return scan(state, seen, settings) if state.passes else rest(state, seen, settings)
 
 
 def rest(state, seen, settings):
     """Decide at rest."""
     base = min(state.base, seen.candidates)  # what leaves makes room for what comes
-    new, waited = seen.candidates - base, seen.seconds - state.ended
+    new, waited = seen.candidates - base, seen.seconds - state.since.seconds
     grows = seen.candidates - state.last.candidates > new / 4
     expected = (new + state.waiting + seen.broken - state.broken) * state.gains
-    price, cpu = price_of_page(seen, settings), state.cost + 2 * new * state.page_seconds
+    price, cpu = price_of_page(seen, settings), state.cost + new * sum(state.costs)
     loss = state.loss + price * expected * (seen.seconds - state.last.seconds)
     cost = weight(seen) * cpu
     state = state._replace(base=base, last=seen, loss=loss)
@@ -149,11 +149,12 @@ def rest(state, seen, settings):
 
 def begin(state, seen, settings, reason):
     """Begin a series of passes."""
-    # a scan that was cut off ends first: ksmd reaches what is new only after that
-    passes = (1, 0) if state.between or not seen.full_scans else (1, 1, 0)
-    knobs = {"smart_scan": passes[0], "pages_to_scan": batch(state.page_seconds, settings)}
+    # a scan that was cut off ends first: ksmd reaches what is new only after that. If it has looked
+    # at no page, there is none
+    passes = (1, 0) if state.between or not (seen.full_scans or seen.volatile) else (1, 1, 0)
+    knobs = {"smart_scan": passes[0], "pages_to_scan": batch(state.costs[1], settings)}
     knobs.update(sleep_millisecs=round(SLEEP * 1000), run=1)
-    state = state._replace(passes=passes, target=seen.full_scans + 1, began=seen, last=seen)
+    state = state._replace(passes=passes, target=seen.full_scans + 1, began=seen, since=seen)
     return state, Decision(knobs, reason)
 
 
@@ -162,13 +163,16 @@ def scan(state, seen, settings):
     state = state._replace(last=seen)
     if seen.full_scans < state.target:
         return state, None
-    passes = state.passes[1:]
-    if passes:
-        state = state._replace(passes=passes, target=seen.full_scans + 1)
-        changed = passes[0] != state.passes[0] or not passes[0]
-        return state, Decision({"smart_scan": passes[0]}, "next pass") if changed else None
+    (smart, *passes), costs, since = state.passes, [*state.costs], state.since
+    if seen.cpu > since.cpu and seen.scanned > since.scanned:
+        costs[smart] = max(1e-8, (seen.cpu - since.cpu) / (seen.scanned - since.scanned))
     # if it was read too late, the next scan may have begun
-    return finish(state._replace(passes=(), between=seen.gap < SLEEP), seen, settings)
+    between = seen.gap < SLEEP
+    state = state._replace(passes=tuple(passes), costs=tuple(costs), since=seen, between=between)
+    if not passes:
+        return finish(state, seen, settings)
+    knobs = {"smart_scan": passes[0], "pages_to_scan": batch(costs[passes[0]], settings)}
+    return state._replace(target=seen.full_scans + 1), Decision(knobs, "next pass")
 
 
 def finish(state, seen, settings):
@@ -176,8 +180,7 @@ def finish(state, seen, settings):
     began, broken = state.began, state.began.broken - state.broken
     # until ksmd looks at them, pages that a write broke count as saved
     gained = max(0, seen.saved - began.saved + broken)
-    cpu, pages = seen.cpu - began.cpu, seen.scanned - began.scanned
-    tried = began.candidates - state.base + state.waiting + broken
+    cpu, tried = seen.cpu - began.cpu, began.candidates - state.base + state.waiting + broken
     # the last series tells most, but not all
     gains = (3 * min(1.0, gained / tried) + state.gains) / 4 if tried > 0 else state.gains
     paid = price_of_page(seen, settings) * gained * HORIZON >= weight(seen) * cpu
@@ -188,9 +191,7 @@ def finish(state, seen, settings):
         loss=0.0,
         gains=max(LEAST_GAINS, gains),
         cost=cpu,
-        page_seconds=min(1e-4, max(1e-8, cpu / pages)) if pages and cpu else state.page_seconds,
         misses=0 if paid else min(MOST_MISSES, state.misses + 1),
-        ended=seen.seconds,
         totals=tuple(map(sum, zip(state.totals, (1, gained, cpu)))),
     )
     return state, Decision({"run": 0}, f"{gained} pages saved in {cpu:.2f} s of CPU time")
@@ -275,23 +276,24 @@ class Kernel:
 class Candidates:
     """Pages that may be merged or are, and each merged page that a write has broken."""
 
-    # AnonPages of all memory is quickly read. Only when it has changed, and now and then, the
-    # processes are looked at: those whose memory may be merged, and young ones, which may say so
-    # later. Older kernels do not tell whose memory may be merged: there, all anonymous memory
-    # counts.
+    # AnonPages of all memory is quickly read. Only when it has grown, and now and then, processes
+    # are looked at: those whose memory may be merged, and others, which may say so later, and are
+    # asked less often the older they are. Older kernels do not tell whose memory may be merged:
+    # there, all anonymous memory counts.
 
     def __init__(self, kernel, proc):
         self.kernel, self.proc = kernel, proc
-        self.mergeable, self.others = set(), {}  # pids; and when each was first seen
-        self.anonymous, self.pages, self.broken, self.near, self.far = 0, 0, 0, 0.0, 0.0
-        self.told = self.offers(os.getpid()) is not None
+        # pids whose memory may be merged; when to ask others, and how long after that
+        self.mergeable, self.others = set(), {}
+        self.anonymous, self.pages, self.broken, self.near = 0, 0, 0, 0.0
+        self.told = self.offers(str(os.getpid()), "ksm_mergeable")
 
     def count(self, now, saved):
         """Return the number."""
         anonymous = int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
         if not self.told:
             return anonymous + saved
-        if abs(anonymous - self.anonymous) > NOISE or now >= self.near:
+        if anonymous > self.anonymous + NOISE or now >= self.near:
             self.broken = int(number_after("cow_ksm", (self.proc / "vmstat").read_text()))
             self.pages = self.resident(now)
             self.anonymous, self.near = anonymous, now + NEAR
@@ -301,10 +303,12 @@ class Candidates:
         """Return the anonymous pages of the processes whose memory may be merged."""
         pids = set(filter(str.isdigit, os.listdir(self.proc)))  # noqa: PTH208 - three times as fast
         self.mergeable &= pids
-        self.others = {pid: self.others.get(pid, now) for pid in pids - self.mergeable}
-        far, self.far = now >= self.far, now + FAR if now >= self.far else self.far
-        asked = [pid for pid, since in self.others.items() if far or now - since < YOUNG]
-        self.mergeable.update(filter(self.offers, asked))
+        self.others = {pid: self.others.get(pid, (now, LOOK)) for pid in pids - self.mergeable}
+        for pid, (due, wait) in self.others.items():
+            if now >= due:
+                self.others[pid] = (now + wait, min(FAR, 2 * wait))
+                if self.offers(pid):
+                    self.mergeable.add(pid)
         pages = 0
         for pid in self.mergeable:
             with contextlib.suppress(OSError):  # it has ended
@@ -312,12 +316,11 @@ class Candidates:
                 pages += int(resident) - int(shared)
         return pages
 
-    def offers(self, pid):
-        """Whether memory of a process may be merged; None if the kernel does not tell."""
+    def offers(self, pid, words=": yes"):
+        """Whether the kernel says that memory of a process may be merged, or other words."""
         with contextlib.suppress(OSError):
-            text = (self.proc / str(pid) / "ksm_stat").read_text()
-            return ": yes" in text if "ksm_mergeable" in text else None
-        return None
+            return words in (self.proc / pid / "ksm_stat").read_text()
+        return False
 
 
 def processes(proc, name):
@@ -395,13 +398,12 @@ class Knobs:
 
     def restore(self):
         """Restore the knobs of the file, if there is one."""
-        if not self.file.exists():
-            return
-        kept, now = json.loads(self.file.read_text()), self.kernel.knobs()
-        for name, values in kept["written"].items():
-            if now[name] in values and now[name] != kept["found"][name]:
-                self.kernel.write(name, kept["found"][name])
-        self.file.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            kept, now = json.loads(self.file.read_text()), self.kernel.knobs()
+            for name, values in kept["written"].items():
+                if now[name] in values and now[name] != kept["found"][name]:
+                    self.kernel.write(name, kept["found"][name])
+            self.file.unlink()
 
 
 def replace(path, text):
