@@ -25,6 +25,7 @@ from ksm_analysis.page.drawing import Panel
 from ksm_analysis.page.published import COUNTING, PUBLISHED
 
 SAVED = "reclaimed_mib"
+FEW = 60  # runs, of which each is a line
 FREED = (
     "The diamond is what the host has more of at the end of a run than at its start: the "
     "anonymous memory of the sampled processes (Pss_Anon) fell by this, less the memory of KSM's "
@@ -349,8 +350,10 @@ def _savings(data: figures.Data, measured: list[Measured]) -> Iterator[Figure]:
             wide=True,
         )
     if data.host[SAVED].notna().any():
-        panels = figures.by_time(data, by_name[SAVED])
-        help_ = f"{by_name[SAVED].help} Each line is one run. {_times(data)}"
+        few = len(measured) <= FEW
+        panels = (figures.by_time if few else figures.by_interval)(data, by_name[SAVED])
+        line = "Each line is one run." if few else "Lines are means of repetitions."
+        help_ = f"{by_name[SAVED].help} {line} {_times(data)}"
         yield Figure("saved-by-time", "Savings over time", help_.strip(), tuple(panels), wide=True)
     if panels := figures.savings_against_cost(settings):
         yield Figure(

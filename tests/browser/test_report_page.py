@@ -28,6 +28,15 @@ LINES = """(id) => [...document.querySelectorAll(`#${id} .plot`)]
   .filter((plot) => !plot.parentElement.hidden)
   .flatMap((plot) => plot._fullData.map((trace) => [trace.name, [...trace.x]]))"""
 
+HOVER = """([event, workload]) => document.querySelector('#saved-by-guests .plot')
+  .emit(event, {points: [{data: {meta: {workload}}}]})"""
+# The opacity of lines in all figures that are drawn, by workload
+FAINT = """() => Object.fromEntries(['idle', 'stress'].map((workload) => [workload, [...new Set(
+  [...document.querySelectorAll('.plot[data-drawn]')].flatMap((plot) => plot.data
+    .filter((trace) => trace.meta?.workload === workload)
+    .map(({uid}) => plot.querySelector(`.scatterlayer .trace${CSS.escape(uid)}`))
+    .map((line) => line?.style.opacity ?? ''))
+)]]))"""
 FILTERED = ("guests", "workload", "knobs", "metric")
 FITS = """() => [...document.querySelectorAll('figure:not([hidden]) .plot')].every((plot) => {
   const [svg, box] = [plot.querySelector('.main-svg'), plot].map((e) => e.getBoundingClientRect());
@@ -267,6 +276,12 @@ def test_a_setting_is_isolated_everywhere_by_a_click(browser, page_file):
     assert page.locator(f"{rows} .only").get_attribute("aria-pressed") == "true"
     page.locator(f"{rows} .only").click()
     assert page.locator(rows).count() == 13
+    page.locator("#saved-by-guests .plot[data-drawn]").wait_for()
+    # while the pointer is on a line, those of other settings are faint in all figures
+    page.evaluate(HOVER, ["plotly_hover", "idle"])
+    assert page.evaluate(FAINT) == {"idle": [""], "stress": ["0.15"]}
+    page.evaluate(HOVER, ["plotly_unhover", "idle"])
+    assert page.evaluate(FAINT) == {"idle": [""], "stress": [""]}
     # so does a name in a legend
     page.locator("#saved-by-guests .legendtoggle").first.click()
     page.wait_for_function("() => location.hash.includes('workload=idle')")

@@ -138,6 +138,8 @@
     if (first) {
       resized.observe(plot);
       legend(plot);
+      plot.on("plotly_hover", ({ points }) => highlight(points[0].data.meta));
+      plot.on("plotly_unhover", () => highlight());
     }
   }
 
@@ -267,9 +269,11 @@
     for (const menu of all(".menu")) {
       menu.addEventListener("toggle", () => { if (menu.open) place(menu); });
     }
-    document.addEventListener("click", (event) => {
-      for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false;
-    });
+    for (const kind of ["click", "focusin"]) {
+      document.addEventListener(kind, ({ target }) => {
+        for (const menu of all(".menu[open]")) if (!menu.contains(target)) menu.open = false;
+      });
+    }
     document.addEventListener("keydown", (event) => {
       const menu = event.key === "Escape" && document.querySelector(".menu[open]");
       if (!menu) return;
@@ -330,6 +334,17 @@
       isolate(factors);
       return false;
     });
+  }
+
+  /* While the pointer is on a line, lines of other settings are faint in all figures. */
+  function highlight(meta) {
+    const factors = meta && Object.entries(meta).filter(([name]) => varied.includes(name));
+    for (const plot of drawn) {
+      for (const { uid, meta: of = {} } of plot.data ?? []) {
+        const other = factors && factors.some(([name, value]) => name in of && of[name] !== value);
+        for (const line of all(`.scatterlayer .trace${CSS.escape(uid)}`, plot)) line.style.opacity = other ? 0.15 : "";
+      }
+    }
   }
 
   /* --- the address --- */
