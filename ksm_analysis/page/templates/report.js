@@ -427,7 +427,7 @@
   function rows(figure) {
     const found = [];
     for (const plot of all(".plot", figure)) {
-      const panel = plot.parentElement.querySelector("h4")?.textContent ?? "";
+      const panel = plot.parentElement.querySelector(".panel")?.textContent ?? "";
       for (const trace of traces(plot)) {
         const [x, y] = [numbers(trace.x), numbers(trace.y)];
         const name = plain(trace.meta?.line ?? trace.name);
@@ -499,7 +499,7 @@
     for (const [index, plot] of shown.entries()) {
       const data = traces(plot);
       const wide = size(900, data, layoutOf(plot).height);
-      const panel = plot.parentElement.querySelector("h4")?.textContent;
+      const panel = plot.parentElement.querySelector(".panel")?.textContent;
       const layout = { ...themed(fitting(plot, data), true), ...wide };
       if (panel) layout.title = { text: panel.replaceAll("<", "&lt;"), font: { size: 13 } };
       const filename = shown.length > 1 ? `${figure.id}-${index + 1}` : figure.id;
