@@ -41,7 +41,7 @@ def simulated(runs: tuple[Run, ...]) -> list[str]:
 
 
 def tried(runs: tuple[Run, ...]) -> str:
-    """Say in one line what was tried: guests, workloads, settings, runs."""
+    """Say in one line what was tried: guests, workloads, settings, runs, kernels."""
     if not runs:
         return ""
     counted = {factor: dict.fromkeys(run.factors[factor] for run in runs) for factor in FACTORS}
@@ -58,9 +58,17 @@ def tried(runs: tuple[Run, ...]) -> str:
                 settings[0] if len(settings) == 1 else _settings(runs),
                 f"{len(hosts)} hosts" if len(hosts) > 1 else "",
                 f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} of {span} s",
+                _kernels(runs),
             ],
         )
     )
+
+
+def _kernels(runs: tuple[Run, ...]) -> str:
+    """Name the kernels; empty if any is not known, as for imported runs."""
+    found = [run.record.provenance.get("kernel") for run in runs]
+    releases = {str(each.get("release") or "") if isinstance(each, dict) else "" for each in found}
+    return "" if "" in releases else f"Linux {_list(sorted(releases))}"
 
 
 def _settings(runs: tuple[Run, ...]) -> str:

@@ -76,7 +76,7 @@ def test_one_setting_is_what_it_saves_and_costs(tmp_path):
         r"for [\d.]+ % of a CPU\.",
         data["verdict"],
     )
-    assert data["tried"] == "2 guests of 512 MiB · stress · run=1 · 1 run of 8 s"
+    assert data["tried"] == "2 guests of 512 MiB · stress · run=1 · 1 run of 8 s · Linux 6.1.0"
     assert labels(data) == ["Saved", "Of guest memory", "Cost of ksmd", "95 % of it after"]
     assert picture_of(tmp_path).id == "saved-by-time"
 
@@ -90,7 +90,7 @@ def test_the_best_of_several_is_named_with_the_next(tmp_path):
     assert data["verdict"].endswith("; it costs nothing measurable.")
     assert [group.factors["data-knobs"] for group in data["tiles"]] == ["fast", "slow"]
     assert "Throughput lost" in labels(data)
-    assert data["tried"].endswith("slow against fast and KSM off · 9 runs of 8 s")
+    assert data["tried"].endswith("slow against fast and KSM off · 9 runs of 8 s · Linux 6.1.0")
     assert picture_of(tmp_path).id == "savings-against-cost"
 
 
