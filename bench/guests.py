@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = Path("/var/lib/ksm-testbed/images/current")
+CMDLINE = "root=/dev/vda rw console=ttyS0 quiet no_timer_check"
 PROBED = Path("/var/lib/ksm-testbed/acceleration.json")
 POLL_SECONDS = 0.25
 
@@ -72,7 +73,7 @@ def command(directory, name):
         ),
         *("-accel", "kvm" if kvm else "tcg,tb-size=64", "-cpu", "host" if kvm else "qemu64"),
         *("-m", "512", "-smp", "1", "-kernel", IMAGE / "vmlinuz", "-initrd", IMAGE / "initrd.img"),
-        *("-append", f"root=/dev/vda rw console=ttyS0 quiet no_timer_check systemd.hostname={name}"),
+        *("-append", f"{CMDLINE} systemd.hostname={name}"),
         *("-drive", f"file={directory / name}.qcow2,if=virtio,cache=unsafe"),
         *("-serial", f"file:{directory / name}.log", "-device", "virtio-serial-pci"),
         *("-chardev", f"socket,path={directory / name}.sock,server=on,wait=off,id=agent"),
