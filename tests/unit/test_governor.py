@@ -12,6 +12,8 @@ from governed import GOVERNOR, SCALE, Governed, copy
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from ksm_analysis.simulator.ksmd import Costs, Ksmd
+
 Seen, Settings, State = GOVERNOR.Seen, GOVERNOR.Settings, GOVERNOR.State
 
 
@@ -125,6 +127,15 @@ def test_a_scan_that_somebody_else_began_ends_first():
     host.run(3)
     assert host.ksmd.saved == host.ksmd.limit()
     assert host.state.totals[1] == host.ksmd.saved * SCALE  # not what was broken before
+
+
+def test_each_pass_has_the_rate_that_fits_its_pages():
+    """A page that is compared with others costs more than one that only gets a checksum."""
+    costs = Costs(changed=1e-6, merged=1e-6, alone=8e-6, merging=8e-6, skipped=0.0)
+    host = Governed(ksmd=Ksmd(costs=costs)).run(150, ARRIVALS)
+    rates = [decision.knobs.get("pages_to_scan", 0) for _, decision in host.decisions]
+    *_, checksums, compared = filter(None, rates)
+    assert checksums > 2 * compared
 
 
 def test_it_waits_while_memory_still_grows():
