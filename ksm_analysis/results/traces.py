@@ -72,10 +72,10 @@ class Trace:
     `flags`: an uint8 array, moments x pages: PRESENT, MERGED, and so on.
 
     `order`: a row for each content: `rank` (its place in the order of memcmp, from 0), `lcp` (how
-    many leading bytes it has in common with the content of the rank before), `exact` (whether this
-    place is known exactly; if not, `lcp` is what is known to be in common).
-    Two contents have as many leading bytes in common as the least `lcp` of those ranks that are
-    after the lower of them, up to the higher.
+    many leading bytes it has in common with the content of the rank before), `exact` (whether its
+    place among those that are exact is certain). Two contents have as many leading bytes in common
+    as the least `lcp` of those ranks that are after the lower of them, up to the higher; if one of
+    them is not exact, at least as many.
     """
 
     page_size: int
