@@ -291,13 +291,12 @@ class Candidates:
     def count(self, now, saved):
         """Return the number."""
         anonymous = int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
-        if not self.told:
-            return anonymous + saved
         if anonymous > self.anonymous + NOISE or now >= self.near:
             self.broken = int(number_after("cow_ksm", (self.proc / "vmstat").read_text()))
-            self.pages = self.resident(now)
+            self.pages = self.resident(now) if self.told else 0
             self.anonymous, self.near = anonymous, now + NEAR
-        return self.pages
+        # a page that is broken is anonymous again, and still counts as saved: it is not new
+        return self.pages if self.told else anonymous + saved - self.broken
 
     def resident(self, now):
         """Return the anonymous pages of the processes whose memory may be merged."""
