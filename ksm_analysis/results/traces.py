@@ -284,12 +284,12 @@ def _records(data: bytes, raw: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     while (end := data.find(b"\n", at)) >= 0:
         try:
             line = json.loads(data[at:end])
-            size = line["bytes"]
+            after = end + 1 + line["bytes"]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{raw} is damaged at byte {at}: it is no line of a trace") from None
-        at = end + 1 + size
-        if at > len(data):
+        if not end < after <= len(data):
             return
+        at = after
         yield line, data[end + 1 : at]
 
 

@@ -47,13 +47,16 @@ class ActionModule(ActionBase):
             self._do(f"rm -rf {shlex.quote(place)}", "remove the archive")
 
     def _do(self, command: str, what: str, become: bool = True) -> str:
-        """Run a command on the host; return what it prints."""
+        """Run a command on the host; return the last line that it prints.
+
+        The shell of the host may print lines of its own before it.
+        """
         done = self._low_level_execute_command(command, sudoable=become)
         if done["rc"] != 0:
             said = (done["stderr"] or done["stdout"]).strip().splitlines()
             why = said[0] if said else f"exit status {done['rc']}"
             raise AnsibleActionFail(f"cannot {what} on the host: {why}")
-        return str(done["stdout"]).strip()
+        return str(done["stdout"]).strip().rpartition("\n")[2]
 
 
 def _pack(source: str, archive: str, place: str) -> str:

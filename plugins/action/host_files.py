@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shlex
 import tarfile
 import time
@@ -38,7 +39,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         _, asked = self.validate_argument_spec(ARGUMENTS)
         directory, texts = asked["directory"], self._texts(asked["src"], asked["content"])
-        modes = int(asked["directory_mode"], 8), int(asked["mode"], 8)
+        modes = octal(asked, "directory_mode"), octal(asked, "mode")
         target = wanted(texts, *modes)
         found = states(self._do(look(directory, [*texts])))
         differing = [name for name in target if found.get(name) != target[name]]
@@ -54,7 +55,11 @@ class ActionModule(ActionBase):
         """Return the content of each file by its name."""
         paths = [Path(self._find_needle("files", source)) for source in sources]
         texts = {path.name: path.read_bytes() for path in paths}
-        return texts | {name: str(text).encode() for name, text in content.items()}
+        texts |= {name: str(text).encode() for name, text in content.items()}
+        for name in texts:
+            if len(name.split()) != 1:
+                raise AnsibleActionFail(f"a name of a file must not have spaces: {name}")
+        return texts
 
     def _do(self, command: str, data: bytes | None = None) -> str:
         """Run a command on the host; return what it prints."""
@@ -63,6 +68,15 @@ class ActionModule(ActionBase):
             said = (done["stderr"] or done["stdout"]).strip().splitlines()
             raise AnsibleActionFail(said[-1] if said else f"exit status {done['rc']}")
         return str(done["stdout"])
+
+
+def octal(asked: dict[str, Any], name: str) -> int:
+    """Return a mode. 0755 without quotes is 493 in YAML, and refused."""
+    if not re.fullmatch("0?[0-7]{3}", asked[name]):
+        raise AnsibleActionFail(
+            f"{name} must be an octal number such as 0755, and is {asked[name]}. Quote it in YAML."
+        )
+    return int(asked[name], 8)
 
 
 def wanted(texts: dict[str, bytes], directory_mode: int, mode: int) -> dict[str, str]:

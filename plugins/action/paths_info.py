@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from typing import Any
 
@@ -10,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 END = "looked"
+ROW = re.compile(r"(\d+)(?: :([A-Za-z0-9+/=]*))?")
 ARGUMENTS = {
     "paths": {"type": "list", "elements": "str", "default": []},
     "read": {"type": "list", "elements": "str", "default": []},
@@ -32,24 +34,26 @@ class ActionModule(ActionBase):
         *found, end = done["stdout"].splitlines() or [""]
         if end != END:  # an answer that was cut off must not mean that there is nothing
             raise AnsibleActionFail(f"cannot look: {done['stderr'].strip() or done['stdout']}")
-        rows = [(int(number), text) for number, _, text in (line.partition(" ") for line in found)]
+        # The shell of the host may print lines of its own.
+        rows = [(int(row[1]), row[2]) for row in map(ROW.fullmatch, found) if row]
         paths = asked["paths"] + asked["read"]
         return {
             "changed": False,
             "existing": [paths[number] for number, _ in rows],
-            "contents": {paths[number]: decoded(text) for number, text in rows if text},
+            "contents": {paths[number]: decoded(text) for number, text in rows if text is not None},
         }
 
 
 def look(paths: list[str], read: list[str]) -> str:
     """Return a command that prints the numbers of the paths that exist, and what is in files.
 
-    Files are in base64, with a colon before it. One that cannot be read ends the command.
+    Files are in base64, with a colon before it. One that cannot be read has only its number.
     """
     quoted = [shlex.quote(path) for path in [*paths, *read]]
     words = [f"echo {number}" for number in range(len(paths))]
     words += [
-        f"printf '{number} :' && base64 -w 0 {quoted[number]} && echo || exit"
+        f"if text=$(base64 -w 0 {quoted[number]} 2>/dev/null);"
+        f" then echo {number} :$text; else echo {number}; fi"
         for number in range(len(paths), len(quoted))
     ]
     tests = (
@@ -61,4 +65,4 @@ def look(paths: list[str], read: list[str]) -> str:
 
 def decoded(text: str) -> str:
     """Return the text of a file, also of a damaged one."""
-    return base64.b64decode(text.removeprefix(":")).decode(errors="replace")
+    return base64.b64decode(text).decode(errors="replace")

@@ -40,8 +40,8 @@ class ActionModule(ActionBase):
 
 
 def found(path):
-    """Return the text of a file, or None if there is none."""
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    """Return the text of a file, also of a damaged one, or None if there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
 def rename(path, target):

@@ -50,7 +50,7 @@ existing:
   elements: str
   returned: success
 contents:
-  description: The text of each file of O(read) that exists, by its path.
+  description: The text of each file of O(read) that exists and can be read, by its path.
   type: dict
   returned: success
 """

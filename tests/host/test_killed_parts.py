@@ -82,7 +82,8 @@ def counting() -> bool:
 
 def decided() -> bool:
     """Whether the policy has decided in the current run."""
-    return '"decision"' in (RUN / "policy.jsonl").read_text()
+    path = RUN / "policy.jsonl"
+    return path.exists() and '"decision"' in path.read_text()
 
 
 def state(pid: int) -> str:

@@ -115,10 +115,46 @@ def test_what_exists_is_found_and_read_without_a_module(play, tmp_path):
     assert "Using module file" not in play(*tasks, options=("-vvv",))
 
 
-def test_what_cannot_be_read_is_an_error(play, tmp_path):
-    task = {"ksm.testbed.paths_info": {"read": [str(tmp_path)]}}
-    check = {"that": "'Is a directory' in ansible_failed_result.msg"}
-    assert "rescued=1" in play({"block": [task], "rescue": [{"ansible.builtin.assert": check}]})
+def test_what_cannot_be_read_exists_without_a_text(play, tmp_path):
+    """An interrupted run whose record cannot be read must not keep the rest from being restored."""
+    look = {"ksm.testbed.paths_info": {"read": [str(tmp_path)]}, "register": "seen"}
+    check = {"that": ["seen.existing | length == 1", "seen.contents == {}"]}
+    play(look, {"ansible.builtin.assert": check})
+
+
+def test_lines_that_the_shell_of_the_host_prints_are_no_answers(play, files, tmp_path):
+    shell = tmp_path / "shell"
+    shell.write_text("#!/bin/sh\necho 'warning: cannot change locale'\nexec /bin/sh \"$@\"\n")
+    shell.chmod(0o755)
+    (tmp_path / "text").write_text("1\n")
+    look = {"paths": ["/nothing", str(tmp_path)], "read": [str(tmp_path / "text")]}
+    check = {"that": ["seen.existing | length == 2", "seen.contents.values() | list == ['1\n']"]}
+    said = play(
+        {"ansible.builtin.set_fact": {"ansible_shell_executable": str(shell)}},
+        {"ksm.testbed.paths_info": look, "register": "seen"},
+        {"ansible.builtin.assert": check},
+        files,
+        files,
+    )
+    assert "changed=1" in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"mode": "rwx"}, "mode must be an octal number such as 0755, and is rwx"),
+        (
+            {"directory_mode": 493},
+            "directory_mode must be an octal number such as 0755, and is 493",
+        ),
+        ({"content": {"two words": ""}}, "a name of a file must not have spaces: two words"),
+    ],
+)
+def test_what_host_files_refuses(play, files, tmp_path, wrong, words):
+    files["ksm.testbed.host_files"] |= wrong
+    check = {"that": f"'{words}' in ansible_failed_result.msg"}
+    assert "rescued=1" in play({"block": [files], "rescue": [{"ansible.builtin.assert": check}]})
+    assert not (tmp_path / "a b").exists()
 
 
 def test_earlier_results_are_set_aside_and_never_overwritten(play, tmp_path):

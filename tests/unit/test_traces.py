@@ -323,6 +323,8 @@ def test_a_trace_that_is_cut_short_is_refused(census, tmp_path):
         (b'{"kind":"moment"', b'["kind":"moment"', "is damaged at byte"),
         (b'"mappings":[["one"', b'"mappings":[["one",0', "moment 0 is damaged"),
         (b'"parts":[', b'"parts":[7,', "moment 0 is damaged"),
+        (b'"bytes":', b'"bytes":null,"was":', "is damaged at byte"),
+        (b'"bytes":', b'"bytes":"5","was":', "is damaged at byte"),
         (b'"moments":2', b'"moments":3', "is cut short after 2 moments"),
     ],
 )

@@ -47,6 +47,7 @@ FORMAT = 1
 PAGE = os.sysconf("SC_PAGE_SIZE")
 HASH_BITS = 64
 ZERO = hash(bytes(PAGE))
+SEEDED = "KSM_CENSUS_SEED"  # set to the seed when the program starts itself again
 MAX_AHEAD = 3600  # seconds to the start
 STOPPING = 1  # seconds to wait until a process has stopped
 POLL = 0.05  # seconds between reads of full_scans
@@ -1581,16 +1582,16 @@ def with_its_seed(arguments):
 
     The seed is random, except that a trace must have that of its census of the start.
     """
-    now = os.environ.pop("PYTHONHASHSEED", "random")
+    now, ours = os.environ.pop("PYTHONHASHSEED", "random"), os.environ.pop(SEEDED, None)
     if not arguments.key:
         if now == "random":
             return None
     else:
-        new = arguments.save_start and not now.isdecimal()
+        new = arguments.save_start and ours is None
         key = Key.make(arguments.key) if new else Key(arguments.key)
-        if now == str(key.seed):
+        if now == ours == str(key.seed):
             return key
-        os.environ["PYTHONHASHSEED"] = str(key.seed)
+        os.environ["PYTHONHASHSEED"] = os.environ[SEEDED] = str(key.seed)
     return os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
