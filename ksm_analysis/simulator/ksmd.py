@@ -24,6 +24,7 @@ ZERO = 0
 CHUNK = 2**19  # pages handled at once: temporary arrays take about 100 bytes for each
 NEVER = -(2**31)
 """Not a content: the page is not in memory, or ksmd has not looked at it."""
+GONE = -2  # instead of a page of the unstable tree
 NONE, CHAIN = -1, -2  # instead of a frame: there is none; there are several, in chain CHAIN - value
 
 # What ksmd knows of a page: it has an rmap_item, which is in the unstable tree, or in the stable
@@ -90,9 +91,10 @@ class Ksmd:
     (there is a table of all of them, so they should be small), and a negative number that of a
     single page, ever. A page that was never written has NEVER. Times are in seconds.
 
-    With `key`, which returns a number for each content in the order of their bytes, the stable tree
-    has its shape, and all pages are looked for in their order: about a hundred times slower, but
-    then chains of frames end when a search meets them, as in the kernel.
+    With `key`, which returns a number for each content in the order of their bytes, the trees have
+    their shapes, and all pages are looked for in their order: about a hundred times slower, but
+    then also what a search meets on its way is as in the kernel. Chains of frames end there, and
+    pages that have changed since they were put into the unstable tree mislead it.
     """
 
     knobs: dict[str, int] = field(default_factory=lambda: dict(KNOBS))
@@ -131,12 +133,20 @@ class Ksmd:
         self.chain_first: Ints = np.empty(0, np.int32)
         self.rest_full: npt.NDArray[np.bool_] = np.empty(0, bool)
         self.free_chains: list[int] = []
-        self.tree = Tree(self.key) if self.key else None
+        self._plant()
         # by frame: its content, NONE if it is in no tree; rmap_items; pages that are mapped to it
         self.frames = 0
         self.frame_content: Ints = np.empty(0, np.int32)
         self.length: Ints = np.empty(0, np.int32)
         self.mapped: Ints = np.empty(0, np.int32)
+
+    def _plant(self) -> None:
+        """Make the trees with shapes, if they are asked for."""
+        self.tree = Tree(self.key) if self.key else None
+        self.waiting_tree = Tree(self._key_of_page)
+
+    def _key_of_page(self, page: int) -> int:
+        return self.key(int(self.content[page])) if self.key else 0
 
     # --- memory -----------------------------------------------------------------------------------
 
@@ -359,6 +369,7 @@ class Ksmd:
             return Visited(0, 0.0, True)
         if self.cursor < 0:
             self.unstable.fill(NONE)
+            self.waiting_tree = Tree(self._key_of_page)
             self.cursor = self.page = 0
         visited, seconds = 0, 0.0
         while visited < budget:
@@ -381,6 +392,8 @@ class Ksmd:
         """Forget a process that has ended."""
         at = process.pages
         flags = self.flags[at]
+        for page in [each for each in self.waiting_tree.nodes if at.start <= each < at.stop]:
+            self.waiting_tree.erase(page)  # in the order in which they were put there
         self.unshared -= int(np.count_nonzero(flags & UNSTABLE))
         self.items -= int(np.count_nonzero(flags & ITEM))
         self._resolve(np.empty(0, np.int64), process.start + np.flatnonzero(flags & STABLE))
@@ -555,10 +568,16 @@ class Ksmd:
         contents = self.content[pages]
         shared = contents >= 0
         self.unstable[contents[shared]] = pages[shared]
+        if self.key:
+            for page in pages.tolist():
+                self.waiting_tree.insert(page)
 
     def _take(self, pages: npt.NDArray[Any], frames: Ints) -> None:
         """Merge pages that are in the unstable tree."""
         self.unstable[self.content[pages]] = NONE
+        if self.key:
+            for page in pages.tolist():
+                self.waiting_tree.erase(page)
         self.flags[pages] &= ~UNSTABLE
         self.unshared -= len(pages)
         self._map(pages, frames)
@@ -616,13 +635,16 @@ class Ksmd:
         self._meet(content, prune=True)
         if content >= 0:
             return self._join(content, itself)
-        self._wait(itself)
+        if self._find_waiting(content)[0] == NONE:
+            self._wait(itself)
         return 1
 
     def _meet(self, content: int, prune: bool) -> None:
         """Search the tree: frames that nobody uses are dropped on the way, and chains end."""
-        while self.tree and not all(self._stays(met, prune) for met in self.tree.path(content)):
-            pass  # begin again, since the tree has changed
+        while self.tree and self.key:
+            path = self.tree.path(self.key(content))
+            if all(self._stays(met, prune) for met in path):
+                return  # else begin again, since the tree has changed
 
     def _stays(self, content: int, prune: bool) -> bool:
         """Return whether a content that a search meets stays in the tree."""
@@ -688,10 +710,11 @@ class Ksmd:
                 self._map(some, frame)
                 done += len(some)
                 continue
-            waiting = self._waiting(np.array([content], np.int32))
+            waiting = self._find_waiting(content)
             if waiting[0] < 0:
-                self._wait(pages[done : done + 1])
                 alone += 1
+                if waiting[0] == NONE:
+                    self._wait(pages[done : done + 1])
             else:
                 new = self._new_frames(np.array([content], np.int32))
                 self._insert(content, int(new[0]))
@@ -700,6 +723,21 @@ class Ksmd:
                 self._take(waiting, new)
             done += 1
         return alone
+
+    def _find_waiting(self, content: int) -> Ints:
+        """Return the page in the unstable tree that is equal; NONE if there is none.
+
+        GONE if the search meets a page of a process that has ended: then it is given up.
+        """
+        if not self.key:
+            return self._waiting(np.array([content], np.int32))
+        met, key = NONE, self.key(content)
+        ended = [each for each in self.processes if each.ended]
+        for met in self.waiting_tree.path(key):
+            if any(each.start <= met < each.start + each.size for each in ended):
+                return np.array([GONE], np.int32)
+        equal = met != NONE and self._key_of_page(met) == key
+        return np.array([met if equal else NONE], np.int32)
 
     def _takes(self, frame: int, more: int = 0) -> bool:
         """Whether a frame can take another page, after so many more."""
@@ -804,7 +842,7 @@ class Ksmd:
         self.unstable.fill(NONE)
         self.free_chains.extend(chain.number for chain in self.chains.values())
         self.chains.clear()
-        self.tree = Tree(self.key) if self.key else None
+        self._plant()
         self.frames = 0
         self.shared = self.sharing = self.unshared = self.zero_pages = self.items = 0
         self.full_scans, self.cursor, self.page = 0, -1, 0

@@ -1,4 +1,4 @@
-"""The stable tree with its shape: which frames a search meets on its way to a content.
+"""A tree of ksmd with its shape: what a search meets on its way.
 
 A red-black tree, as in lib/rbtree.c, which has the same shape after the same steps. The textbook:
 Cormen, Leiserson, Rivest and Stein, Introduction to Algorithms, chapter 13.
@@ -8,47 +8,49 @@ from collections.abc import Callable, Iterator
 
 
 class Node:
-    """A content in the tree. The node NIL stands for all leaves."""
+    """An item in the tree. The node NIL stands for all leaves."""
 
-    __slots__ = ("content", "key", "left", "parent", "red", "right")
+    __slots__ = ("item", "left", "parent", "red", "right")
 
-    def __init__(self, content: int, key: int, red: bool) -> None:
-        self.content, self.key, self.red = content, key, red
+    def __init__(self, item: int, red: bool) -> None:
+        self.item, self.red = item, red
         self.left: Node = self
         self.right: Node = self
         self.parent: Node = self
 
 
 class Tree:
-    """Contents in the order of their bytes, of which `key` returns a number for each content."""
+    """Items, by their keys when they were added. A key that changes later misleads searches."""
 
     def __init__(self, key: Callable[[int], int]) -> None:
         self.key = key
-        self.nil = Node(0, 0, red=False)
+        self.nil = Node(0, red=False)
         self.root = self.nil
         self.nodes: dict[int, Node] = {}
 
-    def path(self, content: int) -> Iterator[int]:
-        """Yield the contents that a search for a content meets, that content last if it is there.
+    def path(self, key: int) -> Iterator[int]:
+        """Yield the items that a search for a key meets, the one that has it last.
 
         Begin again after any change of the tree.
         """
-        key, node = self.key(content), self.root
+        node = self.root
         while node is not self.nil:
-            yield node.content
-            if key == node.key:
+            yield node.item
+            there = self.key(node.item)
+            if key == there:
                 return
-            node = node.left if key < node.key else node.right
+            node = node.left if key < there else node.right
 
-    def insert(self, content: int) -> None:
-        """Add a content that is not there."""
-        node = Node(content, self.key(content), red=True)
+    def insert(self, item: int) -> None:
+        """Add an item that is not there, nor another with its key."""
+        node, key, left = Node(item, red=True), self.key(item), False
         parent, place = self.nil, self.root
         while place is not self.nil:
-            parent, place = place, place.left if node.key < place.key else place.right
+            left = key < self.key(place.item)
+            parent, place = place, place.left if left else place.right
         node.parent, node.left, node.right = parent, self.nil, self.nil
-        self._put(parent, node, left=node.key < parent.key)
-        self.nodes[content] = node
+        self._put(parent, node, left=left)
+        self.nodes[item] = node
         while node.parent.red:
             node = self._blacken_parent(node)
         self.root.red = False
@@ -68,9 +70,9 @@ class Tree:
         self._rotate(grand, left=not on_left)
         return node
 
-    def erase(self, content: int) -> None:
-        """Remove a content."""
-        node = self.nodes.pop(content)
+    def erase(self, item: int) -> None:
+        """Remove an item."""
+        node = self.nodes.pop(item)
         if node.left is self.nil or node.right is self.nil:
             below, black = node.left if node.right is self.nil else node.right, not node.red
             self._replace(node, below)

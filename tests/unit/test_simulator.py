@@ -233,7 +233,7 @@ def test_the_tree_stays_balanced_and_in_order(seed):
         there ^= {content}
         black_height(tree, tree.root)
         for each in there:
-            met = [*tree.path(each)]
+            met = [*tree.path(-each)]
             assert met[-1] == each
             assert len(met) <= 2 * np.log2(len(there) + 1)
 
