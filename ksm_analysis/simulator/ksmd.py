@@ -56,7 +56,7 @@ class Costs(NamedTuple):
     merged: float = 0.57e-6  # it is merged already
     alone: float = 5.5e-6  # no equal page is found, and it is put into the unstable tree
     merging: float = 4.55e-6  # it is merged, with a page or with the zero page
-    skipped: float = 0.1e-6  # smart_scan skips it
+    skipped: float = 0.29e-6  # smart_scan skips it
 
 
 @dataclass(eq=False)
