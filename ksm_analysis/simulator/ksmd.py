@@ -44,6 +44,22 @@ KNOBS = {
     "max_page_sharing": 256,
     "stable_node_chains_prune_millisecs": 2000,
 }
+LIMITS = {
+    **dict.fromkeys(KNOBS, (0, 2**32 - 1)),
+    "run": (0, 2),
+    "smart_scan": (0, 1),
+    "use_zero_pages": (0, 1),
+    "max_page_sharing": (2, 2**31 - 1),
+}
+"""The lowest and the highest value that the kernel takes."""
+EMPTY = 5e-5
+"""Seconds that a scan takes at least, about: it passes over all processes."""
+
+
+def accepted(name: str, value: object) -> bool:
+    """Whether the kernel takes a value of this knob."""
+    low, high = LIMITS[name]
+    return str(value).isdecimal() and low <= int(str(value)) <= high
 
 
 class Costs(NamedTuple):
@@ -330,11 +346,15 @@ class Ksmd:
             if self.due >= end:
                 break
             self.clock = max(self.clock, self.due)
-            self._go_on(end - self.clock)
+            if not self._go_on(end - self.clock):  # or time would not pass without sleep
+                self.due = max(self.due, self.clock + EMPTY)
         self.clock = end
 
-    def _go_on(self, seconds: float) -> None:
-        """Scan for some of the time: as many batches as certainly fit, or a part of one."""
+    def _go_on(self, seconds: float) -> int:
+        """Scan for some of the time: as many batches as certainly fit, or a part of one.
+
+        Returns the number of pages that were visited.
+        """
         pages, sleep = self.knobs["pages_to_scan"], self.knobs["sleep_millisecs"] / 1000
         most = max(self.costs)
         batches = 0 if self.left else int(seconds / (sleep + pages * most))
@@ -348,11 +368,12 @@ class Ksmd:
             slept = found.visited // pages + 1 if found.ended else batches
             self.due += slept * sleep
             self.left = 0
-            return
+            return found.visited
         self.left -= found.visited
         if found.ended or self.left <= 0:
             self.left = 0
             self.due += sleep
+        return found.visited
 
     def batch(self) -> None:
         """Do one batch, at once."""

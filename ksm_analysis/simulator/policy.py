@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ksm_analysis.simulator.ksmd import KNOBS
+from ksm_analysis.simulator.ksmd import KNOBS, accepted
 from ksm_analysis.simulator.memory import Actor, World
 from ksm_analysis.simulator.programs import GOVERNOR, program
 
@@ -27,7 +27,7 @@ def writes_of(argv: Sequence[str]) -> dict[str, int] | None:
         if step in ("sleep infinity", "cd /sys/kernel/mm/ksm"):
             continue
         write = re.fullmatch(r"echo (\d{1,9}) ?> ?(?:/sys/kernel/mm/ksm/)?([a-z_]+)", step)
-        if not write or write[2] not in KNOBS:
+        if not write or write[2] not in KNOBS or not accepted(write[2], write[1]):
             return None
         found[write[2]] = int(write[1])
     return found

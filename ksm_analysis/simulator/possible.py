@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.simulator.ksmd import KNOBS
+from ksm_analysis.simulator.ksmd import KNOBS, LIMITS, accepted
 from ksm_analysis.simulator.memory import MIB, PAGE
 from ksm_analysis.simulator.policy import writes_of
 from ksm_analysis.simulator.programs import CONTENTS, program
@@ -85,8 +85,12 @@ def _of_host(run: dict[str, Any]) -> Iterator[str]:
     for key in ("thp", "swap"):
         if run.get(key) not in (None, {}):
             yield _no(key, "the simulated host has neither huge pages nor swap", "no such key")
-    for name, value in run["knobs"].items():
-        if name not in KNOBS and SAME.get(name) != str(value):
+    for name, value in {**run["knobs_if_present"], **run["knobs"]}.items():
+        if name in KNOBS:
+            if not accepted(name, value):
+                low, high = LIMITS[name]
+                yield _no(f"knobs.{name}", f"the kernel refuses {value}", f"{low} to {high}")
+        elif name in run["knobs"] and SAME.get(name) != str(value):
             yield _no(f"knobs.{name}", "it is not simulated", ", ".join(KNOBS))
     if str(run["knobs"].get("run")) not in ("0", "1"):
         yield _no("knobs.run", "a run begins with nothing merged", "0 or 1")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import FORMAT
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
@@ -28,11 +29,24 @@ class Simulated(NamedTuple):
 
 
 def runs(plan: dict[str, Any], results: Path) -> Iterator[Simulated]:
-    """Simulate the runs of a plan, one after the other. Earlier results are moved aside."""
+    """Simulate the runs of a plan, one after the other. Earlier results are moved aside.
+
+    Raises InputError if they cannot be moved, or something cannot be written.
+    """
     directory = results / plan["experiment"]
+    try:
+        yield from _runs(plan, directory)
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: {error.strerror}") from None
+
+
+def _runs(plan: dict[str, Any], directory: Path) -> Iterator[Simulated]:
     if directory.exists():
         moved = time.strftime("%Y%m%dT%H%M%S", time.localtime(directory.stat().st_mtime))
-        directory.rename(directory.with_name(f"{directory.name}.{moved}"))
+        aside = directory.with_name(f"{directory.name}.{moved}")
+        if aside.exists():
+            raise InputError(f"{aside} already exists and is not overwritten")
+        directory.rename(aside)
     directory.mkdir(parents=True)
     (directory / "plan.json").write_text(json.dumps(plan, indent=2))
     for run in plan["runs"]:

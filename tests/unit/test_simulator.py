@@ -283,6 +283,7 @@ policies:
   - {name: mine, command: echo 5 > /sys/kernel/mm/ksm/sleep_millisecs && ksmtuned}
 sampling: {interval: 1, intervals: 20, period: 0.25}
 """
+ZEROS = "workloads: [{name: zeros, memory: {mib: 1, zero_percent: 100, equal_percent: 0}}]\n"
 
 
 def simulated(directory, text, *more):
@@ -346,6 +347,20 @@ def test_a_policy_that_only_sets_knobs(tmp_path):
     assert last[1]["full_scans"] > last[0]["full_scans"]
 
 
+def test_time_passes_without_sleep_where_there_is_nothing_to_scan(tmp_path):
+    knobs = "knobs: [{run: 1, sleep_millisecs: 0, use_zero_pages: 1}]\n"
+    sampling = "sampling: {interval: 1, intervals: 1}\n"
+    (run,) = simulated(tmp_path, ZEROS + knobs + sampling).glob("*/samples.jsonl")
+    assert lines(run)[-2]["ksm"]["ksm_zero_pages"] == 256
+
+
+def test_results_that_cannot_be_written(tmp_path, capsys):
+    file = tmp_path / "made.yml"
+    file.write_text(ARRAYS)
+    assert main(["simulate", str(file), "--results", str(file)]) == 2
+    assert f"{file}" in capsys.readouterr().err
+
+
 def test_earlier_results_are_kept(tmp_path):
     simulated(tmp_path, ARRAYS)
     simulated(tmp_path, ARRAYS)
@@ -365,6 +380,10 @@ def test_earlier_results_are_kept(tmp_path):
         ("workloads: [{name: a, memory: {huge_pages: true}}]", "memory.huge_pages: cannot"),
         ("processes: {count: 999, service: memory, data_mib: 65536}", "pages need about"),
         (COPIES.replace("rest_seconds: 1", "huge_pages: true"), "contents.huge_pages: cannot"),
+        (ZEROS + "knobs: [{run: 1, pages_to_scan: abc}]", "knobs.pages_to_scan: cannot be simul"),
+        (ZEROS + "knobs: [{run: 1, max_page_sharing: 1}]", "refuses 1. Allowed: 2 to 2147483647"),
+        (ZEROS + "knobs: [{run: 1}]\nknobs_if_present: {smart_scan: 7}", "Allowed: 0 to 1"),
+        (ZEROS + "policies: [{name: mine, command: echo 5 > run}]", "policies: mine: cannot"),
     ],
 )
 def test_what_cannot_be_simulated_is_named_before_anything_starts(text, expected, tmp_path, capsys):
