@@ -22,9 +22,13 @@ INTS = 4000  # 3.9 pages of 4 KiB: the last one is not full
 PAGES = -(-INTS * 4 // mmap.PAGESIZE)
 SIZE = PAGES * mmap.PAGESIZE
 
-pytestmark = pytest.mark.skipif(
-    not Path("/sys/kernel/mm/ksm").exists(), reason="the kernel is built without CONFIG_KSM"
-)
+# Its memory is mergeable: it would be counted by tests that use KSM at the same time.
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(
+        not Path("/sys/kernel/mm/ksm").exists(), reason="the kernel is built without CONFIG_KSM"
+    ),
+]
 
 
 ksm_arrays = load(PROGRAM)

@@ -51,6 +51,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.host  # its memory is mergeable
 def test_it_says_what_it_has_written(tmp_path):
     done = run("--mib", "2", "--seconds", "0", "--pid-file", str(tmp_path / "pid"))
     assert done.returncode == 0, done.stderr
@@ -63,6 +64,7 @@ def test_it_says_what_it_has_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.host  # its memory is mergeable
 def test_its_pid_file_says_that_the_memory_is_written(tmp_path):
     output, pid = tmp_path / "memory.jsonl", tmp_path / "memory.pid"
     where = ("--output", output, "--pid-file", pid)

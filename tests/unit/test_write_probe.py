@@ -82,6 +82,7 @@ def test_memory_that_cannot_merge_is_never_merged_and_keeps_its_contents():
     assert sum(len(batch["late"]) for batch in batches) == count["plain"]
 
 
+@pytest.mark.host  # its memory is mergeable
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may read frames")
 def test_a_write_stores_what_is_there():
     asked = probe.parse_arguments(["--mib", "1", "--equal"])
@@ -93,6 +94,7 @@ def test_a_write_stores_what_is_there():
     assert before == {merge: bytes(region.memory) for merge, region in measured.regions.items()}
 
 
+@pytest.mark.host  # its memory is mergeable
 def test_its_pid_file_goes_when_it_is_ended(tmp_path):
     output, pid = tmp_path / "probe.jsonl", tmp_path / "probe.pid"
     command = [sys.executable, PROGRAM, "--mib", "1", "--output", output, "--pid-file", pid]
