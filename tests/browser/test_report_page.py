@@ -258,6 +258,11 @@ def test_what_is_chosen_is_in_the_address(browser, page_file):
     page.get_by_role("button", name="Reset choices").click()
     page.wait_for_function("() => !location.hash")
     assert shown.count() == 13
+    page.evaluate("location.hash = 'guests=3&knobs=of-another-page'")
+    page.wait_for_function(
+        f"() => ({boxes})([...document.querySelectorAll('[name=guests]')]) == '3'"
+    )
+    assert shown.count() > 2, "a value that this page does not have chooses nothing"
     context.close()
 
 

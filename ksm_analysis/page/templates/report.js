@@ -156,12 +156,14 @@
     }
   }, { rootMargin: "600px" });
   plots.forEach((plot) => seen.observe(plot));
+  let opened = []; // by printing
   window.addEventListener("beforeprint", () => {
-    for (const help of all("details.help")) help.open = true;
+    opened = all("details.help:not([open])");
+    for (const help of opened) help.open = true;
     unfold();
     plots.forEach(draw);
   });
-  window.addEventListener("afterprint", () => all("details.help").forEach((help) => { help.open = false; }));
+  window.addEventListener("afterprint", () => opened.forEach((help) => { help.open = false; }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 
   /* --- filters --- */
@@ -370,8 +372,11 @@
     const words = location.hash.slice(1);
     const view = new URLSearchParams(words.includes("=") ? words : "");
     for (const name of new Set(boxes.map((box) => box.name))) {
-      const [on, not] = [view.getAll(name), view.getAll(`${name}-`)];
-      for (const box of boxes.filter((each) => each.name === name)) {
+      const own = boxes.filter((box) => box.name === name);
+      // A value that this page does not have would hide everything.
+      const asked = (key) => view.getAll(key).filter((value) => own.some((box) => box.value === value));
+      const [on, not] = [asked(name), asked(`${name}-`)];
+      for (const box of own) {
         box.checked = on.length ? on.includes(box.value) : not.length ? !not.includes(box.value) : box.defaultChecked;
       }
     }
