@@ -1,4 +1,4 @@
-"""The pictures of pages in the documents, from results of real runs: `make docs`.
+"""The pictures of pages in the documents, from results of real and simulated runs: `make docs`.
 
 docs/results has the results, one archive for each kind of experiment. The page is made of them, and
 Chromium takes a picture of its top. So a picture shows what the page shows now.
