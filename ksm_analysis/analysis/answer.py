@@ -6,6 +6,7 @@ from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate, estimate
 from ksm_analysis.analysis.words import number, spoken
 
+EARLY = "It is too early to judge: ksmd did not scan all memory often enough."
 TOLD = 0.01  # a difference between what is saved and what KSM counts that readers must know
 
 
@@ -63,7 +64,7 @@ def nothing(every: list[Setting]) -> str:
 
 def _how_soon(setting: Setting, saved: Estimate) -> str:
     if not setting.scanned:
-        return "It is too early to judge: ksmd did not scan all memory often enough."
+        return EARLY
     if not saved.mean > 0:
         return "Nothing is merged."
     if not setting.plateaued:

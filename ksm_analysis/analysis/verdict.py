@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 from ksm_analysis.analysis import density, price
-from ksm_analysis.analysis.answer import nothing, top_of
+from ksm_analysis.analysis.answer import EARLY, nothing, top_of
 from ksm_analysis.analysis.best import Best
 from ksm_analysis.analysis.density import Fit
 from ksm_analysis.analysis.price import Price
 from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import FEWEST, MARGIN
 from ksm_analysis.analysis.words import number, spoken
-
-EARLY = "It is too early to judge: ksmd did not scan all memory often enough."
 
 
 def named(settings: list[Setting], best: list[Best]) -> Setting | None:
@@ -111,10 +109,8 @@ def _at_price(setting: Setting, prices: list[Price]) -> str:
 
 
 def prices_of(setting: Setting, prices: list[Price]) -> list[Price]:
-    """Return the prices of a setting, those that are shown to be lost first, largest first."""
-    order = (price.COSTS, price.GAINS, price.NOTHING, price.UNSURE, price.TOO_FEW)
+    """Return the prices of a setting: losses that are shown first, then the largest."""
     mine = [p for p in prices if (p.guests, p.workload, p.knobs) == _cell(setting)]
     return sorted(
-        mine,
-        key=lambda p: (order.index(p.verdict), -p.percent.mean if p.percent else 0.0),
+        mine, key=lambda p: (p.verdict != price.COSTS, -p.percent.mean if p.percent else 0.0)
     )
