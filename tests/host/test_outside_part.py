@@ -128,4 +128,4 @@ def test_its_output_is_on_the_page(tmp_path):
     assert json.loads((directory / "probe.json").read_text())["summary"] == {"looks": 16}
     page = (tmp_path / "results/probed/report.html").read_text()
     assert "Memory that the probe saw" in page
-    assert "<td>g00-k1-two-r1</td><td>16</td>" in page
+    assert '<th scope="row">g00-k1-two-r1</th><td>16</td>' in page
