@@ -36,11 +36,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-BENCH = Path(__file__).resolve().parent
-sys.path.insert(0, str(BENCH.parent / "roles/processes/files"))
-import ksm_contents  # noqa: E402
-
-from ksm_analysis.simulator.ksmd import Ksmd  # noqa: E402
+from ksm_analysis.simulator.ksmd import Ksmd
+from ksm_analysis.simulator.programs import CONTENTS, program
 
 KSM = Path("/sys/kernel/mm/ksm")
 PAGE = mmap.PAGESIZE
@@ -319,7 +316,7 @@ def data(content):
     """Return the page with a content; see Ksmd."""
     if content == 0:
         return bytes(PAGE)
-    return ksm_contents.pattern(0 if content > 0 else 1, abs(content))
+    return program(CONTENTS).pattern(0 if content > 0 else 1, abs(content))
 
 
 def key(content):
@@ -399,7 +396,7 @@ def _measured(case, scans):
             real.end()
         if not any(map(foreign, found, real.pages)):
             return found
-        time.sleep(1)
+        time.sleep(1)  # others may have ended then
     sys.exit("memory of other processes is scanned, too: end what uses KSM on this host")
 
 

@@ -120,7 +120,7 @@ def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
     from ksm_analysis.definition import experiment
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
-    everything = experiment.plan(experiment.parse(_read(Path(file)), file, *options), file)
+    everything = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
     if not arguments.resume:
         return everything, everything
     records = resume.records(Path(arguments.results, everything["experiment"]))
@@ -128,7 +128,8 @@ def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
     return everything, left | {"earlier": resume.earlier(everything, records)}
 
 
-def _read(path: "Path") -> str:
+def read(path: "Path") -> str:
+    """Return the text of an experiment. Raises InputError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -153,7 +154,7 @@ def _power(arguments: argparse.Namespace) -> int:
     from ksm_analysis.results import reader
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
-    asked = experiment.parse(_read(Path(file)), file, *options).repetitions
+    asked = experiment.parse(read(Path(file)), file, *options).repetitions
     pilot = [measurement.measure(run) for run in reader.read_results(Path(arguments.pilot)).usable]
     found = power.needs(pilot, arguments.power / 100)
     if arguments.json:
@@ -194,7 +195,7 @@ def _confirm(arguments: argparse.Namespace) -> int:
     from ksm_analysis.metrics import measurement
     from ksm_analysis.results import reader
 
-    text = _read(Path(arguments.file))
+    text = read(Path(arguments.file))
     experiment.parse(text, arguments.file)
     measured = [
         measurement.measure(run) for run in reader.read_results(Path(arguments.pilot)).usable

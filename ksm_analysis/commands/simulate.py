@@ -54,11 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Simulate the experiment."""
     from pathlib import Path
 
+    from ksm_analysis.commands.plan import read
     from ksm_analysis.definition import experiment
     from ksm_analysis.simulator import possible, simulate
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
-    plan = experiment.plan(experiment.parse(_read(file), file, *options), file)
+    plan = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
     if arguments.policies is not None:
         plan["runs"] = list(_with_policies(plan["runs"], arguments.policies.split(",")))
     possible.check(plan)
@@ -77,14 +78,3 @@ def _with_policies(runs: list[dict[str, Any]], chosen: list[str]) -> "Iterator[d
     for run, name in zip(runs, names, strict=True):
         if name in chosen:
             yield run
-
-
-def _read(file: str) -> str:
-    from pathlib import Path
-
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: cannot be read: not UTF-8 text") from None

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import run_playbook
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "plugins/modules/background.py"
@@ -282,20 +283,12 @@ def test_waiting_returns_the_record_or_says_how_it_failed(tmp_path):
     playbook.write_text(
         PLAY.replace("DIRECTORY", str(tmp_path)).replace("PROGRAMS", json.dumps(programs))
     )
-    done = subprocess.run(
-        ["ansible-playbook", "-i", INVENTORY, str(playbook)],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = run_playbook("-i", INVENTORY, str(playbook))
     good, bad, killed, late, orphaned, *ready = json.loads((tmp_path / "waited").read_text())
 
     assert good["record"]["summary"] == {"a": 1}
     told = "sampling: host=localhost run=run-1 seconds=2.5 of=4 full_scans=2 pages_sharing=7"
-    assert told in done.stdout
+    assert told in printed
     assert bad["msg"] == "the bad ended with exit code 1. no room"
     assert killed["msg"] == "the killed was killed by signal KILL"
     assert late["msg"] == "the late still runs 0.3 s after its end was due"
@@ -328,16 +321,8 @@ def test_a_play_stops_a_program_once(background, runs, tmp_path):
     (tmp_path / "play.yml").write_text(
         STOP.replace("DIRECTORY", str(tmp_path)).replace("NAME", "program")
     )
-    done = subprocess.run(
-        ["ansible-playbook", "-vvv", "-i", INVENTORY, str(tmp_path / "play.yml")],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = run_playbook("-vvv", "-i", INVENTORY, str(tmp_path / "play.yml"))
     said = json.loads((tmp_path / "said").read_text())
     assert said["changed"] == runs
     assert said["record"]["signal"] == ("TERM" if runs else None)
-    assert ("modules/background.py" in done.stdout) == runs, "no module if it has ended"
+    assert ("modules/background.py" in printed) == runs, "no module if it has ended"

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from programs import PLUGINS
-
-ROOT = PLUGINS.parent
+from programs import run_playbook
 
 
 @pytest.fixture
@@ -22,16 +17,7 @@ def play(tmp_path):
     def run(*tasks: dict, options: tuple[str, ...] = ()) -> str:
         plays = [{"hosts": "localhost", "gather_facts": False, "tasks": [*tasks]}]
         playbook.write_text(yaml.safe_dump(plays))
-        done = subprocess.run(
-            ["ansible-playbook", *options, str(playbook)],
-            cwd=ROOT,
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run_playbook(*options, str(playbook))
 
     return run
 

@@ -989,7 +989,7 @@ class Key:
     def make(cls, path):
         """Draw a seed and write it, instead of what an earlier program has left."""
         with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108
+            Path(path).unlink()
         output = Output(path)
         output.write_bytes(b"%d\n" % (1 + secrets.randbelow(2**32 - 1)))
         os.close(output.fd)
