@@ -6,6 +6,7 @@ import os
 import random
 import select
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from governed import GOVERNOR, SCALE, Governed, copy
@@ -265,6 +266,17 @@ def test_memory_that_may_be_merged_is_that_of_its_processes(kernel, tmp_path):
     assert kernel.candidates.count(2 * GOVERNOR.NEAR, 34) == 600
 
 
+def test_rest_ends_when_memory_grows(kernel, tmp_path):
+    kernel.look()
+    waits = []
+    kernel.trigger = SimpleNamespace(poll=waits.append)
+    kernel.rest(3)
+    assert len(waits) == 3
+    (tmp_path / "proc/meminfo").write_text("AnonPages: 40000 kB\n")
+    kernel.rest(3)
+    assert len(waits) == 4
+
+
 def test_the_kernel_tells_at_once_that_memory_gets_short(kernel, tmp_path):
     kernel.listen(tmp_path / "none")  # as on a kernel that does not
     kernel.rest()
@@ -329,11 +341,19 @@ def test_no_kernel_with_ksm(tmp_path):
         GOVERNOR.Kernel(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [["--price", "0"], ["--max-cpu", "100"], ["--price", "x"]])
-def test_wrong_arguments(wrong, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--price", "0"], "--price must be a number from 0.001 to 1000"),
+        (["--price", "nan"], "--price must be a number from 0.001 to 1000"),
+        (["--max-cpu", "100"], "--max-cpu must be a number from 1 to 99"),
+        (["--price", "x"], "argument --price: invalid float value: 'x'"),
+    ],
+)
+def test_wrong_arguments(wrong, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         GOVERNOR.main(wrong)
-    assert "must be a number from" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_metrics_and_decisions(tmp_path):

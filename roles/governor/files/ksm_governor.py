@@ -31,7 +31,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 KNOBS = ("smart_scan", "pages_to_scan", "sleep_millisecs", "run")  # in the order of writing
 COUNTERS = ("pages_sharing", "ksm_zero_pages", "pages_volatile", "pages_scanned", "full_scans")
 
-LOOK, STEP = 0.25, 0.01  # seconds between looks: at rest, and in a scan
+LOOK, STEP = 0.25, 0.01  # seconds between looks: while memory grows, and in a scan
+QUIET = 4  # how many LOOKs apart looks are at rest, if neither memory nor its pressure rises
 PRESSED, WINDOW = 5.0, 2.0  # percent of so many seconds in which a task has waited for memory
 SLEEP = 0.02  # seconds that ksmd sleeps between batches; longer than STEP, to stop it between scans
 HORIZON = 300.0  # seconds that a page is expected to stay merged
@@ -207,7 +208,7 @@ class Kernel:
         self.ksm, proc = root / "sys/kernel/mm/ksm", root / "proc"
         paths = [self.ksm / name for name in (*KNOBS, *COUNTERS)]
         paths += [proc / name for name in ("meminfo", "pressure/memory", "pressure/cpu")]
-        self.open = {}
+        self.open, self.trigger, self.pressed = {}, select.poll(), -WINDOW
         paths += [path / "schedstat" for path in processes(proc, "ksmd")]  # hidden in a container
         for path in paths:
             with contextlib.suppress(OSError):
@@ -215,7 +216,6 @@ class Kernel:
         if "full_scans" not in self.open:
             raise UnusableError(f"{self.ksm} cannot be read: this kernel has no KSM")
         self.candidates, self.read_at = Candidates(self, proc), time.monotonic()
-        self.trigger, self.pressed = select.poll(), -WINDOW
 
     def listen(self, path=Path("/proc/pressure/memory")):
         """Ask the kernel to tell when memory gets short; without, only the mean of 10 s is read."""
@@ -249,10 +249,14 @@ class Kernel:
             gap=now - self.read_at,
         )
 
-    def rest(self):
-        """Wait for LOOK, or until memory gets short: the kernel tells that at once."""
-        if self.trigger.poll(LOOK * 1000):
-            self.pressed = time.monotonic()
+    def rest(self, looks=1):
+        """Wait for some LOOKs, or until memory has grown or gets short (the kernel tells that)."""
+        for _ in range(looks):
+            if self.trigger.poll(LOOK * 1000):
+                self.pressed = time.monotonic()
+                break
+            if self.candidates.all() > self.candidates.anonymous + NOISE:
+                break
 
     def scan(self, full_scans):
         """Wait for the end of a scan, at most LOOK, or if ksmd does not scan."""
@@ -290,13 +294,17 @@ class Candidates:
 
     def count(self, now, saved):
         """Return the number."""
-        anonymous = int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
+        anonymous = self.all()
         if anonymous > self.anonymous + NOISE or now >= self.near:
             self.broken = int(number_after("cow_ksm", (self.proc / "vmstat").read_text()))
             self.pages = self.resident(now) if self.told else 0
             self.anonymous, self.near = anonymous, now + NEAR
         # a page that is broken is anonymous again, and still counts as saved: it is not new
         return self.pages if self.told else anonymous + saved - self.broken
+
+    def all(self):
+        """Return the anonymous pages of all memory; this is quick."""
+        return int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
 
     def resident(self, now):
         """Return the anonymous pages of the processes whose memory may be merged."""
@@ -455,19 +463,7 @@ def govern(kernel, knobs, settings, told):
         if state.passes and knobs:
             kernel.scan(state.target)
         else:
-            kernel.rest()
-
-
-def number(least, most):
-    """Return a type of argument: a number within limits."""
-
-    def convert(text):
-        with contextlib.suppress(ValueError):
-            if least <= float(text) <= most:
-                return float(text)
-        raise argparse.ArgumentTypeError(f"{text}: must be a number from {least} to {most}")
-
-    return convert
+            kernel.rest(1 if seen.candidates > state.base + NOISE else QUIET)
 
 
 def main(arguments=None):
@@ -475,9 +471,9 @@ def main(arguments=None):
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = parser.add_argument
-    add("--price", type=number(0.001, 1000), default=0.25, metavar="CPUS",
+    add("--price", type=float, default=0.25, metavar="CPUS",
         help="what a GiB is worth, in CPUs (default: %(default)s)")  # fmt: skip
-    add("--max-cpu", type=number(1, 99), default=70, metavar="PERCENT",
+    add("--max-cpu", type=float, default=70, metavar="PERCENT",
         help="of one CPU, for ksmd while it scans (default: %(default)s)")  # fmt: skip
     add("--decisions", type=Path, metavar="FILE", help="add each decision, as a line of JSON")
     add("--metrics", type=Path, metavar="FILE", help="keep metrics for node_exporter in this file")
@@ -486,6 +482,9 @@ def main(arguments=None):
     add("--dry-run", action="store_true", help="say what it would do, and write no knob")
     add("--restore", action="store_true", help="restore the knobs after a crash, and end")
     asked = parser.parse_args(arguments)
+    for name, least, most in (("price", 0.001, 1000), ("max_cpu", 1, 99)):
+        if not least <= getattr(asked, name) <= most:
+            parser.error(f"--{name.replace('_', '-')} must be a number from {least} to {most}")
     end = None
     try:
         kernel = Kernel()
