@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ksm_analysis.metrics.stale import stale_pages
 from ksm_analysis.metrics.times import Floats
 from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results.run import Run
@@ -24,15 +25,16 @@ UNKNOWN = ("arrays", "arrivals", "write_probe", "phase_lock")
 class Known(NamedTuple):
     """Mergeable memory of known contents.
 
-    Each copy has `equal` pages that all others have, too, each once (or, in a single process, all
-    with the same content), and `zero` pages of zeros. `there` has for each copy when it came and
-    went, in seconds. `written` is the share of its pages that are written each second; they rest
-    again `rest` seconds later.
+    Each copy has `pages`. Of these, all others have the `equal` ones, too, each once (or, in a
+    single process, all with the same content), `zero` are zeros, and nobody else has the rest.
+    `there` has by name when each copy came and went, in seconds. `written` is the share of its
+    pages that are written each second; they rest again `rest` seconds later.
     """
 
+    pages: int
     equal: int
     zero: int
-    there: tuple[tuple[float, float], ...]
+    there: dict[str, tuple[float, float]]
     written: float = 0.0
     rest: float = 0.0
     within: bool = False
@@ -58,8 +60,9 @@ def _workload(run: Run, options: dict[str, Any]) -> Known | None:
     event = next((each for each in run.events if each["event"] == "memory written"), None)
     if event is None or options["huge_pages"]:  # splits save what nobody counts
         return None
-    there = ((-math.inf, math.inf),)
-    return Known(event["equal_pages"], event["zero_pages"], there, within=True)
+    there = {"": (-math.inf, math.inf)}
+    equal, zero = event["equal_pages"], event["zero_pages"]
+    return Known(event["pages"], equal, zero, there, within=True)
 
 
 def _copies(run: Run, options: dict[str, Any]) -> Known | None:
@@ -72,8 +75,9 @@ def _copies(run: Run, options: dict[str, Any]) -> Known | None:
     equal, zero = (int(pages * contents[f"{kind}_percent"] / 100) for kind in ("equal", "zero"))
     left = _times(run, "process left")
     came = _times(run, "process ready").items()
-    there = tuple((at, left.get(name, math.inf)) for name, at in came)
-    return Known(equal, zero, there, contents["write_percent"] / 100, contents["rest_seconds"])
+    there = {name: (at, left.get(name, math.inf)) for name, at in came}
+    writes = contents["write_percent"] / 100, contents["rest_seconds"]
+    return Known(pages, equal, zero, there, *writes)
 
 
 def _times(run: Run, name: str) -> dict[str, float]:
@@ -83,17 +87,17 @@ def _times(run: Run, name: str) -> dict[str, float]:
     }
 
 
-def limit_pages(run: Run, seconds: Floats) -> Floats | None:
-    """Return how many pages perfect merging would save at each time; None if it is not known.
+def limit_pages(run: Run, memory: Known, seconds: Floats) -> Floats:
+    """Return how many pages perfect merging would save at each time.
 
     A frame is shared by at most max_page_sharing pages. With use_zero_pages, pages of zeros need no
     frame. Pages that do not rest save nothing: their expected number counts.
     """
-    if (memory := known(run)) is None:
-        return None
     knobs = run.record.knobs.during
     most = int(knobs.get("max_page_sharing") or MAX_PAGE_SHARING)
-    resting = np.array([_resting(memory, came, left, seconds) for came, left in memory.there])
+    resting = np.array(
+        [_resting(memory, came, left, seconds) for came, left in memory.there.values()]
+    )
     if not len(resting):
         return np.zeros(len(seconds))
     copies = resting.sum(axis=0)
@@ -119,14 +123,38 @@ def _saved(pages: Floats, most: int) -> Floats:
 
 
 def over_time(run: Run) -> tuple[Floats, Floats, Floats] | None:
-    """Return seconds, saved pages and their limit at each sample; None if it is not known."""
-    if "ksm.pages_sharing" not in run.samples:
+    """Return seconds, saved pages and their limit at each sample; None if it is not known.
+
+    Pages that KSM still counts as saved, but that were written to or whose process has left since
+    ksmd last visited them, do not count.
+    """
+    if "ksm.pages_sharing" not in run.samples or (memory := known(run)) is None:
         return None
     seconds = run.samples["seconds"].to_numpy(dtype=float)
-    limit = limit_pages(run, seconds)
-    if limit is None:
-        return None
-    return seconds, saved_pages(Ends(run, run.samples)).to_numpy(dtype=float), limit
+    counters = Ends(run, run.samples)
+    # smart_scan skips pages, which ends their sharing, too, if a write broke it
+    skipped = counters.column("ksm.pages_skipped").fillna(0)
+    visits = (counters.column("ksm.pages_scanned") + skipped).to_numpy(dtype=float)
+    saved = saved_pages(counters).to_numpy(dtype=float) - _left_pages(run, memory, visits)
+    if memory.written and "vmstat.cow_ksm" in run.samples:
+        there = [(seconds >= came) & (seconds < left) for came, left in memory.there.values()]
+        pages = memory.pages * np.sum(there, axis=0, dtype=float)
+        saved -= stale_pages(visits, counters.column("vmstat.cow_ksm").to_numpy(dtype=float), pages)
+    return seconds, saved, limit_pages(run, memory, seconds)
+
+
+def _left_pages(run: Run, memory: Known, visits: Floats) -> Floats:
+    """Return how many merged pages of copies that left are counted until ksmd works again."""
+    seconds, found = run.samples["seconds"].to_numpy(dtype=float), np.zeros(len(visits))
+    if "ksm_merging_pages" not in run.guests:
+        return found
+    for name, (_, left) in memory.there.items():
+        first = int(np.searchsorted(seconds, left))
+        before = run.guests[(run.guests["guest"] == name) & (run.guests["seconds"] < left)]
+        if first < len(visits) and len(before):
+            since = np.arange(len(visits)) >= first
+            found[since & (visits == visits[first])] += before["ksm_merging_pages"].iloc[-1]
+    return found
 
 
 def of_run(run: Run) -> dict[str, float]:

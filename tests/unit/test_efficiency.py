@@ -39,7 +39,8 @@ def made(write_run, happened, saved=lambda _: 0, knobs=(), merge="madvise", **co
 
 
 def limit(run, *seconds):
-    return efficiency.limit_pages(run, np.array(seconds, dtype=float)).tolist()
+    memory = efficiency.known(run)
+    return efficiency.limit_pages(run, memory, np.array(seconds, dtype=float)).tolist()
 
 
 def test_the_limit_of_copies_at_rest(write_run):
@@ -52,7 +53,7 @@ def test_the_limit_of_copies_at_rest(write_run):
 
 
 def test_what_splits_of_huge_pages_save_is_not_known(write_run):
-    assert efficiency.limit_pages(made(write_run, ready(-1), huge_pages=True), np.zeros(1)) is None
+    assert efficiency.known(made(write_run, ready(-1), huge_pages=True)) is None
 
 
 def test_the_limit_follows_who_comes_and_goes(write_run):
@@ -99,7 +100,7 @@ def test_the_workload_memory(write_run):
     record = run_record(guests=0, intervals=12)
     record["run"]["parts"] = [{"name": "memory", "options": {"huge_pages": False}}]
     record["format"] = 2
-    written = event("memory written", -1, equal_pages=600, zero_pages=100)
+    written = event("memory written", -1, pages=900, equal_pages=600, zero_pages=100)
     run = read_run(write_run(record, sample_lines(record), [written]))
     assert limit(run, 0) == [600 - 3 + 99]
 
