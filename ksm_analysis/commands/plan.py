@@ -121,6 +121,10 @@ def plans(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
     everything = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
+    if any(part["name"] == "population" for run in everything["runs"] for part in run["parts"]):
+        raise InputError(
+            f"{file}: population: guests of a trace are only simulated. Use `simulate {file}`"
+        )
     if not arguments.resume:
         return everything, everything
     records = resume.records(Path(arguments.results, everything["experiment"]))

@@ -34,6 +34,7 @@ from ksm_analysis.definition.policies import (
     distinct_labels,
     word_or_policy,
 )
+from ksm_analysis.definition.population import Population
 from ksm_analysis.definition.processes import Processes
 from ksm_analysis.definition.values import (
     OneOrList,
@@ -388,6 +389,11 @@ class Experiment(Strict):
         description="Processes on the host, instead of guests or beside them, in every run. Without"
         " guests, workloads are `idle`, `arrays`, `memory`, `write_probe`, `phase_lock` or `load`.",
     )
+    population: OrLeftOut[Population] = Field(
+        default=None,
+        description="Guests drawn from a trace, instead of all others. Only `simulate` can do"
+        " that.",
+    )
     density: OrLeftOut[Annotated[Density, AfterValidator(of_what_is_added)]] = Field(
         default=None,
         description="How many copies of `processes`, or without any how many `guests`, fit into a"
@@ -489,6 +495,16 @@ class Experiment(Strict):
             if workload.write_probe and workload.write_probe.stop_ksmd:
                 message = "cannot go with 'stop_ksmd' of '{workload}': both would turn run"
                 raise wrong_at("policies", message, workload=workload.name)
+        return self
+
+    @model_validator(mode="after")
+    def _population_is_alone(self) -> Self:
+        if self.population:
+            for other in ("guests", "processes", "density", "census", "images"):
+                if getattr(self, other):
+                    raise wrong_at("population", "cannot go with '{other}'", other=other)
+            if [workload.name for workload in self.workloads] != ["idle"]:
+                raise wrong_at("population", "has only the workload idle")
         return self
 
     @model_validator(mode="after")

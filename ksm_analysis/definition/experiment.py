@@ -90,7 +90,7 @@ def _rest(data: dict[str, Any], options: dict[str, Any]) -> Rest:
         service=processes.service if processes else ("" if data.get("processes") else None),
         copies=max(processes.count) if processes else 1,
         come_and_go="density" in data or bool(processes and processes.come_and_go),
-        without_guests=_without_guests(workloads, "processes" in data),
+        without_guests=_without_guests(workloads, bool({"processes", "population"} & {*data})),
         # an impossible time is reported once, at its own key
         steady=steady.seconds if steady and seconds and steady.seconds <= seconds else 0.0,
     )
@@ -167,7 +167,8 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, int, Worklo
     their orders balanced: a drift over time (a warmer CPU, a fuller disk) then affects all cells
     alike.
     """
-    guests = experiment.guests.count if experiment.guests else [0]
+    made = experiment.population
+    guests = experiment.guests.count if experiment.guests else made.guests if made else [0]
     copies = experiment.processes.count if experiment.processes else [0]
     settings = range(len(_settings(experiment)) + experiment.control)
     variants = range(len(_variants(experiment)))
@@ -181,6 +182,8 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, int, Worklo
 
 def _variants(experiment: Experiment) -> list[dict[str, Any]]:
     """List what guests are made of; without guests, a single thing of no kind."""
+    if experiment.population:
+        return experiment.population.variants
     return experiment.guests.variants if experiment.guests else [{}]
 
 
@@ -309,6 +312,9 @@ def _run(
         planned["factors"]["processes"] = copies
         planned["seconds"] += PROCESS_SECONDS * copies
     parts = _run_parts(experiment, planned["sampling"], workload, count, copies)
+    if experiment.population:
+        options = experiment.population.options(variant, count)
+        parts.insert(0, _part("population", options))
     acts = [_part("policy", policy.part)] if policy.part else []  # last: it is ended first
     return planned | {"parts": _seeded(parts, repetition) + acts}
 
@@ -329,6 +335,9 @@ def _workload_label(experiment: Experiment, workload: Workload, copies: int, mad
         size = experiment.guests.memory_mib if experiment.guests else 0
         what = processes.name if processes else f"guests of {size} MiB"
         ran = f"{what} in {density.memory_mib} MiB"
+    if experiment.population:
+        ran = made_of or knob_labels(experiment.population.variants)[0]
+        made_of = ""
     work = "" if ran and workload.name == "idle" else workload.name
     return ", ".join(filter(None, [ran, work, made_of]))
 
@@ -423,7 +432,7 @@ def _census(census: Census) -> dict[str, Any]:
 def _guests(experiment: Experiment, count: int, variant: int, workload: Workload) -> dict[str, Any]:
     guests, chosen = experiment.guests, workload.nosharepages
     return {
-        "count": len(_density_guests(experiment)) or count,
+        "count": 0 if experiment.population else len(_density_guests(experiment)) or count,
         "memory_mib": guests.memory_mib if guests else 0,
         "disk_gib": guests.disk_gib if guests else 0,
         **(_made_of(experiment, variant) if guests else {"vcpus": 0}),

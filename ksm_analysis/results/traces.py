@@ -37,10 +37,11 @@ ZERO_FRAME = 4  # mapped to the kernel's zero page
 HUGE = 8  # part of a huge page
 SWAPPED = 16  # not in memory: it is in swap
 UNMERGEABLE = 32  # not mapped, not offered to KSM, or of a file
+FORKED = 64  # other processes map the same frame, and it is not one of KSM: since a fork
 
 KINDS = {
-    "o": PRESENT, "s": PRESENT, "k": PRESENT, "m": PRESENT | MERGED, "z": PRESENT | ZERO_FRAME,
-    "w": SWAPPED, "f": UNMERGEABLE, "-": 0,
+    "o": PRESENT, "s": PRESENT | FORKED, "k": PRESENT | FORKED, "m": PRESENT | MERGED,
+    "z": PRESENT | ZERO_FRAME, "w": SWAPPED, "f": UNMERGEABLE, "-": 0,
 }  # fmt: skip
 FLAGS = np.zeros(256, np.uint8)
 FLAGS[[ord(kind) for kind in KINDS]] = [*KINDS.values()]

@@ -116,6 +116,7 @@ class Ksmd:
     knobs: dict[str, int] = field(default_factory=lambda: dict(KNOBS))
     costs: Costs = field(default_factory=Costs)
     key: Callable[[int], int] | None = None
+    between: Callable[[], None] | None = None  # called after each full scan
     clock: float = 0.0
     cpu: float = 0.0
     full_scans: int = 0
@@ -201,12 +202,18 @@ class Ksmd:
             self._release(process)
 
     def write(self, process: Process, pages: npt.ArrayLike, contents: npt.ArrayLike) -> None:
-        """Write to pages of a process. Those that are merged get a frame of their own."""
+        """Write to pages of a process. Those that are merged get a frame of their own.
+
+        A page whose content becomes NEVER is in memory no longer.
+        """
         at: Places = process.start + np.asarray(pages, np.int64)
-        self.broken += int(np.count_nonzero(self.flags[at] & MERGED))
-        self.pages += int(np.count_nonzero(self.flags[at] & ABSENT))
+        found = self._known(contents)
+        absent = np.broadcast_to(found == NEVER, at.shape)
+        self.broken += int(np.count_nonzero(self.flags[at[~absent]] & MERGED))
+        self.pages += int(np.count_nonzero(self.flags[at] & ABSENT)) - int(absent.sum())
         self._unmap(at)
-        self.content[at] = self._known(contents)
+        self.content[at] = found
+        self.flags[at[absent]] |= ABSENT
 
     def _unmap(self, at: Places) -> None:
         flags = self.flags[at]
@@ -396,6 +403,8 @@ class Ksmd:
         while visited < budget:
             if self.cursor == len(self.processes):
                 self.cursor, self.full_scans = -1, self.full_scans + 1
+                if self.between:
+                    self.between()
                 return Visited(visited, seconds, True)
             process = self.processes[self.cursor]
             if process.ended:
@@ -445,7 +454,7 @@ class Ksmd:
         if self.knobs["smart_scan"]:
             self._grow_older(low, others, skipped)
         seconds = np.count_nonzero(skipped) * self.costs.skipped
-        trees = others & ((flags & TREES) != 0)
+        trees = ((flags & MERGED) == 0) & ((flags & TREES) != 0)
         gone = low + np.flatnonzero(trees & ((flags & STABLE) != 0))
         self.unshared -= int(np.count_nonzero(flags[trees] & UNSTABLE))
         flags[trees] &= ~TREES

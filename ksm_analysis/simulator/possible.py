@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ksm_analysis.errors import InputError
+from ksm_analysis.simulator import population
 from ksm_analysis.simulator.ksmd import KNOBS, LIMITS, accepted
 from ksm_analysis.simulator.memory import MIB, PAGE
 from ksm_analysis.simulator.policy import writes_of
 from ksm_analysis.simulator.programs import CONTENTS, program
 
-PARTS = ("processes", "arrays", "memory", "sampler", "policy")
+PARTS = ("population", "processes", "arrays", "memory", "sampler", "policy")
 POLICIES = "none, governor, a command that only sets such knobs with echo; see --policies"
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
 
@@ -43,7 +44,11 @@ def _too_large(runs: list[dict[str, Any]], limit: float) -> Iterator[str]:
         options = {part["name"]: part["options"] for part in run["parts"]}
         copies, array = options.get("processes"), options.get("arrays", {}).get("ints", 0)
         size = copies["count"] * copies["data_mib"] * MIB if copies else 0
-        pages = (size + options.get("memory", {}).get("mib", 0) * MIB + 2 * 4 * array) // PAGE
+        asked = options.get("population")
+        traced = population.size_of(asked)[0] if asked else 0
+        pages = (
+            traced + (size + options.get("memory", {}).get("mib", 0) * MIB + 2 * 4 * array) // PAGE
+        )
         if pages * BYTES > limit:
             need, there = (f"{value / 2**30:,.1f} GiB" for value in (pages * BYTES, limit))
             why = f"{pages:,} pages need about {need} of memory, and {there} are available"
@@ -53,9 +58,12 @@ def _too_large(runs: list[dict[str, Any]], limit: float) -> Iterator[str]:
 def _problems(run: dict[str, Any]) -> Iterator[str]:
     options = {part["name"]: part["options"] for part in run["parts"]}
     if run["guests"]["count"]:
-        yield _no("guests", "the contents of their memory are not known", "processes, or workloads")
+        allowed = "population, processes, or workloads"
+        yield _no("guests", "the contents of their memory are not known", allowed)
     for name in sorted(options.keys() - {*PARTS}):
         yield _no(name, "it is not simulated", "processes, arrays, memory and policies")
+    if "population" in options:
+        yield from _of_population(options["population"])
     if "processes" in options:
         yield from _of_processes(options["processes"])
     for key, of in (("memory", options), ("contents", options.get("processes", {}))):
@@ -66,6 +74,17 @@ def _problems(run: dict[str, Any]) -> Iterator[str]:
     yield from _of_host(run)
     if (policy := run.get("policy")) and not _policy(policy["kind"], policy["settings"]):
         yield _no(f"policies: {policy['name']}", "it is not simulated", POLICIES)
+
+
+def _of_population(options: dict[str, Any]) -> Iterator[str]:
+    try:
+        _, contents = population.size_of(options)
+    except InputError as error:
+        yield str(error)
+        return
+    if contents > 2**31 - 1:
+        why = f"{contents:,} different contents are too many"
+        yield _no("population", why, "2,147,483,647")
 
 
 def _policy(kind: str, told: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from ksm_analysis.results.record import FORMAT
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
 from ksm_analysis.simulator.policy import turns
+from ksm_analysis.simulator.population import Population
 
 HOST = "simulated"
 KERNEL = "6.18"
@@ -104,6 +105,9 @@ def _sampled(
     """Yield the lines of the sampler, and let time pass between them."""
     ksmd, sampling = world.ksmd, run["sampling"]
     queue = Queue(actors(world, run["parts"]))
+    for part in run["parts"]:
+        if part["name"] == "population":
+            queue.add(Population(world, part["options"]).replay())
     queue.until(0.0, ksmd)
     names = [name for part in run["parts"] for name in part.get("processes", [])]
     options = next(part["options"] for part in run["parts"] if part["name"] == "sampler")

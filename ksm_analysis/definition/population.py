@@ -1,0 +1,49 @@
+"""Populations of a definition: guests drawn from a trace, for simulations only."""
+
+import itertools
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ksm_analysis.definition.values import OneOrList, OrLeftOut, Strict, number, says, whole
+
+
+class Population(Strict):
+    """How many guests, of which trace, and how much of their memory changes."""
+
+    trace: OneOrList[
+        Annotated[
+            str,
+            Field(pattern=r"^[^\x00]+$", strict=True),
+            says("the name of a trace of the package, or a directory that has a trace"),
+        ]
+    ] = Field(
+        description="Whose contents: the name of a trace that comes with the package, or a"
+        " directory, such as that of a run; one cell for each."
+    )
+    guests: OneOrList[Annotated[int, whole(1, 1000)]] = Field(
+        description="How many guests are drawn from the trace: one cell for each number."
+    )
+    churn_percent: OrLeftOut[OneOrList[Annotated[float, number(0, 50)]]] = Field(
+        default=None,
+        description="Part of the pages that is written from one full scan to the next, in percent:"
+        " one cell for each number. Without, pages change as in the trace.",
+    )
+
+    @property
+    def variants(self) -> list[dict[str, Any]]:
+        """All combinations of trace and churn, as a label names them."""
+        return [
+            {"trace": trace} | ({} if churn is None else {"churn": f"{churn:g} %"})
+            for trace, churn in self._variants
+        ]
+
+    @property
+    def _variants(self) -> list[tuple[str, float | None]]:
+        churns: list[float | None] = [*self.churn_percent] if self.churn_percent else [None]
+        return [*itertools.product(self.trace, churns)]
+
+    def options(self, variant: int, guests: int) -> dict[str, Any]:
+        """Return the options of the part for one of the variants."""
+        trace, churn = self._variants[variant]
+        return {"trace": trace, "guests": guests, "churn_percent": churn}

@@ -1,0 +1,271 @@
+"""Guests drawn from a trace: their pages, and how these change.
+
+The guests of a trace are its processes; workers of a process belong to it. A content that several
+of them had is shared, and so are zeros: all that are drawn have the same. Any other content is
+private: each draw has one of its own, as often as the guest of the trace has it.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ksm_analysis.errors import InputError
+from ksm_analysis.results import traces
+from ksm_analysis.results.traces import Trace
+from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Places, Process
+from ksm_analysis.simulator.memory import Actor, World
+
+STEP = 0.1  # seconds between writes
+FRESH = 2  # contents of a page that churn writes to, in turn
+WORKER = re.compile(r"-w\d+$")
+
+
+@cache
+def read(name: str) -> Trace:
+    """Read a trace of the package, or of a directory. Raises InputError."""
+    shipped = traces.shipped()
+    if not (path := shipped.get(name, Path(name))).is_dir():
+        there = ", ".join(shipped)
+        raise InputError(
+            f"population.trace: no trace of the package, and no directory, is called {name}. Those "
+            f"of the package are {there}"
+        )
+    trace = traces.read_trace(path)
+    if not traced_guests(trace):
+        raise InputError(f"population.trace: no process in {name} has a page in memory")
+    return trace
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A guest of a trace. `pages`: its contents, moments x pages, of each of its processes.
+
+    Contents are those of the trace; NEVER: not in memory.
+    """
+
+    pages: list[Ints]
+
+    @property
+    def size(self) -> int:
+        """Number of its pages."""
+        return sum(each.shape[1] for each in self.pages)
+
+    @cached_property
+    def contents(self) -> tuple[Ints, Ints]:
+        """All its contents, and on how many of its pages each is at most."""
+        every = np.concatenate([_pairs(each) for each in self.pages])
+        found, numbers = np.unique(every, return_counts=True)
+        return found, numbers.astype(np.int32)
+
+
+def _pairs(pages: Ints) -> Ints:
+    """Return the contents of pages, moments x pages, each once for each page that had it."""
+    size = pages.shape[1]
+    places = pages.astype(np.int64) * size + np.arange(size)
+    found: Ints = (np.unique(places[pages >= 0]) // size).astype(np.int32)
+    return found
+
+
+def traced_guests(trace: Trace) -> list[Traced]:
+    """Return the guests of a trace, in the order of their start."""
+    processes = trace.processes.sort_values("started", kind="stable")
+    names = [WORKER.sub("", name) for name in processes["name"]]
+    mappings = [trace.mappings[trace.mappings["process"] == each] for each in processes.index]
+    places = [_places(each) for each in mappings]
+    owners = np.zeros((2, trace.contents.shape[1]), np.int32)  # guest and process of each page
+    for n, (name, at) in enumerate(zip(names, places, strict=True)):
+        owners[:, at] = [[names.index(name)], [n]]
+    seen = _in_memory(trace)
+    for moment in range(len(seen)):
+        seen[moment] &= ~_behind(trace.contents[moment], trace.flags[moment], owners)
+    found: dict[str, list[Ints]] = {}
+    for name, at in zip(names, places, strict=True):
+        there = at[seen[:, at].any(axis=0)]
+        if len(there):
+            pages = np.where(seen[:, there], trace.contents[:, there], NEVER).astype(np.int32)
+            found.setdefault(name, []).append(pages)
+    return [Traced(pages) for pages in found.values()]
+
+
+def _places(mappings: pd.DataFrame) -> Places:
+    """Return where the pages of mappings are, in their order."""
+    ranges = zip(mappings["first"], mappings["pages"], strict=True)
+    return np.concatenate([np.empty(0, int), *(np.arange(n, n + size) for n, size in ranges)])
+
+
+def _behind(contents: Ints, flags: traces.Flags, owners: Ints) -> Any:
+    """Return which pages ksmd never merges, since all that are equal are one frame, after a fork.
+
+    ksmd puts the first of them into the unstable tree, and leaves the others alone.
+    """
+    behind = np.zeros(len(contents), bool)
+    pages = np.flatnonzero(contents > 0)
+    pages = pages[np.lexsort((owners[1, pages], contents[pages]))]
+    starts = np.flatnonzero(np.diff(contents[pages], prepend=-1))
+    if not len(starts):
+        return behind
+    forked = np.minimum.reduceat((flags[pages] & traces.FORKED) != 0, starts)
+    guests = owners[0, pages]
+    forked &= np.minimum.reduceat(guests, starts) == np.maximum.reduceat(guests, starts)
+    twice = np.diff(owners[1, pages], prepend=-1) == 0  # in one process: not one frame
+    twice[starts] = False
+    forked &= ~np.maximum.reduceat(twice, starts)
+    behind[pages] = np.repeat(forked, np.diff(starts, append=len(pages)))
+    behind[pages[starts]] = False
+    return behind
+
+
+def _in_memory(trace: Trace) -> Any:
+    """Return which pages ksmd can see: those in memory, without those on the kernel's zero page.
+
+    Zeros in a huge page are on it as soon as the kernel splits it, so they count as if they were on
+    it already at the moment before.
+    """
+    zero = (trace.flags & traces.ZERO_FRAME) != 0
+    if "ksm.use_zero_pages" in trace.moments:  # those that ksmd has put there
+        zero &= (trace.moments["ksm.use_zero_pages"].to_numpy() == 0)[:, None]
+    zero[:-1] |= zero[1:] & (trace.contents[:-1] == 0)
+    return ((trace.flags & traces.PRESENT) != 0) & ~zero
+
+
+def times(trace: Trace) -> list[float]:
+    """Return when each moment of a trace is in a run, in seconds; the start is before the run."""
+    seconds = trace.moments["seconds"].to_list()
+    if trace.moments["moment"].iloc[0] != "start" or len(seconds) < 2:
+        return seconds
+    rest = np.diff(seconds[1:])
+    first = float(np.median(rest)) if len(rest) else seconds[1]
+    return [0.0, *(each - seconds[1] + first for each in seconds[1:])]
+
+
+def drawn(guests: int, there: int, seed: int) -> list[int]:
+    """Draw guests with replacement: each equally often, and the rest at random."""
+    whole, rest = divmod(guests, there)
+    some = np.random.default_rng(seed).permutation(there)[:rest]
+    return [*range(there)] * whole + sorted(some.tolist())
+
+
+def size_of(options: dict[str, Any]) -> tuple[int, int]:
+    """Return how many pages a population has, and how many contents at most."""
+    traced = traced_guests(read(options["trace"]))
+    chosen = [traced[each] for each in drawn(options["guests"], len(traced), 0)]
+    pages = sum(each.size for each in chosen)
+    fresh = FRESH * pages if options["churn_percent"] else 0
+    return pages, fresh + sum(len(each.contents[0]) for each in chosen)
+
+
+class Population:
+    """The guests of a run. `ranks()` tells which content of the trace any of theirs is."""
+
+    def __init__(self, world: World, options: dict[str, Any]) -> None:
+        self.world, self.options = world, options
+        self.trace = read(options["trace"])
+        guests = traced_guests(self.trace)
+        churn = options["churn_percent"]
+        self.shared = _shared(guests, len(self.trace.order))
+        self.many = [self.shared]  # the contents of the trace, of positive numbers
+        self.alone: list[tuple[int, Ints]] = []  # first number of a draw, and its contents
+        self.known = len(self.shared)
+        self.processes: list[tuple[Process, Ints, Ints]] = []
+        for each in drawn(options["guests"], len(guests), world.seed):
+            numbers = self._numbers(guests[each])
+            for pages in guests[each].pages:
+                held = pages if churn is None else pages[-1:]
+                self._arrive(held, numbers)
+        self.random = np.random.default_rng(world.seed)
+        if churn:
+            self.rest = [_of(numbers, pages[0]) for _, pages, numbers in self.processes]
+            self.passing = [np.zeros(len(each), bool) for each in self.rest]
+            self.fresh = [self._fresh(FRESH * len(each)) for each in self.rest]
+            world.ksmd.between = self._churn
+
+    def _numbers(self, guest: Traced) -> Ints:
+        """Return a number for each content of the trace, of a guest that is drawn now."""
+        numbers = np.full(len(self.trace.order) + 1, NEVER, np.int32)
+        numbers[self.shared] = np.arange(len(self.shared))
+        found, pages = guest.contents
+        private = ~np.isin(found, self.shared)
+        alone, many = found[private & (pages == 1)], found[private & (pages > 1)]
+        numbers[many] = self.known + np.arange(len(many))
+        self.known += len(many)
+        self.many.append(many)
+        numbers[alone] = self.world.unique(len(alone))
+        self.alone.append((self.world.alone, alone))
+        return numbers
+
+    def _fresh(self, number: int) -> int:
+        self.world.unique(number)
+        return self.world.alone
+
+    def _arrive(self, pages: Ints, numbers: Ints) -> None:
+        process = self.world.ksmd.arrive(_of(numbers, pages[0]))
+        self.processes.append((process, pages, numbers))
+
+    def ranks(self, contents: Ints) -> Ints:
+        """Return the contents of the trace of which these are, which no churn has written."""
+        many = np.concatenate(self.many)
+        firsts = np.array([first for first, _ in reversed(self.alone)])
+        found = np.empty(len(contents), np.int32)
+        positive = contents >= 0
+        found[positive] = many[contents[positive]]
+        own = contents[~positive]
+        draws = len(firsts) - np.searchsorted(firsts, own, side="right")
+        for draw in np.unique(draws):
+            first, alone = self.alone[draw]
+            at = np.flatnonzero(~positive)[draws == draw]
+            found[at] = alone[contents[at] - first]
+        return found
+
+    # --- how pages change ------------------------------------------------------------------------
+
+    def _churn(self) -> None:
+        """Write to pages at random between two scans, and restore those of the last time."""
+        ksmd, share = self.world.ksmd, (self.options["churn_percent"] or 0) / 100
+        for n, (process, _, _) in enumerate(self.processes):
+            rest, passed = self.rest[n], self.passing[n]
+            now = self.random.random(len(rest), np.float32) < share
+            at = np.flatnonzero(now | passed)
+            fresh = self.fresh[n] + FRESH * at + ksmd.full_scans % FRESH
+            ksmd.write(process, at, np.where(now[at], fresh, rest[at]))
+            self.passing[n] = now
+
+    def replay(self) -> Actor:
+        """Change pages as in the trace: at random times between two moments."""
+        ksmd, at = self.world.ksmd, times(self.trace)
+        moments = 1 if self.options["churn_percent"] is not None else len(at)
+        for moment in range(1, moments):
+            changed = [self._changed(pages, moment) for _, pages, _ in self.processes]
+            steps = max(1, round((at[moment] - at[moment - 1]) / STEP))
+            cuts = [self._cut(len(each), steps) for each in changed]
+            for step in range(steps):
+                yield at[moment - 1] + step * STEP
+                for n, (process, pages, numbers) in enumerate(self.processes):
+                    some = changed[n][cuts[n][step] : cuts[n][step + 1]]
+                    if len(some):
+                        ksmd.write(process, some, _of(numbers, pages[moment, some]))
+
+    def _changed(self, pages: Ints, moment: int) -> Places:
+        return self.random.permutation(np.flatnonzero(pages[moment] != pages[moment - 1]))
+
+    def _cut(self, pages: int, steps: int) -> Places:
+        return np.linspace(0, pages, steps + 1).astype(np.int64)
+
+
+def _of(numbers: Ints, pages: Ints) -> Ints:
+    """Return the numbers of contents of the trace. The last stands for none."""
+    found: Ints = numbers[np.maximum(pages, -1)]
+    return found
+
+
+def _shared(guests: list[Traced], contents: int) -> Ints:
+    """Return the contents that several guests have, after that of zeros."""
+    numbers = np.zeros(contents, np.int32)
+    for guest in guests:
+        numbers[guest.contents[0]] += 1
+    found = np.flatnonzero(numbers > 1)
+    return np.append(ZERO, found[found != ZERO]).astype(np.int32)

@@ -1,0 +1,149 @@
+"""Guests of a trace in the simulator: what they share, how they change, what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from ksm_analysis.__main__ import main
+from ksm_analysis.results import traces
+from ksm_analysis.simulator import possible
+from ksm_analysis.simulator.ksmd import NEVER, Ksmd
+from ksm_analysis.simulator.memory import World
+from ksm_analysis.simulator.population import Population, drawn, times, traced_guests
+from ksm_analysis.simulator.simulate import Queue
+
+COUNTED = ("pages_shared", "pages_sharing", "pages_unshared")
+
+
+def population(trace, guests, churn=None, seed=0):
+    world = World(Ksmd(), seed)
+    return Population(world, {"trace": trace, "guests": guests, "churn_percent": churn})
+
+
+def replayed(trace, guests, pages_to_scan):
+    """Replay a trace; return what the real kernel counted at its end, and what the simulator."""
+    found = population(trace, guests)
+    ksmd, queue = found.world.ksmd, Queue(iter([]))
+    queue.add(found.replay())
+    ksmd.set({"run": 1, "pages_to_scan": pages_to_scan, "smart_scan": 0})
+    end = times(found.trace)[-1]
+    queue.until(end, ksmd)
+    ksmd.advance(end - ksmd.clock)
+    last = found.trace.moments.iloc[-1]
+    real = np.array([last[f"ksm.{name}"] for name in COUNTED])
+    return real, np.array([ksmd.counters()[name] for name in COUNTED])
+
+
+def test_python_workers_are_merged_as_by_the_real_kernel():
+    """Frames that are shared since a fork among them: without these, 6 % more would merge."""
+    real, simulated = replayed("python", 3, 2000)
+    assert abs(real - simulated).max() <= 3
+
+
+def test_redis_under_load_is_merged_as_by_the_real_kernel():
+    real, simulated = replayed("redis", 4, 2000)
+    assert simulated[1] == pytest.approx(real[1], rel=0.005)
+
+
+def test_idle_guests_are_merged_as_by_the_real_kernel():
+    real, simulated = replayed("guests-idle", 2, 5000)
+    assert simulated == pytest.approx(real, rel=0.005)
+
+
+def test_more_guests_share_what_those_of_the_trace_share():
+    few, many = population("redis", 4, 0), population("redis", 12, 0)
+    contents = [
+        [found.world.ksmd.content[process.pages] for process, *_ in found.processes]
+        for found in (few, many)
+    ]
+    private = [[{*each[each >= len(few.shared)], *each[each < 0]} for each in c] for c in contents]
+    assert not set.intersection(*private[1][::4])
+    assert sum(map(len, private[1])) == len(set.union(*private[1])) == 3 * sum(map(len, private[0]))
+    for one, other in zip(contents[1][:4], contents[1][4:8], strict=True):
+        common = (one >= 0) & (one < len(few.shared))
+        assert common.any()
+        assert (one[common] == other[common]).all()
+
+
+def test_each_content_is_known_to_be_one_of_the_trace():
+    found = population("guests-stress", 5, 0)
+    traced = traced_guests(found.trace)
+    order = drawn(5, 2, 0)
+    for (process, *_), guest in zip(found.processes, order, strict=True):
+        contents = found.world.ksmd.content[process.pages]
+        expected = traced[guest].pages[0][-1]
+        there = contents != NEVER
+        assert (there == (expected != NEVER)).all()
+        assert (found.ranks(contents[there]) == expected[there]).all()
+
+
+def test_churn_writes_so_many_pages_and_they_get_their_contents_back():
+    found = population("redis", 2, 20)
+    ksmd = found.world.ksmd
+    rest = [ksmd.content[process.pages].copy() for process, *_ in found.processes]
+    shares = []
+    for _ in range(6):
+        ksmd.scan()
+        for (process, *_), own in zip(found.processes, rest, strict=True):
+            shares.append(np.mean(ksmd.content[process.pages] != own))
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.01)
+
+
+def test_guests_are_drawn_evenly():
+    assert drawn(7, 3, 1).count(0) in (2, 3)
+    assert [*map(drawn(9, 3, 1).count, range(3))] == [3, 3, 3]
+    assert {tuple(drawn(1, 3, seed)) for seed in range(20)} == {(0,), (1,), (2,)}
+
+
+def test_a_page_that_is_unmapped_is_forgotten_at_the_next_scan():
+    ksmd = Ksmd()
+    ksmd.set({"run": 1, "smart_scan": 0})
+    process = ksmd.arrive([1, 1, 2, -1])
+    ksmd.scan()
+    ksmd.scan()
+    ksmd.write(process, [1, 2], [NEVER, NEVER])
+    ksmd.scan()
+    assert (ksmd.shared, ksmd.sharing, ksmd.unshared, ksmd.items, ksmd.pages) == (1, 0, 1, 2, 2)
+
+
+EXPERIMENT = "population: {trace: %s, guests: 2}\nsampling: {interval: 1, intervals: 2}\n"
+
+
+def refused(tmp_path, trace, capsys, command="simulate"):
+    file = tmp_path / "made.yml"
+    file.write_text(EXPERIMENT % trace)
+    assert main([command, str(file), "--results", str(tmp_path / "results")]) == 2
+    assert not (tmp_path / "results").exists()
+    return capsys.readouterr().err
+
+
+def test_what_is_no_trace_is_refused_before_anything_starts(tmp_path, capsys):
+    names = ", ".join(traces.shipped())
+    assert f"called redes. Those of the package are {names}" in refused(tmp_path, "redes", capsys)
+    (tmp_path / "run").mkdir()
+    raw = tmp_path / "run/census.trace"
+    head = '{"kind": "header", "format": 1, "page_size": 4096, "bytes": 0}\n'
+    raw.write_text(head)
+    assert "is cut short after 0 moments" in refused(tmp_path, tmp_path / "run", capsys)
+    raw.write_text(head.replace('"format": 1', '"format": 2'))
+    assert "reads only format 1" in refused(tmp_path, tmp_path / "run", capsys)
+    raw.write_text(head.replace("4096", "16384"))
+    assert "is a trace of pages of 16384 bytes" in refused(tmp_path, tmp_path / "run", capsys)
+
+
+def test_a_shipped_trace_that_is_cut_short_is_refused(tmp_path, capsys):
+    copied = shutil.copytree(traces.shipped()["redis"], tmp_path / "copy")
+    pages = copied / "pages.parquet"
+    pages.write_bytes(pages.read_bytes()[:-100])
+    assert "has no whole trace" in refused(tmp_path, copied, capsys)
+
+
+def test_a_population_that_does_not_fit_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(possible, "available", lambda: 2.0**18)
+    assert "pages need about" in refused(tmp_path, "redis", capsys)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_population_is_only_simulated(tmp_path, capsys, command):
+    assert "guests of a trace are only simulated" in refused(tmp_path, "redis", capsys, command)
