@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "test whether two sets of runs differ, by how much, and with which confidence",
     "import": "convert logs, tables and dumps of others, or ranges of a Prometheus, to runs",
     "doctor": "explain why nothing merges, and how to fix it; changes nothing on any host",
+    "assess": "forecast what KSM would free on a host, how soon and at which cost; changes nothing",
     "schema": "print the JSON Schema of experiment files, for editors",
 }
 EXAMPLES = """\
@@ -33,6 +34,7 @@ examples:
   python -m ksm_analysis compare results/old results/new    do they differ, and how sure is that
   python -m ksm_analysis import *.log --results old     the original framework's logs, as runs
   python -m ksm_analysis doctor                         why does nothing merge on this host
+  python -m ksm_analysis assess                         what would KSM free on this host
 
 Each command explains itself: python -m ksm_analysis COMMAND --help
 """

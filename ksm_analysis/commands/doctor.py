@@ -144,7 +144,11 @@ def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str
         if getattr(arguments, option) == "":
             raise InputError(f"--{option}: expected a path, not an empty text")
     if arguments.root is None and arguments.facts is None:
-        return _asked(arguments)
+        from ksm_analysis.campaign import reading
+
+        seconds = USUAL_SECONDS if arguments.seconds is None else arguments.seconds
+        variables = {"doctor_seconds": seconds}
+        return reading.ask("doctor", "facts", variables, arguments.host, arguments.inventory)
     for option in ("host", "inventory"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option}: not with --root or --facts, which ask no host")
@@ -205,68 +209,6 @@ def _collect(file: str, asked: dict[str, Any]) -> None:
     except OSError as error:
         raise InputError(f"--collect {file}: {error.strerror or error}") from None
     print(f"{file}: the facts of {count(known, 'host')}", file=sys.stderr)
-
-
-# --- asking ---------------------------------------------------------------------------------------
-
-
-def _asked(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return the facts of each host, or None; and errors by host, or None if interrupted."""
-    from pathlib import Path
-
-    from ksm_analysis.campaign import launch
-
-    playbook = "playbooks/doctor.yml"
-    if not (launch.ROOT / playbook).is_file():
-        raise InputError(
-            f"{launch.ROOT}: no {playbook} here: use it from a clone of the repository"
-        )
-    inventory = Path(arguments.inventory or launch.ROOT / "inventory/localhost.yml").absolute()
-    if not inventory.exists():
-        raise InputError(f"{inventory}: no such inventory")
-    names = launch.hosts(launch.ROOT, inventory, arguments.host, option="--host")
-    listener = Listener(names)
-    launcher = launch.Launcher(launch.ROOT, inventory, "doctor", listener.take, lambda: None)
-    variables = {"ksm_limit": launch.pattern(names), "doctor_seconds": _or_usual(arguments.seconds)}
-    with launcher.signals():
-        launcher.play(playbook, variables)
-    if launcher.error:
-        raise launcher.error
-    if launcher.asked:
-        return listener.facts, None
-    return listener.facts, listener.errors()
-
-
-def _or_usual(seconds: float | None) -> float:
-    return USUAL_SECONDS if seconds is None else seconds
-
-
-class Listener:
-    """Receives the events of the playbook; `facts` has the facts of each host, or None."""
-
-    def __init__(self, names: list[str]):
-        self.facts: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
-        self._said: dict[str, str] = {}
-        self._last = ""
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Handle one event of ansible-runner."""
-        data = event.get("event_data") or {}
-        host, result = data.get("host") or "", data.get("res") or {}
-        if event["event"] == "runner_on_ok" and "facts" in result:
-            self.facts[host] = result["facts"]
-        elif event["event"] in ("runner_on_failed", "runner_on_unreachable"):
-            self._said[host] = " ".join(str(result.get("msg", "no reason given")).split())
-        elif not host:
-            self._last = event.get("stdout", "").strip() or self._last
-
-    def errors(self) -> dict[str, str]:
-        """Return why hosts were not read, by name."""
-        return {
-            name: self._said.get(name, f"Ansible did not reach the host. {self._last}".strip())
-            for name, facts in self.facts.items()
-            if facts is None
-        }
 
 
 # --- telling --------------------------------------------------------------------------------------

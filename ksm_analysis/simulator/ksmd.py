@@ -117,6 +117,7 @@ class Ksmd:
     costs: Costs = field(default_factory=Costs)
     key: Callable[[int], int] | None = None
     between: Callable[[], None] | None = None  # called after each full scan
+    late: float = 0.0  # seconds by which each sleep takes longer than its knob says
     clock: float = 0.0
     cpu: float = 0.0
     full_scans: int = 0
@@ -362,7 +363,7 @@ class Ksmd:
 
         Returns the number of pages that were visited.
         """
-        pages, sleep = self.knobs["pages_to_scan"], self.knobs["sleep_millisecs"] / 1000
+        pages, sleep = self.knobs["pages_to_scan"], self.knobs["sleep_millisecs"] / 1000 + self.late
         most = max(self.costs)
         batches = 0 if self.left else int(seconds / (sleep + pages * most))
         self.left = self.left or pages

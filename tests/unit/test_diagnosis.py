@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.campaign import launch
+from ksm_analysis.campaign.reading import Listener
 from ksm_analysis.commands import doctor
 from ksm_analysis.doctor import diagnosis, redaction, shape
 from ksm_analysis.doctor import facts as read
@@ -599,14 +600,14 @@ def test_a_name_is_not_markup(capsys):
 
 
 def test_a_listener_takes_facts_and_reasons():
-    listener = doctor.Listener(["a", "b", "c"])
+    listener = Listener(["a", "b", "c"], "facts")
     for event, host, result in (
         ("runner_on_ok", "a", {"facts": {"format": 1}}),
         ("runner_on_unreachable", "b", {"msg": "no\nroute"}),
     ):
         listener.take({"event": event, "event_data": {"host": host, "res": result}})
     listener.take({"event": "verbose", "stdout": "[ERROR]: it is broken"})
-    assert listener.facts["a"] == {"format": 1}
+    assert listener.found["a"] == {"format": 1}
     errors = {"b": "no route", "c": "Ansible did not reach the host. [ERROR]: it is broken"}
     assert listener.errors() == errors
 
@@ -626,13 +627,13 @@ def test_the_facts_of_a_thousand_guests_are_received(tmp_path):
     (tmp_path / "hosts.yml").write_text(INVENTORY % "/usr/bin/python3")
     play = {"name": "Read", "hosts": "lab", "gather_facts": False, "tasks": [{"many": {}}]}
     (tmp_path / "play.yml").write_text(json.dumps([play]))
-    listener = doctor.Listener(["lab"])
+    listener = Listener(["lab"], "facts")
     launcher = launch.Launcher(
         tmp_path, tmp_path / "hosts.yml", "doctor", listener.take, lambda: None
     )
     assert launcher.play("play.yml", {}) == 0
     assert listener.errors() == {}
-    assert len(listener.facts["lab"]["domains"]) == 1000
+    assert len(listener.found["lab"]["domains"]) == 1000
 
 
 # What cannot be used

@@ -20,6 +20,7 @@ OLDEST = (3, 6)
 # Directories of modules that a program finds beside it on a host
 BESIDE = {
     "ksm_guest_density.py": ("roles/part_arrivals/files", "roles/processes/files"),
+    "ksm_assess.py": ("roles/part_census/files", "roles/doctor/files"),
     "ksm_load.py": ("roles/processes/files",),
     "ksm_monitor.py": ("roles/part_sampler/files",),
     "ksm_workload.py": ("plugins/module_utils",),

@@ -1,0 +1,340 @@
+"""Settings and policies on offer, and what each would do with a population: simulated."""
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ksm_analysis.assess.population import ABSENT, ZERO, Churn, Population
+from ksm_analysis.metrics import advisor
+from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
+from ksm_analysis.simulator.memory import Actor, World
+from ksm_analysis.simulator.policy import governor
+from ksm_analysis.simulator.programs import program
+
+POLICY = "part_policy/files/ksm_policy.py"
+REFERENCE = 3.0e-6
+"""CPU seconds to read and hash a page (ksm_assess.py) where the costs of ksmd were measured."""
+TICK = 0.1  # seconds between writes, at least
+STEP, PART = 0.02, 0.01  # seconds between looks at what is freed, at least; part of the time so far
+SETTLED, SCANS = 0.005, 4  # it is over if the second half of the time freed no more, after scans
+LONGEST = 12 * 3600.0  # seconds that are simulated at most
+PATIENCE, A_PAGE = 1.0, 5e-6  # seconds to simulate a setting at most, and more for each page
+SOON = 0.95  # of what is freed in the end
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a policy sees of a host: bytes of memory, and what ksmd has used since boot."""
+
+    memory: int
+    available: int
+    anonymous: int  # pages
+    page_size: int
+    ksmd_seconds: float = 0.0
+
+
+Ruler = Callable[[World, Host], Actor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Knobs from the start on, and who turns them then. `note`: what it needs, or assumes."""
+
+    name: str
+    knobs: dict[str, int] = field(default_factory=dict)
+    ruler: Ruler | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a setting: `times`, `freed` (pages) and `cpu` (seconds) at them.
+
+    `final`: pages freed in the end. `soon`: seconds to 95 % of that, and ksmd's CPU seconds until
+    then. `later`: percent of a CPU in the second half of the time. `whole`: whether it was
+    simulated until nothing more was freed.
+    """
+
+    setting: Setting
+    times: NDArray[np.float64]
+    freed: NDArray[np.float64]
+    cpu: NDArray[np.float64]
+    scans: int
+    whole: bool
+
+    @property
+    def final(self) -> float:
+        """Return the pages that are freed in the end: the mean of the last quarter."""
+        return float(self.freed[self.times >= 0.75 * self.times[-1]].mean())
+
+    @property
+    def soon(self) -> tuple[float, float] | None:
+        """Return seconds and CPU seconds until 95 % are freed; None without anything to free."""
+        if self.final <= 0:
+            return None
+        at = int(np.argmax(self.freed >= SOON * self.final))
+        return float(self.times[at]), float(self.cpu[at])
+
+    @property
+    def later(self) -> float:
+        """Return percent of a CPU, in the second half."""
+        at = int(np.searchsorted(self.times, self.times[-1] / 2))
+        seconds = self.times[-1] - self.times[at]
+        return float(100 * (self.cpu[-1] - self.cpu[at]) / seconds) if seconds else 0.0
+
+
+# --- who turns the knobs --------------------------------------------------------------------------
+
+
+def _advisor(target: int = 200) -> Ruler:
+    def turns(world: World, host: Host) -> Actor:
+        asked, ksmd = advisor.Advisor(target_scan_time=target), world.ksmd
+        state, used = advisor.start(asked), host.ksmd_seconds
+        ksmd.set({"pages_to_scan": state.pages_to_scan, "run": 1})
+        since, scans, cpu = ksmd.clock, ksmd.full_scans, ksmd.cpu
+        while True:
+            yield ksmd.clock + max(0.01, state.scan_time / 200)
+            if ksmd.full_scans > scans:
+                state = advisor.advise(state, ksmd.clock - since, ksmd.cpu - cpu + used, asked)
+                since, scans, cpu, used = ksmd.clock, ksmd.full_scans, ksmd.cpu, 0.0
+                ksmd.set({"pages_to_scan": state.pages_to_scan})
+
+    return turns
+
+
+def _governor(**told: float) -> Ruler:
+    return lambda world, host: governor(world, told)
+
+
+def _ksmtuned(sleep: int = 10) -> Ruler:
+    """Debian's ksmtuned while memory is short: 300 pages more each minute, from 0 up to 1250."""
+
+    def turns(world: World, host: Host) -> Actor:
+        pause = max(10, sleep * 16 * 2**30 // host.memory)
+        for minute in range(1, 6):
+            yield 60.0 * minute
+            knobs = {"pages_to_scan": min(1250, 300 * minute), "sleep_millisecs": pause, "run": 1}
+            world.ksmd.set(knobs)
+
+    return turns
+
+
+def _kubevirt(world: World, host: Host) -> Actor:
+    core, told = program(POLICY), {
+        "pages_boost": 300, "pages_decay": -50, "pages_min": 64, "pages_max": 1250,
+        "pages_init": 100, "sleep_ms_baseline": 100, "free_percent": 1,
+    }  # fmt: skip
+    running, pages = False, 0
+    while True:
+        sizes = (host.memory // 1024, min(host.available, host.memory - 2**20) // 1024)
+        writes = dict(core.kubevirt_writes(told, running, pages, *sizes))
+        running, pages = True, writes["pages_to_scan"]
+        world.ksmd.set(writes)
+        yield world.ksmd.clock + 180
+
+
+def _kata(world: World, host: Host) -> Actor:
+    core, now = program(POLICY), 0.0
+    state, mode = core.kata_next(core.kata_start(now), now, kicked=True)
+    while True:
+        if mode == "initial":
+            world.ksmd.set({"run": 0})
+        elif mode:
+            writes = dict(core.kata_writes(mode, host.anonymous * host.page_size // 1024,
+                                           host.page_size))  # fmt: skip
+            world.ksmd.set({**writes, "pages_to_scan": max(1, writes["pages_to_scan"])})
+        if state.due == float("inf"):
+            return
+        yield state.due
+        state, mode = core.kata_next(state, world.ksmd.clock, kicked=False)
+
+
+def _fixed(pages: int, sleep: int, smart: int = 0) -> Setting:
+    knobs = {"pages_to_scan": pages, "sleep_millisecs": sleep, "smart_scan": smart, "run": 1}
+    name = f"{pages} pages / {sleep} ms" + (", smart_scan" if smart else "")
+    return Setting(name, knobs)
+
+
+SHORT = "if memory is short"
+"""Its programs scan only while less than a fifth of the memory is available."""
+OFFER = (
+    Setting("default", _fixed(100, 20, 1).knobs, note="100 pages / 20 ms, smart_scan"),
+    _fixed(500, 20),
+    _fixed(1000, 20),
+    _fixed(1250, 10),
+    _fixed(5000, 20),
+    _fixed(10000, 20),
+    _fixed(10000, 20, 1),
+    Setting("advisor, 200 s", {"smart_scan": 1}, _advisor(), "from Linux 6.8 on"),
+    Setting("advisor, 60 s", {"smart_scan": 1}, _advisor(60), "from Linux 6.8 on"),
+    Setting("ksmtuned", {"run": 0}, _ksmtuned(), SHORT),
+    Setting("ksmtuned of Proxmox", {"run": 0}, _ksmtuned(100), SHORT),
+    Setting("KubeVirt", {"run": 0}, _kubevirt, SHORT),
+    Setting("Kata", {"run": 0}, _kata, "after an arrival"),
+    Setting("governor", {}, _governor()),
+    Setting("governor, price 1", {}, _governor(price=1)),
+)
+
+
+# --- simulation -----------------------------------------------------------------------------------
+
+
+def costs(page_seconds: float) -> Costs:
+    """Return ksmd's costs on a host where a page is read and hashed in so many CPU seconds."""
+    return Costs(*(each * page_seconds / REFERENCE for each in Costs()))
+
+
+def simulate(
+    setting: Setting,
+    population: Population,
+    host: Host,
+    of_pages: Costs,
+    knobs: dict[str, int],
+    hz: int = 250,
+    seconds: float | None = None,
+) -> Outcome:
+    """Simulate a setting until it frees nothing more, or for some seconds.
+
+    `knobs` are those of the host, which a setting does not set (max_page_sharing, use_zero_pages).
+    """
+    late = 0.5 / hz  # the timer's ticks: on average, half of one
+    world = World(Ksmd(costs=of_pages, late=late))
+    given_up = knobs["use_zero_pages"]
+    kept = {"max_page_sharing": knobs["max_page_sharing"], "smart_scan": knobs["smart_scan"]}
+    world.ksmd.set({**kept, "use_zero_pages": 1})
+    queue: list[tuple[float, int, Actor]] = []
+    for n, process in enumerate(_processes(world, population, bool(given_up))):
+        for actor in _writers(world, process, population, n):
+            heapq.heappush(queue, (0.0, len(queue), actor))
+    world.ksmd.set(setting.knobs)
+    if setting.ruler:
+        heapq.heappush(queue, (0.0, len(queue), setting.ruler(world, host)))
+    points, began = [(0.0, 0.0, 0.0)], time.monotonic()
+    patience = PATIENCE + A_PAGE * len(population.rest)
+    whole = True
+    while True:
+        at = points[-1][0] + max(STEP, PART * points[-1][0])
+        _until(world, queue, min(at, seconds or at))
+        points.append((world.ksmd.clock, float(world.ksmd.freed), world.ksmd.cpu))
+        if seconds is not None and points[-1][0] >= seconds:
+            break
+        if seconds is None and _over(world, points):
+            break
+        if at > LONGEST or time.monotonic() - began > patience:
+            whole = False
+            break
+    times, freed, cpu = (np.array(each) for each in zip(*points, strict=True))
+    return Outcome(setting, times, freed, cpu, world.ksmd.full_scans, whole)
+
+
+def _until(world: World, queue: list[tuple[float, int, Actor]], at: float) -> None:
+    """Let time pass, and call all actors that are due."""
+    ksmd = world.ksmd
+    while queue and queue[0][0] <= at:
+        when, number, actor = heapq.heappop(queue)
+        ksmd.advance(max(0.0, when - ksmd.clock))
+        again = next(actor, None)
+        if again is not None:
+            heapq.heappush(queue, (again, number, actor))
+    ksmd.advance(max(0.0, at - ksmd.clock))
+
+
+def _over(world: World, points: list[tuple[float, float, float]]) -> bool:
+    """Whether the second half of the time has freed no more, and there were enough scans."""
+    at, now, _ = points[-1]
+    if world.ksmd.full_scans < SCANS and (world.ksmd.knobs["run"] == 1 or not now):
+        return at > 3600 and world.ksmd.knobs["run"] != 1
+    half = next(freed for when, freed, _ in points if when >= at / 2)
+    return now - half <= SETTLED * max(now, 1)
+
+
+def _processes(world: World, population: Population, given_up: bool) -> Iterator[Process]:
+    """Start the processes. Zeros that are given up have 0; others are pages like others."""
+    rest = population.rest
+    numbers, at, counts = np.unique(rest, return_inverse=True, return_counts=True)
+    small = np.zeros(len(numbers), np.int32)
+    shared = (counts > 1) & (numbers > ZERO)
+    zero = numbers == ZERO
+    small[shared] = np.arange(2, 2 + shared.sum())  # 1 is zeros that are merged
+    small[zero] = ZERO if given_up else 1
+    alone = (counts == 1) & (numbers > ZERO)
+    small[alone] = world.unique(int(alone.sum()))
+    small[numbers == ABSENT] = NEVER
+    found = small[at]
+    found[population.split_zeros] = ZERO
+    for n, name in enumerate(population.names):
+        yield world.come(name, found[population.pages(n)])
+
+
+def _writers(
+    world: World, process: Process, population: Population, number: int
+) -> Iterator[Actor]:
+    one = population.churn[number]
+    hot = np.flatnonzero(population.hot[population.pages(number)])
+    if one.rate:
+        yield _passing(world, process, one, hot)
+    if len(hot):
+        yield _hot(world, process, one, hot)
+
+
+def _passing(world: World, process: Process, one: Churn, hot: NDArray[np.int64]) -> Actor:
+    """Write to pages at random, and restore them after a while."""
+    random = np.random.default_rng(process.start)
+    resting = world.ksmd.content[process.pages].copy()
+    free = np.ones(process.size, bool)
+    free[hot] = False
+    written: deque[tuple[float, NDArray[np.int64]]] = deque()
+    tick, owed = max(TICK, one.dwell / 20), 0.0
+    at = -one.dwell  # so that as many do not rest when it begins as later
+    while True:
+        owed += one.rate * process.size * tick
+        pages = np.unique(random.integers(0, process.size, int(owed)))
+        owed -= int(owed)
+        pages = pages[free[pages]]
+        back = np.empty(0, np.int64)
+        while written and written[0][0] <= at - one.dwell:
+            back = np.append(back, written.popleft()[1])
+        free[back], free[pages] = True, False
+        written.append((at, pages))
+        world.ksmd.write(process, back, resting[back])
+        world.ksmd.write(process, pages, world.unique(len(pages)))
+        at += tick
+        if at > 0:
+            yield at
+
+
+def _hot(world: World, process: Process, one: Churn, hot: NDArray[np.int64]) -> Actor:
+    """Write new contents to the pages that never rest."""
+    random, tick = np.random.default_rng(process.start), max(TICK, 0.1 / one.hot_rate)
+    world.ksmd.write(process, hot, world.unique(len(hot)))
+    at = 0.0
+    while True:
+        at += tick
+        yield at
+        pages = hot[random.random(len(hot)) < 1 - np.exp(-one.hot_rate * tick)]
+        world.ksmd.write(process, pages, world.unique(len(pages)))
+
+
+def host_of(facts: dict[str, Any], population: Population) -> Host:
+    """Return what a policy sees of the host whose facts these are."""
+    memory = facts["host"]
+    total = int(memory["memory_bytes"] or 2**34)
+    return Host(
+        total,
+        int(memory["memory"].get("MemAvailable", total // 2)),
+        int(np.count_nonzero(population.rest != ABSENT)),
+        int(memory["page_size"]),
+        (facts["readings"][-1]["ksmd_cpu_ns"] or 0) / 1e9,
+    )
+
+
+def usable(facts: dict[str, Any]) -> dict[str, int]:
+    """Return the knobs of a host, with the kernel's defaults for those that it has not."""
+    found = facts["readings"][-1]["ksm"] or {}
+    return {name: int(found.get(name, value)) for name, value in KNOBS.items()}
