@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ksm_analysis.definition.values import OneOrList, OrLeftOut, Strict, number, says, whole
+from ksm_analysis.definition.values import OneOrList, OrLeftOut, Strict, Switch, number, says, whole
 
 
 class Population(Strict):
@@ -29,6 +29,10 @@ class Population(Strict):
         description="Part of the pages that is written from one full scan to the next, in percent:"
         " one cell for each number. Without, pages change as in the trace.",
     )
+    count_bytes: Switch = Field(
+        default=False,
+        description="Count the bytes that ksmd compares, and what hashes would take instead.",
+    )
 
     @property
     def variants(self) -> list[dict[str, Any]]:
@@ -46,4 +50,5 @@ class Population(Strict):
     def options(self, variant: int, guests: int) -> dict[str, Any]:
         """Return the options of the part for one of the variants."""
         trace, churn = self._variants[variant]
-        return {"trace": trace, "guests": guests, "churn_percent": churn}
+        counts = {"count_bytes": True} if self.count_bytes else {}
+        return {"trace": trace, "guests": guests, "churn_percent": churn, **counts}

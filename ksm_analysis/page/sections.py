@@ -15,6 +15,7 @@ from ksm_analysis.page import (
     efficiency_figures,
     figures,
     freed_figures,
+    hashing_figures,
     load_figures,
     phase_lock_figures,
     policy_figures,
@@ -89,6 +90,17 @@ LATENCIES = (
     "at the median, 1 % at p99. Answers are of the settled phase, and with KSM off of the same "
     "time; without such a phase, of the whole run after the warm-up. Repetitions are counted "
     "together. "
+)
+HASHING = (
+    "Trees, as in Linux: each page that is not merged is hashed once a visit (xxhash), to see "
+    "whether it has changed; if not, both trees are searched with memcmp. Tables by the checksum: "
+    "the same hash is the key of two hash tables. Trees of strong hashes: each page is hashed by "
+    "SHA-256 instead, and trees are in the order of hashes. Checksum, and hashes kept: a page "
+    "has a strong hash from its first visit at rest on. All compare whole pages before they merge "
+    "them. A solid line is the least churn, and dashes are more: the part of all pages that is "
+    "written from one scan to the next. CPU time is what it takes to hash, to search and to "
+    "compare, from prices that were measured (docs/hashing.md). Memory is what hashes add, for "
+    "each page of the guests."
 )
 PHASE_LOCK = (
     "Two sets of pages have the same contents. The second appears when ksmd has scanned the first "
@@ -172,6 +184,14 @@ def sections_of(measured: list[Measured]) -> list[Section]:
             "What writes cost",
             "A write to a merged page makes the kernel copy it. Axes of time are logarithmic.",
             tuple(_writes(measured)),
+        ),
+        Section(
+            "hashing",
+            "What hashes would save",
+            "What the trees of ksmd compare, and what other ways to find equal pages would take. "
+            "The value of a run is the mean of its full scans after the second.",
+            tuple(_hashing(measured)),
+            "Hashing",
         ),
         Section(
             "reported",
@@ -321,11 +341,19 @@ def _writes(measured: list[Measured]) -> Iterator[Figure]:
             yield Figure(name, heading, WRITES + words, tuple(panels), wide=True)
 
 
+def _hashing(measured: list[Measured]) -> Iterator[Figure]:
+    """Make the figures of what is compared and hashed, if runs have counted that."""
+    for name, title, panels in hashing_figures.figures(measured):
+        yield Figure(f"hashing-{name}", title, HASHING, tuple(panels), wide=True)
+
+
 def _reported(measured: list[Measured]) -> Iterator[Figure]:
     """Make a figure of the latencies of a load, and one for each metric that runs reported."""
     if panels := load_figures.latencies(measured):
         yield Figure("load-latencies", "Time of an answer", LATENCIES, tuple(panels), wide=True)
     for metric in metrics_of([each.run for each in measured]):
+        if metric.name in hashing_figures.METRICS:
+            continue
         if panels := reported_figures.panels_of(measured, metric):
             name = f"reported-{metric.column}"
             words = f"{reported_figures.words_of(metric)}{REPORTED}"

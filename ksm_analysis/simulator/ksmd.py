@@ -75,6 +75,11 @@ class Costs(NamedTuple):
     skipped: float = 0.29e-6  # smart_scan skips it
 
 
+Watch = Callable[[Places, Places, int, int], None]
+"""Is told of pages that ksmd has looked at: those that have changed, those that rest, the first
+frame that is new, and how many were put into the unstable tree."""
+
+
 @dataclass(eq=False)
 class Process:
     """A process with mergeable memory: `size` pages from `start` on, of all pages of the host."""
@@ -118,6 +123,7 @@ class Ksmd:
     key: Callable[[int], int] | None = None
     between: Callable[[], None] | None = None  # called after each full scan
     late: float = 0.0  # seconds by which each sleep takes longer than its knob says
+    watch: Watch | None = None  # called with pages that were looked at
     clock: float = 0.0
     cpu: float = 0.0
     full_scans: int = 0
@@ -464,7 +470,10 @@ class Ksmd:
         changed = looked[~same]
         self.checksum[changed] = self.content[changed]
         rest = self._zeroed(looked[same])
+        frame = self.frames
         alone = self._resolve(rest, gone)
+        if self.watch:
+            self.watch(changed, rest, frame, alone)
         merging = np.count_nonzero(same) - alone
         seconds += (
             len(changed) * self.costs.changed

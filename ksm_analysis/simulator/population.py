@@ -17,6 +17,7 @@ import pandas as pd
 from ksm_analysis.errors import InputError
 from ksm_analysis.results import traces
 from ksm_analysis.results.traces import Trace
+from ksm_analysis.simulator.hashing import Hashing
 from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Places, Process
 from ksm_analysis.simulator.memory import Actor, World
 
@@ -26,8 +27,8 @@ WORKER = re.compile(r"-w\d+$")
 
 
 @cache
-def read(name: str) -> Trace:
-    """Read a trace of the package, or of a directory. Raises InputError."""
+def read(name: str) -> "tuple[Trace, list[Traced]]":
+    """Return a trace of the package, or of a directory, and its guests. Raises InputError."""
     shipped = traces.shipped()
     if not (path := shipped.get(name, Path(name))).is_dir():
         there = ", ".join(shipped)
@@ -36,9 +37,9 @@ def read(name: str) -> Trace:
             f"of the package are {there}"
         )
     trace = traces.read_trace(path)
-    if not traced_guests(trace):
+    if not (guests := traced_guests(trace)):
         raise InputError(f"population.trace: no process in {name} has a page in memory")
-    return trace
+    return trace, guests
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ def drawn(guests: int, there: int, seed: int) -> list[int]:
 
 def size_of(options: dict[str, Any]) -> tuple[int, int]:
     """Return how many pages a population has, and how many contents at most."""
-    traced = traced_guests(read(options["trace"]))
+    _, traced = read(options["trace"])
     chosen = [traced[each] for each in drawn(options["guests"], len(traced), 0)]
     pages = sum(each.size for each in chosen)
     fresh = FRESH * pages if options["churn_percent"] else 0
@@ -160,12 +161,11 @@ def size_of(options: dict[str, Any]) -> tuple[int, int]:
 
 
 class Population:
-    """The guests of a run. `ranks()` tells which content of the trace any of theirs is."""
+    """The guests of a run. `traced()` tells which content of the trace any of theirs is."""
 
     def __init__(self, world: World, options: dict[str, Any]) -> None:
         self.world, self.options = world, options
-        self.trace = read(options["trace"])
-        guests = traced_guests(self.trace)
+        self.trace, guests = read(options["trace"])
         churn = options["churn_percent"]
         self.shared = _shared(guests, len(self.trace.order))
         self.many = [self.shared]  # the contents of the trace, of positive numbers
@@ -177,12 +177,17 @@ class Population:
             for pages in guests[each].pages:
                 held = pages if churn is None else pages[-1:]
                 self._arrive(held, numbers)
+        self.first = np.array([first for first, _ in reversed(self.alone)])
+        self.every = np.concatenate(self.many)
         self.random = np.random.default_rng(world.seed)
+        self.hashing: Hashing | None = None
+        if options.get("count_bytes"):
+            self.hashing = Hashing(world.ksmd, self.trace.order, self.traced)
+        world.ksmd.between = self._between
         if churn:
             self.rest = [_of(numbers, pages[0]) for _, pages, numbers in self.processes]
             self.passing = [np.zeros(len(each), bool) for each in self.rest]
             self.fresh = [self._fresh(FRESH * len(each)) for each in self.rest]
-            world.ksmd.between = self._churn
 
     def _numbers(self, guest: Traced) -> Ints:
         """Return a number for each content of the trace, of a guest that is drawn now."""
@@ -206,15 +211,13 @@ class Population:
         process = self.world.ksmd.arrive(_of(numbers, pages[0]))
         self.processes.append((process, pages, numbers))
 
-    def ranks(self, contents: Ints) -> Ints:
+    def traced(self, contents: Ints) -> Ints:
         """Return the contents of the trace of which these are, which no churn has written."""
-        many = np.concatenate(self.many)
-        firsts = np.array([first for first, _ in reversed(self.alone)])
         found = np.empty(len(contents), np.int32)
         positive = contents >= 0
-        found[positive] = many[contents[positive]]
+        found[positive] = self.every[contents[positive]]
         own = contents[~positive]
-        draws = len(firsts) - np.searchsorted(firsts, own, side="right")
+        draws = len(self.first) - np.searchsorted(self.first, own, side="right")
         for draw in np.unique(draws):
             first, alone = self.alone[draw]
             at = np.flatnonzero(~positive)[draws == draw]
@@ -222,6 +225,13 @@ class Population:
         return found
 
     # --- how pages change ------------------------------------------------------------------------
+
+    def _between(self) -> None:
+        """Act between two full scans."""
+        if self.hashing:
+            self.world.told.setdefault("population", []).extend(self.hashing.scanned())
+        if self.options["churn_percent"]:
+            self._churn()
 
     def _churn(self) -> None:
         """Write to pages at random between two scans, and restore those of the last time."""

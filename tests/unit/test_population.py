@@ -75,7 +75,7 @@ def test_each_content_is_known_to_be_one_of_the_trace():
         expected = traced[guest].pages[0][-1]
         there = contents != NEVER
         assert (there == (expected != NEVER)).all()
-        assert (found.ranks(contents[there]) == expected[there]).all()
+        assert (found.traced(contents[there]) == expected[there]).all()
 
 
 def test_churn_writes_so_many_pages_and_they_get_their_contents_back():
