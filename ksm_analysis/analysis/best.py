@@ -83,8 +83,11 @@ def best_of(every: list[Setting]) -> list[Best]:
 
 def _over_hosts(scenarios: dict[tuple[str, int, str], list[Setting]]) -> Iterator[list[Setting]]:
     """Yield the rivals of each scenario; those of all hosts together if only that can decide."""
-    for (_, *alike), rivals in scenarios.items():
-        hosts = [found for (_, *others), found in scenarios.items() if others == alike]
+    of_hosts: dict[tuple[int, str], list[list[Setting]]] = {}
+    for (_, guests, workload), rivals in scenarios.items():
+        of_hosts.setdefault((guests, workload), []).append(rivals)
+    for (_, guests, workload), rivals in scenarios.items():
+        hosts = of_hosts[guests, workload]
         pooled = _of_all(hosts)
         few = min(len(_blocks(each)) for each in hosts) < FEWEST
         if len(hosts) == 1 or not few or len(_blocks(pooled)) < FEWEST:

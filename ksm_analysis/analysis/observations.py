@@ -23,6 +23,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import reached
 from ksm_analysis.metrics.values import MIB, Ends, saved_pages
 from ksm_analysis.results import cells
+from ksm_analysis.results.once import once
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 EQUAL = 0.10  # a smaller relative difference of last values counts as about the same
@@ -328,6 +329,7 @@ def _after_workload(measured: list[Measured]) -> tuple[str, str]:
     )
 
 
+@once(lambda found: found and (found[0], found[1]))
 def _late_in_both(measured: Measured) -> tuple[float, float] | None:
     """Return mean saved pages in the last quarter of the workload's time, and of the time after.
 
@@ -427,6 +429,7 @@ def _busy(measured: Measured) -> bool:
     return bool(measured.run.tasks) or "stress-ng" in measured.run.factors["workload"]
 
 
+@once()
 def _early_profit(measured: Measured) -> float | None:
     profit = measured.host["general_profit"]
     value = profit.iloc[: max(1, len(profit) // 2)].mean()
@@ -529,6 +532,7 @@ def _sampling_cost(measured: list[Measured]) -> tuple[str, str]:
     return UNTESTED, f"{needed} {_own_cost(measured)}".strip()
 
 
+@once()
 def _host_cpu_percent(measured: Measured) -> float:
     return float(measured.host["host_cpu_percent"].mean())
 
@@ -539,14 +543,16 @@ def _period(measured: Measured) -> float:
 
 def _own_cost(measured: list[Measured]) -> str:
     """Say how much CPU the sampler itself used; imported logs do not have it."""
-    costs = [
-        100 * each.run.end["cpu_seconds"] / each.run.samples["seconds"].iloc[-1]
-        for each in measured
-        if each.run.end.get("cpu_seconds") is not None and each.run.samples["seconds"].iloc[-1]
-    ]
+    costs = [cost for each in measured if (cost := _own_percent(each)) is not None]
     if not costs:
         return ""
     return f"The sampler itself used at most {number(max(costs))} % of one CPU."
+
+
+@once()
+def _own_percent(measured: Measured) -> float | None:
+    used, seconds = measured.run.end.get("cpu_seconds"), measured.run.samples["seconds"].iloc[-1]
+    return float(100 * used / seconds) if used is not None and seconds else None
 
 
 OBSERVATIONS = (

@@ -19,7 +19,8 @@ from ksm_analysis.analysis import statistics
 from ksm_analysis.analysis.blocks import shared
 from ksm_analysis.analysis.settings import (
     InBlocks,
-    baseline_of,
+    baselines_of,
+    but_knobs,
     grouped,
     is_control,
     is_off,
@@ -103,12 +104,13 @@ def prices(measured: list[Measured]) -> list[Price]:
     are compared together, each within its host.
     """
     found = grouped(measured)
+    baselines = baselines_of(found)
     gained = dict(zip(map(id, measured), _gained(measured), strict=True))
     sides = [
         Sides(cell, baseline, runs)
         for cell, runs in found.items()
         if not is_off(runs[0][0]) and not is_control(runs[0][0])
-        if (baseline := baseline_of(cell, found))
+        if (baseline := baselines.get(but_knobs(cell)))
     ]
     metrics = metrics_of(measured)
     made = [_compared(*each, metric, gained) for each in _over_hosts(sides) for metric in metrics]

@@ -92,7 +92,8 @@ class Setting:
 def settings_of(measured: list[Measured]) -> list[Setting]:
     """Return one setting for each cell, in the order of the plan."""
     found = grouped(measured)
-    return [_setting(cell, runs, baseline_of(cell, found)) for cell, runs in found.items()]
+    baselines = baselines_of(found)
+    return [_setting(cell, runs, baselines.get(but_knobs(cell))) for cell, runs in found.items()]
 
 
 def grouped(measured: list[Measured]) -> dict[Cell, InBlocks]:
@@ -103,19 +104,17 @@ def grouped(measured: list[Measured]) -> dict[Cell, InBlocks]:
     return found
 
 
-def baseline_of(cell: Cell, found: dict[Cell, InBlocks]) -> InBlocks | None:
-    """Return the runs with KSM off that differ from a cell only in the knobs; None without any."""
-    alike = [
-        runs
-        for other, runs in found.items()
-        if _but_knobs(other) == _but_knobs(cell)
-        and is_off(runs[0][0])
-        and not is_control(runs[0][0])
-    ]
-    return alike[-1] if alike else None
+def baselines_of(found: dict[Cell, InBlocks]) -> dict[Cell, InBlocks]:
+    """Return the runs with KSM off, by their cell without its knobs."""
+    return {
+        but_knobs(cell): runs
+        for cell, runs in found.items()
+        if is_off(runs[0][0]) and not is_control(runs[0][0])
+    }
 
 
-def _but_knobs(cell: Cell) -> Cell:
+def but_knobs(cell: Cell) -> Cell:
+    """Return what a cell has in common with those that differ from it only in the knobs."""
     return cell._replace(knobs="")
 
 
@@ -178,7 +177,7 @@ def _times(runs: list[Measured], share: float) -> Times | None:
 
 def last(name: str) -> Callable[[Measured], float]:
     """Return a function that reads the value that stands for a run; NaN if there is none."""
-    return lambda measured: float(measured.host[name].loc[measured.last])
+    return lambda measured: measured.final[name]
 
 
 def _percent_of(whole: str) -> Callable[[Measured], float]:

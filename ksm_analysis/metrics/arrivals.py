@@ -10,6 +10,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import FLAT, Floats, Reached, scans_needed
 from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 SHARE = 0.95
@@ -102,6 +103,7 @@ def _reached(at: Floats, pages: Floats, before: float, enough: bool) -> Reached:
     return Reached(float(at[below[-1] + 1] if len(below) else at[0]), True)
 
 
+@once()
 def of_run(measured: Measured) -> dict[str, float]:
     """Return the columns of a run in `summary`; NaN if a time is not known or was not reached."""
     return {

@@ -12,6 +12,7 @@ import numpy as np
 from ksm_analysis.metrics.stale import stale_pages
 from ksm_analysis.metrics.times import Floats
 from ksm_analysis.metrics.values import Ends, saved_pages
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 NAME = "mean_efficiency_percent"
@@ -157,6 +158,7 @@ def _left_pages(run: Run, memory: Known, visits: Floats) -> Floats:
     return found
 
 
+@once()
 def of_run(run: Run) -> dict[str, float]:
     """Return the column of a run in `summary`: NaN if nothing could be saved.
 

@@ -9,6 +9,7 @@ from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import MIB, Ends
 from ksm_analysis.results import cells
 from ksm_analysis.results.caveats import RMAP_ITEM
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 STABLE_NODE = 64  # bytes of a struct ksm_stable_node, on 64-bit kernels
@@ -44,6 +45,7 @@ PARTS = Freed._fields
 UNKNOWN = Freed(*[NAN] * len(PARTS))
 
 
+@once(lambda found: Freed(*found))
 def freed(measured: Measured) -> Freed:
     """Measure what a run freed; freed_mib is NaN if the memory of its processes is not known.
 
@@ -78,6 +80,7 @@ def saved_mib(measured: Measured) -> float:
     return counted_mib(measured) if np.isnan(found) else found
 
 
+@once()
 def census_mib(measured: Measured) -> float:
     """Return what the census of the end of a run found saved, in MiB; NaN without one."""
     rows = measured.run.census.rows if measured.run.census else pd.DataFrame()
@@ -92,7 +95,7 @@ def census_mib(measured: Measured) -> float:
 
 def counted_mib(measured: Measured) -> float:
     """Return what KSM counts as saved at the end of a run, in MiB; NaN if it is not known."""
-    return float(measured.host["reclaimed_mib"].loc[measured.last])
+    return measured.final["reclaimed_mib"]
 
 
 def _given_back(run: Run) -> float:

@@ -1,6 +1,7 @@
 """The values of all metrics in every interval of a run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from ksm_analysis.metrics.catalog import CENSUS, CENSUS_GUEST, GUEST, HOST, Metric
 from ksm_analysis.metrics.values import Ends
 from ksm_analysis.results.censuses import Census
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 
@@ -44,16 +46,23 @@ class Measured:
     census_guest: pd.DataFrame
 
     @property
+    def known(self) -> dict[str, Any]:
+        """What was computed of the run."""
+        return self.run.known
+
+    @property
     def last(self) -> int:
         """The interval whose values stand for the run: its last.
 
         For an imported run, it is the last interval in which one of its processes existed: the
         original program still wrote its log after the processes that it watched had ended.
         """
-        there = self.guest.loc[self.guest["ksm_rmap_items"].notna(), "interval"]
-        if self.run.imported and len(there):
-            return int(there.max())
-        return int(self.host.index[-1])
+        return _last(self)
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The metrics of HOST in this interval."""
+        return _final(self)
 
     @property
     def censuses(self) -> Census:
@@ -64,7 +73,27 @@ class Measured:
     @property
     def last_census(self) -> pd.Series:
         """The values of the census that stands for the run: its last. Empty without a census."""
-        return self.census.iloc[-1] if len(self.census) else pd.Series(dtype=float)
+        values = _last_census(self)
+        return pd.Series(values, dtype=object if values else float)
+
+
+@once()
+def _last(measured: Measured) -> int:
+    there = measured.guest.loc[measured.guest["ksm_rmap_items"].notna(), "interval"]
+    if measured.run.imported and len(there):
+        return int(there.max())
+    return int(measured.host.index[-1])
+
+
+@once()
+def _last_census(measured: Measured) -> dict[str, Any]:
+    return dict(measured.census.iloc[-1]) if len(measured.census) else {}
+
+
+@once()
+def _final(measured: Measured) -> dict[str, float]:
+    row = measured.host.loc[[measured.last]].iloc[0]
+    return {str(name): float(value) for name, value in row.items()}
 
 
 def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:

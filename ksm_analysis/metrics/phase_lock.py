@@ -6,6 +6,7 @@ Predicted by the rule of the kernel, and compared with what the part phase_lock 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 COLUMNS = ("phase_lock_distances", "phase_lock_as_predicted")
@@ -78,6 +79,7 @@ def _outcomes(run: Run) -> Iterator[Outcome]:
                 yield Outcome(distance, pages, scans, merged, cured, certain, met)
 
 
+@once()
 def of_run(run: Run) -> dict[str, float]:
     """Return COLUMNS: at how many distances it is certain what was measured, and as predicted.
 

@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
 from ksm_analysis.metrics import efficiency
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 CPU = "policy_cpu_seconds"
@@ -15,6 +15,7 @@ COLUMN = re.compile(r"seconds_to_95_of_limit_[0-9]+")
 SHARE = 0.95
 
 
+@once()
 def cpu_seconds(run: Run) -> float:
     """Return the CPU time that the policy itself took while the run was sampled, in seconds.
 
@@ -48,11 +49,7 @@ def to_95_of_limit(run: Run) -> list[float]:
     return every
 
 
-def columns(run: Run, runs: Sequence[Run]) -> dict[str, float]:
-    """Return the columns of a run in `summary`; none if no run of all has a policy."""
-    return of_run(run) if any(each.plan.policy for each in runs) else {}
-
-
+@once()
 def of_run(run: Run) -> dict[str, float]:
     """Return what the policy of a run cost, and how soon it reached the limit."""
     soon = {f"seconds_to_95_of_limit_{n}": t for n, t in enumerate(to_95_of_limit(run), start=1)}

@@ -21,11 +21,13 @@ from ksm_analysis.metrics.catalog import CENSUS
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.times import SHARES, has_plateau, reached
 from ksm_analysis.results import cells
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 
 YES = {True: "yes", False: "no", None: ""}
 
 
+@once()
 def throughput(run: Run) -> list[float]:
     """Return bogo operations per second (real time) of each guest that reported them.
 
@@ -71,6 +73,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     own = reported.metrics_of([each.run for each in measured])
     rows: list[dict[str, object]] = []
     any_simulated = any(each.run.simulated for each in measured)
+    any_policy = any(each.run.plan.policy for each in measured)
     counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
     for each in measured:
         rates = throughput(each.run)
@@ -85,14 +88,14 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
                 "plateau": YES[None if cells.is_off(each.run) else has_plateau(each)],
                 **{name: reached(share)(each).seconds for name, share in SHARES.items()},
                 "saved_mib": freed.saved_mib(each),
-                **_named(each.host.loc[[each.last]].iloc[0]),
+                **each.final,
                 "bogo_ops_per_second_sum": float(np.sum(rates)) if rates else np.nan,
                 "bogo_ops_per_second_mean": float(np.mean(rates)) if rates else np.nan,
                 **freed.freed(each)._asdict(),
                 **_named(each.last_census.reindex(counted).astype(float)),
                 **writes.in_last_phase(each.run),
                 **work.of_run(each.run),
-                **policies.columns(each.run, [other.run for other in measured]),
+                **(policies.of_run(each.run) if any_policy else {}),
                 **arrivals.of_run(each),
                 **efficiency.of_run(each.run),
                 **phase_lock.of_run(each.run),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import Ends, saved_pages
 from ksm_analysis.results import cells
+from ksm_analysis.results.once import once
 
 Floats = NDArray[np.float64]
 FLAT = 0.05  # on a plateau, savings change by at most this share in the last quarter
@@ -27,26 +28,32 @@ class Reached(NamedTuple):
 
 
 def reached(share: float) -> Callable[[Measured], Reached]:
-    """Return a function of a run: when its savings reached a share of their plateau.
+    """Return a function of a run: when its savings reached one of SHARES of their plateau.
 
     From this time on, they stayed at or above it: an early peak does not count. Seconds count from
     the first sample. Without a plateau, or with nothing saved, the share was not reached.
     """
+    return lambda measured: _times(measured)[f"{share:g}"]
 
-    def found(measured: Measured) -> Reached:
-        if cells.is_off(measured.run) or "ksm.pages_sharing" not in measured.run.samples:
-            return Reached(np.nan, False)
-        at, pages = _sharing(measured)
-        if not len(pages):
-            return Reached(np.nan, False)
-        if not (has_plateau(measured) and pages[-1] > 0):
-            return Reached(float(at[-1]), False)
-        below = np.flatnonzero(~(pages >= share * pages[-1]))
-        if not len(below) and measured.run.imported and _had_scanned(measured):
-            return Reached(np.nan, False)  # nobody watched when it was reached
-        return Reached(float(at[below[-1] + 1] if len(below) else at[0]), True)
 
-    return found
+@once(lambda found: {share: Reached(*each) for share, each in found.items()})
+def _times(measured: Measured) -> dict[str, Reached]:
+    """Return when each of SHARES was reached."""
+    if cells.is_off(measured.run) or "ksm.pages_sharing" not in measured.run.samples:
+        return dict.fromkeys((f"{share:g}" for share in SHARES.values()), Reached(np.nan, False))
+    at, pages = _sharing(measured)
+    return {f"{share:g}": _reached(measured, share, at, pages) for share in SHARES.values()}
+
+
+def _reached(measured: Measured, share: float, at: Floats, pages: Floats) -> Reached:
+    if not len(pages):
+        return Reached(np.nan, False)
+    if not (has_plateau(measured) and pages[-1] > 0):
+        return Reached(float(at[-1]), False)
+    below = np.flatnonzero(~(pages >= share * pages[-1]))
+    if not len(below) and measured.run.imported and _had_scanned(measured):
+        return Reached(np.nan, False)  # nobody watched when it was reached
+    return Reached(float(at[below[-1] + 1] if len(below) else at[0]), True)
 
 
 def _had_scanned(measured: Measured) -> bool:
@@ -69,6 +76,7 @@ def _sharing(measured: Measured) -> tuple[Floats, Floats]:
     return seconds[known], pages[known]
 
 
+@once()
 def has_plateau(measured: Measured) -> bool:
     """Whether savings no longer changed when the run ended.
 
@@ -103,4 +111,4 @@ def scans_needed(measured: Measured) -> int:
 
 def scanned_enough(measured: Measured) -> bool:
     """Whether ksmd scanned all memory often enough."""
-    return float(measured.host["full_scans"].loc[measured.last]) >= scans_needed(measured)
+    return measured.final["full_scans"] >= scans_needed(measured)

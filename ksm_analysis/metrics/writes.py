@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Run
 from ksm_analysis.results.writes import LATE, PHASES
 
@@ -62,6 +63,7 @@ def mergeable_us(run: Run, percentile: str) -> float:
     return percentiles(rows.loc[rows["phase"] == last, "ns"])[f"{percentile}_us"]
 
 
+@once()
 def in_last_phase(run: Run) -> dict[str, Any]:
     """Return COLUMNS of the phase that stands for a run: its last. Empty without writes.
 

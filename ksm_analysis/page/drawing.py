@@ -1,7 +1,7 @@
 """What all figures share: colours, markers and dashes, axes, names, lines.
 
-A figure is a plain dictionary in Plotly's format. Plotly checks it once, when it is finished: a
-check of every single line and axis takes ten times as long.
+A figure is a plain dictionary in Plotly's format until it is finished. Plotly then takes it
+without checking it, which would take most of the time. Tests set CHECKS, so that it does.
 """
 
 import textwrap
@@ -24,6 +24,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
 Values = TypeVar("Values", pd.Series, pd.DataFrame)
 Panel = tuple[str, go.Figure]  # the title is empty if there is only one panel
+CHECKS = False  # whether Plotly checks each figure
 LINE_LENGTH = 36  # characters in a line of the legend, to fit the screen of a phone
 
 
@@ -177,7 +178,7 @@ def _upright(
 def finished(
     panels: list[tuple[str, dict[str, Any]]], values: pd.Series | None = None
 ) -> list[Panel]:
-    """Let Plotly check the figures.
+    """Make Plotly's figures.
 
     `values` are all values that they show. With `values`, several panels have the same scale, so
     that readers can compare them. The scale always includes zero.
@@ -187,4 +188,8 @@ def finished(
         margin = 0.05 * (high - low) or 1.0
         for _, each in panels:
             each["layout"]["yaxis"]["range"] = [low - margin if low < 0 else 0, high + margin]
-    return [(title, go.Figure(each)) for title, each in panels]
+    for _, each in panels:
+        for axis in (each["layout"]["xaxis"], each["layout"]["yaxis"]):
+            if isinstance(words := axis.get("title"), str):
+                axis["title"] = {"text": words}
+    return [(title, go.Figure(each, _validate=CHECKS)) for title, each in panels]

@@ -12,6 +12,7 @@ name of the line in a table, if the name in the legend is not unique. The `meta`
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -80,6 +81,16 @@ class Data:
     windows: dict[str, dict[str, tuple[float, float]]]
     marks: dict[str, dict[str, tuple[tuple[float, str], ...]]]
     interval: float | None
+
+    @cached_property
+    def seconds(self) -> float:
+        """When the last sample of all runs was taken."""
+        return float(max(each.host["seconds"].iloc[-1] for each in self.samples if len(each.host)))
+
+    @cached_property
+    def intervals(self) -> float:
+        """The last interval of all runs, in units of `along`."""
+        return float(self.host[self.along].max())
 
     @property
     def along(self) -> str:
@@ -296,7 +307,7 @@ def _cells(part: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, pd.DataFra
 
 def _interval_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
     """Show the numbers or the ends of intervals on the x axis, and when workloads were active."""
-    last = float(data.host[data.along].max())
+    last = data.intervals
     counted = {
         "title": f"interval ({data.interval:g} s each)" if data.interval else "seconds",
         "range": [0, last + 0.4 if data.interval else 1.02 * last],
@@ -407,7 +418,7 @@ def _per_sample(metric: Metric) -> dict[str, Any]:
 
 
 def _time_axis(figure: dict[str, Any], data: Data, workloads: set[str]) -> None:
-    last = max(each.host["seconds"].iloc[-1] for each in data.samples if len(each.host))
+    last = data.seconds
     axis = {"title": "seconds", "range": [0, 1.01 * last], "separatethousands": True}
     figure["layout"]["xaxis"] |= axis
     _events(figure, data, "seconds", workloads, last)

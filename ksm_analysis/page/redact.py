@@ -101,7 +101,7 @@ def _run(run: Run, names: dict[str, str]) -> Run:
     warnings = tuple(_words(warning, names) for warning in run.warnings)
     events = tuple(map(_event, run.events)) if _program(run) else run.events
     changed_record = record.model_copy(update=changed)
-    return replace(run, record=changed_record, warnings=warnings, events=events)
+    return run.relabelled(changed_record, warnings=warnings, events=events)
 
 
 def _images(run: Run) -> dict[str, Any]:

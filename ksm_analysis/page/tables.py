@@ -274,7 +274,7 @@ def how_it_went(run: Run) -> dict[str, Any]:
         "reason": record.reason or "",
         "origin": _origin(run),
         "started": _time(record.started) if record.started else "",
-        "samples": f"{len(run.samples)} of {run.plan.sampling.samples}"
+        "samples": f"{run.sampled} of {run.plan.sampling.samples}"
         + (", steady" if run.end.get("reason") == "steady" else ""),
         "sampler": f"{100 * took / run.seconds:.2f} %" if took is not None and run.seconds else "",
         "census": _census_cost(run),

@@ -1,6 +1,7 @@
 """A run, and all runs of a directory of results."""
 
 import contextlib
+import copy
 import json
 import math
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pandas as pd
 
 from ksm_analysis.results import censuses
 from ksm_analysis.results.load import Load
+from ksm_analysis.results.once import once
 from ksm_analysis.results.record import Planned, Record
 from ksm_analysis.results.reported import nothing
 from ksm_analysis.results.writes import Writes
@@ -60,6 +62,14 @@ class Run:
     writes: Writes | None = None
     load: Load | None = None
     reported: pd.DataFrame = field(default_factory=nothing)
+    known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def relabelled(self, record: Record, **changes: object) -> "Run":
+        """Copy the run with another record. Its values stay as they are, as `known` has them."""
+        changed = copy.copy(self)
+        changed.__dict__.pop("factors", None)
+        changed.__dict__.update(record=record, **changes)
+        return changed
 
     @property
     def plan(self) -> Planned:
@@ -82,7 +92,12 @@ class Run:
 
         An imported run has no baseline.
         """
-        return self.complete and len(self.samples) > (0 if self.imported else 1)
+        return self.complete and _extent(self)[0] > (0 if self.imported else 1)
+
+    @property
+    def sampled(self) -> int:
+        """How many samples it has."""
+        return _extent(self)[0]
 
     @property
     def host(self) -> str:
@@ -141,11 +156,12 @@ class Run:
 
         Without samples there are none.
         """
-        if self.samples.empty:
+        count, last = _extent(self)
+        if not count:
             return 0
         sampling = self.plan.sampling
         each = max(1, round(sampling.interval / sampling.period))
-        return min(sampling.intervals, math.ceil(int(self.samples.index[-1]) / each))
+        return min(sampling.intervals, math.ceil(last / each))
 
     @property
     def seconds(self) -> float:
@@ -178,14 +194,25 @@ class Run:
 
         None without a workload. If no stop was recorded, it lasts until the last sample.
         """
-        at: dict[str, list[float]] = {"workload started": [], "workload stopped": []}
-        for event in self.events:
-            if event["event"] in at:
-                at[event["event"]].append(event["monotonic"] - self.header["monotonic"])
-        if not at["workload started"] or self.samples.empty:
-            return None
-        end = max(at["workload stopped"], default=self.samples["seconds"].iloc[-1])
-        return min(at["workload started"]), end
+        return _window(self)
+
+
+@once()
+def _extent(run: Run) -> list[int]:
+    """Return the number of samples, and the number of the last one (0 without any)."""
+    return [len(run.samples), int(run.samples.index[-1]) if len(run.samples) else 0]
+
+
+@once(lambda found: found and (found[0], found[1]))
+def _window(run: Run) -> tuple[float, float] | None:
+    at: dict[str, list[float]] = {"workload started": [], "workload stopped": []}
+    for event in run.events:
+        if event["event"] in at:
+            at[event["event"]].append(event["monotonic"] - run.header["monotonic"])
+    if not at["workload started"] or run.samples.empty:
+        return None
+    end = max(at["workload stopped"], default=float(run.samples["seconds"].iloc[-1]))
+    return min(at["workload started"]), end
 
 
 @dataclass(frozen=True)

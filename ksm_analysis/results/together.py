@@ -56,7 +56,7 @@ def _distinguished(several: list[Results]) -> list[Results]:
         replace(
             results,
             runs=tuple(
-                replace(run, record=run.record.model_copy(update={"experiment": _place(results)}))
+                run.relabelled(run.record.model_copy(update={"experiment": _place(results)}))
                 if names[_experiment(run)] > 1
                 else run
                 for run in results.runs
@@ -77,7 +77,7 @@ def _place(results: Results) -> str:
 def _planned(run: Run, **values: object) -> Run:
     """Copy a run with other values in its plan."""
     plan = run.plan.model_copy(update=values)
-    return replace(run, record=run.record.model_copy(update={"run": plan}))
+    return run.relabelled(run.record.model_copy(update={"run": plan}))
 
 
 def _factors(run: Run, **factors: object) -> Factors:
