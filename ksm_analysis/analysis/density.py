@@ -10,6 +10,7 @@ from ksm_analysis.analysis.settings import Setting
 from ksm_analysis.analysis.statistics import Estimate, estimate
 from ksm_analysis.analysis.words import number, spoken
 from ksm_analysis.results import cells
+from ksm_analysis.results.once import once
 from ksm_analysis.results.run import Cell, Run
 
 ENDED, STORM = "density ended", "density storm ended"
@@ -44,9 +45,19 @@ def fits(runs: Sequence[Run]) -> list[Fit]:
     """Return how many copies fit with each setting, in the order of the plan."""
     found: dict[Cell, list[tuple[Run, dict[str, Any]]]] = {}
     for run in runs:
-        if event := _last(run, ENDED, "copies"):
+        if event := _ended(run):
             found.setdefault(run.cell, []).append((run, event))
     return [_fit(cell, both) for cell, both in found.items()]
+
+
+@once()
+def _ended(run: Run) -> dict[str, Any] | None:
+    return _last(run, ENDED, "copies")
+
+
+@once()
+def _storm(run: Run) -> dict[str, Any] | None:
+    return _last(run, STORM, "copies", "killed")
 
 
 def _last(run: Run, name: str, *counts: str) -> dict[str, Any] | None:
@@ -61,7 +72,7 @@ def _last(run: Run, name: str, *counts: str) -> dict[str, Any] | None:
 
 def _fit(cell: Cell, both: list[tuple[Run, dict[str, Any]]]) -> Fit:
     copies = estimate([event["copies"] for _, event in both])
-    storms = [storm for run, _ in both if (storm := _last(run, STORM, "copies", "killed"))]
+    storms = [storm for run, _ in both if (storm := _storm(run))]
     reasons = Counter(_reason(str(event.get("reason"))) for _, event in both)
     assert copies is not None, "there is at least one run"
     return Fit(

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ksm_analysis.commands import add_scheduler
+
 if TYPE_CHECKING:
     from ksm_analysis.analysis.best import Best
     from ksm_analysis.analysis.density import Fit
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment"
     )
+    add_scheduler(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -58,15 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the answer."""
     from dataclasses import asdict
 
-    from ksm_analysis.analysis import density, price
+    from ksm_analysis.analysis import density, price, reduction
     from ksm_analysis.analysis.answer import headline
     from ksm_analysis.analysis.best import best_of
     from ksm_analysis.analysis.settings import settings_of
     from ksm_analysis.analysis.validity import warnings_of
     from ksm_analysis.metrics import measurement
-    from ksm_analysis.results.together import read_together
 
-    results = read_together(arguments.directories)
+    results = reduction.read_results(arguments.directories, arguments.scheduler)
     measured = [measurement.measure(run) for run in results.usable]
     settings = settings_of(measured)
     fits = density.fits(results.usable)

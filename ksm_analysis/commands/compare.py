@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ksm_analysis.commands import add_scheduler
+
 if TYPE_CHECKING:
     from ksm_analysis.analysis.comparison import Cell, Comparison
     from ksm_analysis.analysis.statistics import Estimate
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="smallest difference that matters, in percent of A's mean (default: 1)",
     )
+    add_scheduler(parser)
     add("--json", action="store_true", help="for programs")
     add("--fail-on-difference", action="store_true", help="exit with 3 if anything differs")
 
@@ -78,15 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare. Returns 3 with --fail-on-difference if something is higher or lower."""
     import sys
 
-    from ksm_analysis.analysis import comparison, statistics
+    from ksm_analysis.analysis import comparison, reduction, statistics
     from ksm_analysis.metrics import measurement, reported
-    from ksm_analysis.results import reader
 
     names = arguments.metric or list(comparison.DEFAULT)
     same = arguments.a.resolve() == arguments.b.resolve()
     measured = []
     for directory in (arguments.a,) if same else (arguments.a, arguments.b):
-        results = reader.read_results(directory)
+        results = reduction.read_results([directory], arguments.scheduler)
         for warning in dict.fromkeys((*results.warnings, *reported.warnings_of(results.usable))):
             print(f"warning: {directory}: {warning}", file=sys.stderr)
         measured.append([measurement.measure(run) for run in results.usable])

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ksm_analysis.commands import add_scheduler
 from ksm_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output (default: DIR/report.html; with --export the directory DIR/figures). Required "
         "for several DIR",
     )
+    add_scheduler(parser)
     add("--export", choices=("png", "svg", "pdf"), help="write pictures of the figures instead")
     add(
         "--redact",
@@ -48,12 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, or the pictures."""
+    from ksm_analysis.analysis import reduction
     from ksm_analysis.page import redact
-    from ksm_analysis.results.together import read_together
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories needs an output path: use -o")
-    results = read_together(arguments.directories)
+    results = reduction.read_results(arguments.directories, arguments.scheduler)
     if arguments.redact:
         results = redact.redact(results)
     paths = (_pictures if arguments.export else _page)(results, arguments)

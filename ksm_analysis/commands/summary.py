@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ksm_analysis.commands import add_scheduler
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -52,6 +54,7 @@ LONGEST = 40  # characters of a line of text in the table; commands can be longe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("directory", metavar="DIR", type=Path, help="results of an experiment")
+    add_scheduler(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: a list of objects")
     form.add_argument("--csv", action="store_true", help="for spreadsheets")
@@ -61,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the summary."""
     import sys
 
+    from ksm_analysis.analysis import reduction
     from ksm_analysis.metrics import measurement, reported, summary
-    from ksm_analysis.results import reader
 
-    results = reader.read_results(arguments.directory)
+    results = reduction.read_results([arguments.directory], arguments.scheduler)
     for warning in (*results.warnings, *reported.warnings_of(results.usable)):
         print(f"warning: {warning}", file=sys.stderr)
     table = summary.summary([measurement.measure(run) for run in results.usable])

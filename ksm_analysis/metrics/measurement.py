@@ -1,6 +1,7 @@
 """The values of all metrics in every interval of a run."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ksm_analysis.metrics.catalog import CENSUS, CENSUS_GUEST, GUEST, HOST, Metr
 from ksm_analysis.metrics.values import Ends
 from ksm_analysis.results.censuses import Census
 from ksm_analysis.results.once import once
+from ksm_analysis.results.reduced import Reduced
 from ksm_analysis.results.run import Run
 
 
@@ -117,8 +119,45 @@ def _skips_pages(samples: pd.DataFrame) -> bool:
     return "ksm.smart_scan" in samples and bool((samples["ksm.smart_scan"].iloc[1:] == 1).any())
 
 
+class Lazily(Measured):
+    """What was measured of a run of which only the reduction was read."""
+
+    reduced: Reduced
+
+    def __init__(self, run: Reduced) -> None:
+        self.__dict__.update(run=run, reduced=run)
+
+    @cached_property
+    def host(self) -> pd.DataFrame:
+        """As in Measured."""
+        kept = self.reduced.host_frame
+        return self.whole.host if kept is None else kept
+
+    @cached_property
+    def whole(self) -> Measured:
+        """The same from the raw files."""
+        return measure(self.reduced.whole)
+
+    @cached_property
+    def guest(self) -> pd.DataFrame:
+        """As in Measured."""
+        return self.whole.guest
+
+    @cached_property
+    def census(self) -> pd.DataFrame:
+        """As in Measured."""
+        return pd.DataFrame() if self.run.census is None else self.whole.census
+
+    @cached_property
+    def census_guest(self) -> pd.DataFrame:
+        """As in Measured."""
+        return pd.DataFrame() if self.run.census is None else self.whole.census_guest
+
+
 def measure(run: Run) -> Measured:
     """Compute the value of every metric in every interval of a run."""
+    if isinstance(run, Reduced):
+        return Lazily(run)
     samples = run.samples.join(at_scan_ends(run.samples))
     guest = _guest_values(run, _ends_of_guests(run), "interval")
     host = _host_values(run, interval_ends(run, samples), guest, "interval")

@@ -81,7 +81,7 @@ def metrics_of(runs: Sequence[Run]) -> list[Reported]:
 
 def _every(runs: Sequence[Run]) -> pd.DataFrame:
     """Return what all runs have reported, in the order of runs and time."""
-    return pd.concat([run.reported for run in runs] or [nothing()])
+    return pd.concat([run.reported for run in runs if len(run.reported)] or [nothing()])
 
 
 def _better(rows: pd.DataFrame) -> str:

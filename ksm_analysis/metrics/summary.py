@@ -74,7 +74,7 @@ def summary(measured: list[Measured]) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     any_simulated = any(each.run.simulated for each in measured)
     any_policy = any(each.run.plan.policy for each in measured)
-    counted = [m.name for m in CENSUS if any(len(each.census) for each in measured)]
+    counted = [m.name for m in CENSUS if any(len(each.last_census) for each in measured)]
     for each in measured:
         rates = throughput(each.run)
         rows.append(

@@ -16,6 +16,7 @@ class Known(Protocol):
 Of = TypeVar("Of", bound=Known)
 Value = TypeVar("Value")
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
+OF_MEASURED: set[str] = set()  # of these, those of what was measured
 
 
 def same(value: Any) -> Any:
@@ -44,6 +45,8 @@ def once(
             return value
 
         FUNCTIONS[name] = kept
+        if function.__code__.co_varnames[0] == "measured":
+            OF_MEASURED.add(name)
         return kept
 
     return decorate

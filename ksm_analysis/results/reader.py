@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +48,18 @@ LARGEST = 2**64  # no counter of a kernel is greater
 NO_OBJECT = re.compile(rb"\n[^{\n]")  # a line that is not an object: `null` would crash pyarrow
 
 
-def read_results(directory: Path) -> Results:
-    """Read every run of an experiment's results.
+Read = Callable[[list[Path]], Iterable[tuple[Run | None, str]]]
+
+
+def read_runs(paths: list[Path]) -> Iterator[tuple[Run | None, str]]:
+    """Read run directories: yield a run or a warning for each; neither if it is none."""
+    # Two at a time: while JSON is parsed and Parquet written, Python can work on the other run
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(_read, paths)
+
+
+def read_results(directory: Path, read: Read = read_runs) -> Results:
+    """Read every run of an experiment's results, by `read`.
 
     `runs` of the results includes failed runs, each with a warning; `usable` does not.
     Raises InputError if there is no such directory or no run in it.
@@ -59,11 +69,9 @@ def read_results(directory: Path) -> Results:
     except OSError as error:
         raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
     runs, warnings = [], []
-    # Two at a time: while JSON is parsed and Parquet written, Python can work on the other run
-    with ThreadPoolExecutor(2) as pool:
-        for run, warning in pool.map(_read, paths):
-            runs += [run] if run else []
-            warnings += [warning] if warning else []
+    for run, warning in read(paths):
+        runs += [run] if run else []
+        warnings += [warning] if warning else []
     if not runs and not warnings:
         raise InputError(
             f"{directory}: no runs here. Give the directory of an experiment's results, such as "
@@ -89,8 +97,8 @@ def _planned(path: Path) -> dict[str, dict[str, Any]] | None:
 
 def _read(path: Path) -> tuple[Run | None, str]:
     """Read a run directory: return the run or a warning; neither if it is not a run directory."""
-    if path.name.endswith(PARTIAL):
-        return None, f"{path.name}: left out, since the run was cut off before it ended"
+    if warning := cut_off(path):
+        return None, warning
     if not (path / "run.json").exists():
         return None, ""
     try:
@@ -99,11 +107,17 @@ def _read(path: Path) -> tuple[Run | None, str]:
         return None, f"{path.name}: left out, since {error}"
 
 
+def cut_off(path: Path) -> str:
+    """Return a warning if a run was cut off, else nothing."""
+    partial = path.name.endswith(PARTIAL)
+    return f"{path.name}: left out, since the run was cut off before it ended" if partial else ""
+
+
 # --- one run ------------------------------------------------------------------------------------
 
 
-def read_run(path: Path) -> Run:
-    """Read one run directory, even if it is incomplete.
+def read_run(path: Path, keep: bool = True) -> Run:
+    """Read one run directory, even if it is incomplete. `keep`: leave its samples as Parquet.
 
     Raises UnreadableError if its run.json cannot be read.
     """
@@ -115,7 +129,7 @@ def read_run(path: Path) -> Run:
     lines = _lines_of_parts(path, record, warnings)
     events = _events(path, lines, warnings)
     try:
-        sampled = _sampled(path / "samples.jsonl", warnings)
+        sampled = _sampled(path / "samples.jsonl", warnings, keep)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, UnreadableError) as error:
         if not failed:
             warnings.append(f"left out, since its samples cannot be read: {why(error)}")
@@ -275,7 +289,7 @@ def _lenient_lines(path: Path, warnings: list[str]) -> Iterator[dict[str, Any]]:
             warnings.append(f"line {number} of {path.name} is not a JSON object; it is skipped")
 
 
-def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
+def _sampled(path: Path, warnings: list[str], keep: bool) -> parquet.Sampled:
     """Read the converted samples, or else read the raw file and convert it."""
     source = parquet.source(path)
     if known := parquet.load(path, source):
@@ -286,7 +300,7 @@ def _sampled(path: Path, warnings: list[str]) -> parquet.Sampled:
     samples, guests = map(_without_objects, frames(table, header))
     _require_numbers(samples, guests)
     sampled = parquet.Sampled(header, end, samples, guests, tuple(warnings[before:]))
-    if path.parent.suffix != PARTIAL:
+    if keep and path.parent.suffix != PARTIAL:
         parquet.save(path, source, sampled)
     return sampled
 

@@ -15,8 +15,8 @@ from ksm_analysis.results.record import Factors
 from ksm_analysis.results.run import Results, Run
 
 
-def read_together(directories: list[Path]) -> Results:
-    """Read the results of several directories as one.
+def read_together(directories: list[Path], read: reader.Read = reader.read_runs) -> Results:
+    """Read the results of several directories as one; `read` reads the runs.
 
     Raises InputError if one cannot be read, or is given twice: its runs would count twice.
     """
@@ -25,7 +25,7 @@ def read_together(directories: list[Path]) -> Results:
         other = seen.setdefault(directory.resolve(), directory)
         if other is not directory:
             raise InputError(f"{directory}: given twice, so its runs would count twice")
-    return together([reader.read_results(directory) for directory in directories])
+    return together([reader.read_results(directory, read) for directory in directories])
 
 
 def together(several: list[Results]) -> Results:

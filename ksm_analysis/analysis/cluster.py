@@ -1,0 +1,43 @@
+"""Work on a Dask cluster: a graph of independent tasks, of which one lost is done again."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from ksm_analysis.errors import InputError
+
+Of = TypeVar("Of")
+Value = TypeVar("Value")
+PATIENCE = 10  # s, for a scheduler that does not answer
+AHEAD = 1000  # tasks that the scheduler knows at a time
+INSTALL = "pip install 'ksm-testbed[scale]'"
+
+
+def each(function: Callable[[Of], Value], items: list[Of], scheduler: str) -> Iterator[Value]:
+    """Yield what a function returns for each item, in any order.
+
+    If a worker is lost, others do what it had. Raises InputError if the scheduler cannot be
+    reached, or has no workers.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise InputError(f"--scheduler needs Dask: {INSTALL}") from None
+    try:
+        client = Client(scheduler, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({error})"
+        ) from None
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise InputError(
+                f"--scheduler {scheduler}: it has no workers: start dask worker {scheduler}"
+            )
+        waiting = iter(items)
+        first = client.map(function, [*islice(waiting, AHEAD)], pure=False)
+        done = as_completed(first)
+        for future in done:
+            yield future.result()
+            for item in islice(waiting, 1):
+                done.add(client.submit(function, item, pure=False))

@@ -1,0 +1,93 @@
+"""Reading of large results: each run is reduced once, in parallel; then its reduction is read."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+
+# Imported for their functions that are computed once
+from ksm_analysis.analysis import cluster, density, observations, settings  # noqa: F401
+from ksm_analysis.metrics import curves, measurement, summary  # noqa: F401
+from ksm_analysis.results import once, reader, reduced, together
+from ksm_analysis.results.record import UnreadableError
+from ksm_analysis.results.run import Results, Run
+
+MANY = 200  # runs: the results of more are large
+LARGE = 2**31  # bytes of samples: more are large, too
+BATCH = 8  # runs that a process is given at a time
+Found = tuple[Run | None, str]  # a run, or a warning, or neither
+Reduction = tuple[Path, bytes | str]
+
+
+def read_results(directories: list[Path], scheduler: str = "") -> Results:
+    """Read results of one or more experiments together. Runs of large results are reduced.
+
+    `scheduler` is the address of a Dask scheduler whose workers reduce them, such as
+    tcp://127.0.0.1:8786; without it, processes of this machine do. Workers must see the results
+    under the same path. Raises InputError as together.read_together does.
+    """
+    return together.read_together(directories, partial(read, scheduler=scheduler))
+
+
+def read(paths: list[Path], scheduler: str = "") -> Iterator[Found]:
+    """Read run directories, in any order."""
+    return reduce_all(paths, scheduler) if is_large(paths) else reader.read_runs(paths)
+
+
+def is_large(paths: list[Path]) -> bool:
+    """Whether there are so many runs, or samples, that they are reduced."""
+    if len(paths) > MANY:
+        return True
+    files = (path / "samples.jsonl" for path in paths)
+    return sum(file.stat().st_size for file in files if file.exists()) > LARGE
+
+
+def reduce_all(paths: list[Path], scheduler: str = "") -> Iterator[Found]:
+    """Read the reductions of run directories; make those that are missing."""
+    missing = []
+    for path in paths:
+        if warning := reader.cut_off(path):
+            yield None, warning
+        elif (path / "run.json").exists():
+            found = reduced.load(path)
+            if found:
+                yield found, ""
+            else:
+                missing.append(path)
+    for path, content in _made(missing, scheduler):
+        if isinstance(content, str):
+            yield None, content
+        else:
+            reduced.save(path, content)
+            yield reduced.of_bytes(path, content), ""
+
+
+def _made(paths: list[Path], scheduler: str) -> Iterator[Reduction]:
+    if not paths:
+        return
+    if scheduler:
+        yield from cluster.each(reduce, paths, scheduler)
+        return
+    # A new process each: a fork of one with threads may hang
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        yield from pool.map(reduce, paths, chunksize=BATCH)
+
+
+def reduce(path: Path) -> Reduction:
+    """Return the reduction of a run directory, or why it cannot be read. Nothing is written."""
+    files, contents = reduced.files_of(path), reduced.contents_of(path)
+    try:
+        run = reader.read_run(path, keep=False)
+    except UnreadableError as error:
+        return path, f"{path.name}: left out, since {error}"
+    host = pd.DataFrame()
+    if run.usable:
+        measured = measurement.measure(run)
+        host = measured.host
+        for name, function in once.FUNCTIONS.items():
+            function(measured if name in once.OF_MEASURED else run)
+    return path, reduced.made(run, host, files, contents)

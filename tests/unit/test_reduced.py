@@ -1,0 +1,161 @@
+"""Reductions say the same as the raw files of large results, and never replace them."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ksm_analysis.__main__ import main
+from ksm_analysis.analysis import reduction
+from ksm_analysis.metrics.measurement import measure
+from ksm_analysis.results import reduced
+from ksm_analysis.results.reader import read_run
+
+SHIPPED = Path(__file__).parents[2] / "docs/results"
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """Unpack results that come with the documents."""
+
+    def unpack(name):
+        with tarfile.open(SHIPPED / f"{name}.tar.xz") as file:
+            file.extractall(tmp_path, filter="data")
+        return tmp_path / name
+
+    return unpack
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Treat all results as large."""
+    monkeypatch.setattr(reduction, "MANY", 0)
+
+
+def runs_of(directory):
+    return sorted(path.parent for path in directory.glob("*/run.json"))
+
+
+def make(paths):
+    """Make the reductions of run directories, without other processes."""
+    for path, content in map(reduction.reduce, paths):
+        reduced.save(path, content)
+
+
+def hide_samples(paths):
+    """Make raw samples unreadable without a trace in their size and their time of change."""
+    for path in paths:
+        stat = (path / "samples.jsonl").stat()
+        (path / "samples.jsonl").write_bytes(b"?" * stat.st_size)
+        os.utime(path / "samples.jsonl", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        for name in ("samples.parquet", "guests.parquet"):
+            (path / name).unlink(missing_ok=True)
+
+
+def said(capsys, directory):
+    """Return what commands print about results."""
+    for command in (
+        ["summary", str(directory), "--json"],
+        ["answer", str(directory), "--json"],
+        ["compare", str(directory), str(directory), "--by", "knobs", "--json"],
+    ):
+        main(command)
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+@pytest.mark.parametrize("name", ["scan-rates", "policies-s1-arrivals"])
+def test_reductions_alone_say_the_same_as_raw_files(shipped, capsys, monkeypatch, name):
+    directory = shipped(name)
+    raw = said(capsys, directory)
+    make(runs_of(directory))
+    hide_samples(runs_of(directory))
+    monkeypatch.setattr(reduction, "MANY", 0)
+
+    assert said(capsys, directory) == raw
+
+
+def test_processes_make_what_is_missing_and_say_what_they_cannot_read(write_run, large, capsys):
+    for repetition in (1, 2):
+        write_run(guests=2, repetition=repetition)
+    directory = runs_of(write_run(guests=1).parent)[0].parent
+    (directory / "broken").mkdir()
+    (directory / "broken" / "run.json").write_text("{")
+    (directory / "g01-k9-idle-r1.partial").mkdir()
+
+    results = reduction.read_results([directory])
+
+    assert [type(run) for run in results.runs] == [reduced.Reduced] * 3
+    assert [w for w in results.warnings if "broken: left out, since run.json" in w]
+    assert [w for w in results.warnings if "cut off" in w]
+    assert all(reduced.load(path) for path in runs_of(directory) if path.name != "broken")
+
+
+def test_what_a_reduction_does_not_have_is_read_from_the_raw_files(write_run):
+    path = write_run(guests=2)
+    make([path])
+    run, raw = reduced.load(path), read_run(path)
+
+    assert "whole" not in vars(run)
+    pd.testing.assert_frame_equal(run.samples, raw.samples)
+    pd.testing.assert_frame_equal(run.guests, raw.guests)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more", b"\0" * 4000, None])
+def test_a_damaged_reduction_is_none(write_run, damage):
+    path = write_run()
+    make([path])
+    file = path / reduced.NAME
+    content = file.read_bytes()
+    file.write_bytes(content[:-100] if damage is None else damage)
+
+    assert reduced.load(path) is None
+
+
+def test_no_value_of_a_reduction_can_change_unnoticed(write_run):
+    path = write_run()
+    make([path])
+    good, file = reduced.load(path), path / reduced.NAME
+    content = file.read_bytes()
+    host = good.host_frame
+    for at in range(4, len(content) - 8, 97):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x10
+        file.write_bytes(damaged)
+        found = reduced.load(path)
+        if found is not None:
+            assert (found.known, found.header) == (good.known, good.header)
+            pd.testing.assert_frame_equal(measure(found).host, host)
+
+
+def test_only_changed_contents_make_a_reduction_old(write_run):
+    path = write_run(guests=1)
+    make([path])
+    os.utime(path / "samples.jsonl", ns=(1, 1))
+    assert reduced.load(path)
+
+    with (path / "events.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert reduced.load(path) is None
+
+
+def test_other_code_makes_a_reduction_old(write_run, monkeypatch):
+    path = write_run()
+    make([path])
+    monkeypatch.setattr(reduced, "code", lambda: "other")
+
+    assert reduced.load(path) is None
+
+
+def test_without_leave_to_write_reductions_are_in_the_cache_of_the_user(
+    write_run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_run()
+    (path / reduced.NAME).mkdir()  # root may write to a directory that is read-only
+    make([path])
+
+    assert len([*(tmp_path / "cache").rglob("*.parquet")]) == 1
+    assert reduced.load(path)
