@@ -239,7 +239,7 @@ class Hashing:
         times = {"at": ksmd.clock, "since": self.since}
         for name, unit, value in metrics(found, stable, unstable):
             yield {**times, "metric": name, "value": value, "unit": unit, "better": "lower"}
-        self.expected, self.since = found.searches, ksmd.clock
+        self.expected, self.since = found.searches or ksmd.pages, ksmd.clock
         self._begin()
 
 

@@ -564,7 +564,7 @@ class Ksmd:
         chained = quiet & (frames <= CHAIN)
         chained[chained] = self.rest_full[CHAIN - frames[chained]]
         frames[chained] = self.chain_first[CHAIN - frames[chained]]  # only it may take pages
-        join = quiet & (frames >= 0)
+        join = frames >= 0  # also if some leave a frame: others stay, and it never gets full
         join[join] &= self.mapped[frames[join]] > 0
         join[join] &= self.length[frames[join]] + sizes[join] <= most
         full = chained & ~join
