@@ -1,6 +1,7 @@
 """The data that the template of the page shows, by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from ksm_analysis.page import (
     census_figures,
     changes,
     findings,
+    large,
     picture,
     policy_figures,
     tables,
@@ -25,8 +27,9 @@ from ksm_analysis.page import (
 )
 from ksm_analysis.page.sections import sections_of
 from ksm_analysis.results import provenance
-from ksm_analysis.results.run import Results
+from ksm_analysis.results.run import Results, Run
 
+MORE_WARNINGS = "and {} more, which the command summary prints"
 FIRST = ("pages_sharing", "general_profit", "ksmd_cpu_percent", "ksm_merging_pages")
 
 
@@ -42,9 +45,14 @@ def data_of(results: Results) -> dict[str, Any]:
     facts = provenance.facts(results.runs)
     first = verdict.named(saving, best)
     checks = observations.checks(measured)
-    figure, sections = picture.chosen(
-        sections_of(measured) if measured else [], saving, fits, measured
-    )
+    many = large.is_large(measured, settings)
+    if many:
+        figure, sections = large.sections_of(saving, measured, first)
+    else:
+        figure, sections = picture.chosen(
+            sections_of(measured) if measured else [], saving, fits, measured
+        )
+    warnings = [*results.warnings, *validity.warnings_of(measured)]
     notes = (run.plan.note for run in results.runs)
     return {
         "title": title(results),
@@ -53,10 +61,12 @@ def data_of(results: Results) -> dict[str, Any]:
             *density.in_words(fits),
             *([headline(saving)] if saving or not fits else []),
         ],
-        "best": best,
+        "best": best if not many else best[: large.SHOWN],
         "words": words.in_words(usable),
-        "warnings": [*results.warnings, *validity.warnings_of(measured)],
-        "answer": tables.of_settings(settings, best),
+        "warnings": large.listed(warnings, MORE_WARNINGS.format) if many else warnings,
+        "answer": tables.of_settings(large.top(settings) if many else settings, best),
+        "most": large.SHOWN if many else 0,
+        "cells": large.table_of(settings, measured) if many else None,
         "prices_missing": price.missing(measured, prices),
         "changes": [
             *policy_figures.table(measured),
@@ -66,19 +76,22 @@ def data_of(results: Results) -> dict[str, Any]:
         "checks": checks,
         "findings": findings.of_sections(saving, best, prices, fits, checks, results.runs),
         "picture_shows": findings.of_picture(figure.id, checks, measured) if figure else "",
-        "summary": tables.of_runs(measured),
+        "summary": None if many else tables.of_runs(measured),
         "simulated": words.simulated(results.runs),
         "tried": words.tried(usable),
         "verdict": verdict.verdict(saving, best, prices, fits),
-        "tiles": [*tiles.of_fits(fits), *tiles.of_settings(first, saving, prices, measured)],
+        "tiles": [
+            *tiles.of_fits(fits),
+            *tiles.of_settings(first, large.top(saving) if many else saving, prices, measured),
+        ],
         "picture": figure,
         "sections": sections,
-        **choices(measured),
+        **choices(measured, [] if many else measured),
         "guests": tables.of_guests(recommendation.cells(measured)),
         "rule": recommendation.RULE,
-        "runs": [tables.how_it_went(run) for run in results.runs],
+        "runs": [tables.how_it_went(run) for run in _to_list(results, many)],
         "parts": list(_of_parts(results)),
-        "facts": facts,
+        "facts": [_brief(fact) for fact in facts] if many else facts,
         "differing": [fact.name for fact in facts if fact.differs],
         "definitions": definitions(measured),
     }
@@ -111,19 +124,34 @@ def definitions(measured: list[Measured]) -> list[Metric]:
     return [*catalog.HOST, *catalog.GUEST, *of_census]
 
 
-def choices(measured: list[Measured]) -> dict[str, Any]:
+def _to_list(results: Results, many: bool) -> Sequence[Run]:
+    """Return the runs that the page lists: if there are many, only those that failed."""
+    return [run for run in results.runs if not run.complete] if many else results.runs
+
+
+def _brief(fact: provenance.Fact) -> provenance.Fact:
+    """Name only a few of the runs that have a value, and only some of many values."""
+    values = [
+        (value, tuple(large.listed(ids, lambda left: f"and {left} more")))
+        for value, ids in fact.values
+    ]
+    few = large.listed(values, lambda left: (f"and {left} more values", ()))
+    return replace(fact, values=tuple(few))
+
+
+def choices(measured: list[Measured], drawn: list[Measured]) -> dict[str, Any]:
     """Return what the reader can choose, and what is chosen when the page opens.
 
     `filters`: the values of each factor that varies. `choices`: metrics that have a figure and a
-    value. `chosen`: names of the metrics that are shown when the page opens.
+    value; those of `drawn` have. `chosen`: names of the metrics that are shown when the page opens.
     """
     cells = [{"host": each.run.host, **each.run.factors} for each in measured]
     values = {factor: sorted({cell[factor] for cell in cells}) for factor in tables.FACTORS}
     shown = [
         metric
         for table, frames in (
-            (catalog.HOST, [each.host for each in measured]),
-            (catalog.GUEST, [each.guest for each in measured]),
+            (catalog.HOST, [each.host for each in drawn]),
+            (catalog.GUEST, [each.guest for each in drawn]),
         )
         for metric in table
         if metric.figure and not metric.beside and _has_values(frames, metric.name)

@@ -16,12 +16,14 @@ from ksm_analysis.analysis.settings import InBlocks, Setting, grouped
 from ksm_analysis.analysis.statistics import Estimate, Times, estimate
 from ksm_analysis.analysis.verdict import prices_of
 from ksm_analysis.analysis.words import NO_INTERVAL, guest_word, join, number
+from ksm_analysis.metrics import curves as thinned
 from ksm_analysis.metrics import efficiency, phase_lock
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import Ends, reclaimed_mib
 from ksm_analysis.page import sparks
 from ksm_analysis.page.changes import attributes
 from ksm_analysis.page.sparks import Curve
+from ksm_analysis.results.reduced import Reduced
 from ksm_analysis.results.run import Cell
 
 MOST = 60  # settings with tiles; the page stays small
@@ -105,8 +107,11 @@ def _tiles(
 
 
 def _saved(measured: Measured) -> Curve:
-    """Return seconds and saved MiB of a run at each sample."""
+    """Return seconds and saved MiB of a run at each sample, or at what its reduction has."""
     run = measured.run
+    if isinstance(run, Reduced):
+        known = thinned.curves(measured)
+        return np.array(known["seconds"]), np.array(known["reclaimed_mib"])
     seconds = run.samples["seconds"].to_numpy(dtype=float)
     return seconds, reclaimed_mib(Ends(run, run.samples)).to_numpy(dtype=float)
 

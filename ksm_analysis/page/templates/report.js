@@ -208,6 +208,7 @@
     for (const box of everyBox) box.checked = !without[box.dataset.all]?.size;
     for (const button of all(".only")) button.setAttribute("aria-pressed", String(isOnly(button.closest("tr").dataset)));
     summarize(without);
+    settingsTable();
   }
 
   function fold(count) {
@@ -525,6 +526,123 @@
       if (!box.hidden) fill(box, figure);
     }
   });
+
+  /* --- many settings: a table of all of them, and the curves of those that are chosen --- */
+
+  const STEP = 100; // rows that are shown at a time
+  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a"];
+  const cells = JSON.parse(document.getElementById("cell-data")?.textContent ?? "null");
+  const unpacked = new Map(); // metric → the values of all settings
+  let sorting = { column: -1, down: false };
+  let shownRows = STEP;
+
+  const factorsOf = (n) => Object.fromEntries(cells.factors.map(({ name, values, of }) => [name, values[of[n]]]));
+  const nameOf = (n) => Object.entries(factorsOf(n)).filter(([name]) => varied.includes(name))
+    .map(([name, value]) => (name === "guests" ? `${value} guests` : value)).join(", ") || "the setting";
+  const curvePlots = () => plots.filter((plot) => layoutOf(plot).curve);
+  const sameFactors = (meta, n) => Object.entries(factorsOf(n)).every(([name, value]) => String(meta?.[name]) === value);
+  const isDrawn = (n) => curvePlots().some((plot) => source(plot).data.some((trace) => sameFactors(trace.meta, n)));
+
+  /* The values of a metric of a setting. */
+  function curve(name, n) {
+    if (!unpacked.has(name)) unpacked.set(name, numbers({ bdata: cells.curves[name], dtype: "f4" }));
+    return unpacked.get(name).slice(n * cells.points, (n + 1) * cells.points);
+  }
+
+  /* Draw the curves of a setting, or remove them. */
+  function toggle(n) {
+    const there = isDrawn(n);
+    for (const plot of curvePlots()) {
+      const figure = source(plot);
+      const { curve: name, scale } = figure.layout.meta;
+      if (there) {
+        figure.data = figure.data.filter((trace) => !sameFactors(trace.meta, n));
+        continue;
+      }
+      const used = new Set(figure.data.map((trace) => trace.line.color));
+      const color = COLOURS.find((each) => !used.has(each)) ?? COLOURS[figure.data.length % COLOURS.length];
+      const meta = factorsOf(n);
+      const label = [`${meta.guests} guests`, meta.workload, meta.knobs].filter((word) => word !== "0 guests").join(" · ");
+      const escaped = label.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+      figure.data.push({
+        x: curve("seconds", n), y: curve(name, n).map((value) => value / scale), name: escaped, mode: "lines", meta: { ...meta, guests: Number(meta.guests) },
+        line: { color, width: 2 }, hovertemplate: "%{x:,.0f} s: %{y:,.6~g}<extra>%{fullData.name}</extra>",
+      });
+    }
+    unfold();
+    apply();
+  }
+
+  function sorted() {
+    const without = chosen();
+    const names = cells.factors.length;
+    const passing = [...cells.factors[0].of.keys()].filter((n) => passes(factorsOf(n), without));
+    const { column, down } = sorting;
+    if (column < 0) return passing;
+    const value = column < names ? (n) => cells.factors[column].values[cells.factors[column].of[n]] : (n) => cells.columns[column - names].values[n];
+    const order = new Intl.Collator("en", { numeric: true }).compare;
+    const rank = (a, b) => (value(a) === null || value(b) === null ? (value(a) === null) - (value(b) === null)
+      : (down ? -1 : 1) * (column < names ? order(value(a), value(b)) : value(a) - value(b)));
+    return passing.sort(rank);
+  }
+
+  function settingsTable() {
+    if (!cells) return;
+    const table = document.getElementById("cell-table");
+    const titles = ["setting", ...cells.columns.map(({ title, unit }) => (unit ? `${title}, ${unit}` : title))];
+    const head = document.createElement("tr");
+    titles.forEach((title, index) => {
+      const cell = document.createElement("th");
+      const button = document.createElement("button");
+      const column = index ? index - 1 + cells.factors.length : 0;
+      const by = sorting.column === column;
+      button.type = "button";
+      button.className = "only";
+      button.textContent = `${title}${by ? (sorting.down ? " ↓" : " ↑") : ""}`;
+      button.addEventListener("click", () => {
+        sorting = { column, down: by ? !sorting.down : index > 0 };
+        settingsTable();
+        document.querySelectorAll("#cell-table thead button")[index].focus();
+      });
+      cell.scope = "col";
+      if (!index) cell.className = "text";
+      cell.setAttribute("aria-sort", by ? (sorting.down ? "descending" : "ascending") : "none");
+      cell.append(button);
+      head.append(cell);
+    });
+    table.tHead.replaceChildren(head);
+    const every = sorted();
+    table.tBodies[0].replaceChildren(...every.slice(0, shownRows).map((n, index) => {
+      const row = document.createElement("tr");
+      const name = document.createElement("th");
+      const button = document.createElement("button");
+      name.scope = "row";
+      button.type = "button";
+      button.className = "only";
+      button.textContent = nameOf(n);
+      button.title = "Draw this setting; again: remove it";
+      button.setAttribute("aria-pressed", String(isDrawn(n)));
+      button.addEventListener("click", () => {
+        toggle(n);
+        document.querySelectorAll("#cell-table tbody button")[index].focus(); // the rows are new
+      });
+      name.append(button);
+      row.append(name, ...cells.columns.map(({ values }) => {
+        const cell = document.createElement("td");
+        cell.textContent = values[n] === null ? "" : values[n].toLocaleString("en", { maximumSignificantDigits: 4 });
+        return cell;
+      }));
+      return row;
+    }));
+    const rowsShown = Math.min(shownRows, every.length);
+    document.getElementById("cell-count").textContent =
+      `${rowsShown.toLocaleString("en")} of ${every.length.toLocaleString("en")} settings that are chosen above, of ${cells.factors[0].of.length.toLocaleString("en")}`;
+    const more = document.getElementById("cell-more");
+    more.hidden = rowsShown === every.length;
+    more.textContent = `Show ${Math.min(STEP, every.length - rowsShown)} more`;
+  }
+
+  document.getElementById("cell-more")?.addEventListener("click", () => { shownRows += STEP; settingsTable(); });
 
   listen();
   settingsAsButtons();
