@@ -29,15 +29,15 @@ pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 DEFINITION = """\
 knobs: [{{run: 1, pages_to_scan: 2000, sleep_millisecs: 10, max_page_sharing: 128}}]
 workloads: [{{name: work, arrays: {{change: single, ints: 100000, second: 1, changed: 2}}}}]
-sampling: {{interval: 1, intervals: 12, period: 0.25}}
+sampling: {{interval: 1, intervals: 7, period: 0.25}}
 repetitions: {repetitions}
 """
 # The agent is needed in the middle of each run, and libvirt at its end.
 WITH_GUESTS = """\
 guests: {count: 1}
 knobs: [{run: 1, pages_to_scan: 2000, sleep_millisecs: 10}]
-workloads: [{name: work, command: sleep 2, active: {from: 6, to: 10}}]
-sampling: {interval: 1, intervals: 12, period: 0.25}
+workloads: [{name: work, command: sleep 2, active: {from: 4, to: 7}}]
+sampling: {interval: 1, intervals: 9, period: 0.25}
 repetitions: 3
 """
 PLAYBOOK = r"ansible-playbook .*/campaign\.yml .*site\.yml"

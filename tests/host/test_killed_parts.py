@@ -32,7 +32,7 @@ workloads: [{name: work, memory: {mib: 16}}]
 knobs: [{run: 1, pages_to_scan: 200, sleep_millisecs: 20}]
 knobs_if_present: {smart_scan: 0}
 policies: [kata]
-sampling: {interval: 1, intervals: 10, period: 0.25}
+sampling: {interval: 1, intervals: 6, period: 0.25}
 census: {moments: [every: 1], pause: true}
 repetitions: 4
 """
