@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from machine import ROOT, Playbook
+from machine import ROOT, Playbook, processes
 
 pytestmark = [pytest.mark.host, pytest.mark.beside]
 PLAY = """\
 - hosts: ksm_hosts
   roles: [ksm.testbed.guest_image]
 """
+
+
+def installed(images: Path) -> Iterator[Path]:
+    """Yield directories of Debian that is being installed, which only its own processes see."""
+    for pid in processes(f"mmdebstrap .*{images}"):
+        yield from Path(f"/proc/{pid}/root{images}").glob("*.partial/work/rootfs/usr/bin")
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def build(tmp_path):
 def test_a_build_that_is_killed_and_a_mirror_that_does_not_answer(build, tmp_path):
     images = tmp_path / "images"
     killed = build()
-    killed.until(lambda: any(images.glob("*.partial/rootfs/usr/bin")))
+    killed.until(lambda: any(installed(images)))
     killed.kill()
     subprocess.run(["pkill", "-KILL", "--full", str(images)], check=True)
     assert not list(images.glob("*/manifest.json"))

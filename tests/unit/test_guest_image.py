@@ -23,7 +23,7 @@ def play(role: Path) -> dict:
 
 def test_the_hash_depends_on_files_and_recipe_and_not_on_the_umask(tmp_path):
     """One playbook for all cases, since the start of Ansible takes most of the time."""
-    names = ("clone", "umask", "executable", "file", "recipe")
+    names = ("clone", "umask", "executable", "file", "recipe", "script")
     roles = {name: shutil.copytree(ROLES / "guest_image", tmp_path / name) for name in names}
     for name, role in roles.items():
         files = [path for path in (role / "files/rootfs").rglob("*") if path.is_file()]
@@ -34,8 +34,8 @@ def test_the_hash_depends_on_files_and_recipe_and_not_on_the_umask(tmp_path):
             files[0].chmod(files[0].stat().st_mode ^ 0o100)
         if name == "file":
             files[0].write_text("other\n")
-        if name == "recipe":
-            recipe = role / "tasks/build.yml"
+        if name in {"recipe", "script"}:
+            recipe = role / {"recipe": "tasks/build.yml", "script": "files/build.sh"}[name]
             recipe.write_text(recipe.read_text() + "# another recipe\n")
     book = tmp_path / "play.yml"
     book.write_text(yaml.safe_dump([play(role) for role in roles.values()]))
@@ -46,4 +46,4 @@ def test_the_hash_depends_on_files_and_recipe_and_not_on_the_umask(tmp_path):
     hashes = {name: (role / "hash").read_text() for name, role in roles.items()}
 
     assert hashes["umask"] == hashes["clone"]
-    assert len({hashes[name] for name in names}) == 4, hashes
+    assert len({hashes[name] for name in names}) == 5, hashes
