@@ -35,8 +35,7 @@ def each(function: Callable[[Of], Value], items: list[Of], scheduler: str) -> It
                 f"--scheduler {scheduler}: it has no workers: start dask worker {scheduler}"
             )
         waiting = iter(items)
-        first = client.map(function, [*islice(waiting, AHEAD)], pure=False)
-        done = as_completed(first)
+        done = as_completed(client.map(function, [*islice(waiting, AHEAD)], pure=False))
         for future in done:
             yield future.result()
             for item in islice(waiting, 1):

@@ -6,11 +6,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from socket import gethostname
 
 import pandas as pd
 
 # Imported for their functions that are computed once
 from ksm_analysis.analysis import cluster, density, observations, settings  # noqa: F401
+from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import curves, measurement, summary  # noqa: F401
 from ksm_analysis.results import once, reader, reduced, together
 from ksm_analysis.results.record import UnreadableError
@@ -78,8 +80,14 @@ def _made(paths: list[Path], scheduler: str) -> Iterator[Reduction]:
 
 
 def reduce(path: Path) -> Reduction:
-    """Return the reduction of a run directory, or why it cannot be read. Nothing is written."""
-    files, contents = reduced.files_of(path), reduced.contents_of(path)
+    """Return the reduction of a run directory, or why it cannot be read. Nothing is written.
+
+    Raises InputError if its files cannot be read here, which may be a worker elsewhere.
+    """
+    try:
+        files, contents = reduced.files_of(path), reduced.contents_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read on {gethostname()}: {error.strerror}") from None
     try:
         run = reader.read_run(path, keep=False)
     except UnreadableError as error:

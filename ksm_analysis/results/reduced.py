@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from ksm_analysis.errors import InputError
 from ksm_analysis.results import reader
 from ksm_analysis.results.record import read
 from ksm_analysis.results.reported import nothing
@@ -125,8 +126,11 @@ def load(path: Path) -> Reduced | None:
 
 
 def of_bytes(path: Path, content: bytes) -> Reduced:
-    """Read a reduction that was just made."""
-    return _run(path, _note(parquet.read_schema(io.BytesIO(content))))
+    """Read a reduction that was just made. Raises InputError if other code made it."""
+    note = _note(parquet.read_schema(io.BytesIO(content)))
+    if note["code"] != code():
+        raise InputError("the workers of the scheduler have another version of this project")
+    return _run(path, note)
 
 
 def save(path: Path, content: bytes) -> None:

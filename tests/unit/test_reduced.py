@@ -66,7 +66,7 @@ def said(capsys, directory):
     return captured.out, captured.err
 
 
-@pytest.mark.parametrize("name", ["scan-rates", "policies-s1-arrivals"])
+@pytest.mark.parametrize("name", ["arrays-half-same", "policies-s1-arrivals"])
 def test_reductions_alone_say_the_same_as_raw_files(shipped, capsys, monkeypatch, name):
     directory = shipped(name)
     raw = said(capsys, directory)
