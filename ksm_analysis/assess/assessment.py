@@ -23,8 +23,8 @@ def assess(seen: Seen) -> dict[str, Any]:
     """Return what KSM would do on a host; see docs/assess.md for the keys."""
     facts, page = seen.facts, int(seen.host["page_size"])
     found, knobs = population.of(seen), settings.usable(seen.facts)
-    limit, host = forecast.limit(found, knobs), settings.host_of(facts, found)
-    costs = settings.costs(seen.host["page_seconds"])
+    limit, host = forecast.limit(found, knobs), settings.host_of(seen)
+    costs = settings.costs(seen.page_seconds)
     outcomes = [
         settings.simulate(each, found, host, costs, knobs, seen.host["hz"])
         for each in settings.OFFER
@@ -65,7 +65,7 @@ def _read(seen: Seen, limit: Limit, page: int) -> dict[str, Any]:
         "seconds": seen.seconds,
         "read_seconds": [each["read_seconds"] for each in seen.moments],
         "cpu_seconds": [each["cpu_seconds"] for each in seen.moments],
-        "page_seconds": seen.host["page_seconds"],
+        "page_seconds": seen.page_seconds,
         "complaints": [*complaints],
     }
 

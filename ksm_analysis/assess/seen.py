@@ -25,9 +25,9 @@ Flags = NDArray[np.uint8]
 class Seen:
     """The memory of a host that KSM may merge, at some moments.
 
-    `facts`: those of the doctor, with two readings of the counters. `host`: how it was read
-    (page_seconds: CPU seconds to read and hash a page; hz: ticks a second; as_if_mergeable).
-    `moments`: what was told of each (monotonic, read_seconds, cpu_seconds, complaints, guests).
+    `facts`: those of the doctor, with two readings of the counters. `host`: how it was read (hz:
+    ticks a second; anonymous: bytes of all processes; as_if_mergeable). `moments`: what was told of
+    each (monotonic, read_seconds, cpu_seconds, page_seconds, complaints, guests).
     `names`: of the processes; `owner`: the process of each page, by its place among the names.
     `contents`: int32, moments x pages: numbers, 0 is zeros, -1 none. `flags`: uint8, moments x
     pages, as in a trace (docs/traces.md).
@@ -40,6 +40,11 @@ class Seen:
     owner: Contents
     contents: Contents
     flags: Flags
+
+    @property
+    def page_seconds(self) -> float:
+        """Return the CPU seconds to read and hash a page."""
+        return float(np.median([each["page_seconds"] for each in self.moments]))
 
     @property
     def seconds(self) -> list[float]:

@@ -1,5 +1,6 @@
 """Settings and policies on offer, and what each would do with a population: simulated."""
 
+import bisect
 import heapq
 import time
 from collections import deque
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksm_analysis.assess.population import ABSENT, ZERO, Churn, Population
+from ksm_analysis.assess.seen import Seen
 from ksm_analysis.metrics import advisor
 from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
 from ksm_analysis.simulator.memory import Actor, World
@@ -18,13 +20,16 @@ from ksm_analysis.simulator.policy import governor
 from ksm_analysis.simulator.programs import program
 
 POLICY = "part_policy/files/ksm_policy.py"
-REFERENCE = 3.0e-6
+REFERENCE = 2.5e-6
 """CPU seconds to read and hash a page (ksm_assess.py) where the costs of ksmd were measured."""
+BATCH = 1.5e-4
+"""CPU seconds of a batch, there: caches are cold after a sleep."""
 TICK = 0.1  # seconds between writes, at least
 STEP, PART = 0.02, 0.01  # seconds between looks at what is freed, at least; part of the time so far
-SETTLED, SCANS = 0.005, 4  # it is over if the second half of the time freed no more, after scans
+SETTLED, SCANS, LAST = 0.005, 4, 2  # it is over after scans, if the last freed hardly more
+END = 0.75  # of the time: what is freed after that, if it was cut short, is taken for the end
 LONGEST = 12 * 3600.0  # seconds that are simulated at most
-PATIENCE, A_PAGE = 1.0, 5e-6  # seconds to simulate a setting at most, and more for each page
+PATIENCE, A_PAGE = 6.0, 5e-6  # seconds to simulate a setting at most, and more for each page
 SOON = 0.95  # of what is freed in the end
 
 
@@ -34,7 +39,7 @@ class Host:
 
     memory: int
     available: int
-    anonymous: int  # pages
+    anonymous: int
     page_size: int
     ksmd_seconds: float = 0.0
 
@@ -44,12 +49,16 @@ Ruler = Callable[[World, Host], Actor]
 
 @dataclass(frozen=True)
 class Setting:
-    """Knobs from the start on, and who turns them then. `note`: what it needs, or assumes."""
+    """Knobs from the start on, and who turns them then. `note`: what it needs, or assumes.
+
+    `least`: seconds after which it does not change any more by itself.
+    """
 
     name: str
     knobs: dict[str, int] = field(default_factory=dict)
     ruler: Ruler | None = None
     note: str = ""
+    least: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +66,21 @@ class Outcome:
     """What became of a setting: `times`, `freed` (pages) and `cpu` (seconds) at them.
 
     `final`: pages freed in the end. `soon`: seconds to 95 % of that, and ksmd's CPU seconds until
-    then. `later`: percent of a CPU in the second half of the time. `whole`: whether it was
-    simulated until nothing more was freed.
+    then. `settled`: seconds from which on no more is freed. `later`: percent of a CPU in that time
+    or the last quarter, whichever is longer. `whole`: whether it was simulated until then.
     """
 
     setting: Setting
     times: NDArray[np.float64]
     freed: NDArray[np.float64]
     cpu: NDArray[np.float64]
-    scans: int
+    settled: float
     whole: bool
 
     @property
     def final(self) -> float:
-        """Return the pages that are freed in the end: the mean of the last quarter."""
-        return float(self.freed[self.times >= 0.75 * self.times[-1]].mean())
+        """Return the pages that are freed in the end, on average."""
+        return float(self.freed[self.times >= self.settled].mean())
 
     @property
     def soon(self) -> tuple[float, float] | None:
@@ -83,8 +92,8 @@ class Outcome:
 
     @property
     def later(self) -> float:
-        """Return percent of a CPU, in the second half."""
-        at = int(np.searchsorted(self.times, self.times[-1] / 2))
+        """Return percent of a CPU."""
+        at = int(np.searchsorted(self.times, min(self.settled, END * self.times[-1])))
         seconds = self.times[-1] - self.times[at]
         return float(100 * (self.cpu[-1] - self.cpu[at]) / seconds) if seconds else 0.0
 
@@ -146,7 +155,7 @@ def _kata(world: World, host: Host) -> Actor:
         if mode == "initial":
             world.ksmd.set({"run": 0})
         elif mode:
-            writes = dict(core.kata_writes(mode, host.anonymous * host.page_size // 1024,
+            writes = dict(core.kata_writes(mode, host.anonymous // 1024,
                                            host.page_size))  # fmt: skip
             world.ksmd.set({**writes, "pages_to_scan": max(1, writes["pages_to_scan"])})
         if state.due == float("inf"):
@@ -173,10 +182,10 @@ OFFER = (
     _fixed(10000, 20, 1),
     Setting("advisor, 200 s", {"smart_scan": 1}, _advisor(), "from Linux 6.8 on"),
     Setting("advisor, 60 s", {"smart_scan": 1}, _advisor(60), "from Linux 6.8 on"),
-    Setting("ksmtuned", {"run": 0}, _ksmtuned(), SHORT),
-    Setting("ksmtuned of Proxmox", {"run": 0}, _ksmtuned(100), SHORT),
-    Setting("KubeVirt", {"run": 0}, _kubevirt, SHORT),
-    Setting("Kata", {"run": 0}, _kata, "after an arrival"),
+    Setting("ksmtuned", {"run": 0}, _ksmtuned(), SHORT, 400),
+    Setting("ksmtuned of Proxmox", {"run": 0}, _ksmtuned(100), SHORT, 400),
+    Setting("KubeVirt", {"run": 0}, _kubevirt, SHORT, 960),
+    Setting("Kata", {"run": 0}, _kata, "after an arrival", 400),
     Setting("governor", {}, _governor()),
     Setting("governor, price 1", {}, _governor(price=1)),
 )
@@ -203,8 +212,8 @@ def simulate(
 
     `knobs` are those of the host, which a setting does not set (max_page_sharing, use_zero_pages).
     """
-    late = 0.5 / hz  # the timer's ticks: on average, half of one
-    world = World(Ksmd(costs=of_pages, late=late))
+    wake = BATCH * of_pages.merged / Costs().merged
+    world = World(Ksmd(costs=of_pages, hz=hz, wake=wake))
     given_up = knobs["use_zero_pages"]
     kept = {"max_page_sharing": knobs["max_page_sharing"], "smart_scan": knobs["smart_scan"]}
     world.ksmd.set({**kept, "use_zero_pages": 1})
@@ -215,22 +224,21 @@ def simulate(
     world.ksmd.set(setting.knobs)
     if setting.ruler:
         heapq.heappush(queue, (0.0, len(queue), setting.ruler(world, host)))
-    points, began = [(0.0, 0.0, 0.0)], time.monotonic()
-    patience = PATIENCE + A_PAGE * len(population.rest)
-    whole = True
-    while True:
+    points, scans, began = [(0.0, 0.0, 0.0)], [0], time.monotonic()
+    patience, whole = PATIENCE + A_PAGE * len(population.rest), True
+    settled = None
+    while settled is None:
         at = points[-1][0] + max(STEP, PART * points[-1][0])
         _until(world, queue, min(at, seconds or at))
         points.append((world.ksmd.clock, float(world.ksmd.freed), world.ksmd.cpu))
-        if seconds is not None and points[-1][0] >= seconds:
-            break
-        if seconds is None and _over(world, points):
-            break
-        if at > LONGEST or time.monotonic() - began > patience:
-            whole = False
-            break
+        scans.append(world.ksmd.full_scans)
+        if seconds is None:
+            settled = _settled(world, setting, points, scans)
+            whole = settled is not None
+        if at >= (seconds or LONGEST) or (not seconds and time.monotonic() - began > patience):
+            settled = settled or END * at
     times, freed, cpu = (np.array(each) for each in zip(*points, strict=True))
-    return Outcome(setting, times, freed, cpu, world.ksmd.full_scans, whole)
+    return Outcome(setting, times, freed, cpu, settled, whole)
 
 
 def _until(world: World, queue: list[tuple[float, int, Actor]], at: float) -> None:
@@ -245,13 +253,24 @@ def _until(world: World, queue: list[tuple[float, int, Actor]], at: float) -> No
     ksmd.advance(max(0.0, at - ksmd.clock))
 
 
-def _over(world: World, points: list[tuple[float, float, float]]) -> bool:
-    """Whether the second half of the time has freed no more, and there were enough scans."""
+def _settled(
+    world: World, setting: Setting, points: list[tuple[float, float, float]], scans: list[int]
+) -> float | None:
+    """Return since when nothing more is freed; None if more was.
+
+    That is in the last scans, or, if ksmd rests, in half of the time.
+    """
     at, now, _ = points[-1]
-    if world.ksmd.full_scans < SCANS and (world.ksmd.knobs["run"] == 1 or not now):
-        return at > 3600 and world.ksmd.knobs["run"] != 1
-    half = next(freed for when, freed, _ in points if when >= at / 2)
-    return now - half <= SETTLED * max(now, 1)
+    if at < setting.least:
+        return None
+    if world.ksmd.knobs["run"] == 1:
+        before = bisect.bisect(scans, scans[-1] - LAST - 1)
+        enough = scans[-1] >= SCANS
+    else:
+        before = bisect.bisect(points, (at / 2,))
+        enough = scans[-1] > 1
+    since, then, _ = points[before]
+    return since if enough and now - then <= SETTLED * max(now, 1) else None
 
 
 def _processes(world: World, population: Population, given_up: bool) -> Iterator[Process]:
@@ -290,7 +309,7 @@ def _passing(world: World, process: Process, one: Churn, hot: NDArray[np.int64])
     free = np.ones(process.size, bool)
     free[hot] = False
     written: deque[tuple[float, NDArray[np.int64]]] = deque()
-    tick, owed = max(TICK, one.dwell / 20), 0.0
+    tick, owed = max(TICK, one.dwell / 10), 0.0
     at = -one.dwell  # so that as many do not rest when it begins as later
     while True:
         owed += one.rate * process.size * tick
@@ -321,14 +340,14 @@ def _hot(world: World, process: Process, one: Churn, hot: NDArray[np.int64]) -> 
         world.ksmd.write(process, pages, world.unique(len(pages)))
 
 
-def host_of(facts: dict[str, Any], population: Population) -> Host:
-    """Return what a policy sees of the host whose facts these are."""
-    memory = facts["host"]
+def host_of(seen: Seen) -> Host:
+    """Return what a policy sees of the host."""
+    facts, memory = seen.facts, seen.facts["host"]
     total = int(memory["memory_bytes"] or 2**34)
     return Host(
         total,
         int(memory["memory"].get("MemAvailable", total // 2)),
-        int(np.count_nonzero(population.rest != ABSENT)),
+        int(seen.host["anonymous"]),
         int(memory["page_size"]),
         (facts["readings"][-1]["ksmd_cpu_ns"] or 0) / 1e9,
     )

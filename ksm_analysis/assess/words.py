@@ -117,4 +117,15 @@ def setting(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def guest(each: dict[str, Any]) -> list[str]:
+    """Return the cells of a guest; see GUEST."""
+    return [
+        each["name"],
+        *(size(each[key]) for key in ("bytes", "freed", "loss", "alone")),
+        f"{each['written_percent']:.2g} %",
+        f"{each['hot_percent']:.2g} %",
+    ]
+
+
+GUEST = ("guest", "in memory", "freed", "lost without it", "alone", "written", "never at rest")
 SETTING = ("setting", "freed", "95 % after", "CPU until then", "of a CPU later", "in an hour")

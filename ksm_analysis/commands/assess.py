@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ksm_analysis.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from rich.console import Console
@@ -142,11 +143,14 @@ def _tell(files: dict[str, "Path"], errors: dict[str, str], arguments: argparse.
     import json
     import sys
 
-    from ksm_analysis.assess import assessment, seen
+    from ksm_analysis.assess import assessment, page, seen
 
     if arguments.html and len(files) + len(errors) > 1:
         raise InputError("--html: one page is of one host; --results DIR writes one for each")
     found = {name: assessment.assess(seen.load(path)) for name, path in files.items()}
+    for name, each in found.items():
+        for path in _pages(name, arguments):
+            _write(path, page.page(name, each))
     if arguments.json:
         print(json.dumps({"hosts": found, "errors": errors}, indent=2, allow_nan=False))
     else:
@@ -155,6 +159,28 @@ def _tell(files: dict[str, "Path"], errors: dict[str, str], arguments: argparse.
     for name, why in errors.items():
         print(f"{name}: cannot be assessed: {why}", file=sys.stderr)
     return 2 if errors else 0
+
+
+def _pages(name: str, arguments: argparse.Namespace) -> "Iterator[Path]":
+    """Yield where the page of a host is to be written."""
+    from pathlib import Path
+
+    if arguments.html:
+        yield Path(arguments.html)
+    if arguments.results:
+        yield Path(arguments.results) / f"{name}.html"
+
+
+def _write(path: "Path", text: str) -> None:
+    import sys
+
+    from ksm_analysis.page.render import write_text
+
+    try:
+        write_text(text, path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def show(name: str, found: dict[str, Any]) -> None:
@@ -175,12 +201,12 @@ def show(name: str, found: dict[str, Any]) -> None:
     for text in (words.parts(found), words.uncertain(), words.how(found)):
         line(text)
     _table(console, words.SETTING, [words.setting(row) for row in found["settings"]])
-    heads = ("guest", "in memory", "freed", "if excluded, lost", "written", "never rests")
-    _table(console, heads, [_guest(each) for each in found["guests"]])
+    _table(console, words.GUEST, [words.guest(each) for each in found["guests"]])
     for guest, how in words.to_exclude(found):
         line(f"Exclude {guest}: it frees too little for its scans. {how}")
     for pair in found["pairs"]:
-        line(f"{' and '.join(pair['guests'])} have {words.size(pair['bytes'])} in common")
+        common = f"{words.size(pair['bytes'])} in common, of both together"
+        line(f"{' and '.join(pair['guests'])} have {common}")
     for best in found["best"]:
         line(f"What to set, {best['title']}: {best['name']}", "bold")
         for text in best["lines"]:
@@ -193,17 +219,6 @@ def show(name: str, found: dict[str, Any]) -> None:
     console.print()
 
 
-def _guest(each: dict[str, Any]) -> list[str]:
-    from ksm_analysis.assess.words import size
-
-    return [
-        each["name"],
-        *(size(each[key]) for key in ("bytes", "freed", "loss")),
-        f"{each['written_percent']:.2g} %",
-        f"{each['hot_percent']:.2g} %",
-    ]
-
-
 def _table(console: "Console", heads: tuple[str, ...], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -212,7 +227,7 @@ def _table(console: "Console", heads: tuple[str, ...], rows: list[list[str]]) ->
 
     table = Table(box=None, pad_edge=False)
     for n, head in enumerate(heads):
-        table.add_column(head, justify="right" if 0 < n < 6 else "left", overflow="fold")
+        table.add_column(head, justify="right" if n else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)

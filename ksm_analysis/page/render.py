@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
@@ -12,7 +13,11 @@ from ksm_analysis.results.run import Results
 
 def write(results: Results, path: Path) -> None:
     """Write the page. If this fails, no incomplete file is left."""
-    text = page(results)
+    write_text(page(results), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a page. If this fails, no incomplete file is left."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -23,17 +28,27 @@ def write(results: Results, path: Path) -> None:
 
 def page(results: Results) -> str:
     """Return the page as text."""
-    loader = jinja2.PackageLoader("ksm_analysis.page")
-    environment = jinja2.Environment(
-        loader=loader,
+    data = {**data_of(results), "javascript": source("report.js"), "plotly": get_plotlyjs()}
+    return render("report.html.j2", data)
+
+
+def render(template: str, data: dict[str, Any]) -> str:
+    """Render a template, which gets the style of all pages as `css`."""
+    css = source("report.css")
+    return environment().get_template(template).render(data, css=css)
+
+
+def environment() -> jinja2.Environment:
+    """Return where templates are."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("ksm_analysis.page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css, javascript = (
-        loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js")
-    )
-    return environment.get_template("report.html.j2").render(
-        data_of(results), css=css, javascript=javascript, plotly=get_plotlyjs()
-    )
+
+
+def source(name: str) -> str:
+    """Return the text of a file beside the templates."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

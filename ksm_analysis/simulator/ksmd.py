@@ -6,6 +6,7 @@ on arrays, content by content. Only contents that need an order are handled one 
 those with several frames (max_page_sharing), and those of whose merged pages some were written to.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -122,8 +123,9 @@ class Ksmd:
     costs: Costs = field(default_factory=Costs)
     key: Callable[[int], int] | None = None
     between: Callable[[], None] | None = None  # called after each full scan
-    late: float = 0.0  # seconds by which each sleep takes longer than its knob says
     watch: Watch | None = None  # called with pages that were looked at
+    hz: int | None = None  # ticks a second, at which sleeps end; without, they end when they should
+    wake: float = 0.0  # CPU seconds of each batch, beside those of its pages
     clock: float = 0.0
     cpu: float = 0.0
     full_scans: int = 0
@@ -141,7 +143,8 @@ class Ksmd:
 
     def __post_init__(self) -> None:
         self.cursor, self.page = -1, 0  # between two scans, the cursor is before all processes
-        self.due, self.left = 0.0, 0  # when ksmd goes on; pages that are left of its batch
+        # when ksmd goes on; pages that are left of its batch, and seconds that it has taken so far
+        self.due, self.left, self.spent = 0.0, 0, 0.0
         self.used, self.free = 0, dict[int, list[int]]()  # room in the arrays, by size
         self.content: Ints = np.empty(0, np.int32)
         self.checksum: Ints = np.empty(0, np.int32)  # the content when it was last looked at
@@ -369,9 +372,9 @@ class Ksmd:
 
         Returns the number of pages that were visited.
         """
-        pages, sleep = self.knobs["pages_to_scan"], self.knobs["sleep_millisecs"] / 1000 + self.late
-        most = max(self.costs)
-        batches = 0 if self.left else int(seconds / (sleep + pages * most))
+        pages, most = self.knobs["pages_to_scan"], max(self.costs)
+        longest = self._sleep(0.0) + self.wake + pages * most
+        batches = 0 if self.left else int(seconds / longest)
         self.left = self.left or pages
         part = max(1, int(seconds / most))
         found = self._visit(pages * batches if batches else min(self.left, part))
@@ -380,14 +383,28 @@ class Ksmd:
         if batches:
             # the batch that finds the end of the scan is over
             slept = found.visited // pages + 1 if found.ended else batches
-            self.due += slept * sleep
+            self.due += slept * (self._sleep(found.seconds / slept + self.wake) + self.wake)
+            self.cpu += slept * self.wake
             self.left = 0
             return found.visited
         self.left -= found.visited
+        self.spent += found.seconds
         if found.ended or self.left <= 0:
             self.left = 0
-            self.due += sleep
+            self.due += self._sleep(self.spent + self.wake) + self.wake
+            self.cpu += self.wake
+            self.spent = 0.0
         return found.visited
+
+    def _sleep(self, batch: float) -> float:
+        """Return how long ksmd sleeps after a batch of so many seconds.
+
+        A timer counts whole ticks from the last one on, and ends at the one after.
+        """
+        asked = self.knobs["sleep_millisecs"] / 1000
+        if not self.hz or not asked:
+            return asked
+        return (math.ceil(asked * self.hz) + 1 + int(batch * self.hz)) / self.hz - batch
 
     def batch(self) -> None:
         """Do one batch, at once."""

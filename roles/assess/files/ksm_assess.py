@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 import re
+import statistics
 import time
 import zlib
 from array import array
@@ -36,15 +37,15 @@ KEPT = 6  # bytes of a hash; among 16 million contents, half a pair is taken for
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 # Mappings that KSM never takes, by VmFlags: shared, hugetlbfs, devices, and those that fork drops
 NEVER = {"sh", "ms", "ht", "pf", "io", "mm", "de"}
-TRIAL = 4096  # pages, to measure what it costs to read and hash one
+TRIAL = 8192  # pages, to measure what it costs to read and hash one
 DEFAULT_HZ = 250
 
 HELP = """\
 output: lines of JSON
-  kind=host    facts (of ksm_facts.py), page_size, processes (names and pids), page_seconds (CPU
-               time to read and hash a page), hz (ticks of the kernel a second), zero
-  kind=moment  n, monotonic, read_seconds, cpu_seconds, ksm, complaints, guests (swapped pages,
-               fork_shared pages, ksm_stat)
+  kind=host    facts (of ksm_facts.py), page_size, processes (names and pids), hz (ticks of the
+               kernel a second), anonymous (bytes of all processes), zero (the content of zeros)
+  kind=moment  n, monotonic, read_seconds, cpu_seconds, page_seconds (CPU time to read and hash a
+               page), ksm, complaints, guests (swapped and fork_shared pages, ksm_stat)
   kind=pages   of the last moment: process, start, pages, data: kinds and contents. A content is 6
                bytes of a hash with a key that nobody has. `same`: they are XORed with those before
   kind=end     facts again, for the second reading of the counters
@@ -156,19 +157,24 @@ def frames_shown():
     return int.from_bytes(entry, sys.byteorder) & census.FRAME != 0
 
 
+def anonymous_of_all():
+    """Return AnonPages of the host, in bytes."""
+    found = re.search(r"^AnonPages:\s*(\d+ kB)", facts_of.read(Path("/proc/meminfo")), re.MULTILINE)
+    return facts_of.kib(found.group(1))
+
+
 def page_seconds():
-    """Return the CPU seconds to read and hash a page: the best of three."""
+    """Return the CPU seconds to read and hash a page, as it is mostly."""
     memory = os.urandom(TRIAL * PAGE)
     address = id(memory)  # CPython's: the bytes follow the object's head
     taken = []
     with Path("/proc/self/mem").open("rb", 0) as mem:
-        for _ in range(3):
+        for first in range(0, TRIAL - census.PIECE, census.PIECE):
             began = time.thread_time()
-            for first in range(0, TRIAL - census.PIECE, census.PIECE):
-                os.preadv(mem.fileno(), [census.BUFFER], address + first * PAGE)
-                sum(map(hash, map(census.BUFFERED, census.PLACES)))
-            taken.append((time.thread_time() - began) / (TRIAL - census.PIECE))
-    return min(taken)
+            os.preadv(mem.fileno(), [census.BUFFER], address + first * PAGE)
+            sum(map(hash, map(census.BUFFERED, census.PLACES)))
+            taken.append((time.thread_time() - began) / census.PIECE)
+    return statistics.median(taken)
 
 
 def ticks():
@@ -222,6 +228,7 @@ class Reading:
             monotonic=began,
             read_seconds=took,
             cpu_seconds=census.cpu_seconds() - cpu,
+            page_seconds=page_seconds(),
             ksm=ksm,
             complaints=[f"{name}: {why}" for name, why in gone.items()],
             guests={
@@ -297,8 +304,8 @@ def read(arguments, output):
         page_size=PAGE,
         processes=[(each.name, each.pid) for each in reading.processes],
         as_if_mergeable=arguments.as_if_mergeable,
-        page_seconds=page_seconds(),
         hz=ticks(),
+        anonymous=anonymous_of_all(),
         zero=census.ZERO % 2 ** (8 * KEPT),
     )
     census.hash_piece = paced(census.hash_piece, arguments.cpu)  # for hash_pieces
