@@ -12,10 +12,10 @@ from ksm_analysis.analysis.best import Best, best_of
 from ksm_analysis.analysis.settings import Setting, settings_of
 from ksm_analysis.analysis.statistics import FEWEST
 from ksm_analysis.analysis.words import number, spoken
-from ksm_analysis.metrics import advisor
 from ksm_analysis.metrics.measurement import Measured
 from ksm_analysis.metrics.values import Ends
 from ksm_analysis.results.run import Run
+from ksm_analysis.simulator import advisor
 
 KSM = "/sys/kernel/mm/ksm"
 SCANNED = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")

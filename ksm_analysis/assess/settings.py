@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from ksm_analysis.assess.population import ABSENT, ZERO, Churn, Population
 from ksm_analysis.assess.seen import Seen
-from ksm_analysis.metrics import advisor
 from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
 from ksm_analysis.simulator.memory import Actor, World
-from ksm_analysis.simulator.policy import governor
+from ksm_analysis.simulator.policy import advisor, governor
 from ksm_analysis.simulator.programs import program
 
 POLICY = "part_policy/files/ksm_policy.py"
@@ -102,19 +101,8 @@ class Outcome:
 
 
 def _advisor(target: int = 200) -> Ruler:
-    def turns(world: World, host: Host) -> Actor:
-        asked, ksmd = advisor.Advisor(target_scan_time=target), world.ksmd
-        state, used = advisor.start(asked), host.ksmd_seconds
-        ksmd.set({"pages_to_scan": state.pages_to_scan, "run": 1})
-        since, scans, cpu = ksmd.clock, ksmd.full_scans, ksmd.cpu
-        while True:
-            yield ksmd.clock + max(0.01, state.scan_time / 200)
-            if ksmd.full_scans > scans:
-                state = advisor.advise(state, ksmd.clock - since, ksmd.cpu - cpu + used, asked)
-                since, scans, cpu, used = ksmd.clock, ksmd.full_scans, ksmd.cpu, 0.0
-                ksmd.set({"pages_to_scan": state.pages_to_scan})
-
-    return turns
+    told = {"target_scan_time": target}
+    return lambda world, host: advisor(world, told, host.ksmd_seconds)
 
 
 def _governor(**told: float) -> Ruler:

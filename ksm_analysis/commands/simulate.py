@@ -18,12 +18,13 @@ max_page_sharing, batches and the order of the scan. Its CPU time is a sum of co
 to each page. docs/simulator.md says how it is compared with the real one, and what it leaves out.
 
 Only memory whose contents are known can be simulated:
+  population  up to 1,000 guests drawn from a trace
   processes   service: memory, with contents, arrivals and lifetimes
   workloads   arrays, memory without huge pages, or idle beside such processes
   knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
               stable_node_chains_prune_millisecs
-  policies    none; governor, whose decisions are those of the real one; a command that only sets
-              such knobs with echo. --policies chooses from a file that has others, too
+  policies    none; advisor, kata and governor, which decide as the real ones; a command that
+              only sets such knobs with echo. --policies chooses from a file that has others, too
 All else is an error before anything starts.
 """
 EXAMPLES = """\

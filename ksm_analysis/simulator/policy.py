@@ -1,19 +1,24 @@
-"""Who turns the knobs of a simulated host: the governor, or a command that only sets them once."""
+"""Who turns the knobs of a simulated host: the programs and rules that do it on a real one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ksm_analysis.simulator.advisor import Advisor, advise, start
 from ksm_analysis.simulator.ksmd import KNOBS, accepted
-from ksm_analysis.simulator.memory import Actor, World
-from ksm_analysis.simulator.programs import GOVERNOR, program
+from ksm_analysis.simulator.memory import PAGE, Actor, World
+from ksm_analysis.simulator.programs import GOVERNOR, POLICY, program
+
+LOOK = 0.01  # seconds between looks at whether a scan has ended, at least
 
 
 def turns(world: World, kind: str, told: dict[str, Any]) -> Actor:
     """Return the actor that turns the knobs; `kind` and `told` as in a plan."""
+    if kind == "advisor":  # which is the kernel, and no program
+        return advisor(world, told)
     world.tell("policy", "policy started", kind=kind, knobs=dict(world.ksmd.knobs))
-    if kind == "governor":
-        return governor(world, told)
+    if kind in PORTS:
+        return PORTS[kind](world, told)
     return _command(world, writes_of(told["argv"]) or {})
 
 
@@ -37,6 +42,52 @@ def _command(world: World, writes: dict[str, int]) -> Actor:
     world.ksmd.set(writes)
     world.tell("policy", "decision", reason="", knobs=writes)
     yield from ()
+
+
+def advisor(world: World, told: dict[str, int], used: float = 0.0) -> Actor:
+    """Set pages_to_scan after each full scan, as the kernel does in the advisor's mode scan-time.
+
+    `used` is the CPU time that ksmd has used before, since boot: it counts for the first scan.
+    """
+    asked, ksmd = Advisor(**told), world.ksmd
+    state = start(asked)
+    ksmd.set({"pages_to_scan": state.pages_to_scan, "run": 1})
+    since, scans, cpu = ksmd.clock, ksmd.full_scans, ksmd.cpu
+    while True:
+        yield ksmd.clock + max(LOOK, state.scan_time / 200)
+        if ksmd.full_scans > scans:
+            state = advise(state, ksmd.clock - since, ksmd.cpu - cpu + used, asked)
+            since, scans, cpu, used = ksmd.clock, ksmd.full_scans, ksmd.cpu, 0.0
+            ksmd.set({"pages_to_scan": state.pages_to_scan})
+
+
+def kata(world: World, told: dict[str, str]) -> Actor:
+    """Act as Kata's ksm-throttler; all anonymous memory is that of what runs in the simulation."""
+    core, ksmd, there = program(POLICY), world.ksmd, set[str]()
+    found = [(name, ksmd.knobs[name]) for name in ("pages_to_scan", "sleep_millisecs", "run")]
+
+    def tune(mode: str, reason: str) -> None:
+        kib = ksmd.pages * PAGE // 1024
+        writes = found if mode == "initial" else core.kata_writes(mode, kib, PAGE)
+        for name, value in writes:
+            ksmd.set({name: value})
+        world.tell("policy", "decision", reason=f"{reason}: {mode}", knobs=dict(writes))
+
+    if told["mode"] != "auto":
+        tune(told["mode"], "the mode")
+        return
+    state, population = core.kata_start(ksmd.clock), ksmd.processes and not world.there
+    while True:
+        came = sorted({*world.there} - there) or ["the population"] * bool(population)
+        there, population = {*world.there}, False
+        if came:
+            more = f" and {len(came) - 1} more" * (len(came) > 1)
+            state, mode = core.kata_next(state, ksmd.clock, kicked=True)
+            tune(mode, f"{came[0]}{more} came")
+        state, mode = core.kata_next(state, ksmd.clock, kicked=False)
+        if mode:
+            tune(mode, "time is over")
+        yield ksmd.clock + core.PERIOD
 
 
 def governor(world: World, told: dict[str, Any]) -> Actor:
@@ -76,3 +127,6 @@ def seen(world: World, core: Any) -> Any:
         cpu_pressure=0.0,
         gap=core.STEP,
     )
+
+
+PORTS: dict[str, Callable[[World, dict[str, Any]], Actor]] = {"governor": governor, "kata": kata}

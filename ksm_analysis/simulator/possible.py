@@ -10,11 +10,13 @@ from ksm_analysis.errors import InputError
 from ksm_analysis.simulator import population
 from ksm_analysis.simulator.ksmd import KNOBS, LIMITS, accepted
 from ksm_analysis.simulator.memory import MIB, PAGE
-from ksm_analysis.simulator.policy import writes_of
+from ksm_analysis.simulator.policy import PORTS, writes_of
 from ksm_analysis.simulator.programs import CONTENTS, program
 
 PARTS = ("population", "processes", "arrays", "memory", "sampler", "policy")
-POLICIES = "none, governor, a command that only sets such knobs with echo; see --policies"
+POLICIES = (
+    "none, advisor, kata, governor, a command that only sets such knobs with echo; see --policies"
+)
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
 
 
@@ -88,7 +90,8 @@ def _of_population(options: dict[str, Any]) -> Iterator[str]:
 
 
 def _policy(kind: str, told: dict[str, Any]) -> bool:
-    return kind == "governor" or (kind == "command" and writes_of(told["argv"]) is not None)
+    known = kind == "advisor" or kind in PORTS
+    return known or (kind == "command" and writes_of(told["argv"]) is not None)
 
 
 def _of_processes(options: dict[str, Any]) -> Iterator[str]:
@@ -109,6 +112,8 @@ def _of_host(run: dict[str, Any]) -> Iterator[str]:
             if not accepted(name, value):
                 low, high = LIMITS[name]
                 yield _no(f"knobs.{name}", f"the kernel refuses {value}", f"{low} to {high}")
+        elif name.startswith("advisor_") and run.get("policy", {}).get("kind") == "advisor":
+            continue
         elif name in run["knobs"] and SAME.get(name) != str(value):
             yield _no(f"knobs.{name}", "it is not simulated", ", ".join(KNOBS))
     if str(run["knobs"].get("run")) not in ("0", "1"):

@@ -10,6 +10,7 @@ from ksm_analysis.errors import InputError
 ROLES = Path(__file__).parents[2] / "roles"
 ARRAYS, CONTENTS = "part_arrays/files/ksm_arrays.py", "processes/files/ksm_contents.py"
 MEMORY, GOVERNOR = "part_memory/files/ksm_memory.py", "governor/files/ksm_governor.py"
+POLICY = "part_policy/files/ksm_policy.py"
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import FORMAT
+from ksm_analysis.simulator.advisor import Advisor
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
 from ksm_analysis.simulator.policy import turns
@@ -82,7 +83,7 @@ def _simulate(run: dict[str, Any], experiment: str, path: Path) -> None:
         "reason": "",
         "started": started,
         "ended": started + run["sampling"]["seconds"],
-        "knobs": {"before": KNOBS, "during": {**KNOBS, **knobs}, "after": KNOBS},
+        "knobs": {"before": KNOBS, "during": {**KNOBS, **knobs, **_advised(run)}, "after": KNOBS},
         "simulated": {"kernel": KERNEL, "costs": world.ksmd.costs._asdict()},
         "provenance": {
             "kernel": {"release": f"{KERNEL}, simulated", "machine": "x86_64"},
@@ -91,6 +92,15 @@ def _simulate(run: dict[str, Any], experiment: str, path: Path) -> None:
         },
     }
     (path / "run.json").write_text(json.dumps(record, indent=2))
+
+
+def _advised(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs of the kernel's advisor, if a run has it."""
+    asked = run.get("policy", {})
+    if asked.get("kind") != "advisor":
+        return {}
+    knobs = Advisor(**asked["settings"])._asdict()
+    return {"advisor_mode": "scan-time"} | {f"advisor_{name}": knobs[name] for name in knobs}
 
 
 def _knobs(run: dict[str, Any]) -> dict[str, int]:

@@ -7,9 +7,10 @@ import itertools
 import pytest
 from made_up_runs import run_record, sample_lines
 
-from ksm_analysis.metrics import advisor
-from ksm_analysis.metrics.advisor import Advisor, Host, State, advise
+from ksm_analysis.metrics.advisor import replay
 from ksm_analysis.results.reader import read_run
+from ksm_analysis.simulator import advisor
+from ksm_analysis.simulator.advisor import Advisor, Host, State, advise
 
 # 768 MiB; each page takes 1.2 µs, and ksmd really sleeps 20.7 ms
 HOST = Host(196_608, 1.2e-6, 1e-5, 0.0207)
@@ -73,9 +74,9 @@ def test_a_run_is_replayed(write_run):
         line["ksm"]["pages_to_scan"] = ended[-1].pages_to_scan if ended else 500
         _, cpu = advisor.scan(HOST, 1000)
         line["ksmd"]["cpu_ns"] = int(1e9 * (5 + cpu * len(ended)))
-    found = advisor.replay(read_run(write_run(record, lines)))
+    found = replay(read_run(write_run(record, lines)))
     assert len(found) > 5
     for scan in found:
         low, high = scan.predicted
         assert low <= scan.pages_to_scan <= high
-    assert advisor.replay(read_run(write_run(guests=1))) == []
+    assert replay(read_run(write_run(guests=1))) == []

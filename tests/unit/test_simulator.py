@@ -9,7 +9,7 @@ import pytest
 from programs import ROLES, load
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.metrics import efficiency
+from ksm_analysis.metrics import advisor, efficiency
 from ksm_analysis.metrics.phase_lock import looks, meet
 from ksm_analysis.results.reader import read_run
 from ksm_analysis.simulator import ksmd as module
@@ -356,6 +356,31 @@ def test_copies_come_write_and_leave_and_the_governor_decides(tmp_path):
     assert samples[-1]["ksm"]["pages_sharing"] > 1000
 
 
+def test_kata_scans_hard_when_copies_come(tmp_path):
+    text = COPIES.replace("  - governor\n", "  - kata\n")
+    run = next(simulated(tmp_path, text, "--policies", "kata").glob("p004-*"))
+    came = [each for each in lines(run / "policy.jsonl") if "came" in each.get("reason", "")]
+    assert [round(each["monotonic"]) for each in came] == [0, 5]
+    assert {each["reason"].partition(" and 1 more came: ")[2] for each in came} == {"aggressive"}
+    tenth = 2 * 4 * 256 // 10  # of two copies, then of four
+    assert came[0]["knobs"] == {"run": 1, "pages_to_scan": tenth, "sleep_millisecs": 1}
+    assert came[1]["knobs"]["pages_to_scan"] == pytest.approx(2 * tenth, abs=1)
+
+
+def test_the_advisor_is_that_of_the_kernel(tmp_path):
+    """What it set is what the formula says of the samples, as it does of runs of a real kernel."""
+    results = simulated(
+        tmp_path,
+        "processes: {count: 1, service: memory, merge: madvise, data_mib: 128}\n"
+        "policies: [{advisor: {target_scan_time: 4}}]\n"
+        "sampling: {interval: 1, intervals: 6, period: 0.02}\n",
+    )
+    # the first scans are short, and end between two samples
+    seen = advisor.replay(read_run(next(results.glob("p001-*"))))[3:]
+    assert len({each.pages_to_scan for each in seen}) > 3
+    assert all(low <= each.pages_to_scan <= high for each in seen for low, high in [each.predicted])
+
+
 def test_a_policy_that_only_sets_knobs(tmp_path):
     results = simulated(tmp_path, COPIES, "--policies", "none,fast")
     fixed, fast = sorted(results.glob("p004-*"))
@@ -392,7 +417,7 @@ def test_earlier_results_are_kept(tmp_path):
         ("processes: {count: 2, service: memory}\nthp: [{enabled: never}]", "thp: cannot be"),
         ("processes: {count: 2, service: memory}\nknobs: [{merge_across_nodes: 0}]", "knobs.merge"),
         ("processes: {count: 2, service: memory}\nstop: {steady: {seconds: 1}}", "stop: cannot"),
-        (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none, g"),
+        (COPIES, "policies: mine: cannot be simulated: it is not simulated. Allowed: none, a"),
         ("workloads: [{name: a, write_probe: {}}]", "write_probe: cannot be simulated"),
         ("workloads: [{name: a, memory: {huge_pages: true}}]", "memory.huge_pages: cannot"),
         ("processes: {count: 999, service: memory, data_mib: 65536}", "pages need about"),
