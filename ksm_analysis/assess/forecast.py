@@ -29,7 +29,7 @@ class Guest:
     zeros: float
     split_zeros: float
     loss: float
-    alone: int
+    alone: float
     written: float
     hot: float
     lasting: float
@@ -107,7 +107,7 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
             zeros=float(sums[1, n]),
             split_zeros=float(sums[2, n]),
             loss=float(losses[n] + sums[1:, n].sum()),
-            alone=int(alone[n]),
+            alone=float(alone[n] + sums[1:, n].sum()),
             written=population.churn[n].rate * population.churn[n].dwell,
             hot=population.churn[n].hot,
             lasting=population.churn[n].lasting,
