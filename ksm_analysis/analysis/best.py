@@ -153,8 +153,8 @@ def _equal(settings: tuple[Setting, ...]) -> bool:
 
     Each pair must show it by itself, so p needs no adjustment.
     """
-    p = [_equivalence(a, b) for a, b in combinations(settings, 2)]
-    return bool(p) and all(each is not None and each < 1 - CONFIDENCE for each in p)
+    p = (_equivalence(a, b) for a, b in combinations(settings, 2))
+    return len(settings) > 1 and all(each is not None and each < 1 - CONFIDENCE for each in p)
 
 
 def _equivalence(a: Setting, b: Setting) -> float | None:

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
@@ -55,10 +56,14 @@ def estimate(values: Values, chosen_of: int = 1) -> Estimate | None:
         return Estimate(mean, None, None, 1)
     level, error = (1 + CONFIDENCE) / 2, float(known.std(ddof=1)) / math.sqrt(len(known))
     lowest = max(level, CONFIDENCE ** (1 / chosen_of))
-    below, above = (
-        error * float(scipy.stats.t.ppf(each, len(known) - 1)) for each in (lowest, level)
-    )
+    below, above = (error * _quantile(each, len(known) - 1) for each in (lowest, level))
     return Estimate(mean, mean - below, mean + above, len(known))
+
+
+@lru_cache(maxsize=1024)
+def _quantile(level: float, freedom: int) -> float:
+    """Return a quantile of Student's t. SciPy takes longer for one than all else in an estimate."""
+    return float(scipy.stats.t.ppf(level, freedom))
 
 
 def _known(values: Values) -> Floats:
@@ -350,7 +355,9 @@ def _not_less(b: Floats, limit: Floats, in_blocks: bool) -> float:
     size = ALIKE if limit.min() > 0 and b.min() > 0 else size
     if np.ptp(apart) <= size:
         return float(apart.mean() < -size)
-    return float(scipy.stats.ttest_1samp(apart, 0, alternative="greater").pvalue)
+    # As scipy.stats.ttest_1samp does, which takes thirty times as long for its checks
+    t = apart.mean() / math.sqrt(apart.var(ddof=1) / len(apart))
+    return float(scipy.special.stdtr(len(apart) - 1, -t))
 
 
 @contextlib.contextmanager

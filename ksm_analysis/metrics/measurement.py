@@ -76,7 +76,10 @@ class Measured:
     def last_census(self) -> pd.Series:
         """The values of the census that stands for the run: its last. Empty without a census."""
         values = _last_census(self)
-        return pd.Series(values, dtype=object if values else float)
+        return pd.Series(values, dtype=object) if values else NOTHING
+
+
+NOTHING = pd.Series(dtype=float)
 
 
 @once()

@@ -27,6 +27,7 @@ from ksm_analysis.results.reduced import Reduced
 from ksm_analysis.results.run import Cell
 
 MOST = 60  # settings with tiles; the page stays small
+CPU = "ksmd_cpu_percent"
 VERDICTS = {
     price.COSTS: "shown",
     price.GAINS: "shown",
@@ -110,10 +111,14 @@ def _saved(measured: Measured) -> Curve:
     """Return seconds and saved MiB of a run at each sample, or at what its reduction has."""
     run = measured.run
     if isinstance(run, Reduced):
-        known = thinned.curves(measured)
-        return np.array(known["seconds"]), np.array(known["reclaimed_mib"])
+        return _thinned(measured, "reclaimed_mib")
     seconds = run.samples["seconds"].to_numpy(dtype=float)
     return seconds, reclaimed_mib(Ends(run, run.samples)).to_numpy(dtype=float)
+
+
+def _thinned(measured: Measured, name: str) -> Curve:
+    known = thinned.curves(measured)
+    return np.array(known["seconds"]), np.array(known[name])
 
 
 def _merged(setting: Setting, every: list[Setting], curves: list[Curve]) -> Tile:
@@ -148,7 +153,9 @@ def _cpu(setting: Setting, measured: list[Measured]) -> Iterator[Tile]:
     cost = setting.cost_seconds
     more = f"{number(cost.mean)} CPU seconds in the whole run" if cost else ""
     lines = [
-        (each.host.index.to_numpy(dtype=float), each.host["ksmd_cpu_percent"].to_numpy(dtype=float))
+        _thinned(each, CPU)
+        if isinstance(each.run, Reduced)
+        else (each.host.index.to_numpy(dtype=float), each.host[CPU].to_numpy(dtype=float))
         for each in measured
     ]
     spark = sparks.curve(lines)

@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
@@ -85,7 +86,7 @@ class Reduced(Run):
                     *(table[name].to_pylist() for name in ("metric", "values")), strict=True
                 )
                 frame = pd.DataFrame(
-                    {name: pd.Series(values, dtype=float) for name, values in series}
+                    {name: np.array(values, dtype=float) for name, values in series}
                 )
                 return frame.set_axis(pd.RangeIndex(1, len(frame) + 1, name="interval"))
         return None

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Measure reading a campaign of many runs: the first time, when each run is reduced, and again.
+
+The campaign is simulated: settings of pages_to_scan and workloads, 10 repetitions of each, 10 guests
+x 30 minutes at 1 Hz. Samples are those of 20 runs, as hard links, so that a disk holds them; each run
+is read and reduced for itself. The first time is of `summary`. Then `report`, `answer` and `summary`
+read only reductions. Memory is the maximum resident size of the largest process.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import _campaign
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+GUESTS, MINUTES, HERTZ, DISTINCT, REPETITIONS, WORKLOADS = 10, 30.0, 1.0, 20, 10, 10
+MS_FIRST, MS_AGAIN, MEMORY_MB, PAGE_MB, FASTER = 90, 2, 2000, 12, 20  # ms are per run
+
+
+def write(directory, runs):
+    """Write the campaign; return the number of guests' samples."""
+    samples = []
+    for number in range(runs):
+        cell, repetition = divmod(number, REPETITIONS)
+        setting, workload = divmod(cell, WORKLOADS)
+        record = _campaign._record(setting + 1, GUESTS, MINUTES, HERTZ)
+        name = f"w{workload + 1}"
+        run = record["run"]
+        run |= {"id": f"k{setting + 1}-{name}-r{repetition + 1}", "index": number + 1}
+        run["factors"] |= {"workload": name, "repetition": repetition + 1}
+        run["workload"]["name"] = name
+        path = directory / run["id"]
+        path.mkdir()
+        (path / "run.json").write_text(json.dumps(record))
+        (path / "events.jsonl").write_text("")
+        raw = path / "samples.jsonl"
+        if len(samples) < DISTINCT:
+            lines = _campaign._lines(record, np.random.default_rng(number))
+            raw.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+            samples.append(raw)
+        else:
+            os.link(samples[(7 * cell + repetition) % DISTINCT], raw)
+    return runs * GUESTS * round(MINUTES * 60 * HERTZ)
+
+
+def timed(*words):
+    """Run a command of the project; return seconds and maximum resident MB."""
+    program = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL,"
+        " stderr=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6)"
+    )
+    command = [sys.executable, "-c", program, sys.executable, "-m", "ksm_analysis", *words]
+    began = time.monotonic()
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return time.monotonic() - began, float(said)
+
+
+def told(words, value, unit, target, met):
+    """Print one line; return whether the target was missed."""
+    print(f"{words:44}{value:9.1f} {unit:6} target {target:9} {'met' if met else 'NOT met'}")
+    return not met
+
+
+def measure(directory, runs):
+    """Print the figures; return the number of missed targets."""
+    print(f"{write(directory, runs):,} samples of guests in {runs} runs")
+    page = directory.with_suffix(".html")
+    first, memory = timed("summary", str(directory), "--csv")
+    missed = told("first time, per run", 1000 * first / runs, "ms", f"<= {MS_FIRST}",
+                  1000 * first / runs <= MS_FIRST)  # fmt: skip
+    missed += told("  memory", memory, "MB", f"<= {MEMORY_MB}", memory <= MEMORY_MB)
+    commands = {
+        "summary": ("--csv",), "answer": ("--json",), "report": ("-o", str(page)),
+    }  # fmt: skip
+    for name, words in commands.items():
+        again, memory = timed(name, str(directory), *words)
+        missed += told(f"{name} again, per run", 1000 * again / runs, "ms", f"<= {MS_AGAIN}",
+                       1000 * again / runs <= MS_AGAIN)  # fmt: skip
+        missed += told("  first time / again", first / again, "x", f">= {FASTER}",
+                       first >= FASTER * again)  # fmt: skip
+        missed += told("  memory", memory, "MB", f"<= {MEMORY_MB}", memory <= MEMORY_MB)
+    size = page.stat().st_size / 1e6
+    page.unlink()
+    return missed + told("  page", size, "MB", f"<= {PAGE_MB}", size <= PAGE_MB)
+
+
+def main():
+    """Print the figures; exit 1 if a target is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=1000, help="of the campaign (default: 1000)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place) / "campaign"
+        directory.mkdir()
+        return 1 if measure(directory, arguments.runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
