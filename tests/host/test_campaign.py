@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from machine import (
-    STATE,
     Playbook,
     Run,
     assert_restored,
@@ -120,19 +119,6 @@ def teardown(directory: Path) -> None:
     assert playbook.wait() == 0, playbook.output
 
 
-def test_a_locked_host_refuses_others_and_ctrl_c_restores_it(campaign, tmp_path):
-    run = campaign.run("--resume")
-    run.until((STATE / "lock.json").exists)
-    other = Run("experiments/arrays-single.yml", "--results", str(tmp_path), log=tmp_path / "log")
-    assert other.wait() == 1
-    assert "this host is locked by" in other.output
-    run.until(sampling)  # the run that holds the lock continues
-    os.kill(run.process.pid, signal.SIGINT)
-    assert run.wait(120) == 130, run.output
-    assert_restored(campaign.found)
-    assert "--resume" in run.output
-
-
 def test_the_controller_is_killed(campaign, tmp_path):
     run = campaign.cut()
     assert processes(PLAYBOOK), "the search below would find it"
@@ -169,7 +155,7 @@ def test_the_campaign_can_be_completed(campaign):
         ".aside",
     }
     asides = [path.name for path in (campaign.results / ".aside").iterdir()]
-    assert len(asides) >= 3, "interrupted runs are kept"
+    assert len(asides) >= 2, "interrupted runs are kept"
     page = campaign.results / "report.html"
     assert page.stat().st_mtime > time.time() - 60
     nothing = campaign.run("--resume")

@@ -13,6 +13,7 @@ from machine import (
     ROOT,
     SHORT,
     STATE,
+    Run,
     census_of,
     guests,
     knobs,
@@ -50,14 +51,15 @@ def events(results: Path, run: str) -> list[dict]:
     return [json.loads(row) for file in files if file.exists() for row in file.open()]
 
 
-def test_two_guests_under_stress(experiment, restored):
+def test_two_guests_under_stress(experiment, restored, tmp_path):
     workload = "{name: stress, stress_ng: {vm: 1, vm_bytes: 32M}, active: {from: 0, to: 6}}"
     text = SHORT.format(count=2, intervals=24, workload=workload) + "census: [end]\n"
     play = experiment(text=text)
     play.until(sampling)
     seen = [(time.monotonic(), counters()) for _ in range(8) if not time.sleep(0.3)]
-    refused = experiment()
-    assert refused.wait() != 0
+    other = ("experiments/arrays-single.yml", "--results", str(tmp_path / "other"))
+    refused = Run(*other, log=tmp_path / "refused")
+    assert refused.wait() == 1
     assert "this host is locked by ansible-playbook" in refused.output
     assert f"(process {play.process.pid})" in refused.output
     assert sampling(), "the run that holds the lock continues"

@@ -112,8 +112,9 @@ def sampled(root_alone, tmp_path_factory):
             assert run.process.poll() is None, "it was still sampled at the end of the tests"
         finally:
             run.process.send_signal(signal.SIGINT)
-            run.wait()
+            assert run.wait() == 130, run.output
             assert_restored(found)
+            assert "--resume" in run.output
             (kept,) = (STATE / "uncollected").glob("g01-k1-idle-r1-*")
             assert (kept / "samples.jsonl").exists(), "the raw files of an interrupted run"
             shutil.rmtree(kept)
