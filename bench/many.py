@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measure reading a campaign of many runs: the first time, when each run is reduced, and again.
 
-The campaign is simulated: settings of pages_to_scan and workloads, 10 repetitions of each, 10 guests
-x 30 minutes at 1 Hz. Samples are those of 20 runs, as hard links, so that a disk holds them; each run
-is read and reduced for itself. The first time is of `summary`. Then `report`, `answer` and `summary`
-read only reductions. Memory is the maximum resident size of the largest process.
+The campaign is simulated: settings of pages_to_scan and workloads, 10 repetitions of each, with 10
+guests x 30 minutes at 1 Hz. Samples are those of 20 runs, as hard links, so that a disk holds them;
+each run is read and reduced for itself. The first time is of `summary`. Then `summary`, `answer` and
+`report` read only reductions. Memory is the maximum resident size of the largest process.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def write(directory, runs):
         raw = path / "samples.jsonl"
         if len(samples) < DISTINCT:
             lines = _campaign._lines(record, np.random.default_rng(number))
-            raw.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+            raw.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
             samples.append(raw)
         else:
             os.link(samples[(7 * cell + repetition) % DISTINCT], raw)
