@@ -3,8 +3,8 @@
 
 The campaign is simulated: settings of pages_to_scan and workloads, 10 repetitions of each, with 10
 guests x 30 minutes at 1 Hz. Samples are those of 20 runs, as hard links, so that a disk holds them;
-each run is read and reduced for itself. The first time is of `summary`. Then `summary`, `answer` and
-`report` read only reductions. Memory is the maximum resident size of the largest process.
+each run is read and reduced for itself. The first time is of `summary`. Then `summary`, `answer`
+and `report` read only reductions. Memory is the maximum resident size of the largest process.
 """
 
 import argparse
