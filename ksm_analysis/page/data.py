@@ -46,6 +46,7 @@ def data_of(results: Results) -> dict[str, Any]:
     first = verdict.named(saving, best)
     checks = observations.checks(measured)
     many = large.is_large(measured, settings)
+    listed = large.top(saving, first) if many else saving
     if many:
         figure, sections = large.sections_of(saving, measured, first)
     else:
@@ -64,7 +65,7 @@ def data_of(results: Results) -> dict[str, Any]:
         "best": best if not many else best[: large.SHOWN],
         "words": words.in_words(usable),
         "warnings": large.listed(warnings, MORE_WARNINGS.format) if many else warnings,
-        "answer": tables.of_settings(large.top(settings) if many else settings, best),
+        "answer": tables.of_settings(large.top(settings, first) if many else settings, best),
         "most": large.SHOWN if many else 0,
         "cells": large.table_of(settings, measured) if many else None,
         "prices_missing": price.missing(measured, prices),
@@ -82,7 +83,7 @@ def data_of(results: Results) -> dict[str, Any]:
         "verdict": verdict.verdict(saving, best, prices, fits),
         "tiles": [
             *tiles.of_fits(fits),
-            *tiles.of_settings(first, large.top(saving) if many else saving, prices, measured),
+            *tiles.of_settings(first, listed, prices, measured),
         ],
         "picture": figure,
         "sections": sections,

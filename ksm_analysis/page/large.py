@@ -61,10 +61,11 @@ def listed(items: Sequence[Any], more: Callable[[int], Any]) -> list[Any]:
     return [*items[:SHOWN], *([more(left)] if left > 0 else [])]
 
 
-def top(settings: list[Setting]) -> list[Setting]:
-    """Return the settings that save most, in the order of the plan."""
+def top(settings: list[Setting], first: Setting | None) -> list[Setting]:
+    """Return `first` and the settings that save most, in the order of the plan."""
     best = sorted(settings, key=lambda s: -s.saved_mib.mean if s.saved_mib else np.inf)[:SHOWN]
-    return [setting for setting in settings if any(setting is each for each in best)]
+    chosen = {id(setting) for setting in (*best, first)}
+    return [setting for setting in settings if id(setting) in chosen]
 
 
 def sections_of(

@@ -59,6 +59,15 @@ def test_figures_have_points_for_settings_and_no_lines_for_runs(results):
     assert "Every run" not in page
 
 
+def test_the_setting_of_the_verdict_is_among_those_listed(results, monkeypatch):
+    monkeypatch.setattr(large, "SHOWN", 2)
+    settings = settings_of([measure(run) for run in results.usable])
+    least = min(settings, key=lambda s: s.saved_mib.mean)
+
+    assert least in large.top(settings, least)
+    assert len(large.top(settings, least)) == 3
+
+
 def test_only_runs_that_failed_are_listed(results):
     listed = re.search(r'<section id="runs">.*?</section>', render.page(results), re.S)[0]
 
