@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ksm_analysis.errors import InputError
 
@@ -17,7 +17,7 @@ def each(function: Callable[[Of], Value], items: list[Of], scheduler: str) -> It
     """Yield what a function returns for each item, in any order.
 
     If a worker is lost, others do what it had. Raises InputError if the scheduler cannot be
-    reached, or has no workers.
+    reached, or has no workers, and if one of these cannot do it.
     """
     try:
         from distributed import Client, as_completed
@@ -37,6 +37,18 @@ def each(function: Callable[[Of], Value], items: list[Of], scheduler: str) -> It
         waiting = iter(items)
         done = as_completed(client.map(function, [*islice(waiting, AHEAD)], pure=False))
         for future in done:
-            yield future.result()
+            yield _result(future, scheduler)
             for item in islice(waiting, 1):
                 done.add(client.submit(function, item, pure=False))
+
+
+def _result(future: Any, scheduler: str) -> Any:
+    try:
+        return future.result()
+    except InputError:
+        raise
+    except Exception as error:  # whatever a worker raises, such as that it has no such module
+        raise InputError(
+            f"--scheduler {scheduler}: {type(error).__name__}: {error}. Do all workers have this "
+            "version of the project?"
+        ) from None

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -55,7 +56,11 @@ def reduce_all(paths: list[Path], scheduler: str = "") -> Iterator[Found]:
         if warning := reader.cut_off(path):
             yield None, warning
         elif (path / "run.json").exists():
-            found = reduced.load(path)
+            try:
+                found = reduced.load(path)
+            except OSError as error:
+                yield None, f"{path.name}: left out, since it cannot be read: {error.strerror}"
+                continue
             if found:
                 yield found, ""
             else:
@@ -64,8 +69,9 @@ def reduce_all(paths: list[Path], scheduler: str = "") -> Iterator[Found]:
         if isinstance(content, str):
             yield None, content
         else:
+            run = reduced.of_bytes(path, content)
             reduced.save(path, content)
-            yield reduced.of_bytes(path, content), ""
+            yield run, ""
 
 
 def _made(paths: list[Path], scheduler: str) -> Iterator[Reduction]:
@@ -76,7 +82,12 @@ def _made(paths: list[Path], scheduler: str) -> Iterator[Reduction]:
         return
     # A new process each: a fork of one with threads may hang
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        yield from pool.map(reduce, paths, chunksize=BATCH)
+        try:
+            yield from pool.map(reduce, paths, chunksize=BATCH)
+        except BrokenProcessPool:
+            raise InputError(
+                "a process that read runs was ended from outside: is there too little memory?"
+            ) from None
 
 
 def reduce(path: Path) -> Reduction:

@@ -27,19 +27,22 @@ QUANTITIES = {
     "cpu": "CPU time",
     "memory": "Memory for hashes",
 }
-OTHERS = ("nodes_searched", "pages_looked_for")
-METRICS = {*OTHERS, *(f"{name}_{each}" for name in ALGORITHMS for each in (*QUANTITIES, "hashed"))}
 
 
 def figures(measured: list[Measured]) -> Iterator[tuple[str, str, list[Panel]]]:
     """Yield each quantity with its title and panels: one for each trace, over all guests."""
-    runs = [each.run for each in measured if _asked(each.run)]
+    runs = [each.run for each in measured if shows(each.run)]
     found = {metric.name: metric for metric in reported.metrics_of(runs)}
     for quantity, title in QUANTITIES.items():
         names = [name for name in ALGORITHMS if f"{name}_{quantity}" in found]
         if names:
             metrics = {name: found[f"{name}_{quantity}"] for name in names}
             yield quantity, title, _panels(runs, metrics)
+
+
+def shows(run: Run) -> bool:
+    """Whether what a run reported is in these figures."""
+    return bool(_asked(run))
 
 
 def _asked(run: Run) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _panels(runs: list[Run], metrics: dict[str, Reported]) -> list[Panel]:
         series = part.groupby(["workload", "knobs", "host"], sort=False)
         for place, ((_, knobs, _), line) in enumerate(series):
             churn = line["churn"].iloc[0]
-            words = "" if churn is None else f"churn {churn:g} %"
+            words = "" if pd.isna(churn) else f"churn {churn:g} %"
             for index, name in enumerate(metrics):
                 label = join(ALGORITHMS[name], words)
                 metric = Metric(name, unit, "derived", label, "", gauge(""))

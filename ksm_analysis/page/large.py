@@ -177,7 +177,7 @@ def _scatter(settings: list[Setting], x: list[Any], name: str, index: int) -> di
         "type": "scatter",
         "x": x,
         "y": [_rounded(_mean(s.saved_mib)) for s in settings],
-        "customdata": list(map(_named, settings)),
+        "customdata": [drawing.text(_named(each)) for each in settings],
         "mode": "markers",
         "name": drawing.text(name or "settings"),
         "marker": look["marker"] | {"size": 6, "opacity": 0.6},

@@ -351,9 +351,9 @@ def _reported(measured: list[Measured]) -> Iterator[Figure]:
     """Make a figure of the latencies of a load, and one for each metric that runs reported."""
     if panels := load_figures.latencies(measured):
         yield Figure("load-latencies", "Time of an answer", LATENCIES, tuple(panels), wide=True)
-    for metric in metrics_of([each.run for each in measured]):
-        if metric.name in hashing_figures.METRICS:
-            continue
+    for metric in metrics_of(
+        [each.run for each in measured if not hashing_figures.shows(each.run)]
+    ):
         if panels := reported_figures.panels_of(measured, metric):
             name = f"reported-{metric.column}"
             words = f"{reported_figures.words_of(metric)}{REPORTED}"

@@ -39,7 +39,7 @@ Files = dict[str, list[int]]  # size and time of change in ns, by name
 class Reduced(Run):
     """A run of which only the reduction was read. All else is read when something asks for it."""
 
-    host_values: dict[str, list[float]]
+    sum: bytes  # of the note that was read
 
     @cached_property
     def whole(self) -> Run:
@@ -82,6 +82,8 @@ class Reduced(Run):
         for place in places(self.path):
             with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError):
                 table = parquet.read_table(place, page_checksum_verification=True)
+                if table.schema.metadata[SUM] != self.sum:  # one that was not believed
+                    continue
                 series = zip(
                     *(table[name].to_pylist() for name in ("metric", "values")), strict=True
                 )
@@ -117,21 +119,23 @@ def load(path: Path) -> Reduced | None:
     now = files_of(path)
     for place in places(path):
         with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            note = _note(parquet.read_schema(place))
+            schema = parquet.read_schema(place)
+            note = _note(schema)
             if note["code"] != code():
                 continue
             if note["files"] != now and note["contents"] != contents_of(path):
                 continue
-            return _run(path, note)
+            return _run(path, note, schema.metadata[SUM])
     return None
 
 
 def of_bytes(path: Path, content: bytes) -> Reduced:
     """Read a reduction that was just made. Raises InputError if other code made it."""
-    note = _note(parquet.read_schema(io.BytesIO(content)))
+    schema = parquet.read_schema(io.BytesIO(content))
+    note = _note(schema)
     if note["code"] != code():
         raise InputError("the workers of the scheduler have another version of this project")
-    return _run(path, note)
+    return _run(path, note, schema.metadata[SUM])
 
 
 def save(path: Path, content: bytes) -> None:
@@ -198,10 +202,11 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
     return note
 
 
-def _run(path: Path, note: dict[str, Any]) -> Reduced:
+def _run(path: Path, note: dict[str, Any], total: bytes) -> Reduced:
     run = object.__new__(Reduced)
     run.__dict__.update(
         path=path,
+        sum=total,
         record=read(path / "run.json"),
         header=note["header"],
         end=note["end"],

@@ -101,14 +101,20 @@ def governor(world: World, told: dict[str, Any]) -> Actor:
         settings = settings._replace(max_cpu=told["max_cpu"] / 100)
     state = core.State()
     while True:
-        looked = ksmd.clock
-        state, decision = core.decide(state, seen(world, core), settings)
+        looked, found, there = ksmd.clock, seen(world, core), ksmd.pages
+        state, decision = core.decide(state, found, settings)
         if decision:
             ksmd.set(decision.knobs)
             world.tell("policy", "decision", reason=decision.reason, knobs=decision.knobs)
-        yield looked + (core.STEP if state.passes else core.LOOK)
-        while state.passes and ksmd.full_scans < state.target and ksmd.clock < looked + core.LOOK:
-            yield ksmd.clock + core.STEP
+        if state.passes:
+            yield looked + core.STEP
+            while ksmd.full_scans < state.target and ksmd.clock < looked + core.LOOK:
+                yield ksmd.clock + core.STEP
+            continue
+        for _ in range(1 if found.candidates > state.base + core.NOISE else core.QUIET):
+            yield ksmd.clock + core.LOOK
+            if ksmd.pages > there + core.NOISE:
+                break
 
 
 def seen(world: World, core: Any) -> Any:

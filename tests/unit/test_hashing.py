@@ -73,6 +73,16 @@ def test_what_a_scan_takes_is_a_sum_of_what_happens_to_its_pages():
     assert found["hashes_memory"] == (28 * 10 + 32 * 3) / 10
 
 
+def test_a_page_that_is_skipped_and_always_written_never_rests(tmp_path):
+    file = tmp_path / "made.yml"
+    file.write_text(
+        "population: {trace: python, guests: 1, churn_percent: 50, count_bytes: true}\n"
+        "knobs: [{run: 1, pages_to_scan: 1000000, sleep_millisecs: 1000, smart_scan: 1}]\n"
+        "sampling: {interval: 2, intervals: 6}\n"
+    )
+    assert main(["simulate", str(file), "--results", str(tmp_path)]) == 0
+
+
 def test_a_simulation_counts_bytes_and_the_page_shows_them(tmp_path):
     file = tmp_path / "made.yml"
     file.write_text(
@@ -83,7 +93,9 @@ def test_a_simulation_counts_bytes_and_the_page_shows_them(tmp_path):
     assert main(["simulate", str(file), "--results", str(tmp_path)]) == 0
     runs = reader.read_results(tmp_path / "made").usable
     values = [dict(run.reported.groupby("metric")["value"].last()) for run in runs]
-    assert {*values[0]} == hashing_figures.METRICS
+    algorithms = [f"{name}_" for name in hashing_figures.ALGORITHMS]
+    counted = [each + of for each in algorithms for of in ("compared", "cpu", "memory", "hashed")]
+    assert {*values[0]} == {"nodes_searched", "pages_looked_for", *counted}
     alone, alone_busy, many, busy = values
     assert alone["index_compared"] == pytest.approx(0, abs=0.1)  # nothing merges at rest
     assert many["trees_compared"] > alone["trees_compared"] > 0  # more nodes are met

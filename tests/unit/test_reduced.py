@@ -149,6 +149,18 @@ def test_other_code_makes_a_reduction_old(write_run, monkeypatch):
     assert reduced.load(path) is None
 
 
+def test_metrics_are_those_of_the_reduction_that_was_believed(write_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other, path = write_run(guests=1), write_run(guests=2)
+    make([other, path])
+    good = reduced.load(path).host_frame
+    mine, users = reduced.places(path)
+    users.parent.mkdir(parents=True)
+    users.write_bytes(mine.read_bytes())
+    mine.write_bytes((other / reduced.NAME).read_bytes())
+    pd.testing.assert_frame_equal(reduced.load(path).host_frame, good)
+
+
 def test_without_leave_to_write_reductions_are_in_the_cache_of_the_user(
     write_run, tmp_path, monkeypatch
 ):

@@ -1,16 +1,17 @@
-# Build root.qcow2 (of so many GiB), vmlinuz and initrd.img in the current directory. Print the packages.
+# Build root.qcow2 (of so many GiB), vmlinuz and initrd.img in a directory. Print the packages.
 # The command installs Debian into work/rootfs.
-# usage: unshare --mount sh -c "$(cat build.sh)" build.sh GIB COMMAND...
+# usage: unshare --mount sh -c "$(cat build.sh)" build.sh DIRECTORY GIB COMMAND...
 set -eu
 umask 022
-gib=$1
-shift
+cd "$1"
+gib=$2
+shift 2
 
 # In memory, this takes half the time and less. Other processes do not see the mount, which ends with this one.
 mkdir work
 available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
 if [ "$available" -gt $(((2 * gib + 1) * 1048576)) ]; then
-  mount -t tmpfs -o "mode=0755,size=$((2 * gib))g" tmpfs work
+  mount -t tmpfs -o "mode=0755,size=$((2 * gib))g" tmpfs work || true # else on the disk
 fi
 
 "$@" >&2
