@@ -185,8 +185,7 @@ def happened(case, memory, directory, stack):
     before = cpu_seconds(KSMD)
     if case.policy == ADVISOR:
         write({"advisor_mode": "scan-time"})
-    if case.policy not in policies.PROGRAMS:
-        write({"run": 1})
+    write({"run": 1})  # also for programs, which wait for that
     points = []
     while (now := time.monotonic() - begin) < case.seconds:
         points.append((now, saved(memory)))

@@ -31,7 +31,8 @@ def assess(seen: Seen) -> dict[str, Any]:
         if possible(each.name, facts)
     ]
     rows = [_row(each, limit, page) for each in outcomes]
-    guests = [_guest(facts, each, page) for each in limit.guests if each.pages]
+    pids = dict(seen.host["processes"])
+    guests = [_guest(facts, each, pids[each.name], page) for each in limit.guests if each.pages]
     return {
         "kernel": facts["host"]["kernel"],
         "read": _read(seen, limit, page),
@@ -84,9 +85,9 @@ def _freed(limit: Limit, facts: dict[str, Any], page: int) -> dict[str, Any]:
     }
 
 
-def _guest(facts: dict[str, Any], guest: Guest, page: int) -> dict[str, Any]:
+def _guest(facts: dict[str, Any], guest: Guest, pid: int, page: int) -> dict[str, Any]:
     """Say what a guest frees, and how to exclude it if that is not worth its records."""
-    domain = next((each for each in facts["domains"] if guest.name.startswith(each["name"])), None)
+    domain = next((each for each in facts["domains"] if each["pid"] == pid), None)
     how = "start it without the option or the prctl that offers its memory"
     if domain:
         how = fixes.change(facts, domain, "exclude")

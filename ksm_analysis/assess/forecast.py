@@ -98,6 +98,7 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
     np.add.at(sums, (kinds, owner), shares)
     sums[1] += population.given_up
     pairs, alone, losses = _pairs(population, settled, most)
+    dropped = population.split_zeros | (given_up & (rest == ZERO))  # ksmd forgets them
     shared = int(frames[(counts > 1) & (numbers != ZERO)].sum())
     guests = tuple(
         Guest(
@@ -123,7 +124,7 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
         split_zeros=float(sums[2].sum()),
         low=low,
         high=float(high),
-        records=ITEM * (int(there.sum() - population.split_zeros.sum()) + shared),
+        records=ITEM * (int(np.count_nonzero(there & ~dropped)) + shared),
         guests=guests,
         pairs=pairs,
     )

@@ -11,10 +11,12 @@ def verdict(found: dict[str, Any]) -> str:
     freed = found["freed"]
     if freed["net"] <= 0:
         return "KSM would free nothing here: its records would take more than it frees."
+    read, around = found["read"], f"{size(freed['low'])} to {size(freed['high'])}"
+    one = read["processes"] == 1
+    who = "a process has" if one else f"{read['processes']} guests and processes have"
     return (
-        f"KSM would free {size(freed['net'])} of {size(found['read']['bytes'])} "
-        f"({size(freed['low'])} to {size(freed['high'])}) for {found['read']['processes']} "
-        f"{'process' if found['read']['processes'] == 1 else 'guests and processes'}."
+        f"KSM would free {size(freed['net'])} ({around}) of the {size(read['bytes'])} that {who} "
+        "in memory."
     )
 
 
@@ -127,5 +129,20 @@ def guest(each: dict[str, Any]) -> list[str]:
     ]
 
 
-GUEST = ("guest", "in memory", "freed", "lost without it", "alone", "written", "never at rest")
-SETTING = ("setting", "freed", "95 % after", "CPU until then", "of a CPU later", "in an hour")
+GUEST = (
+    "guest",
+    "in memory",
+    f"freed (±{100 * FREED:.0f} %)",
+    "lost without it",
+    "alone",
+    "written",
+    "never at rest",
+)
+SETTING = (
+    "setting",
+    f"freed (±{100 * FREED:.0f} %)",
+    f"95 % after (±{100 * SECONDS:.0f} %)",
+    f"CPU until then (±{100 * CPU:.0f} %)",
+    "of a CPU later",
+    "in an hour",
+)

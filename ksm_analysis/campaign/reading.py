@@ -24,17 +24,27 @@ def ask(
         raise InputError(
             f"{launch.ROOT}: no {playbook} here: use it from a clone of the repository"
         )
-    file = Path(inventory or launch.ROOT / "inventory/localhost.yml").absolute()
-    if not file.exists():
-        raise InputError(f"{file}: no such inventory")
-    names = launch.hosts(launch.ROOT, file, host, option="--host")
-    listener = Listener(names, result)
+    every = names(host, inventory)
+    listener = Listener(every, result)
+    file = _inventory(inventory)
     launcher = launch.Launcher(launch.ROOT, file, command, listener.take, lambda: None)
     with launcher.signals():
-        launcher.play(playbook, {"ksm_limit": launch.pattern(names), **variables})
+        launcher.play(playbook, {"ksm_limit": launch.pattern(every), **variables})
     if launcher.error:
         raise launcher.error
     return listener.found, None if launcher.asked else listener.errors()
+
+
+def names(host: str | None, inventory: str | None) -> list[str]:
+    """Return the names of the hosts. Raises InputError if there are none, or no inventory."""
+    return launch.hosts(launch.ROOT, _inventory(inventory), host, option="--host")
+
+
+def _inventory(inventory: str | None) -> Path:
+    file = Path(inventory or launch.ROOT / "inventory/localhost.yml").absolute()
+    if not file.exists():
+        raise InputError(f"{file}: no such inventory")
+    return file
 
 
 class Listener:

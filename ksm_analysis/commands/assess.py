@@ -101,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name}: expected a name, not an empty text")
     if arguments.source and (arguments.host or arguments.inventory):
         raise InputError("--from: not with --host or --inventory, since no host is asked")
+    if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
+        raise InputError(f"--html {arguments.html}: there is no such directory")
     if arguments.results:
         _writable(Path(arguments.results))
     if arguments.source:
@@ -108,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ksm-assess-") as private:
         from ksm_analysis.campaign import reading
 
+        if arguments.html and len(reading.names(arguments.host, arguments.inventory)) > 1:
+            raise InputError("--html: one page is of one host; --results DIR writes one for each")
         dest = Path(arguments.results or private).absolute()
         try:
             found, errors = reading.ask(
@@ -145,8 +149,6 @@ def _tell(files: dict[str, "Path"], errors: dict[str, str], arguments: argparse.
 
     from ksm_analysis.assess import assessment, page, seen
 
-    if arguments.html and len(files) + len(errors) > 1:
-        raise InputError("--html: one page is of one host; --results DIR writes one for each")
     found = {name: assessment.assess(seen.load(path)) for name, path in files.items()}
     for name, each in found.items():
         for path in _pages(name, arguments):

@@ -152,7 +152,13 @@ def test_a_file_that_is_not_whole_is_refused(kept, tmp_path, change, why):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--from", "missing"), ("--from", "x", "--host", "lab"), ("--html", "")]
+    "arguments",
+    [
+        ("--from", "missing"),
+        ("--from", "x", "--host", "lab"),
+        ("--html", ""),
+        ("--html", "/missing/page"),
+    ],
 )
 def test_wrong_arguments(arguments, capsys):
     assert main(["assess", *arguments]) == 2
