@@ -13,7 +13,7 @@ from ksm_analysis.doctor import diagnosis, fixes, rulers
 from ksm_analysis.doctor.facts import GOAL_SECONDS, available, kernel, ksm, saved_bytes, swap
 
 FREED, SECONDS, CPU = 0.05, 0.25, 0.25
-"""How far forecasts were off at most, as parts of what then happened: docs/assess.md."""
+"""How far forecasts may be off, as parts of what then happened: docs/assess.md."""
 HOUR = 3600.0
 MOST_PAIRS, POINTS = 12, 60
 CLOSE = 0.97  # a setting that frees this part of the most frees as much
