@@ -86,7 +86,8 @@ def test_contents_are_read_as_they_are(kept):
     found = population.of(told)
     assert all(50 <= np.count_nonzero(found.hot[at]) < 150 for at in big)
     assert all(each.rate < 0.002 for each in found.churn)
-    assert [each.hot_rate > 1 for each in found.churn] == [True, True]
+    # most of them changed before the second moment, which is the later the slower memory is read
+    assert all(each.hot_rate * told.seconds[1] > 1 for each in found.churn)
 
 
 def test_the_assessment_of_what_was_read(kept, capsys, monkeypatch):
