@@ -26,12 +26,12 @@ import numpy as np
 import policies
 from policies import KSM, PAGE, Acting, Held, Memory, cpu_seconds, number, restored, write
 
-from ksm_analysis.assess import forecast, population, seen, settings
+from ksm_analysis.assess import assessment, forecast, population, seen, settings
 
 ROLES = policies.ROLES
 PERIOD = 0.02
 KSMD = int(subprocess.run(["pgrep", "-x", "ksmd"], capture_output=True, check=False).stdout or 0)
-LIMITS = {"freed": 0.05, "95 %": 0.25, "CPU": 0.25}
+LIMITS = {"freed": assessment.FREED, "95 %": assessment.SECONDS, "CPU": assessment.CPU}
 OF_HOST = ("max_page_sharing", "use_zero_pages")
 ADVISOR = "advisor, 200 s"
 

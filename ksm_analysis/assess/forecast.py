@@ -48,6 +48,7 @@ class Guest:
 class Limit:
     """What KSM would free in the end, in pages, if ksmd came by each page at once.
 
+    `pages`: in memory, or given up by KSM already, which counts as zeros here and in all below.
     `merged`, `zeros`, `split_zeros`: what it consists of. `low` and `high`: all of it, if no page
     that was seen to change could be merged; if all could. `records`: bytes of ksmd's own.
     `pairs`: guests x guests; pages of the one whose content the other has, too, without zeros; in
@@ -89,7 +90,8 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
     given = population.split_zeros & (np.count_nonzero(rest == ZERO) > 1)
     needed[numbers[counts == 1]] = 1.0
     kept = np.where(given, 0.0, np.where(settled, needed[rest], 1.0))
-    high = (1 - kept).sum()
+    given_up_now = int(population.given_up.sum())
+    high = (1 - kept).sum() + given_up_now
     # while a page does not rest, it needs a frame beside that of those with its content
     shares = np.where(kept < 1, np.maximum(0.0, resting - kept), 0.0)
     kinds = np.where(population.split_zeros, 2, np.where(rest == ZERO, 1, 0))
@@ -103,7 +105,7 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
     guests = tuple(
         Guest(
             name=name,
-            pages=int(np.count_nonzero(there & (owner == n))),
+            pages=int(np.count_nonzero(there & (owner == n)) + population.given_up[n]),
             merged=float(sums[0, n]),
             zeros=float(sums[1, n]),
             split_zeros=float(sums[2, n]),
@@ -116,13 +118,13 @@ def limit(population: Population, knobs: dict[str, int]) -> Limit:
         for n, name in enumerate(population.names)
     )
     changing = np.array(population.changing)[owner]
-    low = float(np.where(kept < 1, np.maximum(0.0, 1 - changing - kept), 0.0).sum())
+    low = np.where(kept < 1, np.maximum(0.0, 1 - changing - kept), 0.0).sum() + given_up_now
     return Limit(
-        pages=int(there.sum()),
+        pages=int(there.sum()) + given_up_now,
         merged=float(sums[0].sum()),
         zeros=float(sums[1].sum()),
         split_zeros=float(sums[2].sum()),
-        low=low,
+        low=float(low),
         high=float(high),
         records=ITEM * (int(np.count_nonzero(there & ~dropped)) + shared),
         guests=guests,

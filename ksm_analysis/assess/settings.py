@@ -16,9 +16,8 @@ from ksm_analysis.assess.seen import Seen
 from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
 from ksm_analysis.simulator.memory import Actor, World
 from ksm_analysis.simulator.policy import advisor, governor
-from ksm_analysis.simulator.programs import program
+from ksm_analysis.simulator.programs import POLICY, program
 
-POLICY = "part_policy/files/ksm_policy.py"
 REFERENCE = 2.5e-6
 """CPU seconds to read and hash a page (ksm_assess.py) where the costs of ksmd were measured."""
 BATCH = 1.5e-4
@@ -209,6 +208,8 @@ def simulate(
     for n, process in enumerate(_processes(world, population, bool(given_up))):
         for actor in _writers(world, process, population, n):
             heapq.heappush(queue, (0.0, len(queue), actor))
+    if given_up_now := int(population.given_up.sum()):  # nothing writes to it, or it would not be
+        world.come("", np.full(given_up_now, ZERO, np.int32))
     world.ksmd.set(setting.knobs)
     if setting.ruler:
         heapq.heappush(queue, (0.0, len(queue), setting.ruler(world, host)))

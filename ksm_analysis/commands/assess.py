@@ -1,7 +1,7 @@
 """`assess` says what KSM would do on a host, from what is in memory there; it changes nothing.
 
-With --json, standard output is one object, `hosts`, with the assessment of each host
-(docs/assess.md), or null, and `errors`, with why a host could not be read.
+With --json, standard output is one object: `hosts` has the assessment of each host that was read
+(docs/assess.md), and `errors` why others could not be.
 """
 
 import argparse
@@ -19,7 +19,8 @@ HELP = "forecast what KSM would free on a host, how soon and at which cost; chan
 DETAILS = """\
 Reads the memory of all guests and processes of a host that offer it to KSM, at four moments, and
 says what KSM would free if it ran: by guest, by pair of guests, and how soon and for how much CPU
-time with each of 15 settings and policies; what is at risk, which guests to exclude, what to set.
+time with each of up to 15 settings and policies; what is at risk, which guests to exclude, what to
+set.
 
 Nothing on the host is changed or written, no service is started, and no guest is paused. For the
 time of the assessment, one program runs there, of low priority and with ceilings for memory and

@@ -38,9 +38,15 @@ while True:
 """
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Let no simulation be cut short on a slow machine."""
+    monkeypatch.setattr(settings, "PATIENCE", 3600)
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """Read two processes for two seconds; return the file."""
+    """Read two processes for some seconds; return the file."""
     processes = [
         subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE) for _ in range(2)
     ]
@@ -48,7 +54,7 @@ def kept(tmp_path_factory):
         for each in processes:
             each.stdout.readline()
         pids = [f"--guest={each.pid}" for each in processes]
-        done = run("--seconds", "2", "--as-if-mergeable", *pids)
+        done = run("--seconds", "4", "--as-if-mergeable", *pids)
     finally:
         for each in processes:
             each.kill()
@@ -169,7 +175,7 @@ def test_wrong_arguments(arguments, capsys):
 # --- what is forecast -----------------------------------------------------------------------------
 
 
-def people(rest, owner, churn=None, split=None):
+def people(rest, owner, churn=None, split=None, given_up=0):
     """Make a population."""
     size = max(owner) + 1
     return Population(
@@ -180,7 +186,7 @@ def people(rest, owner, churn=None, split=None):
         np.array(split if split is not None else [False] * len(rest)),
         [churn or Churn(0, 0, 0, 0, 0)] * size,
         [0.0] * size,
-        np.zeros(size, np.int64),
+        np.full(size, given_up, np.int64),
     )
 
 
@@ -202,6 +208,17 @@ def test_the_limit_is_counted():
 def test_zeros_of_huge_pages_are_given_up():
     limit = forecast.limit(people([0, 0, 1, 1], [0] * 4, split=[True, True, False, False]), KNOBS)
     assert (limit.merged, limit.zeros, limit.split_zeros) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("knob", [0, 1])
+def test_what_is_given_up_already_counts_everywhere(knob):
+    found = people([*range(1, 1001)] * 2, [0] * 1000 + [1] * 1000, given_up=2500)
+    knobs = {**KNOBS, "use_zero_pages": knob}
+    limit = forecast.limit(found, knobs)
+    assert (limit.freed, limit.low, limit.high, limit.pages) == (6000, 6000, 6000, 7000)
+    setting = next(each for each in settings.OFFER if each.name == "10000 pages / 20 ms")
+    host = settings.Host(2**34, 2**33, 2**24, 4096)
+    assert settings.simulate(setting, found, host, Costs(), knobs).final == 6000
 
 
 def test_what_changes_is_found_again():
@@ -262,6 +279,30 @@ def test_what_is_written_all_the_time_frees_less():
 def test_a_guest_that_frees_nothing_is_to_be_excluded():
     found = people([1, 2, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2, 2])
     assert [each.worth(4096) for each in forecast.limit(found, KNOBS).guests] == [True, True, False]
+
+
+def test_only_the_domain_of_a_process_says_how_to_exclude_it(kept, monkeypatch):
+    monkeypatch.setattr(settings, "OFFER", ())
+    told = seen.load(kept)
+    told.names[:] = ["web10", "webserver"]  # the second is no guest
+    pids = [pid for _, pid in told.host["processes"]]
+    told.host["processes"] = [*zip(told.names, pids, strict=True)]
+    guest = {
+        "uid": 0,
+        "settings": {"backends": [], "memory_bytes": 2**30},
+        "vmm": "qemu",
+        "platform": "libvirt",
+    }
+    guest["memory"] = {"hugetlb": {"resident": 0}}
+    told.facts["domains"] = [
+        {**guest, "name": name, "pid": pid, "libvirt": {"name": name}}
+        for name, pid in (("web", 1), ("web1", 2), ("web10", pids[0]))
+    ]
+    monkeypatch.setattr(forecast.Guest, "worth", lambda *_: False)
+    monkeypatch.setattr(assessment.diagnosis, "findings", lambda _: [])
+    how = {each["name"]: each["exclude"] for each in assessment.assess(told)["guests"]}
+    assert "web10" in how["web10"]
+    assert "the prctl" in how["webserver"]
 
 
 def test_the_advisor_is_only_on_offer_where_the_kernel_has_it():
