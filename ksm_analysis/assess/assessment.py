@@ -65,7 +65,7 @@ def _read(seen: Seen, limit: Limit, page: int) -> dict[str, Any]:
         "as_if_mergeable": seen.host["as_if_mergeable"],
         "seconds": seen.seconds,
         "read_seconds": [each["read_seconds"] for each in seen.moments],
-        "cpu_seconds": [each["cpu_seconds"] for each in seen.moments],
+        "cpu_seconds": seen.host["cpu_seconds"],
         "page_seconds": seen.page_seconds,
         "complaints": [*complaints],
     }

@@ -17,6 +17,11 @@ from ksm_analysis.results.traces import FLAGS, HUGE, HUGE_PAGE, PRESENT, UNMERGE
 
 FORMAT = 1
 KEPT = 6  # bytes of a content
+KEYS = {
+    "host": {"facts", "page_size", "processes", "as_if_mergeable", "hz", "anonymous", "zero"},
+    "moment": {"monotonic", "read_seconds", "page_seconds", "complaints", "guests"},
+}
+DAMAGES = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, zlib.error)
 Contents = NDArray[np.int32]
 Flags = NDArray[np.uint8]
 
@@ -27,7 +32,7 @@ class Seen:
 
     `facts`: those of the doctor, with two readings of the counters. `host`: how it was read (hz:
     ticks a second; anonymous: bytes of all processes; as_if_mergeable). `moments`: what was told of
-    each (monotonic, read_seconds, cpu_seconds, page_seconds, complaints, guests).
+    each (monotonic, read_seconds, page_seconds, complaints, guests).
     `names`: of the processes; `owner`: the process of each page, by its place among the names.
     `contents`: int32, moments x pages: numbers, 0 is zeros, -1 none. `flags`: uint8, moments x
     pages, as in a trace (docs/traces.md).
@@ -73,6 +78,8 @@ def read(lines: Iterator[str] | Any, source: str) -> Seen:
         for text in lines:
             line = json.loads(text)
             kind = line.pop("kind")
+            if missing := KEYS.get(kind, set()) - line.keys():
+                raise KeyError(*missing)
             if kind == "host":
                 host = line
             elif kind == "moment":
@@ -83,7 +90,7 @@ def read(lines: Iterator[str] | Any, source: str) -> Seen:
             elif kind == "pages":
                 _piece(line, mappings)
             elif kind == "end":
-                end = line["reading"]
+                end, host["cpu_seconds"] = line["reading"], line["cpu_seconds"]
         if host.get("format") != FORMAT:
             raise InputError(f"{source}: not what `assess` has kept, or of another version")
         if end is None or len(moments) < 2:
@@ -91,7 +98,7 @@ def read(lines: Iterator[str] | Any, source: str) -> Seen:
         facts = host.pop("facts")
         facts["readings"][1] = end
         return _together(shape.complete(facts), host, moments, mappings, huge)
-    except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+    except DAMAGES as error:
         raise InputError(f"{source}: not what `assess` has kept: {error!r}") from None
 
 
@@ -100,7 +107,9 @@ def _piece(line: dict[str, Any], mappings: list[Any]) -> None:
     kinds, planes = (
         np.frombuffer(zlib.decompress(base64.b64decode(each)), np.uint8) for each in line["data"]
     )
-    wide = np.zeros((line["pages"], 8), np.uint8)
+    if len(kinds) != line["pages"]:
+        raise ValueError(f"{len(kinds)} pages instead of {line['pages']}")
+    wide = np.zeros((len(kinds), 8), np.uint8)
     wide[:, :KEPT] = planes.reshape(KEPT, -1).T
     contents = wide.view("<u8").ravel()
     if line["same"]:

@@ -43,7 +43,7 @@ def uncertain() -> str:
 def how(found: dict[str, Any]) -> str:
     """Say how the host was read."""
     read = found["read"]
-    moments, cpu = len(read["seconds"]), sum(read["cpu_seconds"])
+    moments, cpu = len(read["seconds"]), read["cpu_seconds"]
     text = (
         f"Memory was read {moments} times in {hours(read['seconds'][-1])}, with {cpu:.1f} s of CPU "
         f"time, at most {max(read['read_seconds']):.1f} s at a time. No guest was paused, nothing "

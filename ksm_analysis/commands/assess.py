@@ -43,6 +43,16 @@ exit status:
   130  interrupted
 """
 LEAST, MOST = 0.1, 1440.0
+# How hosts are asked: options with what they are by default
+ASKED: dict[str, Any] = {
+    "host": None,
+    "inventory": None,
+    "minutes": 5.0,
+    "guest": [],
+    "as_if_mergeable": False,
+    "memory": 1024.0,
+    "cpu": 50.0,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         type=_number(1, 2**20),
         default=1024.0,
-        help="ceiling of memory for reading (default: 1024); enough for 18 GiB",
+        help="ceiling of memory for reading (default: 1024); 56 bytes for each page",
     )
     option(
         "--cpu",
@@ -100,8 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("host", "inventory", "source", "html", "results"):
         if getattr(arguments, name) == "":
             raise InputError(f"--{name}: expected a name, not an empty text")
-    if arguments.source and (arguments.host or arguments.inventory):
-        raise InputError("--from: not with --host or --inventory, since no host is asked")
+    if arguments.source and (ignored := _of_hosts(arguments)):
+        raise InputError(f"--from: not with {', '.join(ignored)}, since no host is asked")
     if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
         raise InputError(f"--html {arguments.html}: there is no such directory")
     if arguments.results:
@@ -124,6 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
             return 130
         files = {name: Path(path) for name, path in found.items() if path}
         return _tell(files, errors, arguments)
+
+
+def _of_hosts(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that were given and say how hosts are asked."""
+    given = vars(arguments)
+    return [f"--{name.replace('_', '-')}" for name, value in ASKED.items() if given[name] != value]
 
 
 def _writable(directory: "Path") -> None:
@@ -150,7 +166,12 @@ def _tell(files: dict[str, "Path"], errors: dict[str, str], arguments: argparse.
 
     from ksm_analysis.assess import assessment, page, seen
 
-    found = {name: assessment.assess(seen.load(path)) for name, path in files.items()}
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = assessment.assess(seen.load(path))
+        except InputError as error:
+            errors = {**errors, name: str(error)}
     for name, each in found.items():
         for path in _pages(name, arguments):
             _write(path, page.page(name, each))

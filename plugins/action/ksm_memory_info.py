@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import tempfile
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
@@ -39,6 +42,8 @@ class ActionModule(HostReader):
         """Read."""
         ActionBase.run(self, tmp, task_vars)  # that of HostReader would read
         asked, dest = self._task.args, Path(self._task.args["dest"])
+        if self._task.check_mode:
+            return {"changed": False, "skipped": True, "msg": "check mode reads nothing"}
         # Isolated mode: a PYTHONHASHSEED does not count, by which contents could be guessed
         words = [self._python(task_vars), "-I", "-B", "-", "--seconds", str(asked["seconds"])]
         words += ["--memory", str(asked["memory_mib"]), "--cpu", str(asked["cpu_percent"])]
@@ -46,11 +51,21 @@ class ActionModule(HostReader):
         words += ["--as-if-mergeable"] if boolean(asked["as_if_mergeable"]) else []
         texts = {Path(name).stem: (ROLES / name).read_text() for name in PROGRAMS}
         program = LOADER.format(texts=texts).encode()
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        # for its owner alone, and before the reading, which takes long
+        file, fresh = tempfile.mkstemp(dir=dest.parent, prefix=f".{dest.name}.")
+        with contextlib.ExitStack() as stack:
+            stack.callback(Path(fresh).unlink, missing_ok=True)
+            with os.fdopen(file, "w") as output:
+                output.write(self._read(words, program))
+            Path(fresh).replace(dest)
+        return {"changed": False, "dest": str(dest)}
+
+    def _read(self, words, program):
+        """Return what the program on the host tells."""
         done = self._low_level_execute_command(shlex.join(words), in_data=program)
         if done["rc"] != 0:
             said = (done["stderr"] or done["stdout"]).strip().splitlines()
             why = said[-1] if said else f"exit status {done['rc']}"
             raise AnsibleActionFail(why.removeprefix("ksm_assess.py: error: "))
-        dest.touch(mode=0o600)
-        dest.write_text(done["stdout"])
-        return {"changed": False, "dest": str(dest)}
+        return done["stdout"]

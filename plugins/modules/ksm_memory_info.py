@@ -15,7 +15,7 @@ description:
 version_added: 0.1.0
 options:
   dest:
-    description: The file on the controller. It is overwritten.
+    description: The file on the controller. It is replaced, and only its owner can read it.
     type: path
     required: true
   seconds:
@@ -41,8 +41,8 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Says what would change, and changes nothing.
-    support: full
+    description: Reads nothing in check mode.
+    support: none
   diff_mode:
     description: Shows what changes.
     support: none

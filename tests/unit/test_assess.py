@@ -1,7 +1,9 @@
 """`assess`: what is read of real memory, and what is forecast of known contents."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -143,6 +145,35 @@ def test_what_takes_too_much_memory_is_not_read():
     assert "the ceiling is 0.1 MiB: choose fewer with --guest, or raise --memory" in done.stderr
 
 
+RESERVES = """
+import mmap, time
+memory = mmap.mmap(-1, 2**33, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0)
+held = bytes([1]) * (24 << 20)
+print("ready", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_reserved_memory_is_not_read_and_it_ends_when_nobody_listens():
+    """8 GiB of address space would take 112 MiB; between two moments, nothing is written."""
+    with subprocess.Popen([sys.executable, "-c", RESERVES], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        options = ["--seconds=3600", "--as-if-mergeable", f"--guest={process.pid}", "--memory=20"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(BESIDE)}
+        argv = [sys.executable, str(PROGRAM), *options]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdout=pipe, stderr=pipe, env=environment) as reader:
+            try:
+                told = [json.loads(line)["kind"] for line in itertools.islice(reader.stdout, 2)]
+                while told.count("moment") < 2:
+                    told.append(json.loads(reader.stdout.readline())["kind"])
+                reader.stdout.close()
+                assert reader.wait(60) == 1
+            finally:
+                reader.kill()
+                process.kill()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -150,6 +181,14 @@ def test_what_takes_too_much_memory_is_not_read():
         (lambda text: text[: text.rindex('{"kind":"end"')], "is cut short"),
         (lambda text: text.replace('"format":1,"facts"', '"format":9,"facts"', 1), "version"),
         (lambda text: "", "not what `assess` has kept"),
+        (lambda text: text + "5\n", "not what `assess` has kept"),
+        (lambda text: text + "null\n", "not what `assess` has kept"),
+        (lambda text: text.replace('"hz":', '"gz":', 1), "hz"),
+        (lambda text: text.replace('"complaints":', '"praise":', 1), "complaints"),
+        (
+            lambda text: re.sub(r'"pages":\d+,"same"', '"pages":99999999999999,"same"', text),
+            "pages",
+        ),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(kept, tmp_path, change, why):
@@ -163,6 +202,8 @@ def test_a_file_that_is_not_whole_is_refused(kept, tmp_path, change, why):
     [
         ("--from", "missing"),
         ("--from", "x", "--host", "lab"),
+        ("--from", "x", "--guest", "web"),
+        ("--from", "x", "--memory", "9"),
         ("--html", ""),
         ("--html", "/missing/page"),
     ],

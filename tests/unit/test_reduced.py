@@ -1,7 +1,10 @@
 """Reductions say the same as the raw files of large results, and never replace them."""
 
 import os
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -171,3 +174,28 @@ def test_without_leave_to_write_reductions_are_in_the_cache_of_the_user(
 
     assert len([*(tmp_path / "cache").rglob("*.parquet")]) == 1
     assert reduced.load(path)
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from ksm_analysis.analysis import reduction
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), reduction._end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(3600)
+"""
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

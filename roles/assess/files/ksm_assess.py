@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 import re
+import select
 import statistics
 import time
 import zlib
@@ -37,6 +38,8 @@ KEPT = 6  # bytes of a hash; among 16 million contents, half a pair is taken for
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 # Mappings that KSM never takes, by VmFlags: shared, hugetlbfs, devices, and those that fork drops
 NEVER = {"sh", "ms", "ht", "pf", "io", "mm", "de"}
+# A mapping of which nothing is in memory or in swap, such as address space that is only reserved
+EMPTY = re.compile(r"^Rss: +0 kB$[^\0]*^Swap: +0 kB$", re.MULTILINE)
 TRIAL = 8192  # pages, to measure what it costs to read and hash one
 DEFAULT_HZ = 250
 
@@ -44,11 +47,11 @@ HELP = """\
 output: lines of JSON
   kind=host    facts (of ksm_facts.py), page_size, processes (names and pids), hz (ticks of the
                kernel a second), anonymous (bytes of all processes), zero (the content of zeros)
-  kind=moment  n, monotonic, read_seconds, cpu_seconds, page_seconds (CPU time to read and hash a
-               page), ksm, complaints, guests (swapped and fork_shared pages, ksm_stat)
+  kind=moment  n, monotonic, read_seconds, page_seconds (CPU time to read and hash a page), ksm,
+               complaints, guests (swapped and fork_shared pages, ksm_stat)
   kind=pages   of the last moment: process, start, pages, data: kinds and contents. A content is 6
                bytes of a hash with a key that nobody has. `same`: they are XORed with those before
-  kind=end     facts again, for the second reading of the counters
+  kind=end     facts again, for the second reading of the counters; cpu_seconds of all
 
 exit status: 0 all was read; 1 the kernel refused a resource; 2 it cannot be read, and why
 """
@@ -60,12 +63,12 @@ class AsIf(census.Process):
     def mappings(self):
         """List private mappings that KSM could take; see Process."""
         text = re.findall(
-            r"^([0-9a-f]+)-([0-9a-f]+) [^\0]*?^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
+            r"^([0-9a-f]+)-([0-9a-f]+) ([^\0]*?)^VmFlags: (.*)$", self.text("smaps"), re.MULTILINE
         )
         found = [
             (int(start, 16), (int(end, 16) - int(start, 16)) // PAGE)
-            for start, end, flags in text
-            if not NEVER & set(flags.split()) and "mw" in flags.split()
+            for start, end, values, flags in text
+            if not NEVER & set(flags.split()) and "mw" in flags.split() and not EMPTY.search(values)
         ]
         return found, 0, 0
 
@@ -113,7 +116,7 @@ def anonymous(pid):
     return facts_of.kib(found.group(1)) if found else 0
 
 
-def check(found, chosen, as_if, wanted, ceiling):
+def check(found, chosen, as_if, wanted):
     """Raise Unusable if nothing can be read here, before anything takes long."""
     if not found["readings"][0]["ksm"]:
         raise census.Unusable(
@@ -129,11 +132,15 @@ def check(found, chosen, as_if, wanted, ceiling):
         which = f" named {', '.join(wanted)}" if wanted else ""
         more = "" if as_if else "; --as-if-mergeable reads those that do not"
         raise census.Unusable(f"no guest or process{which} offers memory to KSM{more}")
-    size = sum(anonymous(pid) for _, pid in chosen)
-    need = size // PAGE * BYTES
+
+
+def check_size(processes, ceiling):
+    """Raise Unusable if to read processes takes more memory than the ceiling, in MiB."""
+    pages = sum(pages for each in processes for _, pages in each.mappings()[0])
+    need = pages * BYTES
     if need > ceiling * 2**20:
         raise census.Unusable(
-            f"to read {size >> 20} MiB takes about {need >> 20} MiB, and the ceiling is "
+            f"to read {pages * PAGE >> 20} MiB takes about {need >> 20} MiB, and the ceiling is "
             f"{ceiling:g} MiB: choose fewer with --guest, or raise --memory"
         )
 
@@ -189,9 +196,8 @@ def ticks():
     return int(found.group(1)) if found else DEFAULT_HZ
 
 
-def paced(work, percent):
+def paced(work, share):
     """Return a function that does the same, and then sleeps, to use no more of a CPU."""
-    share = percent / 100 / census.WORKERS
 
     def slowly(*arguments):
         began, used = time.monotonic(), time.thread_time()
@@ -217,7 +223,7 @@ class Reading:
 
     def take(self, n):
         """Read all once, and tell it; return how long reading took."""
-        ksm, began, cpu = census.read_ksm(), time.monotonic(), census.cpu_seconds()
+        ksm, began = census.read_ksm(), time.monotonic()
         guests, gone, _ = census.read_all(self.processes, self.flags, None, True)
         took = time.monotonic() - began
         if not guests:
@@ -227,7 +233,6 @@ class Reading:
             n=n,
             monotonic=began,
             read_seconds=took,
-            cpu_seconds=census.cpu_seconds() - cpu,
             page_seconds=page_seconds(),
             ksm=ksm,
             complaints=[f"{name}: {why}" for name, why in gone.items()],
@@ -256,17 +261,21 @@ class Reading:
         name, start, pages = key
         for first in range(0, pages, PIECE):
             at = slice(first, min(pages, first + PIECE))
-            contents = mapping.contents[at].tobytes()
-            if before is not None:
-                contents = xor(contents, before[at].tobytes())
-            self.tell(
-                kind="pages",
-                process=name,
-                start=start // PAGE + first,
-                pages=at.stop - at.start,
-                same=before is not None,
-                data=[packed(mapping.kinds[at]), packed(planes(contents))],
-            )
+            self.tell_piece((name, start // PAGE + first), mapping, at, before)
+
+    def tell_piece(self, key, mapping, at, before):
+        """Tell some pages of a mapping."""
+        contents = mapping.contents[at].tobytes()
+        if before is not None:
+            contents = xor(contents, before[at].tobytes())
+        self.tell(
+            kind="pages",
+            process=key[0],
+            start=key[1],
+            pages=at.stop - at.start,
+            same=before is not None,
+            data=[packed(mapping.kinds[at]), packed(planes(contents))],
+        )
 
 
 def xor(data, other):
@@ -289,13 +298,23 @@ def packed(data):
     return base64.b64encode(zlib.compress(data, 1)).decode()
 
 
+def wait(seconds, output):
+    """Sleep. Raises BrokenPipeError if nobody reads the output any more."""
+    poll = select.poll()
+    with contextlib.suppress(OSError):  # it is no file
+        poll.register(output.fileno(), 0)  # errors are always told
+    if poll.poll(max(0.0, seconds) * 1000):
+        raise BrokenPipeError("nobody reads what is told")
+
+
 def read(arguments, output):
     """Do all of it."""
     root = Path("/")
     found = facts_of.facts(root, 0)
     chosen = candidates(found, arguments.as_if_mergeable, arguments.guest)
-    check(found, chosen, arguments.as_if_mergeable, arguments.guest, arguments.memory)
+    check(found, chosen, arguments.as_if_mergeable, arguments.guest)
     reading = Reading(opened(chosen, AsIf if arguments.as_if_mergeable else census.Process), output)
+    check_size(reading.processes, arguments.memory)
     os.nice(19)
     reading.tell(
         kind="host",
@@ -308,13 +327,16 @@ def read(arguments, output):
         anonymous=anonymous_of_all(),
         zero=census.ZERO % 2 ** (8 * KEPT),
     )
-    census.hash_piece = paced(census.hash_piece, arguments.cpu)  # for hash_pieces
+    share = arguments.cpu / 100
+    census.hash_piece = paced(census.hash_piece, share / census.WORKERS)  # for hash_pieces
+    reading.tell_piece = paced(reading.tell_piece, share)
     began, took = time.monotonic(), 0.0
     for n in range(MOMENTS):
         due = [0, max(SOON, 2 * took), arguments.seconds / 2, arguments.seconds][n]
-        time.sleep(max(0.0, began + due - time.monotonic()))
+        wait(began + due - time.monotonic(), output)
         took = reading.take(n)
-    reading.tell(kind="end", reading=facts_of.reading(root, found["ksmd"]))
+    used = census.cpu_seconds()
+    reading.tell(kind="end", reading=facts_of.reading(root, found["ksmd"]), cpu_seconds=used)
 
 
 def number(low, high):
