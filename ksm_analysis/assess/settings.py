@@ -1,7 +1,6 @@
 """Settings and policies on offer, and what each would do with a population: simulated."""
 
 import bisect
-import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
 from ksm_analysis.simulator.memory import Actor, World
 from ksm_analysis.simulator.policy import advisor, governor
 from ksm_analysis.simulator.programs import POLICY, program
+from ksm_analysis.simulator.simulate import Queue
 
 REFERENCE = 2.5e-6
 """CPU seconds to read and hash a page (ksm_assess.py) where the costs of ksmd were measured."""
@@ -204,21 +204,22 @@ def simulate(
     given_up = knobs["use_zero_pages"]
     kept = {"max_page_sharing": knobs["max_page_sharing"], "smart_scan": knobs["smart_scan"]}
     world.ksmd.set({**kept, "use_zero_pages": 1})
-    queue: list[tuple[float, int, Actor]] = []
+    queue = Queue()
     for n, process in enumerate(_processes(world, population, bool(given_up))):
         for actor in _writers(world, process, population, n):
-            heapq.heappush(queue, (0.0, len(queue), actor))
+            queue.add(actor)
     if given_up_now := int(population.given_up.sum()):  # nothing writes to it, or it would not be
         world.come("", np.full(given_up_now, ZERO, np.int32))
     world.ksmd.set(setting.knobs)
     if setting.ruler:
-        heapq.heappush(queue, (0.0, len(queue), setting.ruler(world, host)))
+        queue.add(setting.ruler(world, host))
     points, scans, began = [(0.0, 0.0, 0.0)], [0], time.monotonic()
     patience, whole = PATIENCE + A_PAGE * len(population.rest), True
     settled = None
     while settled is None:
         at = points[-1][0] + max(STEP, PART * points[-1][0])
-        _until(world, queue, min(at, seconds or at))
+        queue.until(min(at, seconds or at), world.ksmd)
+        world.ksmd.advance(max(0.0, min(at, seconds or at) - world.ksmd.clock))
         points.append((world.ksmd.clock, float(world.ksmd.freed), world.ksmd.cpu))
         scans.append(world.ksmd.full_scans)
         if seconds is None:
@@ -228,18 +229,6 @@ def simulate(
             settled = settled or END * at
     times, freed, cpu = (np.array(each) for each in zip(*points, strict=True))
     return Outcome(setting, times, freed, cpu, settled, whole)
-
-
-def _until(world: World, queue: list[tuple[float, int, Actor]], at: float) -> None:
-    """Let time pass, and call all actors that are due."""
-    ksmd = world.ksmd
-    while queue and queue[0][0] <= at:
-        when, number, actor = heapq.heappop(queue)
-        ksmd.advance(max(0.0, when - ksmd.clock))
-        again = next(actor, None)
-        if again is not None:
-            heapq.heappush(queue, (again, number, actor))
-    ksmd.advance(max(0.0, at - ksmd.clock))
 
 
 def _settled(

@@ -127,21 +127,24 @@ def over_time(run: Run) -> tuple[Floats, Floats, Floats] | None:
     """Return seconds, saved pages and their limit at each sample; None if it is not known.
 
     Pages that KSM still counts as saved, but that were written to or whose process has left since
-    ksmd last visited them, do not count.
+    ksmd last visited them, do not count, if the kernel tells its visits (pages_scanned).
     """
     if "ksm.pages_sharing" not in run.samples or (memory := known(run)) is None:
         return None
     seconds = run.samples["seconds"].to_numpy(dtype=float)
-    counters = Ends(run, run.samples)
+    counters, limit = Ends(run, run.samples), limit_pages(run, memory, seconds)
+    saved = saved_pages(counters).to_numpy(dtype=float)
+    if "ksm.pages_scanned" not in run.samples:  # an older kernel: it is not known what is stale
+        return seconds, saved, limit
     # smart_scan skips pages, which ends their sharing, too, if a write broke it
     skipped = counters.column("ksm.pages_skipped").fillna(0)
     visits = (counters.column("ksm.pages_scanned") + skipped).to_numpy(dtype=float)
-    saved = saved_pages(counters).to_numpy(dtype=float) - _left_pages(run, memory, visits)
+    saved = saved - _left_pages(run, memory, visits)
     if memory.written and "vmstat.cow_ksm" in run.samples:
         there = [(seconds >= came) & (seconds < left) for came, left in memory.there.values()]
         pages = memory.pages * np.sum(there, axis=0, dtype=float)
         saved -= stale_pages(visits, counters.column("vmstat.cow_ksm").to_numpy(dtype=float), pages)
-    return seconds, saved, limit_pages(run, memory, seconds)
+    return seconds, saved, limit
 
 
 def _left_pages(run: Run, memory: Known, visits: Floats) -> Floats:

@@ -30,7 +30,8 @@ def once(
     """Let a function of a run, or of what was measured of it, be computed once for each run.
 
     Its value must be what JSON can hold, or what `read` makes of that. `read` must leave a value
-    as it is that it has made.
+    as it is that it has made. If its argument is called `measured`, that is what it gets in a
+    reduction; else, the run.
     """
 
     def decorate(function: Callable[[Of], Value]) -> Callable[[Of], Value]:

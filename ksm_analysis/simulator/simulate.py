@@ -3,7 +3,7 @@
 import heapq
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,7 +186,7 @@ def _sample(world: World) -> dict[str, Any]:
 class Queue:
     """Actors, and when each is to be called next."""
 
-    def __init__(self, actors: Iterator[Actor]) -> None:
+    def __init__(self, actors: Iterable[Actor] = ()) -> None:
         self.due: list[tuple[float, int, Actor]] = []
         self.number = 0
         for actor in actors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,14 @@ def test_the_mean_is_a_ratio_of_areas(write_run):
     assert found == pytest.approx(100 * 0.5 * 6.125 / 12)
     measured = measurement.measure(run)
     assert summary.summary([measured])[efficiency.NAME].to_list() == [found]
+
+
+def test_without_pages_scanned_counters_count_as_they_are(write_run):
+    run = made(write_run, ready(-1, -1), lambda _: EQUAL // 2, write_percent=1, rest_seconds=1)
+    older = replace(run, samples=run.samples.drop(columns="ksm.pages_scanned"))
+    _, stale, _ = efficiency.over_time(run)
+    _, saved, _ = efficiency.over_time(older)
+    assert stale[-1] < saved[-1] == EQUAL // 2
 
 
 def test_nothing_to_save_has_no_efficiency(write_run):
