@@ -34,6 +34,7 @@ KSMD = int(subprocess.run(["pgrep", "-x", "ksmd"], capture_output=True, check=Fa
 LIMITS = {"freed": assessment.FREED, "95 %": assessment.SECONDS, "CPU": assessment.CPU}
 OF_HOST = ("max_page_sharing", "use_zero_pages")
 ADVISOR = "advisor, 200 s"
+GOVERNOR = ROLES / "governor/files/ksm_governor.py"
 
 
 class Case(NamedTuple):
@@ -177,15 +178,19 @@ def forecasted(told, case):
 
 def happened(case, memory, directory, stack):
     """Let ksmd run; return what happened."""
-    begin = time.monotonic() + policies.LEAD
-    if case.policy in policies.PROGRAMS:
-        acting = Acting(case.policy, directory, begin, case.seconds)
-        stack.callback(acting.end)
-    time.sleep(max(0, begin - time.monotonic()))
-    before = cpu_seconds(KSMD)
-    if case.policy == ADVISOR:
-        write({"advisor_mode": "scan-time"})
-    write({"run": 1})  # also for programs, which wait for that
+    begin, before = time.monotonic(), cpu_seconds(KSMD)
+    if case.policy == "governor":  # as a service of a host whose ksmd is off
+        command = [policies.PYTHON, GOVERNOR, "--state", directory / "governor"]
+        stack.callback(ended, subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    else:
+        if case.policy in policies.PROGRAMS:
+            begin += policies.LEAD
+            acting = Acting(case.policy, directory, begin, case.seconds)
+            stack.callback(acting.end)
+            time.sleep(max(0, begin - time.monotonic()))
+        if case.policy == ADVISOR:
+            write({"advisor_mode": "scan-time"})
+        write({"run": 1})  # also for programs, which wait for that
     points = []
     while (now := time.monotonic() - begin) < case.seconds:
         points.append((now, saved(memory)))
@@ -197,6 +202,12 @@ def happened(case, memory, directory, stack):
     names = ("shared", "sharing", "unshared", "volatile", "shared")  # and stable nodes
     records = forecast.ITEM * sum(number(f"pages_{name}") for name in names)
     return Result((final * PAGE - records) / 2**20, float(soon), used)
+
+
+def ended(process):
+    """End a process, which restores its knobs."""
+    process.terminate()
+    process.wait()
 
 
 def saved(memory):

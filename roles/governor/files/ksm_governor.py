@@ -20,7 +20,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import select
 import signal
 import time
@@ -32,7 +31,7 @@ KNOBS = ("smart_scan", "pages_to_scan", "sleep_millisecs", "run")  # in the orde
 COUNTERS = ("pages_sharing", "ksm_zero_pages", "pages_volatile", "pages_scanned", "full_scans")
 
 LOOK, STEP = 0.25, 0.01  # seconds between looks: while memory grows, and in a scan
-QUIET = 4  # how many LOOKs apart looks are at rest, if neither memory nor its pressure rises
+QUIET = 8  # how many LOOKs apart looks are at rest, if neither memory nor its pressure rises
 PRESSED, WINDOW = 5.0, 2.0  # percent of so many seconds in which a task has waited for memory
 SLEEP = 0.02  # seconds that ksmd sleeps between batches; longer than STEP, to stop it between scans
 HORIZON = 300.0  # seconds that a page is expected to stay merged
@@ -340,8 +339,8 @@ def processes(proc, name):
 
 def number_after(words, text, without=0.0):
     """Return the number that follows some words in a text."""
-    found = re.search(f"{words} *([0-9.]+)", text)
-    return float(found[1]) if found else without
+    _, found, rest = text.partition(words)  # a fourth of the time of a regular expression
+    return float(rest.split(maxsplit=1)[0]) if found else without
 
 
 def others(kernel, proc=Path("/proc")):
