@@ -1,20 +1,17 @@
 """Reading of large results: each run is reduced once, in parallel; then its reduction is read."""
 
-import ctypes
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from socket import gethostname
 
 import pandas as pd
 
+from ksm_analysis import tasks
+
 # Imported for their functions that are computed once
-from ksm_analysis.analysis import cluster, density, observations, settings  # noqa: F401
+from ksm_analysis.analysis import density, observations, settings  # noqa: F401
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import curves, measurement, summary  # noqa: F401
 from ksm_analysis.results import once, reader, reduced, together
@@ -23,7 +20,6 @@ from ksm_analysis.results.run import Results, Run
 
 MANY = 200  # runs: the results of more are large
 LARGE = 2**31  # bytes of samples: more are large, too
-PR_SET_PDEATHSIG = 1  # see prctl(2)
 BATCH = 8  # runs that a process is given at a time
 Found = tuple[Run | None, str]  # a run, or a warning, or neither
 Reduction = tuple[Path, bytes | str]
@@ -81,21 +77,9 @@ def _made(paths: list[Path], scheduler: str) -> Iterator[Reduction]:
     if not paths:
         return
     if scheduler:
-        yield from cluster.each(reduce, paths, scheduler)
-        return
-    # A new process each: a fork of one with threads may hang
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _end_with_parent) as pool:
-        try:
-            yield from pool.map(reduce, paths, chunksize=BATCH)
-        except BrokenProcessPool:
-            raise InputError(
-                "a process that read runs was ended from outside: is there too little memory?"
-            ) from None
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        yield from tasks.on_cluster(reduce, paths, scheduler)
+    else:
+        yield from tasks.here(reduce, paths, os.cpu_count(), BATCH)
 
 
 def reduce(path: Path) -> Reduction:

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ksm_analysis.commands import add_scheduler
 from ksm_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ max_page_sharing, batches and the order of the scan. Its CPU time is a sum of co
 to each page. docs/simulator.md says how it is compared with the real one, and what it leaves out.
 
 Only memory whose contents are known can be simulated:
-  population  up to 1,000 guests drawn from a trace
+  population  up to 1,000 guests drawn from a trace, on up to 1,000 hosts
   processes   service: memory, with contents, arrivals and lifetimes
   workloads   arrays, memory without huge pages, or idle beside such processes
   knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
@@ -26,6 +27,9 @@ Only memory whose contents are known can be simulated:
   policies    none; advisor, kata and governor, which decide as the real ones; a command that
               only sets such knobs with echo. --policies chooses from a file that has others, too
 All else is an error before anything starts.
+
+Eight or more runs are simulated by all processors, as far as memory allows, or by the workers of a
+Dask cluster (--scheduler). The files are the same to the byte.
 """
 EXAMPLES = """\
 examples:
@@ -34,6 +38,7 @@ examples:
   python -m ksm_analysis simulate experiments/policies-s1-arrivals.yml --policies none,governor
   python -m ksm_analysis compare results/policies-s1-arrivals \\
       results/simulated/policies-s1-arrivals --by host      the real one and the simulated
+  python -m ksm_analysis simulate experiments/fleet.yml --scheduler tcp://127.0.0.1:8786
 
 exit status:
   0  all runs were simulated
@@ -49,10 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
     option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
     option("--policies", metavar="NAMES", help="only runs with these policies, such as none")
+    add_scheduler(parser, "simulate the runs", "have this version of the project, and its roles")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate the experiment."""
+    import time
     from pathlib import Path
 
     from ksm_analysis.commands.plan import read
@@ -63,10 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     plan = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
     if arguments.policies is not None:
         plan["runs"] = list(_with_policies(plan["runs"], arguments.policies.split(",")))
-    possible.check(plan)
-    for number, each in enumerate(simulate.runs(plan, Path(arguments.results)), start=1):
-        took = f"{each.seconds:g} s simulated in {each.took:.1f} s"
-        print(f"{number} of {len(plan['runs'])}: {each.path}, {took}", flush=True)
+    possible.check(plan, here=not arguments.scheduler)
+    begin = time.monotonic()
+    done = simulate.runs(plan, Path(arguments.results), arguments.scheduler)
+    for number, each in enumerate(done, start=1):
+        now, of = time.monotonic() - begin, len(plan["runs"])
+        print(f"{number} of {of} after {now:.1f} s: {each.path}, {each.seconds:g} s", flush=True)
     return 0
 
 

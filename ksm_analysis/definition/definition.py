@@ -505,6 +505,9 @@ class Experiment(Strict):
                     raise wrong_at("population", "cannot go with '{other}'", other=other)
             if [workload.name for workload in self.workloads] != ["idle"]:
                 raise wrong_at("population", "has only the workload idle")
+            if self.population.hosts and "repetitions" in self.model_fields_set:
+                message = "each of the 'hosts' of a population is a repetition: leave it out"
+                raise wrong_at("repetitions", message)
         return self
 
     @model_validator(mode="after")

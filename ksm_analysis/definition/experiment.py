@@ -173,10 +173,11 @@ def _cells(experiment: Experiment) -> list[tuple[int, int, int, int, int, Worklo
     settings = range(len(_settings(experiment)) + experiment.control)
     variants = range(len(_variants(experiment)))
     cells = list(itertools.product(guests, variants, copies, settings, experiment.workloads))
-    repetitions = range(1, experiment.repetitions + 1)
+    number = (made.hosts if made else None) or experiment.repetitions
+    repetitions = range(1, number + 1)
     if experiment.order == "as-written":
         return [(r, *cell) for cell in cells for r in repetitions]
-    orders = _orders(cells, experiment.order, experiment.repetitions)
+    orders = _orders(cells, experiment.order, number)
     return [(r, *cell) for r, order in zip(repetitions, orders, strict=True) for cell in order]
 
 

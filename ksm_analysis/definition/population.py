@@ -24,6 +24,12 @@ class Population(Strict):
     guests: OneOrList[Annotated[int, whole(1, 1000)]] = Field(
         description="How many guests are drawn from the trace: one cell for each number."
     )
+    hosts: OrLeftOut[Annotated[int, whole(1, 1000)]] = Field(
+        default=None,
+        description="How many hosts have so many guests each. A host is a repetition whose guests"
+        " are drawn at random, whatever the others have drawn. Without, a repetition draws each"
+        " guest of the trace equally often.",
+    )
     churn_percent: OrLeftOut[OneOrList[Annotated[float, number(0, 50)]]] = Field(
         default=None,
         description="Part of the pages that is written from one full scan to the next, in percent:"
@@ -51,4 +57,5 @@ class Population(Strict):
         """Return the options of the part for one of the variants."""
         trace, churn = self._variants[variant]
         counts = {"count_bytes": True} if self.count_bytes else {}
-        return {"trace": trace, "guests": guests, "churn_percent": churn, **counts}
+        hosts = {"hosts": self.hosts} if self.hosts else {}
+        return {"trace": trace, "guests": guests, "churn_percent": churn, **hosts, **counts}

@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from ksm_analysis import tasks
 from ksm_analysis.errors import InputError
 from ksm_analysis.results import reader
 from ksm_analysis.results.record import read
@@ -30,7 +31,6 @@ from ksm_analysis.results.run import Run
 
 NAME = "reduced.parquet"
 NOTE, SUM = b"ksm_testbed", b"ksm_testbed_sum"  # keys of the metadata: JSON, and its hash
-PACKAGE = Path(__file__).parents[1]
 CODE = ("definition", "results", "metrics", "analysis")  # packages that values depend on
 NONE = {"census": None, "writes": None, "load": None, "events": ()}
 Files = dict[str, list[int]]  # size and time of change in ns, by name
@@ -180,10 +180,7 @@ def contents_of(path: Path) -> str:
 @cache
 def code() -> str:
     """Return a hash of the code that values depend on."""
-    total = hashlib.blake2b(digest_size=16)
-    for file in sorted(file for name in CODE for file in (PACKAGE / name).rglob("*.py")):
-        total.update(file.read_bytes())
-    return total.hexdigest()
+    return tasks.code(*CODE)
 
 
 def _is_raw(name: str) -> bool:

@@ -146,17 +146,20 @@ def times(trace: Trace) -> list[float]:
     return [0.0, *(each - seconds[1] + first for each in seconds[1:])]
 
 
-def drawn(guests: int, there: int, seed: int) -> list[int]:
-    """Draw guests with replacement: each equally often, and the rest at random."""
-    whole, rest = divmod(guests, there)
-    some = np.random.default_rng(seed).permutation(there)[:rest]
-    return [*range(there)] * whole + sorted(some.tolist())
+def drawn(guests: int, there: int, seed: int, apart: bool = False) -> list[int]:
+    """Draw guests with replacement: each equally often, and the rest at random; `apart`: all."""
+    random, (whole, rest) = np.random.default_rng(seed), divmod(guests, there)
+    if apart:
+        return sorted(random.integers(there, size=guests).tolist())
+    return [*range(there)] * whole + sorted(random.permutation(there)[:rest].tolist())
 
 
 def size_of(options: dict[str, Any]) -> tuple[int, int]:
-    """Return how many pages a population has, and how many contents at most."""
+    """Return how many pages a population has at most, and how many contents."""
     _, traced = read(options["trace"])
     chosen = [traced[each] for each in drawn(options["guests"], len(traced), 0)]
+    if "hosts" in options:
+        chosen = [max(traced, key=lambda guest: guest.size)] * options["guests"]
     pages = sum(each.size for each in chosen)
     fresh = FRESH * pages if options["churn_percent"] else 0
     return pages, fresh + sum(len(each.contents[0]) for each in chosen)
@@ -174,7 +177,7 @@ class Population:
         self.alone: list[tuple[int, Ints]] = []  # first number of a draw, and its contents
         self.known = len(self.shared)
         self.processes: list[tuple[Process, Ints, Ints]] = []
-        for each in drawn(options["guests"], len(guests), world.seed):
+        for each in drawn(options["guests"], len(guests), world.seed, "hosts" in options):
             numbers = self._numbers(guests[each])
             for pages in guests[each].pages:
                 held = pages if churn is None else pages[-1:]

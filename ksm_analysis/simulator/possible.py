@@ -18,19 +18,29 @@ POLICIES = (
     "none, advisor, kata, governor, a command that only sets such knobs with echo; see --policies"
 )
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
-
-
 BYTES = 40  # of memory for each page: arrays, and what is temporary
+WORTH = 4  # runs that a process of their own is worth: it takes a second to start
 
 
-def check(plan: dict[str, Any]) -> None:
-    """Raise InputError if any run of a plan cannot be simulated, with a line for each reason."""
+def check(plan: dict[str, Any], here: bool = True) -> None:
+    """Raise InputError if any run of a plan cannot be simulated, with a line for each reason.
+
+    `here` is whether it must fit into the memory of this machine.
+    """
     program(CONTENTS)  # are the roles here?
-    file = plan["file"]
-    found = dict.fromkeys(each for run in plan["runs"] for each in _problems(run))
-    found = found or dict.fromkeys(_too_large(plan["runs"], available()))
+    runs = plan["runs"]
+    found = dict.fromkeys(each for run in runs for each in _problems(run))
+    if here and not found:
+        limit = available()
+        found = dict.fromkeys(each for run in runs for each in too_large(run, limit))
     if found:
-        raise InputError("\n".join(f"{file}: {problem}" for problem in found))
+        raise InputError("\n".join(f"{plan['file']}: {problem}" for problem in found))
+
+
+def processes(runs: list[dict[str, Any]], processors: int) -> int:
+    """Return how many processes are worth it, and fit into the memory of this machine."""
+    most = max((pages_of(run) * BYTES for run in runs), default=0)
+    return int(max(1, min(processors, len(runs) // WORTH, available() // max(1, most))))
 
 
 def available() -> float:
@@ -41,20 +51,22 @@ def available() -> float:
     return float("inf")
 
 
-def _too_large(runs: list[dict[str, Any]], limit: float) -> Iterator[str]:
-    for run in runs:
-        options = {part["name"]: part["options"] for part in run["parts"]}
-        copies, array = options.get("processes"), options.get("arrays", {}).get("ints", 0)
-        size = copies["count"] * copies["data_mib"] * MIB if copies else 0
-        asked = options.get("population")
-        traced = population.size_of(asked)[0] if asked else 0
-        pages = (
-            traced + (size + options.get("memory", {}).get("mib", 0) * MIB + 2 * 4 * array) // PAGE
-        )
-        if pages * BYTES > limit:
-            need, there = (f"{value / 2**30:,.1f} GiB" for value in (pages * BYTES, limit))
-            why = f"{pages:,} pages need about {need} of memory, and {there} are available"
-            yield f"{run['id']}: cannot be simulated here: {why}"
+def too_large(run: dict[str, Any], limit: float) -> Iterator[str]:
+    """Yield why a run does not fit into so many bytes of memory, if so."""
+    need = (pages := pages_of(run)) * BYTES
+    if need > limit:
+        gib = f"{need / 2**30:,.1f} GiB of memory, and {limit / 2**30:,.1f} GiB are available"
+        yield f"{run['id']}: cannot be simulated here: {pages:,} pages need about {gib}"
+
+
+def pages_of(run: dict[str, Any]) -> int:
+    """Return how many pages a run has, at most."""
+    options = {part["name"]: part["options"] for part in run["parts"]}
+    copies, array = options.get("processes"), options.get("arrays", {}).get("ints", 0)
+    size = copies["count"] * copies["data_mib"] * MIB if copies else 0
+    traced = population.size_of(asked)[0] if (asked := options.get("population")) else 0
+    others = size + options.get("memory", {}).get("mib", 0) * MIB + 2 * 4 * array
+    return int(traced + others // PAGE)
 
 
 def _problems(run: dict[str, Any]) -> Iterator[str]:

@@ -1,15 +1,21 @@
 """Simulate the runs of a plan, and write their run directories."""
 
 import heapq
+import itertools
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from typing import Any, NamedTuple
 
+from ksm_analysis import tasks
 from ksm_analysis.errors import InputError
 from ksm_analysis.results.record import FORMAT
+from ksm_analysis.simulator import possible
 from ksm_analysis.simulator.advisor import Advisor
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
@@ -19,30 +25,38 @@ from ksm_analysis.simulator.population import Population
 HOST = "simulated"
 KERNEL = "6.18"
 RMAP_ITEM = 64  # bytes
+CLOCK = 946_684_800.0  # when the first run begins: 2000-01-01, so that equal runs have equal files
 SEEDS = 1000  # from one repetition to the next: there are fewer copies
 
 
 class Simulated(NamedTuple):
-    """What became of a run: seconds that were simulated, and how long that took."""
+    """What became of a run: its directory, and the seconds that were simulated."""
 
     path: Path
     seconds: float
-    took: float
 
 
-def runs(plan: dict[str, Any], results: Path) -> Iterator[Simulated]:
-    """Simulate the runs of a plan, one after the other. Earlier results are moved aside.
+Files = dict[str, str]
+"""The text of each file of a run directory, by name."""
 
-    Raises InputError if they cannot be moved, or something cannot be written.
+
+def runs(plan: dict[str, Any], results: Path, scheduler: str = "") -> Iterator[Simulated]:
+    """Simulate the runs of a plan, and yield each that is done. Earlier results are moved aside.
+
+    `scheduler` is the address of a Dask scheduler whose workers do it, each a run at a time;
+    without it, this machine does. The files are the same. Raises InputError if earlier results
+    cannot be moved, something cannot be written, or workers cannot do it.
     """
     directory = results / plan["experiment"]
     try:
-        yield from _runs(plan, directory)
+        _make(directory, plan)
+        for run, files in _made(plan, scheduler):
+            yield Simulated(_write(directory, run["id"], files), run["sampling"]["seconds"])
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None
 
 
-def _runs(plan: dict[str, Any], directory: Path) -> Iterator[Simulated]:
+def _make(directory: Path, plan: dict[str, Any]) -> None:
     if directory.exists():
         moved = time.strftime("%Y%m%dT%H%M%S", time.localtime(directory.stat().st_mtime))
         aside = directory.with_name(f"{directory.name}.{moved}")
@@ -51,29 +65,68 @@ def _runs(plan: dict[str, Any], directory: Path) -> Iterator[Simulated]:
         directory.rename(aside)
     directory.mkdir(parents=True)
     (directory / "plan.json").write_text(json.dumps(plan, indent=2))
-    for run in plan["runs"]:
-        begin = time.monotonic()
-        partial = directory / f"{run['id']}.partial"
-        partial.mkdir()
-        _simulate(run, plan["experiment"], partial)
-        path = partial.rename(partial.with_suffix(""))
-        yield Simulated(path, run["sampling"]["seconds"], time.monotonic() - begin)
 
 
-def _simulate(run: dict[str, Any], experiment: str, path: Path) -> None:
+def _made(plan: dict[str, Any], scheduler: str) -> Iterator[tuple[dict[str, Any], Files]]:
+    """Yield runs with their files, in any order."""
+    todo = [*zip(plan["runs"], _starts(plan["runs"]), strict=True)]
+    function = partial(_task, experiment=plan["experiment"], code=_code())
+    if scheduler:
+        yield from tasks.on_cluster(function, todo, scheduler)
+    elif (processes := possible.processes(plan["runs"], os.cpu_count() or 1)) > 1:
+        yield from tasks.here(function, todo, processes)
+    else:
+        yield from map(function, todo)
+
+
+def _starts(runs: list[dict[str, Any]]) -> Iterator[float]:
+    """Yield when each run begins by the clock of the simulated host, one after the other."""
+    seconds = [run["sampling"]["seconds"] for run in runs]
+    return itertools.accumulate(seconds[:-1], initial=CLOCK)
+
+
+def _task(
+    todo: tuple[dict[str, Any], float], experiment: str, code: str
+) -> tuple[dict[str, Any], Files]:
+    """Simulate a run, perhaps on another machine.
+
+    Raises InputError if that has another version of this project, or too little memory.
+    """
+    run, started = todo
+    if code != _code():
+        raise InputError(f"the worker on {gethostname()} has another version of this project")
+    if problems := [*possible.too_large(run, possible.available())]:
+        raise InputError(f"{gethostname()}: {problems[0]}")
+    return run, simulate(run, experiment, started)
+
+
+def _code() -> str:
+    return tasks.code("definition", "results", "simulator", "../roles")
+
+
+def _write(directory: Path, name: str, files: Files) -> Path:
+    """Write a run directory, completely or not at all; return it."""
+    path = directory / f"{name}.partial"
+    path.mkdir()
+    for file, text in files.items():
+        (path / file).write_text(text)
+    return path.rename(directory / name)
+
+
+def simulate(run: dict[str, Any], experiment: str, started: float) -> Files:
+    """Simulate a run that begins at a time; return the files of its directory."""
     world = World(Ksmd(), seed=SEEDS * (run["factors"]["repetition"] - 1))
-    started = time.time()
     knobs = _knobs(run)
-    with (path / "samples.jsonl").open("w") as samples:
-        for line in _sampled(world, run, knobs, started):
-            samples.write(json.dumps(line, separators=(",", ":")) + "\n")
+    files = {"samples.jsonl": _lines(_sampled(world, run, knobs, started), (",", ":"))}
     for name, events in world.told.items():
-        lines = [
-            {**event, "wall": started + event["at"], "monotonic": event["at"]} for event in events
-        ]
-        for line in lines:
-            del line["at"]
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        files[f"{name}.jsonl"] = _lines(
+            {
+                **{key: value for key, value in event.items() if key != "at"},
+                "wall": started + event["at"],
+                "monotonic": event["at"],
+            }
+            for event in events
+        )
     record = {
         "format": FORMAT,
         "experiment": experiment,
@@ -91,7 +144,11 @@ def _simulate(run: dict[str, Any], experiment: str, path: Path) -> None:
             "versions": {"project": version("ksm-testbed")},
         },
     }
-    (path / "run.json").write_text(json.dumps(record, indent=2))
+    return {**files, "run.json": json.dumps(record, indent=2)}
+
+
+def _lines(of: Iterable[dict[str, Any]], separators: tuple[str, str] | None = None) -> str:
+    return "".join(json.dumps(line, separators=separators) + "\n" for line in of)
 
 
 def _advised(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Results are reduced on a real Dask scheduler with two workers, of which one is killed."""
+"""A real Dask scheduler with two workers, of which one is killed: it reduces, and simulates."""
 
+import json
 import os
 import signal
 import socket
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ksm_analysis import tasks
 from ksm_analysis.__main__ import main
-from ksm_analysis.analysis import cluster, reduction
+from ksm_analysis.analysis import reduction
+from ksm_analysis.definition import experiment
 from ksm_analysis.errors import InputError
+from ksm_analysis.simulator import simulate
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120
@@ -22,6 +26,18 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+FLEET = """\
+population: {trace: redis, guests: 3, hosts: 8}
+knobs: [{pages_to_scan: 2000}]
+policies: [none, governor]
+sampling: {interval: 1, intervals: 5}
+"""
+
+
+def files_of(directory):
+    return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*.*")}
 
 
 def where(path):
@@ -70,7 +86,7 @@ def scheduler(programs):
 def test_what_a_killed_worker_had_is_done_by_the_other(scheduler, write_run, monkeypatch, capsys):
     address, workers = scheduler
     items = [*range(40)]
-    done = cluster.each(where, items, address)
+    done = tasks.on_cluster(where, items, address)
     first = [next(done) for _ in range(4)]
     os.kill(workers[0].pid, signal.SIGKILL)
     found = [*first, *done]
@@ -87,10 +103,38 @@ def test_what_a_killed_worker_had_is_done_by_the_other(scheduler, write_run, mon
     assert capsys.readouterr().out == raw
 
 
+def test_a_fleet_is_the_same_on_a_cluster_that_loses_a_worker(scheduler, tmp_path, capsys):
+    address, workers = scheduler
+    (tmp_path / "fleet.yml").write_text(FLEET)
+    fleet = experiment.plan(experiment.parse(FLEET, "fleet.yml"), str(tmp_path / "fleet.yml"))
+    done = simulate.runs(fleet, tmp_path / "cluster", address)
+    next(done)
+    os.kill(workers[0].pid, signal.SIGKILL)
+    assert len([*done]) == 15
+    assert main(["simulate", str(tmp_path / "fleet.yml"), "--results", str(tmp_path / "here")]) == 0
+
+    here, there = files_of(tmp_path / "here"), files_of(tmp_path / "cluster")
+    assert len(here) == 1 + 8 * (3 + 4)
+    assert there == here
+    capsys.readouterr()
+    assert main(["summary", str(tmp_path / "here/fleet"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    fixed = [row["saved_mib"] for row in rows if "none" in row["knobs"]]
+    assert (len(fixed), len({*fixed}) > 4) == (8, True)  # each host has drawn others
+
+
+def test_a_worker_of_another_version_is_said(scheduler, tmp_path, monkeypatch, capsys):
+    (tmp_path / "fleet.yml").write_text(FLEET)
+    monkeypatch.setattr(simulate, "_code", lambda: "another")
+    words = ["simulate", str(tmp_path / "fleet.yml"), "--results", str(tmp_path / "results")]
+    assert main([*words, "--scheduler", scheduler[0]]) == 2
+    assert "has another version of this project" in capsys.readouterr().err
+
+
 def test_a_scheduler_that_is_not_there_is_said_at_once(capsys, write_run, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(reduction, "MANY", 0)
-    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    monkeypatch.setattr(tasks, "PATIENCE", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
 
     assert main(["answer", str(write_run().parent), "--scheduler", address]) == 2
@@ -101,10 +145,10 @@ def test_a_scheduler_that_is_not_there_is_said_at_once(capsys, write_run, monkey
 def test_what_is_no_address_is_said(address):
     pytest.importorskip("distributed")
     with pytest.raises(InputError, match="--scheduler"):
-        next(cluster.each(where, [1], address))
+        next(tasks.on_cluster(where, [1], address))
 
 
 def test_without_dask_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match="scale"):
-        next(cluster.each(where, [1], "tcp://127.0.0.1:1"))
+        next(tasks.on_cluster(where, [1], "tcp://127.0.0.1:1"))

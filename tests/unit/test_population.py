@@ -66,6 +66,14 @@ def test_more_guests_share_what_those_of_the_trace_share():
         assert (one[common] == other[common]).all()
 
 
+def test_hosts_draw_at_random_and_the_same_again():
+    hosts = [drawn(1000, 4, seed, apart=True) for seed in range(20)]
+    assert hosts == [drawn(1000, 4, seed, apart=True) for seed in range(20)]
+    numbers = np.array([np.bincount(host, minlength=4) for host in hosts])
+    assert (abs(numbers.mean(axis=0) - 250) < 20).all()
+    assert (numbers.std(axis=0) > 5).all()
+
+
 def test_each_content_is_known_to_be_one_of_the_trace():
     found = population("guests-stress", 5, 0)
     traced = traced_guests(found.trace)

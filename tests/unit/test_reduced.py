@@ -183,7 +183,7 @@ from multiprocessing import get_context
 from ksm_analysis.analysis import reduction
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), reduction._end_with_parent) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), tasks._end_with_parent) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         time.sleep(3600)
 """
