@@ -180,7 +180,7 @@ POOL = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from ksm_analysis.analysis import reduction
+from ksm_analysis import tasks
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, get_context("spawn"), tasks._end_with_parent) as pool:
