@@ -143,7 +143,8 @@ def write(knobs):
 
 @contextlib.contextmanager
 def restored():
-    """Restore the knobs, on unmerged memory."""
+    """Restore the knobs, on unmerged memory, also after SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = ("smart_scan", "pages_to_scan", "sleep_millisecs", "advisor_mode", "run")
     found = {name: (KSM / name).read_text().strip() for name in names if (KSM / name).exists()}
     if "advisor_mode" in found:

@@ -224,10 +224,10 @@ class Kernel:
             self.trigger.register(file, select.POLLPRI)
 
     def text(self, name):
-        """Return the text of a file; empty if there is none, or if it cannot be read."""
+        """Return what is in a file; nothing if there is none, or if it cannot be read."""
         with contextlib.suppress(KeyError, OSError):
-            return os.pread(self.open[name], 4096, 0).decode()
-        return ""
+            return os.pread(self.open[name], 4096, 0)
+        return b""
 
     def look(self):
         """Read all that a decision depends on."""
@@ -243,8 +243,8 @@ class Kernel:
             scanned=counters["pages_scanned"],
             full_scans=counters["full_scans"],
             cpu=int(ran.split()[0]) / 1e9 if ran else counters["pages_scanned"] * PAGE_SECONDS,
-            memory_pressure=max(pressed, number_after("some avg10=", self.text("memory"))),
-            cpu_pressure=number_after("some avg10=", self.text("cpu"), without=100.0),
+            memory_pressure=max(pressed, number_after(b"some avg10=", self.text("memory"))),
+            cpu_pressure=number_after(b"some avg10=", self.text("cpu"), without=100.0),
             gap=now - self.read_at,
         )
 
@@ -295,7 +295,7 @@ class Candidates:
         """Return the number."""
         anonymous = self.all()
         if anonymous > self.anonymous + NOISE or now >= self.near:
-            self.broken = int(number_after("cow_ksm", (self.proc / "vmstat").read_text()))
+            self.broken = int(number_after(b"cow_ksm", (self.proc / "vmstat").read_bytes()))
             self.pages = self.resident(now) if self.told else 0
             self.anonymous, self.near = anonymous, now + NEAR
         # a page that is broken is anonymous again, and still counts as saved: it is not new
@@ -303,7 +303,7 @@ class Candidates:
 
     def all(self):
         """Return the anonymous pages of all memory; this is quick."""
-        return int(number_after("AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
+        return int(number_after(b"AnonPages:", self.kernel.text("meminfo"))) * 1024 // PAGE
 
     def resident(self, now):
         """Return the anonymous pages of the processes whose memory may be merged."""
