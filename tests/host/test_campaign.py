@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.host, pytest.mark.usefixtures("host")]
 DEFINITION = """\
 knobs: [{{run: 1, pages_to_scan: 2000, sleep_millisecs: 10, max_page_sharing: 128}}]
 workloads: [{{name: work, arrays: {{change: single, ints: 100000, second: 1, changed: 2}}}}]
-sampling: {{interval: 1, intervals: 7, period: 0.25}}
+sampling: {{interval: 1, intervals: 4, period: 0.25}}
 repetitions: {repetitions}
 """
 # The agent is needed in the middle of each run, and libvirt at its end.

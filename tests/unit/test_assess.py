@@ -145,6 +145,17 @@ def test_what_takes_too_much_memory_is_not_read():
     assert "the ceiling is 0.1 MiB: choose fewer with --guest, or raise --memory" in done.stderr
 
 
+def test_the_kernel_keeps_it_below_the_ceiling():
+    words = "import ksm_assess, sys; ksm_assess.keep_below(1); print(len(bytes(int(sys.argv[1]))))"
+    path = os.pathsep.join([str(PROGRAM.parent), *BESIDE])
+    for size, fits in ((2**20, True), (2**27, False)):
+        argv = [sys.executable, "-c", words, str(size)]
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+        assert done.stdout == f"{size}\n" * fits
+        assert ("MemoryError" in done.stderr) != fits
+
+
 RESERVES = """
 import mmap, time
 memory = mmap.mmap(-1, 2**33, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0)

@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 import re
+import resource
 import select
 import statistics
 import time
@@ -33,6 +34,7 @@ MOMENTS = 4  # the second soon after the first, to see pages that change quickly
 SOON = 1.0  # seconds from the first to the second, or twice what reading takes
 BYTES = 56  # of memory for each page of the address space that is read, at two moments
 LEAST = 16 * 2**20  # anonymous bytes of a process that is read as if its memory could be merged
+OWN = 64 * 2**20  # bytes that it takes besides, for pieces, text and workers
 PIECE = 2**20  # pages that are packed together
 KEPT = 6  # bytes of a hash; among 16 million contents, half a pair is taken for equal
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
@@ -143,6 +145,13 @@ def check_size(processes, ceiling):
             f"to read {pages * PAGE >> 20} MiB takes about {need >> 20} MiB, and the ceiling is "
             f"{ceiling:g} MiB: choose fewer with --guest, or raise --memory"
         )
+
+
+def keep_below(ceiling):
+    """Let the kernel refuse more memory than the ceiling, in MiB, should the estimate be wrong."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+    most = now + OWN + int(ceiling * 2**20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def opened(chosen, kind):
@@ -315,6 +324,7 @@ def read(arguments, output):
     check(found, chosen, arguments.as_if_mergeable, arguments.guest)
     reading = Reading(opened(chosen, AsIf if arguments.as_if_mergeable else census.Process), output)
     check_size(reading.processes, arguments.memory)
+    keep_below(arguments.memory)
     os.nice(19)
     reading.tell(
         kind="host",
@@ -368,7 +378,8 @@ def main(argv=None, output=sys.stdout):
         print(f"ksm_assess.py: error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     except (OSError, MemoryError) as error:
-        print(f"ksm_assess.py: error: {error or 'no memory'}", file=sys.stderr)
+        why = str(error) or "more memory than --memory allows, or than there is, was needed"
+        print(f"ksm_assess.py: error: {why}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 
