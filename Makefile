@@ -44,8 +44,8 @@ teardown: setup ## restore the host: knobs, guests, image, services
 	ansible-playbook playbooks/teardown.yml
 
 .PHONY: lint lint-python lint-ansible
-lint: setup ## style, types, imports, roles and modules: ruff, mypy, import-linter, yamllint, ansible-lint, ansible-test
-	$(MAKE) --jobs 2 --output-sync=target lint-ansible lint-python
+lint: setup ## style, types, imports, roles, modules, links: ruff, mypy, import-linter, yamllint, ansible-lint, ansible-test, Sphinx
+	$(MAKE) --jobs 2 --output-sync=target lint-ansible lint-python site
 
 lint-python:
 	ruff check
@@ -57,6 +57,12 @@ lint-python:
 lint-ansible:
 	ansible-lint --offline
 	tests/sanity/validate-modules
+
+# All of it each time: a link may be broken by a change at its other end.
+.PHONY: site
+site: setup ## the documents as a site in build/site; a broken link is an error
+	sphinx-build -q -E -W --keep-going -d build/doctrees -c docs . build/site
+	cp build/site/README.html build/site/index.html
 
 .PHONY: role-docs
 role-docs: setup ## update the tables in the READMEs of roles from their argument specs
