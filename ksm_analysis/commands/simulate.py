@@ -24,8 +24,9 @@ Only memory whose contents are known can be simulated:
   workloads   arrays, memory without huge pages, or idle beside such processes
   knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
               stable_node_chains_prune_millisecs
-  policies    none; advisor, kata and governor, which decide as the real ones; a command that
-              only sets such knobs with echo. --policies chooses from a file that has others, too
+  policies    none; advisor, ksmtuned, proxmox, kata, kubevirt and governor, which decide as the
+              real ones; a command that only sets such knobs with echo. --policies chooses from a
+              file that has others, too
 All else is an error before anything starts.
 
 Eight or more runs are simulated by all processors, as far as memory allows, or by the workers of a
@@ -54,7 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
     option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
     option("--policies", metavar="NAMES", help="only runs with these policies, such as none")
+    option(
+        "--host-memory-mib",
+        metavar="N",
+        type=_mebibytes,
+        default=16384,
+        help="memory of the simulated host, of which the kernel takes 512 MiB: ksmtuned, proxmox "
+        "and kubevirt decide by how much of it is free (default: %(default)s)",
+    )
     add_scheduler(parser, "simulate the runs", "have this version of the project, and its roles")
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= 2**30:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of MiB from 1024 to 1073741824, not {text!r}"
+        )
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,9 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     plan = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
     if arguments.policies is not None:
         plan["runs"] = list(_with_policies(plan["runs"], arguments.policies.split(",")))
-    possible.check(plan, here=not arguments.scheduler)
+    memory = arguments.host_memory_mib
+    possible.check(plan, memory, here=not arguments.scheduler)
     begin = time.monotonic()
-    done = simulate.runs(plan, Path(arguments.results), arguments.scheduler)
+    done = simulate.runs(plan, Path(arguments.results), memory, arguments.scheduler)
     for number, each in enumerate(done, start=1):
         now, of = time.monotonic() - begin, len(plan["runs"])
         print(f"{number} of {of} after {now:.1f} s: {each.path}, {each.seconds:g} s", flush=True)

@@ -168,9 +168,10 @@ class Imported(_Lenient):
 
 
 class Simulated(_Lenient):
-    """Which kernel was simulated, and the CPU seconds that a page was taken to cost."""
+    """Which kernel was simulated, with how much memory, and the CPU seconds of a page."""
 
     kernel: str
+    memory_mib: int | None = None
     costs: dict[str, float] = {}
 
 

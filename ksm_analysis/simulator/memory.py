@@ -16,6 +16,8 @@ from ksm_analysis.simulator.programs import ARRAYS, CONTENTS, MEMORY, program
 
 PAGE = 4096
 MIB = 2**20
+HOST = 16 * 1024  # MiB that a host has, unless it is told otherwise
+KERNEL = 512  # MiB of it that the kernel and all that is not simulated take
 Actor = Iterator[float]
 
 
@@ -23,16 +25,24 @@ Actor = Iterator[float]
 class World:
     """A simulated host: ksmd, its processes by name, and what happened, by the file for it.
 
-    `alone` is the last content that only one page has; each new one is below it.
+    `alone` is the last content that only one page has; each new one is below it. `memory` is
+    that of the host, in MiB.
     """
 
     ksmd: Ksmd
     seed: int = 0
+    memory: int = HOST
     there: dict[str, Process] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alone: int = 0
     kind: Any = None
+
+    @property
+    def kib(self) -> tuple[int, int]:
+        """KiB of memory that the host has, and of those that are free."""
+        used = (self.ksmd.pages - self.ksmd.freed) * PAGE // 1024 + KERNEL * 1024
+        return self.memory * 1024, max(0, self.memory * 1024 - used)
 
     def tell(self, file: str, event: str, **more: Any) -> None:
         """Record an event."""

@@ -1,11 +1,12 @@
 """Who turns the knobs of a simulated host: the programs and rules that do it on a real one."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ksm_analysis.simulator.advisor import Advisor, advise, start
 from ksm_analysis.simulator.ksmd import KNOBS, accepted
+from ksm_analysis.simulator.ksmtuned import Settings, adjust
 from ksm_analysis.simulator.memory import PAGE, Actor, World
 from ksm_analysis.simulator.programs import GOVERNOR, POLICY, program
 
@@ -69,9 +70,7 @@ def kata(world: World, told: dict[str, str]) -> Actor:
     def tune(mode: str, reason: str) -> None:
         kib = ksmd.pages * PAGE // 1024
         writes = found if mode == "initial" else core.kata_writes(mode, kib, PAGE)
-        for name, value in writes:
-            ksmd.set({name: value})
-        world.tell("policy", "decision", reason=f"{reason}: {mode}", knobs=dict(writes))
+        _decide(world, f"{reason}: {mode}", writes)
 
     if told["mode"] != "auto":
         tune(told["mode"], "the mode")
@@ -88,6 +87,35 @@ def kata(world: World, told: dict[str, str]) -> Actor:
         if mode:
             tune(mode, "time is over")
         yield ksmd.clock + core.PERIOD
+
+
+def kubevirt(world: World, told: dict[str, Any]) -> Actor:
+    """Act as KubeVirt's virt-handler."""
+    core, ksmd = program(POLICY), world.ksmd
+    while True:
+        total, free = world.kib
+        running, pages = ksmd.knobs["run"] == 1, ksmd.knobs["pages_to_scan"]
+        writes = core.kubevirt_writes(told, running, pages, total, free)
+        _decide(world, f"{free} of {total} KiB are available", writes)
+        yield ksmd.clock + told["interval"]
+
+
+def ksmtuned(world: World, told: dict[str, int]) -> Actor:
+    """Act as ksmtuned, which counts no guests of libvirt, nor other processes."""
+    settings, pages = Settings(**told), 0
+    while True:
+        yield world.ksmd.clock + settings.KSM_MONITOR_INTERVAL
+        total, free = world.kib
+        writes = adjust(settings, pages, total, 0, free)
+        pages = dict(writes).get("pages_to_scan", pages)
+        _decide(world, f"{free} of {total} KiB are free", writes)
+
+
+def _decide(world: World, reason: str, writes: Iterable[tuple[str, int]]) -> None:
+    """Write knobs in their order."""
+    for name, value in writes:
+        world.ksmd.set({name: value})
+    world.tell("policy", "decision", reason=reason, knobs=dict(writes))
 
 
 def governor(world: World, told: dict[str, Any]) -> Actor:
@@ -135,4 +163,11 @@ def seen(world: World, core: Any) -> Any:
     )
 
 
-PORTS: dict[str, Callable[[World, dict[str, Any]], Actor]] = {"governor": governor, "kata": kata}
+PORTS: dict[str, Callable[[World, dict[str, Any]], Actor]] = {
+    "governor": governor,
+    "kata": kata,
+    "ksmtuned": ksmtuned,
+    "kubevirt": kubevirt,
+}
+BY_MEMORY = ("ksmtuned", "kubevirt")
+"""Policies that decide by how much memory of the host is free."""

@@ -9,27 +9,30 @@ from typing import Any
 from ksm_analysis.errors import InputError
 from ksm_analysis.simulator import population
 from ksm_analysis.simulator.ksmd import KNOBS, LIMITS, accepted
-from ksm_analysis.simulator.memory import MIB, PAGE
-from ksm_analysis.simulator.policy import PORTS, writes_of
+from ksm_analysis.simulator.memory import HOST, KERNEL, MIB, PAGE
+from ksm_analysis.simulator.policy import BY_MEMORY, PORTS, writes_of
 from ksm_analysis.simulator.programs import CONTENTS, program
 
 PARTS = ("population", "processes", "arrays", "memory", "sampler", "policy")
 POLICIES = (
-    "none, advisor, kata, governor, a command that only sets such knobs with echo; see --policies"
+    "none, advisor, ksmtuned, proxmox, kata, kubevirt, governor, a command that only sets such"
+    " knobs with echo; see --policies"
 )
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
 BYTES = 40  # of memory for each page: arrays, and what is temporary
 WORTH = 4  # runs that a process of their own is worth: it takes a second to start
 
 
-def check(plan: dict[str, Any], here: bool = True) -> None:
+def check(plan: dict[str, Any], memory: int = HOST, here: bool = True) -> None:
     """Raise InputError if any run of a plan cannot be simulated, with a line for each reason.
 
-    `here` is whether it must fit into the memory of this machine.
+    `memory` is that of the simulated host, in MiB. `here` is whether the simulation must fit into
+    the memory of this machine.
     """
     program(CONTENTS)  # are the roles here?
     runs = plan["runs"]
     found = dict.fromkeys(each for run in runs for each in _problems(run))
+    found = found or dict.fromkeys(each for run in runs for each in _overcommitted(run, memory))
     if here and not found:
         limit = available()
         found = dict.fromkeys(each for run in runs for each in too_large(run, limit))
@@ -57,6 +60,16 @@ def too_large(run: dict[str, Any], limit: float) -> Iterator[str]:
     if need > limit:
         gib = f"{need / 2**30:,.1f} GiB of memory, and {limit / 2**30:,.1f} GiB are available"
         yield f"{run['id']}: cannot be simulated here: {pages:,} pages need about {gib}"
+
+
+def _overcommitted(run: dict[str, Any], memory: int) -> Iterator[str]:
+    """Yield why a policy cannot decide by the memory of a host that has so many MiB."""
+    need = pages_of(run) * PAGE // MIB + KERNEL
+    if run.get("policy", {}).get("kind") in BY_MEMORY and need > memory:
+        yield (
+            f"{run['id']}: cannot be simulated: with {KERNEL} MiB for the kernel, its memory is "
+            f"{need:,} MiB, and the host has {memory:,}. See --host-memory-mib"
+        )
 
 
 def pages_of(run: dict[str, Any]) -> int:

@@ -18,6 +18,7 @@ from ksm_analysis.results.record import FORMAT
 from ksm_analysis.simulator import possible
 from ksm_analysis.simulator.advisor import Advisor
 from ksm_analysis.simulator.ksmd import KNOBS, Ksmd
+from ksm_analysis.simulator.memory import HOST as HOST_MEMORY
 from ksm_analysis.simulator.memory import PAGE, Actor, World, actors
 from ksm_analysis.simulator.policy import turns
 from ksm_analysis.simulator.population import Population
@@ -40,17 +41,20 @@ Files = dict[str, str]
 """The text of each file of a run directory, by name."""
 
 
-def runs(plan: dict[str, Any], results: Path, scheduler: str = "") -> Iterator[Simulated]:
+def runs(
+    plan: dict[str, Any], results: Path, memory: int = HOST_MEMORY, scheduler: str = ""
+) -> Iterator[Simulated]:
     """Simulate the runs of a plan, and yield each that is done. Earlier results are moved aside.
 
-    `scheduler` is the address of a Dask scheduler whose workers do it, each a run at a time;
-    without it, this machine does. The files are the same. Raises InputError if earlier results
-    cannot be moved, something cannot be written, or workers cannot do it.
+    `memory` is that of the simulated host, in MiB. `scheduler` is the address of a Dask scheduler
+    whose workers do it, each a run at a time; without it, this machine does. The files are the
+    same. Raises InputError if earlier results cannot be moved, something cannot be written, or
+    workers cannot do it.
     """
     directory = results / plan["experiment"]
     try:
         _make(directory, plan)
-        for run, files in _made(plan, scheduler):
+        for run, files in _made(plan, memory, scheduler):
             yield Simulated(_write(directory, run["id"], files), run["sampling"]["seconds"])
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None
@@ -67,10 +71,12 @@ def _make(directory: Path, plan: dict[str, Any]) -> None:
     (directory / "plan.json").write_text(json.dumps(plan, indent=2))
 
 
-def _made(plan: dict[str, Any], scheduler: str) -> Iterator[tuple[dict[str, Any], Files]]:
+def _made(
+    plan: dict[str, Any], memory: int, scheduler: str
+) -> Iterator[tuple[dict[str, Any], Files]]:
     """Yield runs with their files, in any order."""
     todo = [*zip(plan["runs"], _starts(plan["runs"]), strict=True)]
-    function = partial(_task, experiment=plan["experiment"], code=_code())
+    function = partial(_task, experiment=plan["experiment"], memory=memory, code=_code())
     if scheduler:
         yield from tasks.on_cluster(function, todo, scheduler)
     elif (processes := possible.processes(plan["runs"], os.cpu_count() or 1)) > 1:
@@ -86,7 +92,7 @@ def _starts(runs: list[dict[str, Any]]) -> Iterator[float]:
 
 
 def _task(
-    todo: tuple[dict[str, Any], float], experiment: str, code: str
+    todo: tuple[dict[str, Any], float], experiment: str, memory: int, code: str
 ) -> tuple[dict[str, Any], Files]:
     """Simulate a run, perhaps on another machine.
 
@@ -97,7 +103,7 @@ def _task(
         raise InputError(f"the worker on {gethostname()} has another version of this project")
     if problems := [*possible.too_large(run, possible.available())]:
         raise InputError(f"{gethostname()}: {problems[0]}")
-    return run, simulate(run, experiment, started)
+    return run, simulate(run, experiment, memory, started)
 
 
 def _code() -> str:
@@ -113,9 +119,9 @@ def _write(directory: Path, name: str, files: Files) -> Path:
     return path.rename(directory / name)
 
 
-def simulate(run: dict[str, Any], experiment: str, started: float) -> Files:
+def simulate(run: dict[str, Any], experiment: str, memory: int, started: float) -> Files:
     """Simulate a run that begins at a time; return the files of its directory."""
-    world = World(Ksmd(), seed=SEEDS * (run["factors"]["repetition"] - 1))
+    world = World(Ksmd(), SEEDS * (run["factors"]["repetition"] - 1), memory)
     knobs = _knobs(run)
     files = {"samples.jsonl": _lines(_sampled(world, run, knobs, started), (",", ":"))}
     for name, events in world.told.items():
@@ -137,7 +143,11 @@ def simulate(run: dict[str, Any], experiment: str, started: float) -> Files:
         "started": started,
         "ended": started + run["sampling"]["seconds"],
         "knobs": {"before": KNOBS, "during": {**KNOBS, **knobs, **_advised(run)}, "after": KNOBS},
-        "simulated": {"kernel": KERNEL, "costs": world.ksmd.costs._asdict()},
+        "simulated": {
+            "kernel": KERNEL,
+            "memory_mib": memory,
+            "costs": world.ksmd.costs._asdict(),
+        },
         "provenance": {
             "kernel": {"release": f"{KERNEL}, simulated", "machine": "x86_64"},
             "page_size": PAGE,

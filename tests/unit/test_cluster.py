@@ -107,7 +107,7 @@ def test_a_fleet_is_the_same_on_a_cluster_that_loses_a_worker(scheduler, tmp_pat
     address, workers = scheduler
     (tmp_path / "fleet.yml").write_text(FLEET)
     fleet = experiment.plan(experiment.parse(FLEET, "fleet.yml"), str(tmp_path / "fleet.yml"))
-    done = simulate.runs(fleet, tmp_path / "cluster", address)
+    done = simulate.runs(fleet, tmp_path / "cluster", scheduler=address)
     next(done)
     os.kill(workers[0].pid, signal.SIGKILL)
     assert len([*done]) == 15

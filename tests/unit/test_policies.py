@@ -28,6 +28,7 @@ from ksm_analysis.results import cells
 from ksm_analysis.results.reader import read_run
 from ksm_analysis.results.record import upgraded
 from ksm_analysis.results.run import Results
+from ksm_analysis.simulator import ksmtuned
 
 PROGRAM = ROLES / "part_policy/files/ksm_policy.py"
 program = load(PROGRAM)
@@ -176,6 +177,17 @@ def test_kata_sets_modes_as_the_original(case):
     writes = program.kata_writes(case["mode"], case["anon_kib"], 4096)
     assert writes[0] == ("run", 0), "it stops ksmd first"
     assert dict(writes) == case["wrote"]
+
+
+@pytest.mark.parametrize("case", ORIGINALS["ksmtuned"]["cases"])
+def test_ksmtuned_decides_as_the_script_of_debian(case):
+    """That of the simulator: a real run has the script itself."""
+    settings, pages = ksmtuned.Settings(**case["settings"]), 0
+    for step in case["steps"]:
+        memory = case["total"], step["committed"], step["free"]
+        wrote = dict(ksmtuned.adjust(settings, pages, *memory))
+        assert wrote == step["wrote"]
+        pages = wrote.get("pages_to_scan", pages)
 
 
 def modes_over_time(kicks: list[int], until: float = 700) -> list[tuple[float, str]]:

@@ -367,6 +367,39 @@ def test_kata_scans_hard_when_copies_come(tmp_path):
     assert came[1]["knobs"]["pages_to_scan"] == pytest.approx(2 * tenth, abs=1)
 
 
+FREE = """\
+processes: {count: 5, service: memory, merge: madvise, data_mib: 64, arrivals: [0, 0, 5, 5, 5]}
+policies:
+  - {ksmtuned: {KSM_MONITOR_INTERVAL: 1, KSM_NPAGES_MAX: 9000}}
+  - {kubevirt: {interval: 1, sleep_ms_baseline: 10, pages_boost: 900, pages_max: 9000}}
+sampling: {interval: 1, intervals: 20, period: 0.5}
+"""
+
+
+def test_ksmtuned_and_kubevirt_scan_while_memory_is_short(tmp_path):
+    """A GiB, half of it the kernel's: less than a fifth is free with five of 64 MiB."""
+    results = simulated(tmp_path, FREE, "--host-memory-mib", "1024")
+    for run in sorted(results.glob("p005-*")):
+        told = [each for each in lines(run / "policy.jsonl") if each["event"] == "decision"]
+        knobs = [(each["monotonic"], each["knobs"]) for each in told]
+        assert {at >= 5 for at, each in knobs if each["run"] == 1} == {True}
+        first, second = [each for at, each in knobs if at >= 5][:2]
+        assert first["pages_to_scan"] < second["pages_to_scan"]
+        assert 150 < first["sleep_millisecs"] < 220  # as on a host of 16 GiB, 10
+        assert lines(run / "samples.jsonl")[-2]["ksm"]["pages_sharing"] > 0
+        assert json.loads((run / "run.json").read_text())["simulated"]["memory_mib"] == 1024
+
+
+def test_a_host_whose_memory_is_too_small(tmp_path, capsys):
+    file = tmp_path / "made.yml"
+    file.write_text(FREE.replace("data_mib: 64", "data_mib: 128"))
+    assert main(["simulate", str(file), "--host-memory-mib", "1024"]) == 2
+    assert "its memory is 1,152 MiB, and the host has 1,024" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["simulate", str(file), "--host-memory-mib", "1 GiB"])
+    assert "must be a whole number of MiB from 1024" in capsys.readouterr().err
+
+
 def test_the_advisor_is_that_of_the_kernel(tmp_path):
     """What it set is what the formula says of the samples, as it does of runs of a real kernel."""
     results = simulated(
