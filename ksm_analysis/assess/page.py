@@ -8,6 +8,7 @@ from ksm_analysis.assess.words import size
 from ksm_analysis.page import sparks
 from ksm_analysis.page.drawing import COLOURS
 from ksm_analysis.page.render import render
+from ksm_analysis.page.tables import of_text
 from ksm_analysis.page.tiles import Tile
 
 SHOWN = ("default", "1000 pages / 20 ms", "10000 pages / 20 ms", "advisor, 200 s", "governor")
@@ -33,35 +34,25 @@ def page(name: str, found: dict[str, Any]) -> str:
         "tiles": _tiles(found),
         "lines": _lines(found["curves"]),
         "best": found["best"],
-        "settings": table(words.SETTING, [words.setting(each) for each in found["settings"]]),
-        "guests": table(words.GUEST, [words.guest(each) for each in found["guests"]]),
+        "settings": of_text(words.SETTING, [words.setting(each) for each in found["settings"]]),
+        "guests": of_text(words.GUEST, [words.guest(each) for each in found["guests"]]),
         "exclude": words.to_exclude(found),
-        "pairs": table(
+        "pairs": of_text(
             ("pair", "in common, of both together"),
             [[" and ".join(each["guests"]), size(each["bytes"])] for each in found["pairs"]],
         ),
         "risk": words.risk(found),
         "tenants": words.tenants(found),
-        "findings": table(
+        "findings": of_text(
             ("finding", "severity", "what", "fix"),
             [
                 [each[key] for key in ("finding", "severity", "what", "fix")]
                 for each in found["findings"]
             ],
-            text=True,
+            range(4),
         ),
     }
     return render("assess.html.j2", data)
-
-
-def table(heads: tuple[str, ...], rows: list[list[str]], text: bool = False) -> dict[str, Any]:
-    """Return a table as the templates show it; the first column is text, others are if asked."""
-    return {
-        "headings": [
-            {"title": head, "unit": "", "text": text or n == 0} for n, head in enumerate(heads)
-        ],
-        "rows": [{"factors": {}, "cells": row} for row in rows],
-    }
 
 
 def _tiles(found: dict[str, Any]) -> list[Tile]:

@@ -7,6 +7,7 @@ With --json, standard output is one object: `hosts` has the assessment of each h
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ksm_analysis.commands import check_output, write_page
 from ksm_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,13 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
     import tempfile
     from pathlib import Path
 
-    for name in ("host", "inventory", "source", "html", "results"):
+    check_output("--html", arguments.html)
+    for name in ("host", "inventory", "source", "results"):
         if getattr(arguments, name) == "":
             raise InputError(f"--{name}: expected a name, not an empty text")
     if arguments.source and (ignored := _of_hosts(arguments)):
         raise InputError(f"--from: not with {', '.join(ignored)}, since no host is asked")
-    if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
-        raise InputError(f"--html {arguments.html}: there is no such directory")
     if arguments.results:
         _writable(Path(arguments.results))
     if arguments.source:
@@ -174,7 +174,7 @@ def _tell(files: dict[str, "Path"], errors: dict[str, str], arguments: argparse.
             errors = {**errors, name: str(error)}
     for name, each in found.items():
         for path in _pages(name, arguments):
-            _write(path, page.page(name, each))
+            write_page(page.page(name, each), path)
     if arguments.json:
         print(json.dumps({"hosts": found, "errors": errors}, indent=2, allow_nan=False))
     else:
@@ -193,18 +193,6 @@ def _pages(name: str, arguments: argparse.Namespace) -> "Iterator[Path]":
         yield Path(arguments.html)
     if arguments.results:
         yield Path(arguments.results) / f"{name}.html"
-
-
-def _write(path: "Path", text: str) -> None:
-    import sys
-
-    from ksm_analysis.page.render import write_text
-
-    try:
-        write_text(text, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    print(f"wrote {path}", file=sys.stderr)
 
 
 def show(name: str, found: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """`compare A B` tests whether two sets of runs differ."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ksm_analysis.commands import add_scheduler
+from ksm_analysis.commands import add_html, add_scheduler, check_output, write_page
 
 if TYPE_CHECKING:
     from ksm_analysis.analysis.comparison import Cell, Comparison
     from ksm_analysis.analysis.statistics import Estimate
+    from ksm_analysis.results.run import Results
 
 HELP = "test whether two sets of runs differ, by how much, and with which confidence"
 DETAILS = """\
@@ -35,6 +36,7 @@ examples:
   python -m ksm_analysis compare results/before results/after
   python -m ksm_analysis compare results/original-1 results/original-2 --by knobs
   python -m ksm_analysis compare results/quick results/quick --by workload --metric pages_sharing
+  python -m ksm_analysis compare old new --html differences.html
   python -m ksm_analysis compare old new --json --fail-on-difference || echo "exit status 3"
 """
 MOST_LINES, LONGEST = 20, 80  # lines of other differences, and their length, on the screen
@@ -63,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smallest difference that matters, in percent of A's mean (default: 1)",
     )
     add_scheduler(parser)
+    add_html(parser)
+    add("--redact", action="store_true", help="replace names of hosts and command lines")
     add("--json", action="store_true", help="for programs")
     add("--fail-on-difference", action="store_true", help="exit with 3 if anything differs")
 
@@ -79,54 +83,98 @@ def _percent(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare. Returns 3 with --fail-on-difference if something is higher or lower."""
-    import sys
+    from ksm_analysis.analysis import comparison, statistics
+    from ksm_analysis.metrics import measurement
 
-    from ksm_analysis.analysis import comparison, reduction, statistics
-    from ksm_analysis.metrics import measurement, reported
-
+    check_output("--html", arguments.html)
     names = arguments.metric or list(comparison.DEFAULT)
     same = arguments.a.resolve() == arguments.b.resolve()
-    measured = []
-    for directory in (arguments.a,) if same else (arguments.a, arguments.b):
-        results = reduction.read_results([directory], arguments.scheduler)
-        for warning in dict.fromkeys((*results.warnings, *reported.warnings_of(results.usable))):
-            print(f"warning: {directory}: {warning}", file=sys.stderr)
-        measured.append([measurement.measure(run) for run in results.usable])
+    results = _read(arguments, same)
+    said = _tell(_warnings(arguments, results))
+    measured = [[measurement.measure(run) for run in each.usable] for each in results]
     sides = comparison.group(*measured) * (2 if same else 1)
     comparison.check_metrics(names, [cell for side in sides for cell in side])
     pairs = comparison.pair(sides[0], sides[1], arguments.by, same)
-    _tell_unpaired(arguments, sides, pairs)
-    _warn_of_lengths(pairs)
+    said += _tell(_unpaired(arguments, sides, pairs))
     made, left_out = comparison.compare(pairs, names, arguments.by, arguments.smallest / 100)
+    unlike = comparison.unlike(pairs, arguments.by)
+    if arguments.html:
+        _page(arguments, made, left_out, unlike, said)
     show = _print_json if arguments.json else _show
-    show(arguments, made, left_out, comparison.unlike(pairs, arguments.by))
+    show(arguments, made, left_out, unlike)
     differs = any(one.verdict in (statistics.HIGHER, statistics.LOWER) for one in made)
     return 3 if arguments.fail_on_difference and differs else 0
 
 
-def _tell_unpaired(arguments: argparse.Namespace, sides: list[Any], pairs: list[Any]) -> None:
-    """Print to standard error the cells without a counterpart."""
+def _read(arguments: argparse.Namespace, same: bool) -> "list[Results]":
+    from ksm_analysis.analysis import reduction
+
+    directories = (arguments.a,) if same else (arguments.a, arguments.b)
+    results = [reduction.read_results([each], arguments.scheduler) for each in directories]
+    if arguments.redact:
+        from ksm_analysis.page import redact
+
+        results = redact.together(results)
+    return results
+
+
+def _called(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the names of A and B: their paths, or without directories above if redacted."""
+    if not arguments.redact:
+        return str(arguments.a), str(arguments.b)
+    return arguments.a.resolve().name, arguments.b.resolve().name
+
+
+def _tell(lines: Iterable[str]) -> list[str]:
+    """Print to standard error, and return the same."""
     import sys
 
+    told = list(lines)
+    for line in told:
+        print(line, file=sys.stderr)
+    return told
+
+
+def _warnings(arguments: argparse.Namespace, results: "list[Results]") -> Iterator[str]:
+    from ksm_analysis.metrics import reported
+
+    for name, each in zip(_called(arguments), results, strict=False):
+        for warning in dict.fromkeys((*each.warnings, *reported.warnings_of(each.usable))):
+            yield f"warning: {name}: {warning}"
+
+
+def _unpaired(arguments: argparse.Namespace, sides: list[Any], pairs: list[Any]) -> Iterator[str]:
+    """Yield the cells without a counterpart, and whether sides are sampled differently."""
     used = {id(cell) for both in pairs for cell in both}
     same = sides[0] is sides[1]
-    for directory, side in list(zip((arguments.a, arguments.b), sides, strict=True))[: 2 - same]:
+    for directory, side in list(zip(_called(arguments), sides, strict=True))[: 2 - same]:
         for cell in side:
             if id(cell) not in used:
                 words = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
                 why = f"no counterpart in {directory}" if same else f"only in {directory}"
-                print(f"{why}: {words}", file=sys.stderr)
-
-
-def _warn_of_lengths(pairs: list[Any]) -> None:
-    import sys
-
+                yield f"{why}: {words}"
     if any(a.labels["sampling"] != b.labels["sampling"] for a, b in pairs):
-        print(
+        yield (
             "warning: A and B are sampled differently. Their final values are comparable only if "
-            "both were steady",
-            file=sys.stderr,
+            "both were steady"
         )
+
+
+def _page(
+    arguments: argparse.Namespace,
+    made: list[Any],
+    left_out: list[Any],
+    unlike: dict[str, Any],
+    said: list[str],
+) -> None:
+    from ksm_analysis.page import differences
+
+    a, b = _called(arguments)
+    warnings = [line.removeprefix("warning: ") for line in said]
+    given = differences.Compared(
+        a, b, arguments.by, arguments.smallest, made, left_out, unlike, warnings
+    )
+    write_page(differences.page(given), arguments.html)
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -139,8 +187,7 @@ def _print_json(
     import json
 
     document = {
-        "a": str(arguments.a),
-        "b": str(arguments.b),
+        **dict(zip("ab", _called(arguments), strict=True)),
         "by": arguments.by,
         "smallest_percent": arguments.smallest,
         "confidence": 0.95,
@@ -153,6 +200,8 @@ def _print_json(
 
 
 def _plain(one: "Comparison") -> dict[str, Any]:
+    from ksm_analysis.analysis import compared
+
     found = one.found
     return {
         "metric": one.metric,
@@ -170,7 +219,7 @@ def _plain(one: "Comparison") -> dict[str, Any]:
         "pairs": one.pairs,
         "not_reached": list(one.not_reached),
         "verdict": one.verdict,
-        "reason": reason(one),
+        "reason": compared.reason(one),
     }
 
 
@@ -185,45 +234,6 @@ def _side(cell: "Cell", metric: str, estimate: "Estimate") -> dict[str, Any]:
     }
 
 
-def reason(one: "Comparison") -> str:
-    """Return the reason of a verdict, or what is missing for one, and runs that are censored."""
-    never = [
-        f"{count} {'run' if count == 1 else 'runs'} of {side}"
-        for count, side in zip(one.not_reached, "AB", strict=True)
-        if count
-    ]
-    censored = f"not reached in {' and '.join(never)}: at least the time shown" if never else ""
-    return "; ".join(filter(None, (_why(one), censored)))
-
-
-def _why(one: "Comparison") -> str:
-    from ksm_analysis.analysis import statistics
-
-    found = one.found
-    if one.pairs is not None and any(one.missing):
-        count = one.missing[0]
-        words = "1 more pair" if count == 1 else f"{count} more pairs"
-        return f"{words} of runs with the same host and repetition needed"
-    if any(one.missing):
-        sides = [
-            f"{count} more {'run' if count == 1 else 'runs'} of {side}"
-            for count, side in zip(one.missing, "AB", strict=True)
-            if count
-        ]
-        return f"{' and '.join(sides)} needed"
-    if found.method == "constant":
-        return "all runs of a side have the same value: nothing to test"
-    if one.verdict != statistics.NOT_SHOWN:
-        return "" if found.ratio else "relative to the larger mean, as not all values are positive"
-    p, p_holm = found.p, one.p_holm
-    if p is not None and p_holm is not None and p < 1 - statistics.CONFIDENCE <= p_holm:
-        return f"p is {p:.3f} alone: not significant among so many comparisons"
-    if one.needed and one.needed > max(found.a.runs, found.b.runs):
-        unit = "runs per side" if one.pairs is None else "pairs"
-        return f"about {one.needed:,} {unit} would decide"
-    return ""
-
-
 def _show(
     arguments: argparse.Namespace, made: list[Any], left_out: list[Any], unlike: dict[str, Any]
 ) -> None:
@@ -232,7 +242,7 @@ def _show(
     from rich.table import Table
     from rich.text import Text
 
-    from ksm_analysis.analysis import comparison
+    from ksm_analysis.analysis import compared, comparison
 
     console = Console()
     shown = Table(box=box.SIMPLE_HEAD)
@@ -248,9 +258,9 @@ def _show(
         shown.add_row(*map(Text, [*cell, *by, f"{one.metric}\n{one.unit}", *_numbers(one)]))
     wanted = console.measure(shown, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, wanted)
-    console.print(f"A: {arguments.a}   B: {arguments.b}", highlight=False)
+    console.print("A: {}   B: {}".format(*_called(arguments)), highlight=False)
     console.print(shown)
-    console.print(_footer(arguments, made), highlight=False)
+    console.print(compared.allowed_for(made, arguments.smallest), highlight=False)
     for each in left_out:
         pairs = "1 pair" if each.pairs == 1 else f"{each.pairs} pairs"
         console.print(Text(f"{each.metric} is left out of {pairs}: {each.why}"))
@@ -273,32 +283,14 @@ def _varies(made: list[Any], factor: str) -> bool:
 
 def _numbers(one: "Comparison") -> list[str]:
     """Return the cells of a row: means and change with intervals, p after Holm, verdict."""
+    from ksm_analysis.analysis import compared
     from ksm_analysis.analysis.words import short
 
-    found = one.found
     sides = [
         f"{short(side)}\nn={side.runs}"
         + (f" of {len(cell.runs)}" if side.runs < len(cell.runs) else "")
-        for side, cell in ((found.a, one.a), (found.b, one.b))
+        for side, cell in ((one.found.a, one.a), (one.found.b, one.b))
     ]
-    if found.change is not None:
-        change = f"{found.change:+.1%}"
-        if found.low is not None and found.method != "constant":
-            change += f"\n{found.low:+.1%} to {found.high:+.1%}"
-    else:
-        change = f"{found.absolute:+,.4g}"
-        if found.absolute_low is not None and found.method != "constant":
-            change += f"\n{found.absolute_low:+,.4g} to {found.absolute_high:+,.4g}"
-    p = "" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001"
-    words = reason(one)
+    p, words = compared.p_value(one), compared.reason(one)
+    change = "\n".join(filter(None, compared.change(one)))
     return [*sides, change, p, one.verdict + (f"\n{words}" if words else "")]
-
-
-def _footer(arguments: argparse.Namespace, made: list[Any]) -> str:
-    tested = sum(one.p_holm is not None for one in made)
-    if not tested:
-        return "No verdict: 3 runs on each side are needed (`repetitions: 3` in the experiment)."
-    return (
-        f"p is adjusted for {tested} {'comparison' if tested == 1 else 'comparisons'} (Holm); "
-        f"95 % intervals are not. Less than {arguments.smallest:g} % does not matter."
-    )

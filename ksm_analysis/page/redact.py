@@ -1,7 +1,9 @@
 """Results without host names and command lines."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ksm_analysis.results.record import Planned
@@ -32,6 +34,26 @@ def redact(results: Results) -> Results:
         runs=tuple(_run(run, names) for run in results.runs),
         warnings=tuple(_words(warning, names) for warning in results.warnings),
     )
+
+
+def together(results: Sequence[Results]) -> list[Results]:
+    """Redact several results, so that a host or a command has the same number in all of them."""
+    every = redact(
+        replace(
+            results[0],
+            runs=tuple(run for each in results for run in each.runs),
+            warnings=tuple(text for each in results for text in each.warnings),
+        )
+    )
+    runs, warnings = iter(every.runs), iter(every.warnings)
+    return [
+        replace(
+            each,
+            runs=tuple(islice(runs, len(each.runs))),
+            warnings=tuple(islice(warnings, len(each.warnings))),
+        )
+        for each in results
+    ]
 
 
 def _commands(run: Run) -> list[str]:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001
 
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,18 @@ ANSWER = (  # of Setting: heading, unit
     ("seconds_to_90", "90 % after", "s"),
     ("seconds_to_95", "95 % after", "s"),
 )
+
+
+def of_text(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[int] = (0,)
+) -> dict[str, Any]:
+    """Make a table of rows that are text already; `text` are the columns that are no numbers."""
+    return {
+        "headings": [
+            {"title": head, "unit": "", "text": n in text} for n, head in enumerate(heads)
+        ],
+        "rows": [{"factors": {}, "cells": row} for row in rows],
+    }
 
 
 def of_settings(settings: list[Setting], best: list[Best]) -> dict[str, Any]:

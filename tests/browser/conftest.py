@@ -82,6 +82,15 @@ def _arrays(index, change):
 
 
 @pytest.fixture(scope="session")
+def plain_page_files(page_file, tmp_path_factory):
+    """Write the pages without scripts: of a comparison."""
+    directory, results = tmp_path_factory.mktemp("plain"), str(page_file.parent)
+    pages = [directory / "differences.html"]
+    assert main(["compare", results, results, "--by", "knobs", "--html", str(pages[0])]) == 0
+    return pages
+
+
+@pytest.fixture(scope="session")
 def long_page_file(tmp_path_factory):
     """Write a report of one long run of many guests."""
     directory = tmp_path_factory.mktemp("results") / "long"

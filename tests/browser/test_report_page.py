@@ -517,3 +517,18 @@ def test_the_page_shows_runs_without_guests_and_imported_logs(browser, other_pag
     command = page.locator("#summary td.text span").filter(has_text="--vm-option-29").bounding_box()
     assert command["width"] <= 400
     opened.context.close()
+
+
+def test_pages_without_scripts_fit_the_screen_and_can_be_read(browser, plain_page_files):
+    for file in plain_page_files:
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            context = browser.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=scheme
+            )
+            page = context.new_page()
+            page.goto(file.as_uri())
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            found = axe.Axe().run(page).response["violations"]
+
+            assert (file.name, wide, [each["id"] for each in found]) == (file.name, width, [])
+            context.close()

@@ -436,6 +436,65 @@ def test_wrong_arguments_are_refused(write, compare, capsys, arguments, words):
     assert words in err
 
 
+# --- as a page ------------------------------------------------------------------------------------
+
+
+def test_the_page_has_each_difference_with_its_interval(write, compare, tmp_path):
+    a, b = write("a", 1000, 1010, 990, kernel="6.1"), write("b", 1500, 1490, 1510, kernel="6.2")
+    write("b", 7, index=1, guests=9)
+    page = tmp_path / "page.html"
+    status, _, err = compare(a, b, "--metric", "pages_sharing", "--html", str(page))
+    text = page.read_text()
+    found = re.search(r'class="around" style="left: ([\d.]+)%; width: ([\d.]+)%"', text)
+    left, wide = map(float, found.groups())
+    (dot,) = map(float, re.findall(r'class="dot" style="left: ([\d.]+)%"', text))
+    (zero,) = map(float, re.findall(r'class="zero" style="left: ([\d.]+)%"', text))
+
+    assert status == 0
+    assert f"wrote {page}" in err
+    assert "pages_sharing is higher, by +50.0%" in text
+    assert zero < left < dot < left + wide <= 96
+    assert "only in " in text
+    assert ">6.1<" in text
+    assert ">6.2<" in text
+
+
+@pytest.mark.parametrize(
+    ("sharing", "words"),
+    [((1, 1), "No verdict: 3 runs on each side are needed."), ((1, 2, 3), "no difference shown")],
+)
+def test_the_page_says_no_more_than_the_runs(write, compare, tmp_path, sharing, words):
+    page = tmp_path / "page.html"
+    compare(write("a", *sharing), write("b", *sharing), "--html", str(page))
+
+    assert words in page.read_text()
+    assert '<li class="shown">' not in page.read_text()
+
+
+def test_a_redacted_comparison_has_no_name_of_a_host(write, compare, tmp_path):
+    a, b = (write(name, 1, 2, 3, host="db7.example") for name in "ab")
+    write("b", 1, index=1, host="db8.example")
+    page = tmp_path / "page.html"
+    _, text, err = compare(a, b, "--redact", "--html", str(page))
+
+    for said in (text, err, page.read_text()):
+        assert "example" not in said
+    assert "only in b: host host 2" in err
+    assert str(tmp_path) not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("", "empty"), ("missing/page.html", "no directory"), (".", "a directory")],
+)
+def test_a_page_that_cannot_be_written_is_refused_first(compare, tmp_path, file, words):
+    status, _, err = compare("nothing", "nothing", "--html", file and str(tmp_path / file))
+
+    assert status == 2
+    assert "--html" in err
+    assert words in err
+
+
 def test_no_results_are_refused(compare, tmp_path):
     status, _, err = compare(str(tmp_path), str(tmp_path))
 
