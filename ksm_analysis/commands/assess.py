@@ -201,7 +201,7 @@ def show(name: str, found: dict[str, Any]) -> None:
     from rich.text import Text
 
     from ksm_analysis.assess import words
-    from ksm_analysis.commands.doctor import printable
+    from ksm_analysis.doctor.words import printable
 
     console = Console(highlight=False)
 
@@ -235,7 +235,7 @@ def _table(console: "Console", heads: tuple[str, ...], rows: list[list[str]]) ->
     from rich.table import Table
     from rich.text import Text
 
-    from ksm_analysis.commands.doctor import printable
+    from ksm_analysis.doctor.words import printable
 
     table = Table(box=None, pad_edge=False)
     for n, head in enumerate(heads):

@@ -12,6 +12,7 @@ error     why the host could not be read, or null
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ksm_analysis.commands import add_html, check_output, write_page
 from ksm_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ examples:
   python -m ksm_analysis doctor --seconds 60                 longer, for a slow scan
   python -m ksm_analysis doctor --redact --collect host.json   to send to somebody
   python -m ksm_analysis doctor --facts host.json              what they do with it
+  python -m ksm_analysis doctor --html doctor.html           one page
   python -m ksm_analysis doctor --root copy --later copy2 --seconds 60
   python -m ksm_analysis doctor --json | jq '.hosts[].findings[] | {finding, what, fix}'
   python -m ksm_analysis doctor --json | jq '.hosts[].facts.domains[].memory.mergeable'
@@ -54,14 +56,6 @@ exit status:
 """
 MOST_SECONDS = 3600
 USUAL_SECONDS = 5.0
-TITLES = {
-    "danger": "endangers the host or its guests",
-    "blocks": "keeps pages from merging",
-    "limits": "merges less, or later",
-    "costs": "wastes memory or time",
-    "unseen": "not visible",
-    "note": "for information",
-}
 STYLES = {
     "danger": "bold red",
     "blocks": "bold red",
@@ -92,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--later", metavar="TREE", help="a later copy: the second reading of the counters")
     option("--collect", metavar="FILE", help="also write the facts of all hosts to a file")
+    add_html(parser)
     option("--redact", action="store_true", help="replace names of hosts, guests, processes, users")
     option("--json", action="store_true", help="for programs: all facts and findings")
 
@@ -117,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.doctor import diagnosis
 
+    check_output("--html", arguments.html)
     given, errors = _given(arguments)
     if errors is None:
         return 130
@@ -128,6 +124,10 @@ def _run(arguments: argparse.Namespace) -> int:
     hosts = {
         name: (facts, diagnosis.findings(facts) if facts else []) for name, facts in asked.items()
     }
+    if arguments.html and any(facts for facts, _ in hosts.values()):
+        from ksm_analysis.doctor import page
+
+        write_page(page.page(hosts, errors), arguments.html)
     (_print_json if arguments.json else _show)(hosts, errors)
     if errors:
         return 2
@@ -200,6 +200,7 @@ def _collect(file: str, asked: dict[str, Any]) -> None:
     from pathlib import Path
 
     from ksm_analysis.doctor import bundle
+    from ksm_analysis.doctor.words import count
 
     known = sum(facts is not None for facts in asked.values())
     if not known:
@@ -239,6 +240,7 @@ def _show(hosts: dict[str, Any], errors: dict[str, Any]) -> None:
 
     from ksm_analysis.doctor import diagnosis
     from ksm_analysis.doctor.finding import SEVERITIES
+    from ksm_analysis.doctor.words import count, healthy, looked_at, printable
 
     console = Console(highlight=False)
     for name, (facts, found) in hosts.items():
@@ -260,11 +262,10 @@ def _show_severity(console: "Console", severity: str, found: list[Any]) -> None:
     """Print the findings of a severity. Domains with the same finding share its reason and fix."""
     from rich.text import Text
 
+    from ksm_analysis.doctor.words import TITLES, alike, evidence, place
+
     style = STYLES.get(severity, "")
-    alike: dict[tuple[Any, ...], list[Any]] = {}
-    for each in found:
-        alike.setdefault((each.finding, each.why), []).append(each)
-    for same in alike.values():
+    for same in alike(found):
         console.print()
         console.print(Text(TITLES[severity], style=style), Text(f"({same[0].finding})"), sep=" ")
         for each in same:
@@ -280,71 +281,10 @@ def _row(heading: str, text: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    from ksm_analysis.doctor.words import printable
+
     row = Table.grid(padding=(0, 2))
     row.add_column(width=8, justify="right", style="dim")
     row.add_column(overflow="fold")
     row.add_row(Text(heading), Text(printable(text)))
     return row
-
-
-def printable(text: str) -> str:
-    """Return a text without control characters, which a name or a file may contain."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else f"\\x{ord(each):02x}" for each in text
-    )
-
-
-def looked_at(facts: dict[str, Any]) -> str:
-    """Describe what was read, and how."""
-    from ksm_analysis.doctor.facts import seconds_between
-
-    domains, others = facts["domains"], facts["processes"]
-    way = "libvirt and /proc" if facts["domains_from"] == "libvirt" else "/proc"
-    why = f"; libvirt: {facts['libvirt']}" if facts["libvirt"] else ""
-    kinds = sorted({each["vmm"] for each in domains})
-    of = f" of {', '.join(kinds)}" if kinds and kinds != ["qemu"] else ""
-    seconds = seconds_between(facts)
-    times = f"read twice, {seconds:.0f} s apart" if seconds else "read once, so no rate is known"
-    return printable(
-        f"Linux {facts['host']['kernel']}; {count(len(domains), 'domain')}{of} (by {way}{why}), "
-        f"{count(len(others), 'other process', 'es')} with mergeable memory; {times}"
-    )
-
-
-def healthy(facts: dict[str, Any]) -> str:
-    """Describe why nothing is wrong."""
-    from ksm_analysis.doctor import facts as read
-    from ksm_analysis.doctor.finding import hours, mib
-
-    counters = read.ksm(facts)
-    if not {"run", "pages_sharing", "full_scans"} <= counters.keys():
-        return "Another implementation merges here."
-    size = mib(read.mergeable(facts, "anonymous"))
-    runs = "ksmd runs" if counters["run"] == 1 else "ksmd is stopped"
-    return (
-        f"{runs}; {size} are mergeable and present; a full scan of them takes "
-        f"{hours(read.scan_seconds(facts))}; "
-        f"pages_sharing={counters['pages_sharing']:,}, full_scans={counters['full_scans']:,}."
-    )
-
-
-def count(number: int, noun: str, plural: str = "s") -> str:
-    """Format a number and its noun."""
-    return f"{number} {noun}{'' if number == 1 else plural}"
-
-
-def place(where: dict[str, Any]) -> str:
-    """Return the place of a finding."""
-    return (
-        "host" if where["kind"] == "host" else f"{where['kind']} {where['name']} ({where['pid']})"
-    )
-
-
-def evidence(values: dict[str, Any]) -> str:
-    """Format names and values as the kernel does."""
-    import json
-
-    return " ".join(
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in values.items()
-    )

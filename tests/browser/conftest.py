@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from made_up_runs import MONOTONIC, Writer, run_record, sample_lines
 from test_original_logs import head, interval, text
+from trees import Tree, guest
 
 from ksm_analysis.__main__ import main
 from ksm_analysis.page import render
@@ -83,10 +84,13 @@ def _arrays(index, change):
 
 @pytest.fixture(scope="session")
 def plain_page_files(page_file, tmp_path_factory):
-    """Write the pages without scripts: of a comparison."""
+    """Write the pages without scripts: of a comparison, and of a diagnosis."""
     directory, results = tmp_path_factory.mktemp("plain"), str(page_file.parent)
-    pages = [directory / "differences.html"]
+    pages = [directory / "differences.html", directory / "doctor.html"]
     assert main(["compare", results, results, "--by", "knobs", "--html", str(pages[0])]) == 0
+    tree = Tree(directory / "machine", run=0)
+    guest(tree, name=EVIL)
+    assert main(["doctor", "--root", str(tree.root), "--html", str(pages[1])]) == 1
     return pages
 
 

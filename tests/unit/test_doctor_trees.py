@@ -894,3 +894,53 @@ def test_the_program_for_hosts_is_valid_for_each_python(version):
     text = (launch.ROOT / "roles/doctor/files/ksm_facts.py").read_text()
     ast.parse(text, feature_version=tuple(map(int, version.split("."))))
     assert "from __future__" not in text, "annotations came with 3.7"
+
+
+# --- as a page ------------------------------------------------------------------------------------
+
+
+def test_the_page_has_findings_with_fixes_and_what_memory_could_merge(tree, tmp_path, capsys):
+    tree.ksm(run=0)
+    guest(tree, 500, "web", 1024, fields={"KSM": 256 * 1024}, stat={"ksm_merging_pages": 1})
+    tree.process(501, "/usr/bin/qemu-system-x86_64 -name guest=db -m 512", mapping(512, SHARED))
+    page = tmp_path / "doctor.html"
+    status = main(["doctor", "--root", str(tree.root), "--html", str(page)])
+    text = page.read_text()
+    web = text[text.index("guest web (500)") :]
+
+    assert status == 1
+    assert f"wrote {page}" in capsys.readouterr().err
+    assert "2 findings. The worst: host: ksmd is stopped: run=0." in text
+    assert "echo 1 &gt; /sys/kernel/mm/ksm/run" in text
+    assert re.findall(r"width: ([\d.]+)%", web)[:3] == ["25.00", "75.00", "0.00"]
+    assert "256 MiB merged, 768 MiB not merged<" in web
+    assert "512 MiB not offered<" in text
+    assert text.index("ksmd is stopped") < text.index("(MAP_SHARED)")
+
+
+def test_a_page_of_several_hosts_says_which_is_worst(tree, tmp_path, capsys):
+    guest(tree)
+    bundle = tmp_path / "facts.json"
+    assert main(["doctor", "--root", str(tree.root), "--collect", str(bundle)]) in (0, 1)
+    hosts = json.loads(bundle.read_text())
+    (facts,) = hosts["hosts"].values()
+    ill = json.loads(json.dumps(facts))
+    for reading in ill["readings"]:
+        reading["ksm"]["run"] = 0
+    ill["domains"][0]["name"] = "<script>\x1b"
+    hosts["hosts"] = {"good": facts, "ill": ill, "damaged": {"format": 2}}
+    bundle.write_text(json.dumps(hosts))
+    page = tmp_path / "doctor.html"
+    status = main(["doctor", "--facts", str(bundle), "--html", str(page)])
+    text = page.read_text()
+
+    assert status == 2
+    assert "the worst, on ill: host: ksmd is stopped: run=0. 1 host could not be read." in text
+    assert "damaged: cannot be read: no facts" in text
+    assert "<script>" not in text
+    assert "&lt;script&gt;\\x1b" in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_a_host_is_asked(capsys):
+    assert main(["doctor", "--html", "/missing/page.html"]) == 2
+    assert capsys.readouterr().err == "--html /missing/page.html: there is no directory /missing\n"
