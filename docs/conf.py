@@ -28,7 +28,6 @@ include_patterns = [f"{place}*.md" for place in ("", "docs/", "docs/tutorial/", 
 exclude_patterns = [".*", "build", "collections", "results", "tests"]
 extensions = ["myst_parser"]
 myst_heading_anchors = 4  # with the names that Git hosts give them
-highlight_language = "bash"
 
 html_theme = "furo"
 html_copy_source = html_show_copyright = html_show_sphinx = False

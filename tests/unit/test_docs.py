@@ -1,9 +1,12 @@
 """Paths and commands in the documents exist. `make site` checks their links."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from ksm_analysis.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -39,3 +42,15 @@ def test_make_targets_in_the_documents_exist():
     for document in DOCUMENTS:
         named = set(re.findall(r"(?:`|^    )make ([\w-]+)", document.read_text(), re.MULTILINE))
         assert named <= targets, name(document)
+
+
+def commands(document):
+    """Return the arguments of commands in a document, one list for each line of code."""
+    lines = re.findall(r"^    python -m ksm_analysis ([a-z].*)", document.read_text(), re.MULTILINE)
+    return [shlex.split(re.split(r"[|>&]", line)[0], comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_commands_in_the_documents_are_understood(document):
+    for arguments in commands(document):
+        parser(arguments[0]).parse_args(arguments)
