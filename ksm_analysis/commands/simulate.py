@@ -21,7 +21,8 @@ to each page. docs/simulator.md says how it is compared with the real one, and w
 Only memory whose contents are known can be simulated:
   population  up to 1,000 guests drawn from a trace, on up to 1,000 hosts
   processes   service: memory, with contents, arrivals and lifetimes
-  workloads   arrays, memory without huge pages, or idle beside such processes
+  workloads   arrays, memory, or idle beside such processes
+  thp         enabled: madvise or never
   knobs       run, pages_to_scan, sleep_millisecs, smart_scan, use_zero_pages, max_page_sharing,
               stable_node_chains_prune_millisecs
   policies    none; advisor, ksmtuned, proxmox, kata, kubevirt and governor, which decide as the

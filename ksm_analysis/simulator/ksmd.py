@@ -29,9 +29,11 @@ GONE = -2  # instead of a page of the unstable tree
 NONE, CHAIN = -1, -2  # instead of a frame: there is none; there are several, in chain CHAIN - value
 
 # What ksmd knows of a page: it has an rmap_item, which is in the unstable tree, or in the stable
-# tree; the page is mapped to a merged frame, or to the zero page; it is not in memory.
-ITEM, UNSTABLE, STABLE, MERGED, ZEROED, ABSENT = (np.uint8(2**bit) for bit in range(6))
-TREES, NOT_ANONYMOUS = UNSTABLE | STABLE, ZEROED | ABSENT
+# tree; the page is mapped to a merged frame, or to the zero page; it is not in memory; it is part
+# of a huge page; it was one of zeros when its huge page was split, which no counter of KSM has.
+ITEM, UNSTABLE, STABLE, MERGED, ZEROED, ABSENT, HUGE, EMPTIED = (np.uint8(2**n) for n in range(8))
+TREES, NOT_ANONYMOUS = UNSTABLE | STABLE, ZEROED | ABSENT | EMPTIED
+HUGE_PAGE = 512  # pages
 
 SKIPS = np.array([1] * 4 + [2] * 2 + [4] * 3 + [8] * 247, dtype=np.uint8)  # by age
 YOUNG, OLDEST = 3, 255  # scans: no page is skipped that is younger; an age is a byte
@@ -83,11 +85,15 @@ frame that is new, and how many were put into the unstable tree."""
 
 @dataclass(eq=False)
 class Process:
-    """A process with mergeable memory: `size` pages from `start` on, of all pages of the host."""
+    """A process with mergeable memory: `size` pages from `start` on, of all pages of the host.
+
+    `huge` is whether they were in huge pages when it came.
+    """
 
     name: str
     start: int
     size: int
+    huge: bool = False
     ended: bool = False
 
     @property
@@ -137,6 +143,7 @@ class Ksmd:
     sharing: int = 0
     unshared: int = 0
     zero_pages: int = 0
+    emptied: int = 0  # pages of zeros that splits of huge pages have freed
     items: int = 0
     chains: dict[int, Chain] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)  # in the order of the scan
@@ -177,12 +184,17 @@ class Ksmd:
 
     # --- memory -----------------------------------------------------------------------------------
 
-    def arrive(self, contents: npt.ArrayLike, name: str = "") -> Process:
-        """Add a process; between two scans at the end, else just before the cursor."""
+    def arrive(self, contents: npt.ArrayLike, name: str = "", huge: bool = False) -> Process:
+        """Add a process; between two scans at the end, else just before the cursor.
+
+        `huge`: all its pages are in huge pages, but for those that are left over.
+        """
         found = self._known(contents)
-        process = Process(name, self._place(len(found)), len(found))
+        process = Process(name, self._place(len(found)), len(found), huge)
         at, absent = process.pages, found == NEVER
         self.content[at], self.flags[at] = found, np.where(absent, ABSENT, np.uint8(0))
+        if huge:
+            self.flags[at][: len(found) // HUGE_PAGE * HUGE_PAGE] |= HUGE
         self.pages += len(found) - int(np.count_nonzero(absent))
         if self.cursor < 0:
             self.processes.append(process)
@@ -228,9 +240,10 @@ class Ksmd:
     def _unmap(self, at: Places) -> None:
         flags = self.flags[at]
         self.zero_pages -= int(np.count_nonzero(flags & ZEROED))
+        self.emptied -= int(np.count_nonzero(flags & EMPTIED))
         frames = self.frame[at[(flags & MERGED) != 0]]
         np.subtract.at(self.mapped, frames, 1)
-        self.flags[at] = flags & ~(MERGED | ZEROED | ABSENT)
+        self.flags[at] = flags & ~(MERGED | ZEROED | ABSENT | EMPTIED)
         self._reopen(self.frame_content[frames])
 
     def _reopen(self, contents: Ints | int) -> None:
@@ -314,20 +327,24 @@ class Ksmd:
     def freed(self) -> int:
         """Frames that are really saved: a page that was written to saves none, also before a scan.
 
-        `saved` has it until ksmd comes by.
+        `saved` has it until ksmd comes by, and has nothing of what splits of huge pages free.
         """
         mapped = self.mapped[: self.frames]
-        return int(mapped.sum() - np.count_nonzero(mapped)) + self.zero_pages
+        saved = int(mapped.sum() - np.count_nonzero(mapped))
+        return saved + self.zero_pages + self.emptied
 
     def limit(self) -> int:
         """Return how many pages could be saved now, with these knobs."""
-        every = [self.content[each.pages] for each in self.processes if not each.ended]
-        found = np.concatenate(every) if every else np.empty(0, np.int32)
+        there = [each.pages for each in self.processes if not each.ended]
+        found = np.concatenate([np.empty(0, np.int32), *(self.content[each] for each in there)])
+        flags = np.concatenate([np.empty(0, np.uint8), *(self.flags[each] for each in there)])
+        split = (found == ZERO) & ((flags & (HUGE | EMPTIED)) != 0)
+        found = found[~split]
         contents, numbers = np.unique(found[found != NEVER], return_counts=True)
         frames = -(-numbers // self.knobs["max_page_sharing"])
         if self.knobs["use_zero_pages"]:
             frames[contents == ZERO] = 0
-        return int((numbers - frames).sum())
+        return int((numbers - frames).sum() + np.count_nonzero(split))
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -458,6 +475,8 @@ class Ksmd:
         """Visit pages from the cursor on; return how many, and the CPU seconds."""
         low = process.start + self.page
         size = min(process.size - self.page, CHUNK, max(1024, 2 * budget))
+        if process.huge:
+            size = min(size, HUGE_PAGE - self.page % HUGE_PAGE)
         flags = self.flags[low : low + size]
         present = (flags & NOT_ANONYMOUS) == 0
         others = present & ((flags & MERGED) == 0)
@@ -486,19 +505,58 @@ class Ksmd:
         same = self.checksum[looked] == self.content[looked]
         changed = looked[~same]
         self.checksum[changed] = self.content[changed]
-        rest = self._zeroed(looked[same])
-        frame = self.frames
-        alone = self._resolve(rest, gone)
+        frame, rest, alone, passed = self.frames, looked[same], 0, 0
+        if process.huge and len(rest) and self.flags[rest[0]] & HUGE:
+            first = low - (low - process.start) % HUGE_PAGE
+            alone, passed, rest = self._in_huge_page(first, rest)
+        alone += self._resolve(self._zeroed(rest), gone)
         if self.watch:
             self.watch(changed, rest, frame, alone)
-        merging = np.count_nonzero(same) - alone
+        merging = np.count_nonzero(same) - alone - passed
+        self.scanned -= passed
         seconds += (
             len(changed) * self.costs.changed
             + (len(visits) - len(looked)) * self.costs.merged
             + alone * self.costs.alone
             + merging * self.costs.merging
         )
-        return len(visits), float(seconds)
+        return len(visits) - passed, float(seconds)
+
+    def _in_huge_page(self, first: int, pages: Places) -> tuple[int, int, Places]:
+        """Look for equals of pages of a huge page, up to the one at which it is split.
+
+        ksmd splits it as soon as it may merge one of its pages. Returns how many pages were put
+        into the unstable tree, how many of zeros it then no longer meets, and those that are left.
+        """
+        contents = self.content[pages]
+        zeros, shared = contents == ZERO, np.flatnonzero(contents >= 0)
+        found = np.zeros(len(pages), bool)
+        found[shared] = self.stable[contents[shared]] != NONE
+        found[shared] |= self._waiting(contents[shared]) >= 0
+        again = np.ones(len(shared), bool)
+        again[np.unique(contents[shared], return_index=True)[1]] = False
+        found[shared] |= again
+        # a search that meets a page of zeros that was freed gives up
+        blind = self.unstable[ZERO] != NONE and self._waiting(np.array([ZERO]))[0] == NONE
+        found[zeros] &= not blind
+        if self.knobs["use_zero_pages"]:
+            found |= zeros
+        split = int(np.argmax(found)) if found.any() else len(pages)
+        before = pages[:split][~zeros[:split]] if blind else pages[:split]
+        alone = self._resolve(before, pages[:0]) + split - len(before)
+        if split == len(pages):
+            return alone, 0, pages[:0]
+        self._split(first)
+        left, met = pages[split:], int(zeros[split])
+        stays = (self.flags[left] & EMPTIED) == 0
+        return alone + met, int(np.count_nonzero(~stays)) - met, left[stays]
+
+    def _split(self, first: int) -> None:
+        """Split a huge page: since Linux 6.12, its pages of zeros are mapped to the zero page."""
+        at = slice(first, first + HUGE_PAGE)
+        zeros = self.content[at] == ZERO
+        self.flags[at] = self.flags[at] & ~HUGE | np.where(zeros, EMPTIED, np.uint8(0))
+        self.emptied += int(np.count_nonzero(zeros))
 
     def _keep_items(self, low: int, flags: Bytes, present: npt.NDArray[np.bool_]) -> None:
         """Forget pages that are the zero page now, and get to know new ones."""
@@ -615,6 +673,7 @@ class Ksmd:
         found = self.unstable[contents].copy()
         there = found >= 0
         there[there] &= self.content[found[there]] == contents[there]
+        there[there] &= (self.flags[found[there]] & EMPTIED) == 0
         found[~there] = NONE
         return found
 
@@ -637,7 +696,19 @@ class Ksmd:
                 self.waiting_tree.erase(page)
         self.flags[pages] &= ~UNSTABLE
         self.unshared -= len(pages)
+        for page in pages[(self.flags[pages] & HUGE) != 0].tolist():
+            if self.flags[page] & HUGE:  # or it was split for another one
+                self._split(self._huge_page_of(page))
         self._map(pages, frames)
+
+    def _huge_page_of(self, page: int) -> int:
+        """Return the first page of the huge page that a page is in."""
+        start = next(
+            each.start
+            for each in self.processes
+            if each.huge and each.start <= page < each.start + each.size
+        )
+        return page - (page - start) % HUGE_PAGE
 
     def _map(self, pages: npt.NDArray[Any], frames: npt.NDArray[Any] | int) -> None:
         """Let pages be mapped to frames, one for each page or one for all."""
@@ -891,7 +962,7 @@ class Ksmd:
         for process in [each for each in self.processes if each.ended]:
             self.processes.remove(process)
             self._release(process)
-        self.flags &= ABSENT
+        self.flags &= ABSENT | HUGE | EMPTIED
         self.length.fill(0)
         self.mapped.fill(0)
         self.frame_content.fill(NONE)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Ksmd, Places, Process
+from ksm_analysis.simulator.ksmd import HUGE_PAGE, NEVER, ZERO, Ints, Ksmd, Places, Process
 from ksm_analysis.simulator.programs import ARRAYS, CONTENTS, MEMORY, program
 
 PAGE = 4096
@@ -26,12 +26,13 @@ class World:
     """A simulated host: ksmd, its processes by name, and what happened, by the file for it.
 
     `alone` is the last content that only one page has; each new one is below it. `memory` is
-    that of the host, in MiB.
+    that of the host, in MiB. `thp` is whether memory that asks for huge pages gets them.
     """
 
     ksmd: Ksmd
     seed: int = 0
     memory: int = HOST
+    thp: bool = True
     there: dict[str, Process] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -61,9 +62,9 @@ class World:
             self.kind = np.array(program(CONTENTS).kinds(asked))
         return self.kind
 
-    def come(self, name: str, contents: Ints) -> Process:
-        """Start a process."""
-        self.there[name] = self.ksmd.arrive(contents, name)
+    def come(self, name: str, contents: Ints, huge: bool = False) -> Process:
+        """Start a process, which may be in huge pages."""
+        self.there[name] = self.ksmd.arrive(contents, name, huge)
         return self.there[name]
 
     def go(self, name: str) -> None:
@@ -96,7 +97,7 @@ def _copy(world: World, options: dict[str, Any], copy: int, name: str) -> Actor:
     asked = {"data_mib": options["data_mib"], **options["contents"]}
     resting = _resting(world, world.kinds(asked), contents)
     held = resting if options["merge"] != "none" else resting[:0]
-    process = world.come(name, held)
+    process = world.come(name, held, asked["huge_pages"] and world.thp)
     world.tell("processes", "process arrived", process=name)
     world.tell("processes", "process ready", process=name, pid=copy, merge_any=None)
     leaves = came + stays if options["lifetimes"] else float("inf")
@@ -165,10 +166,12 @@ def _memory(world: World, options: dict[str, Any]) -> Actor:
     contents = np.where(kinds == "z", ZERO, 1).astype(np.int32)
     alone = np.flatnonzero(kinds == "u")
     contents[alone] = world.unique(len(alone))
-    world.come("memory", contents)
+    huge = options["huge_pages"] and world.thp
+    world.come("memory", contents, huge)
     counts = {f"{kind}_pages": int((kinds == kind[0]).sum()) for kind in ("zero", "equal")}
     counts["unique_pages"] = len(alone)
-    world.tell("memory", "memory written", pages=pages, **counts, huge_kib=0)
+    kib = pages // HUGE_PAGE * HUGE_PAGE * PAGE // 1024 if huge else 0
+    world.tell("memory", "memory written", pages=pages, **counts, huge_kib=kib)
     yield from ()
 
 

@@ -150,7 +150,7 @@ def seen(world: World, core: Any) -> Any:
     ksmd = world.ksmd
     return core.Seen(
         seconds=ksmd.clock,
-        candidates=ksmd.pages - ksmd.zero_pages,
+        candidates=ksmd.pages - ksmd.zero_pages - ksmd.emptied,
         broken=ksmd.broken,
         saved=ksmd.saved,
         volatile=ksmd.volatile,

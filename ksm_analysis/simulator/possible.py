@@ -19,6 +19,7 @@ POLICIES = (
     " knobs with echo; see --policies"
 )
 SAME = {"merge_across_nodes": "1", "advisor_mode": "none"}  # what the simulated kernel has
+THP = (("enabled", "madvise"), ("enabled", "never"))
 BYTES = 40  # of memory for each page: arrays, and what is temporary
 WORTH = 4  # runs that a process of their own is worth: it takes a second to start
 
@@ -93,9 +94,6 @@ def _problems(run: dict[str, Any]) -> Iterator[str]:
         yield from _of_population(options["population"])
     if "processes" in options:
         yield from _of_processes(options["processes"])
-    for key, of in (("memory", options), ("contents", options.get("processes", {}))):
-        if of.get(key, {}).get("huge_pages"):
-            yield _no(f"{key}.huge_pages", "huge pages are not simulated", "false")
     if options["sampler"]["steady"]:
         yield _no("stop", "the length of a run must be known", "no such key")
     yield from _of_host(run)
@@ -129,9 +127,11 @@ def _of_processes(options: dict[str, Any]) -> Iterator[str]:
 
 def _of_host(run: dict[str, Any]) -> Iterator[str]:
     """Yield what is asked of the host, and the simulated one does not have."""
-    for key in ("thp", "swap"):
-        if run.get(key) not in (None, {}):
-            yield _no(key, "the simulated host has neither huge pages nor swap", "no such key")
+    if run.get("swap") not in (None, {}):
+        yield _no("swap", "the simulated host has none", "no such key")
+    for name, value in run["thp"].items():
+        if (name, value) not in THP:
+            yield _no(f"thp.{name}", f"{value} is not simulated", "enabled: madvise, or never")
     for name, value in {**run["knobs_if_present"], **run["knobs"]}.items():
         if name in KNOBS:
             if not accepted(name, value):

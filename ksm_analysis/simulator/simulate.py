@@ -121,7 +121,7 @@ def _write(directory: Path, name: str, files: Files) -> Path:
 
 def simulate(run: dict[str, Any], experiment: str, memory: int, started: float) -> Files:
     """Simulate a run that begins at a time; return the files of its directory."""
-    world = World(Ksmd(), SEEDS * (run["factors"]["repetition"] - 1), memory)
+    world = _world(run, memory)
     knobs = _knobs(run)
     files = {"samples.jsonl": _lines(_sampled(world, run, knobs, started), (",", ":"))}
     for name, events in world.told.items():
@@ -155,6 +155,12 @@ def simulate(run: dict[str, Any], experiment: str, memory: int, started: float) 
         },
     }
     return {**files, "run.json": json.dumps(record, indent=2)}
+
+
+def _world(run: dict[str, Any], memory: int) -> World:
+    """Return the host of a run, whose memory is so many MiB, before anything has started."""
+    seed = SEEDS * (run["factors"]["repetition"] - 1)
+    return World(Ksmd(), seed, memory, run["thp"].get("enabled") != "never")
 
 
 def _lines(of: Iterable[dict[str, Any]], separators: tuple[str, str] | None = None) -> str:
