@@ -19,11 +19,11 @@ from ksm_analysis.errors import InputError
 from ksm_analysis.results import traces
 from ksm_analysis.results.traces import Trace
 from ksm_analysis.simulator.hashing import Hashing
-from ksm_analysis.simulator.ksmd import NEVER, ZERO, Ints, Places, Process
+from ksm_analysis.simulator.ksmd import ABSENT, NEVER, ZERO, Ints, Places, Process
 from ksm_analysis.simulator.memory import Actor, World
 
 STEP = 0.1  # seconds between writes
-FRESH = 10  # contents of a page that churn writes to, in turn: smart_scan skips up to 8 scans
+FRESH = 10  # contents of a page that is written again and again: smart_scan skips up to 8 scans
 WORKER = re.compile(r"-w\d+$")
 
 
@@ -57,6 +57,23 @@ class Traced:
     def size(self) -> int:
         """Number of its pages."""
         return sum(each.shape[1] for each in self.pages)
+
+    @cached_property
+    def restless(self) -> list[Places]:
+        """Which pages of each process had another content at each of three moments or more."""
+        return [
+            np.flatnonzero((np.diff(pages, axis=0) != 0).all(axis=0) & (len(pages) > 2))
+            for pages in self.pages
+        ]
+
+    @cached_property
+    def calm(self) -> list[Ints]:
+        """The same as `pages`, but for the contents of those that are restless: one each."""
+        found = [pages.copy() for pages in self.pages]
+        for pages, at in zip(found, self.restless, strict=True):
+            some = pages[:, at]
+            pages[:, at] = np.where(some == NEVER, NEVER, some.max(axis=0, initial=NEVER))
+        return found
 
     @cached_property
     def contents(self) -> tuple[Ints, Ints]:
@@ -161,7 +178,10 @@ def size_of(options: dict[str, Any]) -> tuple[int, int]:
     if "hosts" in options:
         chosen = [max(traced, key=lambda guest: guest.size)] * options["guests"]
     pages = sum(each.size for each in chosen)
-    fresh = FRESH * pages if options["churn_percent"] else 0
+    written = pages
+    if options["churn_percent"] is None:
+        written = sum(len(at) for each in chosen for at in each.restless)
+    fresh = FRESH * written if options["churn_percent"] != 0 else 0
     return pages, fresh + sum(len(each.contents[0]) for each in chosen)
 
 
@@ -177,11 +197,13 @@ class Population:
         self.alone: list[tuple[int, Ints]] = []  # first number of a draw, and its contents
         self.known = len(self.shared)
         self.processes: list[tuple[Process, Ints, Ints]] = []
+        self.restless: list[Places] = []
         for each in drawn(options["guests"], len(guests), world.seed, "hosts" in options):
             numbers = self._numbers(guests[each])
-            for pages in guests[each].pages:
-                held = pages if churn is None else pages[-1:]
+            pages = guests[each].calm if churn is None else [p[-1:] for p in guests[each].pages]
+            for held in pages:
                 self._arrive(held, numbers)
+            self.restless += guests[each].restless
         self.first = np.array([first for first, _ in reversed(self.alone)])
         self.every = np.concatenate(self.many)
         self.random = np.random.default_rng(world.seed)
@@ -193,6 +215,8 @@ class Population:
             self.rest = [_of(numbers, pages[0]) for _, pages, numbers in self.processes]
             self.passing = [np.zeros(len(each), bool) for each in self.rest]
             self.fresh = [self._fresh(FRESH * len(each)) for each in self.rest]
+        if churn is None:
+            self.fresh = [self._fresh(FRESH * len(each)) for each in self.restless]
 
     def _numbers(self, guest: Traced) -> Ints:
         """Return a number for each content of the trace, of a guest that is drawn now."""
@@ -235,8 +259,19 @@ class Population:
         """Act between two full scans."""
         if self.hashing:
             self.world.told.setdefault("population", []).extend(self.hashing.scanned())
-        if self.options["churn_percent"]:
+        if self.options["churn_percent"] is None:
+            self._rewrite()
+        elif self.options["churn_percent"]:
             self._churn()
+
+    def _rewrite(self) -> None:
+        """Write to pages that do not rest, so that ksmd finds something else at its next visit."""
+        ksmd = self.world.ksmd
+        for (process, _, _), at, first in zip(
+            self.processes, self.restless, self.fresh, strict=True
+        ):
+            there = np.flatnonzero((ksmd.flags[process.start + at] & ABSENT) == 0)
+            ksmd.write(process, at[there], first + FRESH * there + ksmd.full_scans % FRESH)
 
     def _churn(self) -> None:
         """Write to pages at random between two scans, and restore those of the last time."""
