@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -63,9 +64,9 @@ class Asked:
 
 
 class Campaign:
-    """One launch. `view` is called with the Progress that it shows."""
+    """One launch. `view` makes a view of the Progress that it shows."""
 
-    def __init__(self, asked: Asked, view: type[View]):
+    def __init__(self, asked: Asked, view: Callable[[Progress], View]):
         self._asked = asked
         self._log = Log(asked.results / f"{asked.plan['experiment']}.log")
         self._progress = Progress(asked.plan, asked.hosts, time.monotonic())

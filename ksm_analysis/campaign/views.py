@@ -184,6 +184,8 @@ def sentence(notice: dict[str, Any]) -> str:
     if event == "run ended":
         reason = f": {notice['reason']}" if notice["reason"] else ""
         return f"{notice['run']} {notice['status']}{reason}"
+    if event == "serving":
+        return f"live page: {notice['url']}"
     if event == "report":
         return f"page: {notice['path']}"
     return str(notice["phase"] if event == "phase" else notice.get("text", ""))

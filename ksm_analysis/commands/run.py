@@ -6,6 +6,7 @@ epoch). Events of a host have `host`, and events of a run have `run`, its id:
 plan         `plan` (docs/data.md), `hosts` (names), `results` (directory of the experiment)
 run started  `index` and `of` (among the runs of the host), `factors`, `seconds` (estimate for the
              run), `left` (estimate for all remaining runs)
+serving      `url` of the live page, with --serve
 phase        `phase`, as text; `run` is null outside of a run
 sampling     `seconds` of `of` are sampled; the counters of the kernel, in its units, and
              `page_size` in bytes
@@ -36,6 +37,11 @@ Ctrl-C (or SIGTERM) ends the current run and restores the hosts; the image is ke
 ends without restoring the hosts and prints the command that restores them. If this program is
 killed, Ansible ends too. The next experiment, or playbooks/teardown.yml, then restores the hosts.
 
+--serve shows the runs as they go on a page, at an address of this machine that is printed once: the
+savings of the current run, what remains, and the figures of runs that have ended. When all is done,
+the page is the report. On a terminal it then stays until Ctrl-C; otherwise, as in CI, it ends with
+the experiment. From elsewhere: ssh -L 8000:127.0.0.1:8000 HOST, with --serve 8000.
+
 --resume does only the runs that are missing or failed in DIR/<experiment>, and keeps complete runs.
 Without it, all runs are done, and earlier results are moved aside, never deleted.
 """
@@ -47,6 +53,7 @@ examples:
   python -m ksm_analysis run experiments/original-1.yml --interval 2
   python -m ksm_analysis run experiments/quick.yml --inventory inventory/mine.yml --limit lab
   python -m ksm_analysis run experiments/quick.yml -e guests_batch=2
+  python -m ksm_analysis run experiments/quick.yml --serve          as a page, live
   python -m ksm_analysis run experiments/quick.yml --json | jq -r 'select(.event=="run ended").run'
 
 exit status:
@@ -56,7 +63,7 @@ exit status:
   130  interrupted
 
 events of --json, one object per line, each with `event` and `time`:
-  plan, run started, phase, sampling, run ended, message, report, end
+  plan, serving, run started, phase, sampling, run ended, message, report, end
 """
 # These variables have their own options, or are derived from them.
 TAKEN = {
@@ -83,6 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--dry-run", action="store_true", help="show the plan and start nothing")
     option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
     option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
+    option(
+        "--serve",
+        metavar="PORT",
+        nargs="?",
+        const=0,
+        type=_port,
+        help="show the runs as they go on a page at 127.0.0.1 (default: any free port)",
+    )
     option("--json", action="store_true", help="for programs: events, one JSON object per line")
     option(
         "-e",
@@ -92,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="variables for Ansible: NAME=VALUE, JSON or @FILE; may be repeated",
     )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 <= int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text} is not a port from 0 to 65535; FILE comes first")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -113,7 +134,24 @@ def _run(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments, everything, planned, view.report_seconds)
     if arguments.dry_run:
         return _dry_run(asked, arguments)
+    if arguments.serve is not None:
+        return _served(asked, view, arguments)
     return Campaign(asked, view).run()
+
+
+def _served(asked: "Asked", view: "type[View]", arguments: argparse.Namespace) -> int:
+    """Run the experiment beside its live page, which stays on a terminal until Ctrl-C."""
+    import sys
+
+    from ksm_analysis.campaign.campaign import INTERRUPTED, Campaign
+    from ksm_analysis.live.serving import Served, Serving
+
+    with Serving(asked.directory, arguments.serve) as serving:
+        code = Campaign(asked, lambda progress: Served(view(progress), progress, serving)).run()
+        if code != INTERRUPTED and sys.stdout.isatty() and not arguments.json:
+            print(f"the page stays at {serving.url} until Ctrl-C")
+            serving.stay()
+    return code
 
 
 def _asked(

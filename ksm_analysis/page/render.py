@@ -28,8 +28,12 @@ def write_text(text: str, path: Path) -> None:
 
 def page(results: Results) -> str:
     """Return the page as text."""
-    data = {**data_of(results), "javascript": source("report.js"), "plotly": get_plotlyjs()}
-    return render("report.html.j2", data)
+    return render("report.html.j2", data_with_scripts(results))
+
+
+def data_with_scripts(results: Results) -> dict[str, Any]:
+    """Return all that the template of the report shows and does."""
+    return {**data_of(results), "javascript": source("report.js"), "plotly": get_plotlyjs()}
 
 
 def render(template: str, data: dict[str, Any]) -> str:

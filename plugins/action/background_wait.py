@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 
 display = Display()
 END_POLL_SECONDS = 0.2  # once the program should have ended
-SHOWN = ("full_scans", "pages_sharing", "general_profit")
+SHOWN = ("full_scans", "pages_sharing", "ksm_zero_pages", "general_profit")
 LOST = "has lost its supervisor, so its exit status is unknown"
 Look = dict[str, Any]
 

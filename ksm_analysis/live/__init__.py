@@ -1,0 +1,1 @@
+"""The page of an experiment while its runs go, on the loopback interface."""
