@@ -61,6 +61,7 @@ lint-ansible:
 # All of it each time: a link may be broken by a change at its other end.
 .PHONY: site
 site: setup ## the documents as a site in build/site; a broken link is an error
+	rm -rf build/site
 	sphinx-build -q -E -W --keep-going -d build/doctrees -c docs . build/site
 	cp build/site/README.html build/site/index.html
 
