@@ -156,9 +156,9 @@ def test_the_page_grows_and_becomes_the_report(server):
     server.serving.tell(started(RUNS[0]))
     server.serving.tell(sample(1.0, 10))
     assert server.until(lambda found: found["curves"])["version"] == "0"
-    server.end_run(RUNS[0])
     (server.directory / "p004-k2-idle-r1").mkdir()
     (server.directory / "p004-k2-idle-r1/run.json").write_text("damaged")
+    server.end_run(RUNS[0])
     server.until(lambda found: found["version"] == "1")
     second = server.ask()[1]
     before = {path: path.stat().st_mtime_ns for path in server.directory.rglob("*")}
