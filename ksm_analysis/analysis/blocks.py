@@ -32,7 +32,8 @@ def blocks_of(runs: Sequence[Run]) -> list[Block | None]:
     divided = _divided(runs)
     earlier: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for run in runs:
-        earlier[_cell(run)].append(run.repetition)
+        if run.record.experiment in divided:
+            earlier[_cell(run)].append(run.repetition)
     found: list[Block | None] = []
     for run in runs:
         number = run.repetition
@@ -52,8 +53,11 @@ def _divided(runs: Sequence[Run]) -> set[str]:
     hosts: dict[str, set[str]] = defaultdict(set)
     done: dict[str, dict[object, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
+        hosts[run.record.experiment].add(run.host)
+    for run in runs:
         experiment = run.record.experiment
-        hosts[experiment].add(run.host)
+        if len(hosts[experiment]) == 1:
+            continue
         planned = run.cell._replace(host=""), str(sorted(cells.knobs(run).items())), run.repetition
         done[experiment][planned].add(run.host)
     return {

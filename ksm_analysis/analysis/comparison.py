@@ -256,9 +256,18 @@ def pair(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> list[tuple
     the factors of both sides, if there is no pair.
     """
     required = {by} if by else set()
-    pairs = [(one, other) for one in a for other in b if _unlike(one, other) == required]
+    near: dict[object, list[Cell]] = {}  # few of many cells are equal in what is text
+    for other in b:
+        near.setdefault(_text(other, by), []).append(other)
+    pairs = [
+        (one, other)
+        for one in a
+        for other in near.get(_text(one, by), ())
+        if _unlike(one, other) == required
+    ]
     if same:
-        pairs = [(one, other) for one, other in pairs if _place(one, a) < _place(other, b)]
+        place = {id(cell): n for n, cell in enumerate(a)}
+        pairs = [(one, other) for one, other in pairs if place[id(one)] < place[id(other)]]
     if not pairs:
         raise InputError(_no_pairs(a, b, by, same))
     return pairs
@@ -269,8 +278,9 @@ def _unlike(a: Cell, b: Cell) -> set[str]:
     return {name for name, one, other in every if one != other}
 
 
-def _place(cell: Cell, among: list[Cell]) -> int:
-    return next(n for n, each in enumerate(among) if each.key == cell.key)
+def _text(cell: Cell, by: str | None) -> object:
+    """Return the factors that are text, but `by`."""
+    return tuple(getattr(cell.key, f) for f in ("host", "knobs", "workload") if f != by)
 
 
 def _no_pairs(a: list[Cell], b: list[Cell], by: str | None, same: bool) -> str:
@@ -479,7 +489,8 @@ def unlike(pairs: list[tuple[Cell, Cell]], by: str | None) -> dict[str, tuple[st
     knob.
     """
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    known = {id(cell): _facts(cell) for both in pairs for cell in both}
+    every = {id(cell): cell for both in pairs for cell in both}
+    known = {place: _facts(cell) for place, cell in every.items()}
     for a, b in pairs:
         ours, theirs = known[id(a)], known[id(b)]
         follows = _follows(a, b, by)

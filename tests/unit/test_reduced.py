@@ -199,3 +199,10 @@ def test_processes_end_with_their_parent(tmp_path):
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_scheduler_that_small_results_do_not_need_is_named(write_run, capsys):
+    path = write_run()
+    reduction.read_results([path.parent], "tcp://127.0.0.1:1")
+
+    assert "--scheduler was not used" in capsys.readouterr().err

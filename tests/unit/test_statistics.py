@@ -546,3 +546,25 @@ def test_the_best_in_blocks_that_differ_much_is_found_more_often(simulated, sett
 
     assert within > 0.8
     assert between < 0.1
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (10, 11)])  # all permutations, and random ones
+def test_a_permutation_and_a_bootstrap_are_those_of_scipy(sizes):
+    random = np.random.default_rng(1)
+    a, b = (random.lognormal(5 + n / 20, 0.1, size) for n, size in enumerate(sizes))
+    resamples = statistics.RESAMPLES
+    draw = np.random.default_rng(statistics.SEED)
+    method = stats.PermutationMethod(n_resamples=resamples, rng=draw)
+    again = stats.ttest_ind(b, a, equal_var=False, method=method).pvalue
+    alone = stats.ttest_ind(b, a, equal_var=False).pvalue
+    bounds = stats.bootstrap(
+        (a, b),
+        lambda a, b, axis: b.mean(axis=axis) / a.mean(axis=axis),
+        n_resamples=resamples,
+        rng=np.random.default_rng(statistics.SEED),
+    ).confidence_interval
+
+    found = statistics.difference(a, b)
+
+    assert found.p == pytest.approx(max(again, alone), rel=1e-9)
+    assert [found.low + 1, found.high + 1] == pytest.approx([*bounds], rel=1e-9)
