@@ -27,7 +27,7 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._state = State()
+        self._state = State(directory.name)
         self._changed = threading.Condition()
         self._asked = -READ_SECONDS
         self._runs: dict[Path, Run] = {}

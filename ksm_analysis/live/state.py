@@ -45,8 +45,8 @@ class Host:
 class State:
     """The state of a launch. Times are seconds since the epoch."""
 
-    def __init__(self) -> None:
-        self.name = ""
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.planned = 0
         self.hosts: dict[str, Host] = {}
         self.ended: dict[str, tuple[str, str]] = {}  # run: status and reason
@@ -62,7 +62,7 @@ class State:
         host = self.hosts.setdefault(notice["host"], Host()) if notice.get("host") else None
         match notice["event"]:
             case "plan":
-                self.name, self.planned = notice["plan"]["experiment"], len(notice["plan"]["runs"])
+                self.planned = len(notice["plan"]["runs"])
                 self.hosts = {name: Host() for name in notice["hosts"]}
                 self._began = self._at
             case "message":

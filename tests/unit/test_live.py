@@ -43,7 +43,7 @@ def ended(run="r1", status="complete", reason=""):
 
 
 def shown(*notices, now=1000.0):
-    made = state.State()
+    made = state.State("quick")
     for each in notices:
         made.take(each)
     return made.shown(now)
@@ -164,6 +164,7 @@ def test_the_page_grows_and_becomes_the_report(server):
     before = {path: path.stat().st_mtime_ns for path in server.directory.rglob("*")}
 
     assert "There are no figures yet." in first
+    assert f"</small>{server.directory.name}</h1>" in first
     assert '<section id="summary">' not in first
     assert "connect-src 'self'" in second
     assert f'<th scope="row">{RUNS[0]}</th>' in second
