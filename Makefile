@@ -130,5 +130,5 @@ bench: setup ## the figures of speed, side by side (needs root)
 .PHONY: lock
 lock: setup ## update requirements.lock from pyproject.toml
 	$(PYTHON) -m pip install -q uv
-	uv pip compile --universal --python-version 3.11 --extra test --extra bench --extra scale --generate-hashes \
+	uv pip compile --universal --python-version 3.11 --extra test --extra bench --extra scale --extra remote --generate-hashes \
 	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock pyproject.toml

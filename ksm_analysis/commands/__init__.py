@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ksm_analysis.errors import InputError
 
+RESULTS = "results of an experiment: a directory, or an address such as s3://bucket/results/quick"
+
 
 def add_scheduler(
     parser: argparse.ArgumentParser,

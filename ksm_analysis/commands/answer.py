@@ -1,10 +1,10 @@
 """`answer DIR` says what each setting saves and costs, and which is best."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ksm_analysis.commands import add_scheduler
+from ksm_analysis.commands import RESULTS, add_scheduler
+from ksm_analysis.results import location
 
 if TYPE_CHECKING:
     from ksm_analysis.analysis.best import Best
@@ -50,9 +50,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument(
-        "directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment"
-    )
+    parser.add_argument("directories", metavar="DIR", type=location.place, nargs="+", help=RESULTS)
     add_scheduler(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -68,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.analysis.validity import warnings_of
     from ksm_analysis.metrics import measurement
 
-    results = reduction.read_results(arguments.directories, arguments.scheduler)
+    directories = [location.local(each) for each in arguments.directories]
+    results = reduction.read_results(directories, arguments.scheduler)
     measured = [measurement.measure(run) for run in results.usable]
     settings = settings_of(measured)
     fits = density.fits(results.usable)

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ksm_analysis.commands import add_html, add_scheduler, check_output, write_page
+from ksm_analysis.commands import RESULTS, add_html, add_scheduler, check_output, write_page
+from ksm_analysis.results import location
 
 if TYPE_CHECKING:
     from ksm_analysis.analysis.comparison import Cell, Comparison
@@ -46,8 +46,8 @@ FACTORS = ("host", "guests", "knobs", "workload", "sampling")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add = parser.add_argument
-    add("a", metavar="A", type=Path, help="results of an experiment, the baseline")
-    add("b", metavar="B", type=Path, help="results to compare with A")
+    add("a", metavar="A", type=location.place, help=f"the baseline: {RESULTS}")
+    add("b", metavar="B", type=location.place, help="results to compare with A")
     add("--by", choices=FACTORS, help="compare runs that differ only in this factor")
     add(
         "--metric",
@@ -88,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output("--html", arguments.html)
     names = arguments.metric or list(comparison.DEFAULT)
+    arguments.shown = location.shown(arguments.a), location.shown(arguments.b)
+    arguments.a, arguments.b = map(location.local, (arguments.a, arguments.b))
     same = arguments.a.resolve() == arguments.b.resolve()
     results = _read(arguments, same)
     said = _tell(_warnings(arguments, results))
@@ -121,7 +123,8 @@ def _read(arguments: argparse.Namespace, same: bool) -> "list[Results]":
 def _called(arguments: argparse.Namespace) -> tuple[str, str]:
     """Return the names of A and B: their paths, or without directories above if redacted."""
     if not arguments.redact:
-        return str(arguments.a), str(arguments.b)
+        shown: tuple[str, str] = arguments.shown
+        return shown
     return arguments.a.resolve().name, arguments.b.resolve().name
 
 

@@ -1,7 +1,9 @@
 """`recommend DIR` says what to set on a host, for those who run no daemon."""
 
 import argparse
-from pathlib import Path
+
+from ksm_analysis.commands import RESULTS
+from ksm_analysis.results import location
 
 HELP = "say what to set on a host, as commands: knobs, the kernel's advisor, ksmtuned"
 DETAILS = """\
@@ -21,9 +23,7 @@ exit status: 0, or 1 if the runs are too few or too short to recommend anything
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument(
-        "directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment"
-    )
+    parser.add_argument("directories", metavar="DIR", type=location.place, nargs="+", help=RESULTS)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.metrics import measurement
     from ksm_analysis.results.together import read_together
 
-    results = read_together(arguments.directories)
+    results = read_together([location.local(each) for each in arguments.directories])
     found = advise([measurement.measure(each) for each in results.usable])
     if arguments.json:
         print(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))

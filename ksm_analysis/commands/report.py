@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ksm_analysis.commands import add_scheduler
+from ksm_analysis.commands import RESULTS, add_scheduler
 from ksm_analysis.errors import InputError
+from ksm_analysis.results import location
 
 if TYPE_CHECKING:
     from ksm_analysis.results.run import Results
@@ -30,7 +31,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add = parser.add_argument
-    add("directories", metavar="DIR", type=Path, nargs="+", help="results of an experiment")
+    add("directories", metavar="DIR", type=location.place, nargs="+", help=RESULTS)
     add(
         "-o",
         "--output",
@@ -55,6 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if len(arguments.directories) > 1 and not arguments.output:
         raise InputError("a report of several directories needs an output path: use -o")
+    elsewhere = [each for each in arguments.directories if isinstance(each, str)]
+    if elsewhere and not arguments.output:
+        raise InputError(f"{location.shown(elsewhere[0])}: nothing is written there: use -o")
+    arguments.directories = [location.local(each) for each in arguments.directories]
     results = reduction.read_results(arguments.directories, arguments.scheduler)
     if arguments.redact:
         results = redact.redact(results)

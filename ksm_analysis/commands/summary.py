@@ -1,10 +1,10 @@
 """`summary DIR` shows one row per run."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ksm_analysis.commands import add_scheduler
+from ksm_analysis.commands import RESULTS, add_scheduler
+from ksm_analysis.results import location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ LONGEST = 40  # characters of a line of text in the table; commands can be longe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument("directory", metavar="DIR", type=Path, help="results of an experiment")
+    parser.add_argument("directory", metavar="DIR", type=location.place, help=RESULTS)
     add_scheduler(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: a list of objects")
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.analysis import reduction
     from ksm_analysis.metrics import measurement, reported, summary
 
-    results = reduction.read_results([arguments.directory], arguments.scheduler)
+    results = reduction.read_results([location.local(arguments.directory)], arguments.scheduler)
     for warning in (*results.warnings, *reported.warnings_of(results.usable)):
         print(f"warning: {warning}", file=sys.stderr)
     table = summary.summary([measurement.measure(run) for run in results.usable])
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.csv:
         print(table.to_csv(index=False), end="")
     else:
-        _show(table, str(arguments.directory), reported.metrics_of(results.usable))
+        _show(table, location.shown(arguments.directory), reported.metrics_of(results.usable))
     return 0
 
 

@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from ksm_analysis import tasks
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import reader
+from ksm_analysis.results import location, reader
 from ksm_analysis.results.record import read
 from ksm_analysis.results.reported import nothing
 from ksm_analysis.results.run import Run
@@ -154,11 +154,7 @@ def save(path: Path, content: bytes) -> None:
 
 def places(path: Path) -> tuple[Path, Path]:
     """Return where the reduction of a run directory can be."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        path / NAME,
-        user / "ksm-testbed" / f"{_sum(str(path.resolve()).encode()).decode()}.parquet",
-    )
+    return path / NAME, location.cache() / f"{_sum(str(path.resolve()).encode()).decode()}.parquet"
 
 
 def files_of(path: Path) -> Files:
