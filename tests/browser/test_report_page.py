@@ -294,6 +294,31 @@ def test_a_setting_is_isolated_everywhere_by_a_click(browser, page_file):
     context.close()
 
 
+def test_back_undoes_what_was_chosen_step_by_step(browser, page_file):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto("about:blank")
+    page.goto(page_file.as_uri())
+    rows, buttons = page.locator("#answer tbody tr:not([hidden])"), page.locator("#answer .only")
+    everything = rows.count()
+    buttons.first.click()
+    page.locator("#filters summary").first.click()
+    page.locator("#filters [name=guests]").nth(1).check()
+    page.locator("#filters [name=guests]").nth(2).check()
+    chosen = rows.count()
+    page.get_by_role("link", name="Samples").click()
+    steps = []
+    for _ in range(3):
+        page.go_back()
+        steps.append(rows.count())
+    page.go_back()
+
+    assert 1 < chosen < everything
+    assert steps == [chosen, 1, everything]
+    assert page.url == "about:blank"
+    context.close()
+
+
 def test_eight_figures_are_shown_before_more(browser, page_file):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
@@ -307,6 +332,10 @@ def test_eight_figures_are_shown_before_more(browser, page_file):
     page.locator("#filters summary").first.click()
     assert accessibility(page) == []
     page.keyboard.press("Escape")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.count() > 8
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown.count() == 8, "what printing has shown is hidden again"
     page.get_by_role("button", name="more figures").click()
     assert shown.count() > 8
     assert not page.locator("#more").is_visible()

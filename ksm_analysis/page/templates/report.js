@@ -157,13 +157,19 @@
   }, { rootMargin: "600px" });
   plots.forEach((plot) => seen.observe(plot));
   let opened = []; // by printing
+  let unfolded = false; // before printing
   window.addEventListener("beforeprint", () => {
     opened = all("details.help:not([open])");
     for (const help of opened) help.open = true;
+    unfolded = more;
     unfold();
     plots.forEach(draw);
   });
-  window.addEventListener("afterprint", () => opened.forEach((help) => { help.open = false; }));
+  window.addEventListener("afterprint", () => {
+    opened.forEach((help) => { help.open = false; });
+    more = unfolded;
+    apply();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 
   /* --- filters --- */
@@ -254,10 +260,13 @@
     filters.querySelector("[type=reset]").hidden = boxes.every((box) => box.checked === box.defaultChecked);
   }
 
-  /* A change by the reader: show it, and keep it in the address. */
-  function change() {
+  /* A change by the reader: show it, and keep it in the address. Back undoes it; changes within one menu, one after
+     the other, are one step. */
+  let menuOfStep = "";
+  function change(menu = "") {
     apply();
-    remember();
+    remember("", !menu || menu !== menuOfStep);
+    menuOfStep = menu;
   }
 
   function listen() {
@@ -265,10 +274,10 @@
       const name = event.target.dataset.all;
       for (const box of boxes) if (box.name === name) box.checked = event.target.checked;
       more ||= (name ?? event.target.name) === "metric"; // a metric that is chosen must be seen
-      change();
+      change(name ?? event.target.name);
     });
     filters.addEventListener("reset", () => setTimeout(change));
-    document.getElementById("more").addEventListener("click", () => { unfold(); remember(); });
+    document.getElementById("more").addEventListener("click", () => { unfold(); remember("", false); });
     for (const menu of all(".menu")) {
       menu.addEventListener("toggle", () => { if (menu.open) place(menu); });
     }
@@ -353,8 +362,8 @@
   /* --- the address --- */
 
   /* What is chosen, as #guests=2&knobs-=…: the values that are shown, or with a minus those that are not,
-     whichever are fewer. Nothing if it is as the page opens. */
-  function remember(at = "") {
+     whichever are fewer. Nothing if it is as the page opens. A step is what Back undoes. */
+  function remember(at, step) {
     const view = new URLSearchParams();
     for (const name of new Set(boxes.map((box) => box.name))) {
       const own = boxes.filter((box) => box.name === name);
@@ -366,7 +375,8 @@
     if (more && view.size) view.set("more", "yes");
     if (at && view.size) view.set("at", at);
     const hash = view.size ? `#${view}` : at && `#${at}`;
-    history.replaceState(null, "", hash || location.pathname + location.search);
+    if (hash === location.hash) return;
+    history[step ? "pushState" : "replaceState"](null, "", hash || location.pathname + location.search);
   }
 
   function restore() {
@@ -395,15 +405,16 @@
 
   /* Links within the page keep what is chosen. */
   function links() {
-    addEventListener("hashchange", restore);
+    addEventListener("hashchange", () => { menuOfStep = ""; restore(); });
     document.addEventListener("click", (event) => {
       const link = event.target.closest('a[href^="#"]');
       if (!link) return;
       const id = link.hash.slice(1);
       if (!document.getElementById(id)) return;
       event.preventDefault();
+      remember(id, true); // before the page scrolls: Back comes to where it was
+      menuOfStep = "";
       show(id);
-      remember(id);
       document.getElementById(id).setAttribute("tabindex", "-1");
       document.getElementById(id).focus({ preventScroll: true });
     });
