@@ -7,7 +7,6 @@ launch writes its notices to standard input, one JSON object a line. At their en
 import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -80,7 +79,6 @@ class Server(ThreadingHTTPServer):
 
 def main(descriptor: str, directory: str) -> None:
     """Serve until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launch, whose end is ours
     os.nice(19)  # the host may be this machine, and is being measured
     site = Site(Path(directory))
     server = Server(socket.socket(fileno=int(descriptor)), site)

@@ -52,6 +52,7 @@ class Serving:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor],
+            start_new_session=True,  # Ctrl-C is for the launch, whose end is that of the server
             env={**os.environ, "PYTHONPATH": path},
         )
         assert self._process.stdin  # which is a pipe
