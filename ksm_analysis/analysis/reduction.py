@@ -17,7 +17,7 @@ from ksm_analysis import tasks
 from ksm_analysis.analysis import density, observations, settings  # noqa: F401
 from ksm_analysis.errors import InputError
 from ksm_analysis.metrics import curves, measurement, summary  # noqa: F401
-from ksm_analysis.results import once, reader, reduced, together
+from ksm_analysis.results import index, once, reader, reduced, together
 from ksm_analysis.results.record import UnreadableError
 from ksm_analysis.results.run import Results, Run
 
@@ -74,19 +74,24 @@ def is_large(paths: list[Path]) -> bool:
 def reduce_all(paths: list[Path], scheduler: str = "") -> Iterator[Found]:
     """Read the reductions of run directories; make those that are missing."""
     missing = []
+    code, directory = reduced.code(), paths[0].parent
+    known, entries = index.read(directory, code), {}
     for path in paths:
         if warning := reader.cut_off(path):
             yield None, warning
         elif (path / "run.json").exists():
             try:
-                found = reduced.load(path)
+                found = reduced.entry(path, known.get(path.name))
             except OSError as error:
                 yield None, f"{path.name}: left out, since it cannot be read: {error.strerror}"
                 continue
             if found:
-                yield found, ""
+                entries[path.name] = found
+                yield reduced.of_entry(path, found), ""
             else:
                 missing.append(path)
+    if entries != known:
+        index.write(directory, code, entries)
     for path, content in _made(missing, scheduler):
         if isinstance(content, str):
             yield None, content

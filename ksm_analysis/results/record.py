@@ -242,8 +242,17 @@ def read(path: Path) -> Record:
     Raises UnreadableError, which says what is wrong.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"run.json cannot be read ({why(error)})") from None
+    return of_text(text)
+
+
+def of_text(text: str) -> Record:
+    """Check the text of a run.json; see read."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UnreadableError(f"run.json cannot be read ({why(error)})") from None
     if not isinstance(found, dict):
         raise UnreadableError("run.json is not a JSON object")

@@ -25,7 +25,8 @@ from pyarrow import parquet
 from ksm_analysis import tasks
 from ksm_analysis.errors import InputError
 from ksm_analysis.results import location, reader
-from ksm_analysis.results.record import read
+from ksm_analysis.results.index import Entry, Files
+from ksm_analysis.results.record import of_text
 from ksm_analysis.results.reported import nothing
 from ksm_analysis.results.run import Run
 
@@ -33,7 +34,6 @@ NAME = "reduced.parquet"
 NOTE, SUM = b"ksm_testbed", b"ksm_testbed_sum"  # keys of the metadata: JSON, and its hash
 CODE = ("definition", "results", "metrics", "analysis")  # packages that values depend on
 NONE = {"census": None, "writes": None, "load": None, "events": ()}
-Files = dict[str, list[int]]  # size and time of change in ns, by name
 
 
 class Reduced(Run):
@@ -116,7 +116,23 @@ def made(run: Run, host: pd.DataFrame, files: Files, contents: str) -> bytes:
 
 def load(path: Path) -> Reduced | None:
     """Read the reduction of a run directory; None if it is damaged, or not of its files."""
+    found = entry(path)
+    return found and of_entry(path, found)
+
+
+def of_entry(path: Path, found: Entry) -> Reduced:
+    """Return the run that an entry of the index, or a reduction, describes."""
+    return _run(path, json.loads(found.note), _sum(found.note.encode()), found.run)
+
+
+def entry(path: Path, known: Entry | None = None) -> Entry | None:
+    """Return what the reduction of a run directory says; None if there is none that counts.
+
+    `known` is what the index has: it is returned if the raw files are the same.
+    """
     now = files_of(path)
+    if known and known.files == now:
+        return known
     for place in places(path):
         with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             schema = parquet.read_schema(place)
@@ -125,7 +141,8 @@ def load(path: Path) -> Reduced | None:
                 continue
             if note["files"] != now and note["contents"] != contents_of(path):
                 continue
-            return _run(path, note, schema.metadata[SUM])
+            run = (path / "run.json").read_text(encoding="utf-8")
+            return Entry(now, schema.metadata[NOTE].decode(), run)
     return None
 
 
@@ -135,7 +152,8 @@ def of_bytes(path: Path, content: bytes) -> Reduced:
     note = _note(schema)
     if note["code"] != code():
         raise InputError("the workers of the scheduler have another version of this project")
-    return _run(path, note, schema.metadata[SUM])
+    run = (path / "run.json").read_text(encoding="utf-8")
+    return _run(path, note, schema.metadata[SUM], run)
 
 
 def save(path: Path, content: bytes) -> None:
@@ -195,12 +213,12 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
     return note
 
 
-def _run(path: Path, note: dict[str, Any], total: bytes) -> Reduced:
+def _run(path: Path, note: dict[str, Any], total: bytes, text: str) -> Reduced:
     run = object.__new__(Reduced)
     run.__dict__.update(
         path=path,
         sum=total,
-        record=read(path / "run.json"),
+        record=of_text(text),
         header=note["header"],
         end=note["end"],
         warnings=tuple(note["warnings"]),

@@ -13,7 +13,7 @@ import pytest
 from ksm_analysis.__main__ import main
 from ksm_analysis.analysis import reduction
 from ksm_analysis.metrics.measurement import measure
-from ksm_analysis.results import reduced
+from ksm_analysis.results import index, reduced
 from ksm_analysis.results.reader import read_run
 
 SHIPPED = Path(__file__).parents[2] / "docs/results"
@@ -206,3 +206,47 @@ def test_a_scheduler_that_small_results_do_not_need_is_named(write_run, capsys):
     reduction.read_results([path.parent], "tcp://127.0.0.1:1")
 
     assert "--scheduler was not used" in capsys.readouterr().err
+
+
+def test_an_index_that_is_stale_damaged_or_removed_changes_nothing(write_run, large, capsys):
+    for repetition in (1, 2, 3):
+        path = write_run(guests=2, repetition=repetition)
+    directory, place = path.parent, path.parent / index.NAME
+    make(runs_of(directory))
+    expected = said(capsys, directory)
+    content = place.read_bytes()
+    assert said(capsys, directory) == expected
+
+    for damaged in (b"", content[:-9], content.replace(b"localhost", b"elsewhere"), None):
+        place.unlink() if damaged is None else place.write_bytes(damaged)
+        assert said(capsys, directory) == expected
+        assert place.read_bytes() == content
+
+    with (path / "events.jsonl").open("a") as file:
+        file.write("{\n")
+    assert "events.jsonl" in said(capsys, directory)[1]
+
+
+def test_a_copy_is_hashed_only_once(write_run, large, monkeypatch):
+    path = write_run()
+    make([path])
+    os.utime(path / "samples.jsonl", ns=(1, 1))
+    asked = []
+    hashed = reduced.contents_of
+    monkeypatch.setattr(reduced, "contents_of", lambda path: asked.append(path) or hashed(path))
+    for _ in range(2):
+        reduction.read_results([path.parent])
+
+    assert asked == [path]
+
+
+def test_the_index_spares_opening_reductions(write_run, large, monkeypatch):
+    path = write_run()
+    make([path])
+    first = reduction.read_results([path.parent])
+    monkeypatch.setattr(reduced, "places", lambda path: ())
+
+    again = reduction.read_results([path.parent])
+
+    assert again.runs[0].known == first.runs[0].known
+    assert again.runs[0].record == first.runs[0].record
