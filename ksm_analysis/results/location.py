@@ -143,14 +143,20 @@ def _brought_up_to_date(
                     known[fetching[done]] = there[fetching[done]]
                     if time.monotonic() - told > PROGRESS:
                         told = time.monotonic()
+                        _remember(copy, known)
                         print(f"{called}: {number:,} of {len(missing):,} files", file=sys.stderr)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
     finally:
-        beside = copy.parent / f".{KNOWN}"
-        beside.write_text(json.dumps(known))
-        beside.replace(copy.parent / KNOWN)
+        _remember(copy, known)
+
+
+def _remember(copy: Path, known: dict[str, State]) -> None:
+    """Write down what was fetched."""
+    beside = copy.parent / f".{KNOWN}"
+    beside.write_text(json.dumps(known))
+    beside.replace(copy.parent / KNOWN)
 
 
 def _known(copy: Path) -> dict[str, State]:
