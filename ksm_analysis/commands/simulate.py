@@ -44,7 +44,8 @@ examples:
 
 exit status:
   0  all runs were simulated
-  2  wrong arguments, or something that cannot be simulated; nothing was written
+  2  wrong arguments, or something that cannot be simulated, or no workers that can do it; nothing
+     was written, unless a worker failed after others had ended runs
 """
 
 

@@ -53,8 +53,9 @@ def runs(
     """
     directory = results / plan["experiment"]
     try:
-        _make(directory, plan)
-        for run, files in _made(plan, memory, scheduler):
+        for number, (run, files) in enumerate(_made(plan, memory, scheduler)):
+            if not number:  # nothing is moved if nobody can do it
+                _make(directory, plan)
             yield Simulated(_write(directory, run["id"], files), run["sampling"]["seconds"])
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None

@@ -129,6 +129,7 @@ def test_a_worker_of_another_version_is_said(scheduler, tmp_path, monkeypatch, c
     words = ["simulate", str(tmp_path / "fleet.yml"), "--results", str(tmp_path / "results")]
     assert main([*words, "--scheduler", scheduler[0]]) == 2
     assert "has another version of this project" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_scheduler_that_is_not_there_is_said_at_once(capsys, write_run, monkeypatch):
