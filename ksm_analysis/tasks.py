@@ -42,7 +42,8 @@ def here(
 
 
 def _end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however that ends."""
+    """Let the kernel end this process when its parent ends, however that ends, and Ctrl-C, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quietly
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -30,8 +30,9 @@ Only memory whose contents are known can be simulated:
               file that has others, too
 All else is an error before anything starts.
 
-Eight or more runs are simulated by all processors, as far as memory allows, or by the workers of a
-Dask cluster (--scheduler). The files are the same to the byte.
+Eight or more runs are simulated by several processes, one for every four runs and at most one for
+each processor, as far as memory allows; or by the workers of a Dask cluster (--scheduler). The
+files are the same to the byte.
 """
 EXAMPLES = """\
 examples:
@@ -46,6 +47,7 @@ exit status:
   0  all runs were simulated
   2  wrong arguments, or something that cannot be simulated, or no workers that can do it; nothing
      was written, unless a worker failed after others had ended runs
+  130  interrupted; what is done stays
 """
 
 
@@ -93,9 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
     possible.check(plan, memory, here=not arguments.scheduler)
     begin = time.monotonic()
     done = simulate.runs(plan, Path(arguments.results), memory, arguments.scheduler)
-    for number, each in enumerate(done, start=1):
-        now, of = time.monotonic() - begin, len(plan["runs"])
-        print(f"{number} of {of} after {now:.1f} s: {each.path}, {each.seconds:g} s", flush=True)
+    try:
+        for number, each in enumerate(done, start=1):
+            so_far = f"{number} of {len(plan['runs'])} after {time.monotonic() - begin:.1f} s"
+            print(f"{so_far}: {each.path}, {each.seconds:g} s", flush=True)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

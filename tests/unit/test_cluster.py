@@ -103,6 +103,17 @@ def test_what_a_killed_worker_had_is_done_by_the_other(scheduler, write_run, mon
     assert capsys.readouterr().out == raw
 
 
+def test_earlier_results_stay_if_no_scheduler_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "PATIENCE", 0.5)
+    fleet = experiment.plan(experiment.parse(FLEET, "fleet.yml"), "fleet.yml")
+    kept = tmp_path / "fleet"
+    kept.mkdir()
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        list(simulate.runs(fleet, tmp_path, scheduler="tcp://127.0.0.1:1"))
+    assert list(tmp_path.iterdir()) == [kept]
+    assert list(kept.iterdir()) == []
+
+
 def test_a_fleet_is_the_same_on_a_cluster_that_loses_a_worker(scheduler, tmp_path, capsys):
     address, workers = scheduler
     (tmp_path / "fleet.yml").write_text(FLEET)
