@@ -18,6 +18,7 @@ from ksm_analysis.results.run import Results, Run
 READ_SECONDS = 5.0  # a page that is open has asked within this time
 PART = 0.05  # of the time, at most, is spent on figures
 MOST = 200  # runs: the figures of more come with the report
+MOST_BYTES = 256 * 2**20  # of raw samples: what was read of them stays in memory
 MISSING = " are missing: "  # what the warning says of runs that were not done
 DONE = "report"  # the version of the page that is the report
 
@@ -103,9 +104,10 @@ class Site:
 
     def _figures_now(self) -> tuple[dict[str, Any], str]:
         """Return the data of the page, or what is wrong."""
-        if len(self._state.ended) > MOST:
-            return {}, f"figures of more than {MOST} runs come with the report"
         try:
+            if problem := _too_much(self._directory):
+                self._runs.clear()
+                return {}, problem
             results = reader.read_results(self._directory, self._read)
             return render.data_with_scripts(_as_far(results)), ""
         except InputError as error:
@@ -115,7 +117,7 @@ class Site:
 
     def _read(self, paths: list[Path]) -> Iterator[tuple[Run | None, str]]:
         for path in paths:
-            if path.name.endswith(reader.PARTIAL) or not (path / "run.json").exists():
+            if _is_partial(path) or not (path / "run.json").exists():
                 continue
             try:
                 if path not in self._runs:
@@ -123,6 +125,22 @@ class Site:
                 yield self._runs[path], ""
             except UnreadableError as error:
                 yield None, f"{path.name}: left out, since {error}"
+
+
+def _too_much(directory: Path) -> str:
+    """Say why the figures have to wait for the report, which is empty if they need not."""
+    runs = [run.parent for run in directory.glob("*/run.json") if not _is_partial(run.parent)]
+    if len(runs) > MOST:
+        return f"figures of more than {MOST} runs come with the report"
+    files = (run / "samples.jsonl" for run in runs)
+    if sum(file.stat().st_size for file in files if file.exists()) > MOST_BYTES:
+        return f"figures of more than {MOST_BYTES >> 20} MiB of samples come with the report"
+    return ""
+
+
+def _is_partial(run: Path) -> bool:
+    """Whether a run is still being collected."""
+    return run.name.endswith(reader.PARTIAL)
 
 
 def _as_far(results: Results) -> Results:

@@ -1,5 +1,6 @@
 """What the live page shows, from the notices of a launch. Pure: no clock, no I/O."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from ksm_analysis.campaign.views import MIB, count, duration, factors, sampled
 MOST_POINTS = 400  # of a curve; then every second point is left out
 EARLIER = 12  # curves of ended runs that stay
 MESSAGES = 5
+LAST = 50  # runs that are listed when they have ended
+FAILED = 200  # runs that are listed if they failed, the last ones
 
 
 @dataclass
@@ -54,7 +57,8 @@ class State:
         self.report = ""  # the path of the report that this launch has made
         self.over = False
         self._earlier: list[Curve] = []
-        self._began = self._left = self._at = 0.0
+        self._began = math.inf  # until there is a plan, no time has passed
+        self._left = self._at = 0.0
 
     def take(self, notice: dict[str, Any]) -> None:
         """Take a notice of `run --json`, with `left`: the estimate of all that remains."""
@@ -108,8 +112,19 @@ class State:
                     if host.curve
                 ),
             ],
-            "runs": [(run, *how) for run, how in self.ended.items()],
+            **self._listed(),
             "messages": self.messages,
+        }
+
+    def _listed(self) -> dict[str, Any]:
+        """Return the last runs that have ended, those that failed, and how many more there are."""
+        failed = [run for run, (status, _) in self.ended.items() if status != "complete"]
+        listed = {*list(self.ended)[-LAST:], *failed[-FAILED:]}
+        return {
+            "runs": [(run, *how) for run, how in self.ended.items() if run in listed],
+            "ended": len(self.ended),
+            "unlisted": len(self.ended) - len(listed),
+            "unlisted_failed": sum(run not in listed for run in failed),
         }
 
     def _head(self, left: float) -> str:

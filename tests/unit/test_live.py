@@ -78,6 +78,23 @@ def test_runs_that_have_ended_stay_with_their_reason():
     assert [curve["now"] for curve in found["curves"]] == [False]
 
 
+def test_of_many_runs_the_last_and_the_failed_are_listed():
+    many = [ended(f"r{n}", "failed" if n < 300 else "complete") for n in range(5000)]
+    found = shown(plan("r1"), *many)
+
+    first = 300 - state.FAILED
+    numbers = [*range(first, 300), *range(5000 - state.LAST, 5000)]
+    assert [run for run, *_ in found["runs"]] == [f"r{n}" for n in numbers]
+    assert (found["ended"], found["unlisted"]) == (5000, 5000 - len(numbers))
+    assert found["unlisted_failed"] == first
+
+
+def test_before_the_plan_no_time_has_passed():
+    assert shown(now=1e9)["elapsed"] == 0
+    assert shown(notice("message", None, text="a moment"), now=1e9)["elapsed"] == 0
+    assert shown(plan("r1"), now=1007.0)["elapsed"] == 7
+
+
 def test_a_long_run_has_fewer_points_from_its_beginning_to_its_end():
     samples = (sample(float(n), n) for n in range(10 * state.MOST_POINTS))
     (curve,) = shown(plan("r1"), started(), *samples)["curves"]
@@ -191,6 +208,25 @@ def test_what_cannot_be_shown_is_said_and_the_rest_goes_on(server):
 
     assert server.until(lambda found: found["messages"])["messages"] == ["it goes on"]
     assert server.ask()[0] == 200
+
+
+@pytest.mark.parametrize(("limit", "unit"), [("MOST", "runs"), ("MOST_BYTES", "MiB of samples")])
+def test_figures_of_too_much_come_with_the_report(limit, unit, results, tmp_path, monkeypatch):
+    """What was read is in memory, perhaps on the host that is measured."""
+    shutil.copytree(results / RUNS[0], tmp_path / RUNS[0])
+    made = site.Site(tmp_path)
+    assert made._figures_now()[1] == ""
+    assert made._runs
+    size = (tmp_path / RUNS[0] / "samples.jsonl").stat().st_size
+    monkeypatch.setattr(site, limit, {"MOST": 1, "MOST_BYTES": 2 * size - 1}[limit])
+    assert made._figures_now()[1] == ""
+
+    shutil.copytree(results / RUNS[1], tmp_path / RUNS[1])
+    (tmp_path / RUNS[1] / "samples.jsonl").write_bytes(b"x" * size)
+    figures, problem = made._figures_now()
+    assert figures == {}
+    assert problem.endswith(f" {unit} come with the report")
+    assert not made._runs
 
 
 def test_nothing_else_is_served_nor_by_another_name(server):

@@ -30,8 +30,9 @@
     part(".problem").textContent = state.problem;
     const list = part("details");
     list.hidden = !state.runs.length;
-    list.querySelector("summary").textContent = `Runs that have ended: ${state.runs.length}`;
-    list.querySelector("ul").replaceChildren(...state.runs.map(([run, status, reason]) =>
+    list.querySelector("summary").textContent = `Runs that have ended: ${state.ended}`;
+    const rest = state.unlisted ? [`not listed: ${state.unlisted} earlier runs, of which ${state.unlisted_failed} failed`] : [];
+    list.querySelector("ul").replaceChildren(...rest.map((text) => element("li", text)), ...state.runs.map(([run, status, reason]) =>
       element("li", `${run}: ${status}${reason ? `: ${reason}` : ""}`, { class: status === "complete" ? "" : "failed" })));
     draw(state.curves.filter(({ points }) => points.length > 1));
   }
