@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,7 @@ class Campaign:
         self.results = directory / "results" / "campaign"
         self.found = knobs()
         self.started: list[Run] = []
+        self.address, self.live = "", {}  # of the live page of the first run, and what it showed
 
     def run(self, *more: str) -> Run:
         """Start or continue it."""
@@ -93,7 +96,11 @@ def campaign(host, tmp_path_factory):
     subprocess.run(mount, check=True)
     try:
         made.definition.write_text(DEFINITION.format(repetitions=1))
-        first = made.run()
+        first = made.run("--serve")
+        first.until(lambda: "live page: " in first.output)
+        made.address = first.output.partition("live page: ")[2].split()[0]
+        first.until(lambda: any(curve["points"] for curve in live(made.address)["curves"]))
+        made.live = live(made.address)
         assert first.wait() == 0, first.output
         assert_restored(made.found)
         made.definition.write_text(DEFINITION.format(repetitions=2))
@@ -117,6 +124,20 @@ def teardown(directory: Path) -> None:
     """Restore the host, as a user would, once."""
     playbook = Playbook("playbooks/teardown.yml", "-e", "keep_image=true", log=directory / "down")
     assert playbook.wait() == 0, playbook.output
+
+
+def live(address: str) -> dict:
+    """Ask the live page for its state."""
+    with urllib.request.urlopen(f"{address}state", timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_the_live_page_had_the_samples_and_ended_with_the_run(campaign):
+    (curve,) = campaign.live["curves"]
+    assert curve["name"].startswith(FIRST)
+    assert all(0 <= seconds <= 5 and saved >= 0 for seconds, saved in curve["points"])
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        live(campaign.address)
 
 
 def test_the_controller_is_killed(campaign, tmp_path):
