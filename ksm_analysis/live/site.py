@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ksm_analysis.errors import InputError
 from ksm_analysis.live.state import State
 from ksm_analysis.page import render
@@ -107,6 +109,7 @@ class Site:
         try:
             if problem := _too_much(self._directory):
                 self._runs.clear()
+                pa.default_memory_pool().release_unused()  # to the host
                 return {}, problem
             results = reader.read_results(self._directory, self._read)
             return render.data_with_scripts(_as_far(results)), ""
