@@ -7,10 +7,10 @@ scipy.stats at its first use, because loading takes half a second.
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations, permutations
+from itertools import combinations, islice, permutations
 
 import numpy as np
 import scipy
@@ -23,6 +23,8 @@ MARGIN = 0.01  # a smaller relative difference does not matter: what the same me
 FEWEST = 3  # runs on each side; with fewer there is no verdict
 MANY = 8  # runs on each side; from here on the bootstrap is used
 RESAMPLES = 49_999  # the smallest p is 1 in 25,000: Holm multiplies it by the comparisons made
+KEPT = 2**23  # numbers drawn (64 MiB) that are kept for the next comparison of as many runs
+AT_ONCE = 2**20  # numbers drawn that are in memory at a time, if they are not kept
 POWER = 0.8  # chance to detect the effect, when the number of runs that it needs is estimated
 ROUNDED = 1e-10  # a greatest error of a t, as a share
 ALIKE = 1e-12  # numbers that differ by a smaller share of the values differ by rounding only
@@ -257,12 +259,13 @@ def _welch(a: Floats, b: Floats) -> tuple[Floats, Floats]:
 def _permuted(both: Floats, first: int, t: float) -> float:
     """Return the two-sided p of a t in a permutation test; `first` values are those of B.
 
-    As scipy.stats.permutation_test, in the same permutations, but all of them at once.
+    As scipy.stats.permutation_test, in the same permutations, but many of them at once.
     """
     values = both - both.mean()
-    chosen, exact = _permutations(first, len(both) - first, RESAMPLES)
-    last = len(both) - first
-    sums, squares = _sums(chosen, values), _sums(chosen, values**2)
+    last, exact = len(both) - first, math.comb(len(both), first) <= RESAMPLES
+    drawn = _drawn(_permutations, (first, last), RESAMPLES)
+    pieces = [(_sums(each, values), _sums(each, values**2)) for _, each in drawn]
+    sums, squares = (np.concatenate(each) for each in zip(*pieces, strict=True))
     rest, rests = values.sum() - sums, (values**2).sum() - squares
     spread = np.maximum(squares - sums**2 / first, 0) / (first - 1) / first
     spread += np.maximum(rests - rest**2 / last, 0) / (last - 1) / last
@@ -271,7 +274,7 @@ def _permuted(both: Floats, first: int, t: float) -> float:
         others = (sums / first - rest / last) / np.sqrt(spread)
     near = ROUNDED * abs(t) if np.isfinite(t) else 0.0
     sides = [int((others <= t + near).sum()), int((others >= t - near).sum())]
-    p = 2 * (min(sides) + (not exact)) / (len(chosen) + (not exact))
+    p = 2 * (min(sides) + (not exact)) / (len(others) + (not exact))
     return min(1.0, p)
 
 
@@ -283,23 +286,40 @@ def _sums(weights: Floats, values: Floats) -> Floats:
     return np.asarray(np.einsum("ij,j->i", weights, values))
 
 
-@lru_cache(maxsize=2)
-def _permutations(first: int, last: int, most: int) -> tuple[Floats, bool]:
-    """Return which of all values are the first, a row of 0 and 1 each, and if these are all ways.
+Drawn = tuple[int, Floats]  # a number of a group, and some of its rows
+Draw = Callable[[tuple[int, int], int], Iterator[Drawn]]
+
+
+def _drawn(draw: Draw, sizes: tuple[int, int], most: int) -> Iterable[Drawn]:
+    """Draw for two numbers of runs. What is large is not kept, but drawn again each time."""
+    small = sum(sizes) * most <= KEPT
+    return _kept(draw, sizes, most) if small else draw(sizes, most)
+
+
+@lru_cache(maxsize=4)
+def _kept(draw: Draw, sizes: tuple[int, int], most: int) -> tuple[Drawn, ...]:
+    found: list[list[Floats]] = [[], []]
+    for group, rows in draw(sizes, most):
+        found[group].append(rows)
+    return tuple((group, np.concatenate(rows)) for group, rows in enumerate(found) if rows)
+
+
+def _permutations(sizes: tuple[int, int], most: int) -> Iterator[Drawn]:
+    """Yield which of all values are the first, a row of 0 and 1 each, some rows at a time.
 
     They are all ways to choose the first, or `most` random ones if there are more.
     """
-    count = first + last
-    exact = math.comb(count, first) <= most
+    first, count = sizes[0], sum(sizes)
     generator = np.random.default_rng(SEED)
-    ways = (
-        np.array([*combinations(range(count), first)])
-        if exact
-        else np.array([generator.permutation(count)[:first] for _ in range(most)])
+    ways: Iterator[Sequence[int] | NDArray[np.int64]] = (
+        combinations(range(count), first)
+        if math.comb(count, first) <= most
+        else (generator.permutation(count)[:first] for _ in range(most))
     )
-    chosen = np.zeros((len(ways), count))
-    np.put_along_axis(chosen, ways, 1, axis=1)
-    return chosen, exact
+    while rows := [*islice(ways, max(1, AT_ONCE // count))]:
+        chosen = np.zeros((len(rows), count))
+        np.put_along_axis(chosen, np.array(rows), 1, axis=1)
+        yield 0, chosen
 
 
 # --- runs of the same blocks ----------------------------------------------------------------------
@@ -442,8 +462,11 @@ def _ratio_interval(a: Floats, b: Floats) -> Floats:
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 14.3 and 15.4.
     """
-    ours, theirs = _resamples((len(a), len(b)), RESAMPLES)
-    ratios, found = _sums(theirs, b) / _sums(ours, a), b.mean() / a.mean()
+    sums: list[list[Floats]] = [[], []]
+    for group, rows in _drawn(_resamples, (len(a), len(b)), RESAMPLES):
+        sums[group].append(_sums(rows, (a, b)[group]))
+    ours, theirs = map(np.concatenate, sums)
+    ratios, found = theirs / ours, b.mean() / a.mean()
     left_out = [b.mean() / _without_each(a), _without_each(b) / a.mean()]
     apart = [(len(each) - 1) * (each.mean() - each) for each in left_out]
     cubes, squares = (sum((u**k).sum() / len(u) ** k for u in apart) for k in (3, 2))
@@ -462,17 +485,20 @@ def _without_each(values: Floats) -> Floats:
     return np.asarray((values.sum() - values) / (len(values) - 1))
 
 
-@lru_cache(maxsize=2)
-def _resamples(sizes: tuple[int, ...], count: int) -> list[Floats]:
-    """Return for each number of runs `count` samples: how often each run was drawn, as a share."""
+def _resamples(sizes: tuple[int, int], most: int) -> Iterator[Drawn]:
+    """Yield `most` samples of the first, then of the second number of runs, some at a time.
+
+    A row of a sample has how often each run was drawn, as a share.
+    """
     generator = np.random.default_rng(SEED)
-    found = []
-    for size in sizes:
-        drawn = generator.integers(0, size, (count, size))
-        often = np.zeros((count, size))
-        np.add.at(often, (np.arange(count)[:, None], drawn), 1 / size)
-        found.append(often)
-    return found
+    for group, size in enumerate(sizes):
+        step = max(1, AT_ONCE // size)
+        for start in range(0, most, step):
+            count = min(step, most - start)
+            drawn = generator.integers(0, size, (count, size))
+            often = np.zeros((count, size))
+            np.add.at(often, (np.arange(count)[:, None], drawn), 1 / size)
+            yield group, often
 
 
 def may_be_greatest(groups: Sequence[Values]) -> list[bool]:

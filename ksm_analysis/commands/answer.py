@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.analysis.validity import warnings_of
     from ksm_analysis.metrics import measurement
 
-    directories = [location.local(each) for each in arguments.directories]
+    directories = location.locals_of(arguments.directories)
     results = reduction.read_results(directories, arguments.scheduler)
     measured = [measurement.measure(run) for run in results.usable]
     settings = settings_of(measured)

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ksm_analysis.metrics import measurement
     from ksm_analysis.results.together import read_together
 
-    results = read_together([location.local(each) for each in arguments.directories])
+    results = read_together(location.locals_of(arguments.directories))
     found = advise([measurement.measure(each) for each in results.usable])
     if arguments.json:
         print(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))

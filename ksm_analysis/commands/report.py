@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     elsewhere = [each for each in arguments.directories if isinstance(each, str)]
     if elsewhere and not arguments.output:
         raise InputError(f"{location.shown(elsewhere[0])}: nothing is written there: use -o")
-    arguments.directories = [location.local(each) for each in arguments.directories]
+    arguments.directories = location.locals_of(arguments.directories)
     results = reduction.read_results(arguments.directories, arguments.scheduler)
     if arguments.redact:
         results = redact.redact(results)

@@ -1,8 +1,9 @@
 """An index of reductions: one file beside many run directories, so that 10,000 need not be opened.
 
-It is never the truth. An entry counts only if the raw files of its run have the same sizes and
-times of change, and if the same code made it; it also remembers that a copy has the contents of its
-original. A damaged index counts as none. Without it, or if it cannot be written, all is read anew.
+It is never the truth. An entry counts only if the raw files of its run, and its reduction, have the
+same sizes and times of change, and if the same code made it; it also remembers that a copy has the
+contents of its original. A damaged index counts as none. Without it, or if it cannot be written,
+all is read anew.
 """
 
 import contextlib
@@ -17,11 +18,15 @@ Files = dict[str, list[int]]  # size and time of change in ns, by name
 
 
 class Entry(NamedTuple):
-    """What is known of a run: its raw files, the metadata of its reduction, its run.json."""
+    """What is known of a run: its raw files, the metadata of its reduction, its run.json.
+
+    `reduction` is the name of the reduction, its size, and its time of change in ns.
+    """
 
     files: Files
     note: str
     run: str
+    reduction: list[str | int]
 
 
 def read(directory: Path, code: str) -> dict[str, Entry]:

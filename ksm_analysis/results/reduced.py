@@ -128,21 +128,23 @@ def of_entry(path: Path, found: Entry) -> Reduced:
 def entry(path: Path, known: Entry | None = None) -> Entry | None:
     """Return what the reduction of a run directory says; None if there is none that counts.
 
-    `known` is what the index has: it is returned if the raw files are the same.
+    `known` is what the index has: it is returned if the raw files and the reduction are the same.
     """
     now = files_of(path)
-    if known and known.files == now:
+    if known and known.files == now and known.reduction in map(_state, places(path)):
         return known
     for place in places(path):
         with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            schema = parquet.read_schema(place)
-            note = _note(schema)
+            state = _state(place)
+            with parquet.ParquetFile(place, page_checksum_verification=True) as file:
+                note = _note(schema := file.schema_arrow)
+                file.read(use_threads=False)  # raises if it is damaged
             if note["code"] != code():
                 continue
             if note["files"] != now and note["contents"] != contents_of(path):
                 continue
             run = (path / "run.json").read_text(encoding="utf-8")
-            return Entry(now, schema.metadata[NOTE].decode(), run)
+            return Entry(now, schema.metadata[NOTE].decode(), run, state)
     return None
 
 
@@ -180,6 +182,14 @@ def files_of(path: Path) -> Files:
     with os.scandir(path) as entries:
         found = [(e.name, e.stat()) for e in entries if _is_raw(e.name) and e.is_file()]
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(found)}
+
+
+def _state(place: Path) -> list[str | int]:
+    """Return name, size and time of change of a reduction; only its name if there is none."""
+    with contextlib.suppress(OSError):
+        stat = place.stat()
+        return [place.name, stat.st_size, stat.st_mtime_ns]
+    return [place.name]
 
 
 def contents_of(path: Path) -> str:

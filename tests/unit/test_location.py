@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ksm_analysis.results import location
 fsspec = pytest.importorskip("fsspec")
 KEY, SECRET = "testing-key", "testing-secret-0123456789"
 TIMEOUT = 120
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ def server(tmp_path_factory):
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                DIRECTLY.open(f"http://127.0.0.1:{port}/", timeout=5)
                 break
             except urllib.error.HTTPError:
                 break  # it answers
@@ -80,6 +82,8 @@ def bucket(server, monkeypatch, tmp_path):
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -104,7 +108,7 @@ def test_results_in_a_bucket_say_the_same(results, bucket, capsys, tmp_path):
     assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
-def test_only_what_is_new_is_fetched(results, bucket, monkeypatch):
+def test_only_what_is_new_is_fetched(results, bucket, monkeypatch, capsys):
     there = "s3://bucket/again/" + results.name
     bucket.put(str(results), there, recursive=True)
     fetched = []
@@ -117,6 +121,8 @@ def test_only_what_is_new_is_fetched(results, bucket, monkeypatch):
     runs = sorted(path.name for path in copy.iterdir() if path.is_dir())
     assert everything == sum(path.is_file() for path in results.rglob("*.json*"))
 
+    assert said(capsys, "summary", there)[0] == 0
+    assert [*(copy / runs[1]).glob("*.parquet")]  # made here
     assert location.local(there) == copy
     assert len(fetched) == everything
 
@@ -155,9 +161,18 @@ def test_a_server_that_does_not_answer_is_said(bucket, monkeypatch):
 
 
 class Torn(http.server.SimpleHTTPRequestHandler):
-    """Lists and sends files, but cuts off samples in the middle while `cut` is true."""
+    """Lists and sends files, but cuts off samples in the middle while `cut` is true.
+
+    It does not find the directory `lost`.
+    """
 
     cut = True
+    lost = ""
+
+    def list_directory(self, path):
+        if Torn.lost and Torn.lost in self.path:
+            return self.send_error(404)
+        return super().list_directory(path)
 
     def copyfile(self, source, outputfile):
         content = source.read()
@@ -183,7 +198,12 @@ def test_a_connection_that_is_lost_leaves_no_half_file_and_can_be_continued(resu
 
         monkeypatch.setattr(Torn, "cut", False)
         copy = location.local(there)
+        monkeypatch.setattr(Torn, "lost", "r2")
+        with pytest.raises(InputError, match="no such"):
+            location.local(there)
         server.shutdown()
+    with pytest.raises(InputError, match="cannot be read"):
+        location.local(there)
     for path in results.rglob("*.json*"):
         assert (copy / path.relative_to(results)).read_bytes() == path.read_bytes()
 
@@ -197,8 +217,57 @@ def test_other_file_systems_are_read_too(results, capsys):
         assert said(capsys, "summary", there, "--csv") == expected
 
 
-def test_bad_addresses_are_said(results, capsys):
+def test_a_full_disk_is_no_error_of_the_server(results):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        with pytest.raises(InputError, match=r"cache.*cannot be written: File too large"):
+            location.local(f"file://{results}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_is_not_results_is_not_copied(results, tmp_path, cache):
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep/data.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"^file://{other}: no runs here"):
+        location.local(f"file://{other}")
+    assert not cache.exists()
+
+    run = next(results.glob("*/run.json")).parent
+    (run / "census.trace").write_bytes(b"large")
+    (run / "deep").mkdir()
+    (run / "deep/other.json").write_text("{}")
+    (results / "notes").mkdir()
+    (results / "notes/other.json").write_text("{}")
+    names = {path.name for path in location.local(f"file://{results}").rglob("*")}
+    assert not names & {"census.trace", "deep", "notes"}
+
+
+def test_empty_names_in_paths_are_left_out(results, capsys):
+    memory, there = fsspec.filesystem("memory"), "/in-memory/doubled/" + results.name
+    memory.put(str(results), there, recursive=True)
+    memory.pipe(f"{there}//b/run.json", b"{}")
+    copy = location.local(f"memory:/{there}")
+
+    assert "empty name" in capsys.readouterr().err
+    assert not (copy / "b").exists()
+
+
+def test_an_address_that_is_given_twice_is_said(results, capsys):
+    there = f"file://{results}"
+    status, _, error = said(capsys, "answer", there, there + "/")
+    assert (status, error.startswith(f"{there}: given twice")) == (2, True), error
+
+
+def test_bad_addresses_are_said(results, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for there, words in (
+        ("s3://", "s3://: names no directory"),
+        ("file://", "names no directory"),
+        ("file:///", "names no directory"),
+        ("http://user:secret@[x/y", "http://[x/y: not an address"),
         ("gibberish://bucket/results", "gibberish:// is not known"),
         (f"file://{results}-that-is-not-there", "no such"),
     ):

@@ -227,6 +227,32 @@ def test_an_index_that_is_stale_damaged_or_removed_changes_nothing(write_run, la
     assert "events.jsonl" in said(capsys, directory)[1]
 
 
+@pytest.mark.parametrize("damage", ["removed", "short", "a bit"])
+def test_a_reduction_that_is_missing_or_damaged_is_made_again_despite_the_index(
+    write_run, large, tmp_path, monkeypatch, damage
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_run(guests=1)
+    make([path])
+    for _ in range(2):
+        reduction.read_results([path.parent])
+    file = path / reduced.NAME
+    content = bytearray(file.read_bytes())
+    if damage == "removed":
+        file.unlink()
+    elif damage == "short":
+        file.write_bytes(content[:-100])
+    else:
+        content[40] ^= 0x10  # within a page
+        file.write_bytes(content)
+    monkeypatch.setattr(reduction, "_made", lambda paths, _: map(reduction.reduce, paths))
+
+    (run,) = reduction.read_results([path.parent]).runs
+
+    assert run.host_frame is not None
+    assert reduced.load(path).host_frame is not None
+
+
 def test_a_copy_is_hashed_only_once(write_run, large, monkeypatch):
     path = write_run()
     make([path])
@@ -244,7 +270,7 @@ def test_the_index_spares_opening_reductions(write_run, large, monkeypatch):
     path = write_run()
     make([path])
     first = reduction.read_results([path.parent])
-    monkeypatch.setattr(reduced, "places", lambda path: ())
+    monkeypatch.delattr(reduced.parquet, "ParquetFile")
 
     again = reduction.read_results([path.parent])
 

@@ -568,3 +568,15 @@ def test_a_permutation_and_a_bootstrap_are_those_of_scipy(sizes):
 
     assert found.p == pytest.approx(max(again, alone), rel=1e-9)
     assert [found.low + 1, found.high + 1] == pytest.approx([*bounds], rel=1e-9)
+
+
+def test_draws_for_many_runs_are_not_kept_and_say_the_same(monkeypatch):
+    a, b = np.random.default_rng(1).gamma(2, 1, (2, 12))
+    kept = statistics.difference(a, b)
+    known = statistics._kept.cache_info().currsize
+    monkeypatch.setattr(statistics, "KEPT", 0)
+    monkeypatch.setattr(statistics, "AT_ONCE", 10_000)
+
+    assert statistics.difference(a, b) == kept
+    assert statistics.difference(a[:-1], b) != kept
+    assert statistics._kept.cache_info().currsize == known
