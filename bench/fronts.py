@@ -32,11 +32,11 @@ class Found(NamedTuple):
 
 def simulated(run):
     """Simulate a run, and look at what is really saved, at each of its samples."""
-    world, options = simulate._world(run, HOST), run["parts"][0]["options"]
+    world, options = simulate.host_of(run, HOST), run["parts"][0]["options"]
     changes = options["contents"]["write_percent"] > 0
     points, limits = [], {}
     every = round(1 / run["sampling"]["period"]) if changes else 1  # the limit takes its time
-    for line in simulate._sampled(world, run, simulate._knobs(run), 0.0):
+    for line in simulate.sampled(world, run, simulate.knobs_of(run), 0.0):
         if line["kind"] == "sample" and line["n"] % every == 0:
             key = line["n"] if changes else len(world.there)
             if key not in limits:

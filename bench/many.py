@@ -24,11 +24,10 @@ import _campaign
 import numpy as np
 from pyarrow import parquet
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from ksm_analysis.analysis import reduction  # noqa: E402
-from ksm_analysis.results import reduced  # noqa: E402
+from ksm_analysis.analysis import reduction
+from ksm_analysis.results import reduced
 
+ROOT = Path(__file__).resolve().parents[1]
 GUESTS, MINUTES, HERTZ, DISTINCT, REPETITIONS, WORKLOADS = 10, 30.0, 1.0, 20, 10, 10
 MS_FIRST, MS_AGAIN, SECONDS_FEW, MEMORY_MB, PAGE_MB = 90, 2, 10, 2000, 12  # ms are per run
 FEW = 201  # the fewest runs that are reduced

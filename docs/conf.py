@@ -8,18 +8,13 @@ import contextlib
 import io
 import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from ksm_analysis.__main__ import COMMANDS, main  # noqa: E402
+from ksm_analysis.__main__ import COMMANDS, main
 
 project = html_title = "KSM testbed"
 root_doc = "README"

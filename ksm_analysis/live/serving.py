@@ -3,12 +3,12 @@
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import ksm_analysis
@@ -61,16 +61,11 @@ class Serving:
         os.set_blocking(self._pipe, False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         deadline = time.monotonic() + END_SECONDS
-        while self._waiting and self._process.poll() is None and time.monotonic() < deadline:
+        while self._waiting and (left := deadline - time.monotonic()) > 0:
+            select.select([], [self._pipe], [], left)  # until the server has read, or ended
             self._write()
-            time.sleep(0.05)
         with contextlib.suppress(OSError):
             self._stdin.close()
         self._socket.close()
@@ -113,13 +108,8 @@ class Served:
         self._view.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._view.__exit__(kind, error, where)
+    def __exit__(self, *error: Any) -> None:
+        self._view.__exit__(*error)
 
     def show(self, notice: dict[str, Any]) -> None:
         """Show it, and tell it with the time and what is left; of a plan, only the runs."""

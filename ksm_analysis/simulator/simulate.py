@@ -122,9 +122,9 @@ def _write(directory: Path, name: str, files: Files) -> Path:
 
 def simulate(run: dict[str, Any], experiment: str, memory: int, started: float) -> Files:
     """Simulate a run that begins at a time; return the files of its directory."""
-    world = _world(run, memory)
-    knobs = _knobs(run)
-    files = {"samples.jsonl": _lines(_sampled(world, run, knobs, started), (",", ":"))}
+    world = host_of(run, memory)
+    knobs = knobs_of(run)
+    files = {"samples.jsonl": _lines(sampled(world, run, knobs, started), (",", ":"))}
     for name, events in world.told.items():
         files[f"{name}.jsonl"] = _lines(
             {
@@ -158,7 +158,7 @@ def simulate(run: dict[str, Any], experiment: str, memory: int, started: float) 
     return {**files, "run.json": json.dumps(record, indent=2)}
 
 
-def _world(run: dict[str, Any], memory: int) -> World:
+def host_of(run: dict[str, Any], memory: int) -> World:
     """Return the host of a run, whose memory is so many MiB, before anything has started."""
     seed = SEEDS * (run["factors"]["repetition"] - 1)
     return World(Ksmd(), seed, memory, run["thp"].get("enabled") != "never")
@@ -177,13 +177,13 @@ def _advised(run: dict[str, Any]) -> dict[str, Any]:
     return {"advisor_mode": "scan-time"} | {f"advisor_{name}": knobs[name] for name in knobs}
 
 
-def _knobs(run: dict[str, Any]) -> dict[str, int]:
+def knobs_of(run: dict[str, Any]) -> dict[str, int]:
     """Return the knobs of a run that the simulated kernel has."""
     asked = {**run["knobs_if_present"], **run["knobs"]}
     return {name: int(value) for name, value in asked.items() if name in KNOBS}
 
 
-def _sampled(
+def sampled(
     world: World, run: dict[str, Any], knobs: dict[str, int], started: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of the sampler, and let time pass between them."""

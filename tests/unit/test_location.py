@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 
 import pytest
 
@@ -186,7 +187,7 @@ class Torn(http.server.SimpleHTTPRequestHandler):
 def test_a_connection_that_is_lost_leaves_no_half_file_and_can_be_continued(results, monkeypatch):
     pytest.importorskip("aiohttp")
     monkeypatch.setattr(Torn, "cut", True)
-    handler = lambda *words: Torn(*words, directory=results.parent)  # noqa: E731
+    handler = partial(Torn, directory=results.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         there = f"http://user:secret@127.0.0.1:{server.server_port}/{results.name}"
