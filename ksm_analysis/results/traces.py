@@ -7,7 +7,7 @@ converted once, to two Parquet files in the directory `trace` beside it, which c
 import contextlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ksm_analysis.errors import InputError
+from ksm_analysis.results import trace_columns
 from ksm_analysis.results.trace_order import Order, joined
 
-FORMAT = 1
+RAW_FORMAT = 1  # of census.trace
+FORMATS = (1, 2)  # of the Parquet files: the last is written
 PAGE_SIZE = 4096
 HUGE_PAGE = 512  # pages
 TICKS = 100  # of the clock of processes, per second
 RAW, PAGES, CONTENTS = "census.trace", "pages.parquet", "contents.parquet"
+LARGE = 2**28  # rows or bytes; more than a trace has
 KEY = b"ksm_testbed_trace"
 SHIPPED = Path(__file__).parents[1] / "traces"
 
@@ -121,39 +124,37 @@ def write_trace(trace: Trace, directory: Path, source: list[int] | None = None) 
     """Write a trace to a directory, as read_trace() reads it. Raises OSError."""
     directory.mkdir(exist_ok=True)
     note = {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "page_size": trace.page_size,
         "source": source,
         **{name: getattr(trace, name).to_dict("list") for name in TABLES},
     }
-    columns = {
-        f"{name}_{n}": row
-        for n in range(len(trace.moments))
-        for name, row in (("content", trace.contents[n]), ("flags", trace.flags[n]))
-    }
-    contents = {f"content_{n}": "BYTE_STREAM_SPLIT" for n in range(len(trace.moments))}
-    flags = {f"flags_{n}": "PLAIN" for n in range(len(trace.moments))}
-    order = {"rank": "BYTE_STREAM_SPLIT", "lcp": "BYTE_STREAM_SPLIT", "exact": "PLAIN"}
-    _write(pa.table(columns), note, contents | flags, directory / PAGES)
-    _write(pa.table({**trace.order}), note, order, directory / CONTENTS)
+    pages = trace_columns.of_pages(trace.contents, trace.flags)
+    _write(pa.table(pages), note, directory / PAGES)
+    _write(pa.table(trace_columns.of_order(trace.order)), note, directory / CONTENTS)
 
 
 TABLES = ("moments", "processes", "mappings")
 
 
-def _write(table: pa.Table, note: dict[str, Any], encoding: dict[str, str], path: Path) -> None:
+def _write(table: pa.Table, note: dict[str, Any], path: Path) -> None:
     beside = path.with_name(f".{path.name}")
-    parquet.write_table(
-        table.replace_schema_metadata({KEY: json.dumps(note)}),
+    numbers = (field.name for field in table.schema if not pa.types.is_boolean(field.type))
+    with parquet.ParquetWriter(
         beside,
+        table.schema,
         compression="zstd",
         compression_level=19,
         use_dictionary=False,
-        column_encoding=encoding,
+        column_encoding=dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
         write_page_checksum=True,
-        row_group_size=2**26,
-        data_page_size=2**22,
-    )
+        store_schema=False,  # it would have the note again
+        # All of a column is one page: zstd finds little where the bytes of few numbers are together
+        max_rows_per_page=LARGE,
+        data_page_size=LARGE,
+    ) as file:
+        file.write_table(table, row_group_size=LARGE)
+        file.add_key_value_metadata({KEY: json.dumps(note)})
     beside.replace(path)
 
 
@@ -172,31 +173,37 @@ def _load(directory: Path, source: list[int] | None = None) -> Trace:
         raise InputError(f"{directory} has no whole trace: {error}") from None
     note = notes[0]
     for each in notes:
-        _check(each, directory)
+        _check(each, directory, FORMATS)
     if texts[1] != texts[0] or (source and note.get("source") != source):
         raise InputError(f"{PAGES} and {CONTENTS} in {directory} are of different traces")
     try:
         count = len(note["moments"]["moment"])
-        return Trace(
-            note["page_size"],
-            **{name: pd.DataFrame(note[name]) for name in TABLES},
-            contents=_rows([pages[f"content_{n}"] for n in range(count)], np.int32),
-            flags=_rows([pages[f"flags_{n}"] for n in range(count)], np.uint8),
-            order=contents.to_pandas(),
-        )
+        moments, processes, mappings = (pd.DataFrame(note[name]) for name in TABLES)
+        arrays = _arrays(pages, contents, count, note["format"])
+        return Trace(note["page_size"], moments, processes, mappings, *arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{directory} has no whole trace: {error}") from None
 
 
-def _rows(columns: list[pa.ChunkedArray], kind: type) -> NDArray[Any]:
-    return np.stack([column.to_numpy() for column in columns]).astype(kind)
+def _arrays(
+    pages: pa.Table, contents: pa.Table, moments: int, form: int
+) -> tuple[Contents, Flags, pd.DataFrame]:
+    """Return contents, flags and order. Raises KeyError or ValueError if they are not whole."""
+    if form == 1:
+        now, flags = (
+            np.stack([pages[f"{name}_{n}"].to_numpy() for n in range(moments)])
+            for name in ("content", "flags")
+        )
+        return now, flags, contents.to_pandas()
+    return *trace_columns.pages_of(pages, moments), trace_columns.order_of(contents)
 
 
-def _check(header: dict[str, Any], path: Path) -> None:
+def _check(header: dict[str, Any], path: Path, formats: Sequence[int] = (RAW_FORMAT,)) -> None:
     """Check format and page size. Raises InputError."""
-    if (found := header.get("format")) != FORMAT:
+    if (found := header.get("format")) not in formats:
+        known = " and ".join(map(str, formats))
         raise InputError(
-            f"{path} is a trace of format {found!r}: this version reads only format {FORMAT}"
+            f"{path} is a trace of format {found!r}: this version reads only format {known}"
         )
     if (size := header.get("page_size")) != PAGE_SIZE:
         raise InputError(

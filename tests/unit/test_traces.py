@@ -1,6 +1,9 @@
 """Traces: what the census program writes, and what is read of it, compared with known contents."""
 
 import contextlib
+import dataclasses
+import json
+import math
 import os
 import random
 import re
@@ -9,11 +12,14 @@ from array import array
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from programs import ROLES, load
+from pyarrow import parquet
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import trace_order, traces
+from ksm_analysis.results import trace_columns, trace_order, traces
 
 ksm_census = load(ROLES / "part_census/files/ksm_census.py")
 PAGE = ksm_census.PAGE
@@ -349,6 +355,112 @@ def test_a_directory_without_a_whole_trace_is_refused(census, tmp_path):
         with pytest.raises(InputError, match="has no whole trace"):
             traces.read_trace(tmp_path / "trace")
         path.write_bytes(whole)
+
+
+# --- the Parquet files ----------------------------------------------------------------------------
+
+
+def made_up(draw, moments, pages):
+    """Make a trace in which pages are written, copied, removed, and become zeros."""
+    contents, now, top = [], np.full(pages, -1), 0
+    for _ in range(moments):
+        now = now.copy()
+        for page in np.flatnonzero(draw.random(pages) < 0.6):
+            kind = draw.integers(5)
+            top += kind < 3
+            now[page] = top if kind < 3 else (-1, draw.integers(top + 1))[kind - 3]
+        contents.append(now)
+    order = {
+        "rank": [0, *draw.permutation(top) + 1],
+        "lcp": draw.integers(0, 4096, top + 1),
+        "exact": draw.random(top + 1) < 0.5,
+    }
+    return traces.Trace(
+        PAGE,
+        moments=pd.DataFrame({"moment": ["every"] * moments, "monotonic": np.arange(moments) / 3}),
+        processes=pd.DataFrame({"name": ["one"], "started": [0.0]}),
+        mappings=pd.DataFrame({"process": [0], "first": [0], "pages": [pages]}),
+        contents=np.array(contents, np.int32),
+        flags=draw.integers(0, 128, (moments, pages), np.uint8),
+        order=pd.DataFrame(order).astype({"rank": np.int32, "lcp": np.uint16}),
+    )
+
+
+def assert_equal(one, other):
+    for name in ("moments", "processes", "mappings", "order"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
+    for name in ("contents", "flags"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert left.dtype == right.dtype
+        assert (left == right).all()
+
+
+@pytest.mark.parametrize("pages", [0, 1, 200, 700])
+@pytest.mark.parametrize("moments", [1, 4])
+def test_what_is_written_is_read(tmp_path, moments, pages):
+    trace = made_up(np.random.default_rng(pages), moments, pages)
+    traces.write_trace(trace, tmp_path)
+    assert_equal(traces.read_trace(tmp_path), trace)
+
+
+@pytest.mark.parametrize("number", [1, 255, 256, 257, 512, 1000])
+def test_contents_have_the_places_that_were_written(number):
+    draw = np.random.default_rng(number)
+    order = pd.DataFrame(
+        {"rank": draw.permutation(number).astype(np.int32), "lcp": 0, "exact": True}
+    )
+    columns = trace_columns.of_order(order)
+    assert trace_columns.order_of(pa.table(columns)).equals(order)
+    columns["block"] = columns["block"] + 1
+    with pytest.raises(ValueError, match="not each content has one place"):
+        trace_columns.order_of(pa.table(columns))
+
+
+def test_contents_that_are_not_in_the_order_of_first_sight_are_not_written(tmp_path):
+    trace = made_up(np.random.default_rng(1), 2, 50)
+    trace.contents[trace.contents == 3] += 100
+    with pytest.raises(ValueError, match="order of first sight"):
+        traces.write_trace(trace, tmp_path)
+
+
+def test_pages_that_all_differ_take_little_more_than_their_order(tmp_path):
+    # Random pages: neighbours in the order have 1 or 2 leading bytes in common
+    number, draw = 200_000, np.random.default_rng(1)
+    trace = made_up(draw, 1, 0)
+    order = {
+        "rank": draw.permutation(number + 1),
+        "lcp": draw.integers(1, 3, number + 1),
+        "exact": True,
+    }
+    trace = dataclasses.replace(
+        trace,
+        contents=np.arange(1, number + 1, dtype=np.int32)[None],
+        flags=np.full((1, number), traces.PRESENT),
+        order=pd.DataFrame(order).astype({"lcp": np.uint16}),
+    )
+    traces.write_trace(trace, tmp_path)
+    least = (math.lgamma(number + 1) / math.log(2) + number) / 8  # of the order, and of the lcp
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1.08 * least
+    assert (traces.read_trace(tmp_path).contents == trace.contents).all()
+
+
+def test_another_format_is_refused(tmp_path):
+    for name in (traces.PAGES, traces.CONTENTS):
+        note = {traces.KEY: b'{"format": 3, "page_size": 4096}'}
+        parquet.write_table(pa.table({"n": [1]}).replace_schema_metadata(note), tmp_path / name)
+    with pytest.raises(InputError, match="of format 3: this version reads only format 1 and 2"):
+        traces.read_trace(tmp_path)
+
+
+def test_a_trace_of_format_1_is_the_same_in_the_present_one(tmp_path):
+    old = traces.shipped()["redis"]
+    note = parquet.read_schema(old / traces.PAGES).metadata[traces.KEY]
+    assert json.loads(note)["format"] == 1
+    trace = traces.read_trace(old)
+    traces.write_trace(trace, tmp_path)
+    assert_equal(traces.read_trace(tmp_path), trace)
+    sizes = [sum(path.stat().st_size for path in at.iterdir()) for at in (old, tmp_path)]
+    assert sizes[1] < 0.4 * sizes[0]
 
 
 def test_shipped_traces_can_be_read():
