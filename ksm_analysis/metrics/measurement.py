@@ -112,7 +112,7 @@ def at_scan_ends(samples: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(index=samples.index)
     risen = samples["ksm.full_scans"].diff()
     names = {f"ksm.{name}": f"scan_end.{name}" for name in ("pages_unshared", "pages_volatile")}
-    held = samples.shift(1).reindex(columns=list(names))
+    held = samples.reindex(columns=list(names)).shift(1)
     scan = (risen > 0).cumsum()
     return held.where(risen == 1).groupby(scan).ffill().rename(columns=names)
 

@@ -7,7 +7,7 @@ A value is a function of Ends. It returns one number for each row; that of row 0
 # ruff: noqa: RUF002
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -29,16 +29,24 @@ class Ends:
 
     run: Run
     rows: pd.DataFrame
+    known: dict[str, Numbers] = field(default_factory=dict)
 
     def column(self, name: str) -> Numbers:
         """Return a counter by name, as float; NaN if it is missing or below zero.
 
         Only profits may be below zero.
         """
+        if name not in self.known:
+            self.known[name] = self._column(name)
+        return self.known[name]
+
+    def _column(self, name: str) -> Numbers:
         if name not in self.rows:
             return pd.Series(np.nan, self.rows.index, dtype=float)
-        values = pd.to_numeric(self.rows[name], errors="coerce").astype(float)
-        return values.where(~below_zero(name, values))
+        # Several times as fast as with pandas, and most of the time that a small run takes
+        values = pd.to_numeric(self.rows[name], errors="coerce").to_numpy(float)
+        known = np.where(below_zero(name, values), np.nan, values)
+        return pd.Series(known, self.rows.index, name=name)
 
     def sum(self, *names: str) -> Numbers:
         """Return the sum of counters; NaN if one of them is missing."""

@@ -12,7 +12,9 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ksm_analysis.results.run import Run
 
@@ -289,7 +291,7 @@ def _reads_as(read: int | str, asked: int | str) -> bool:
     return str(read) == str(asked) or f"[{asked}]" in str(read)
 
 
-def below_zero(name: str, values: pd.Series[Any]) -> pd.Series[bool]:
+def below_zero(name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which values of a counter are below zero, of which only profits are signed.
 
     The kernel prints most of them as unsigned numbers.
@@ -300,7 +302,7 @@ def below_zero(name: str, values: pd.Series[Any]) -> pd.Series[bool]:
 def _counter_warnings(run: Run) -> Iterator[str]:
     """Find counters that are below zero, fell, or restarted."""
     for name in map(str, run.samples.filter(like="ksm.").select_dtypes("number")):
-        if below_zero(name, run.samples[name]).any():
+        if below_zero(name, run.samples[name].to_numpy()).any():
             yield f"{name.removeprefix('ksm.')} was below zero: the kernel counts it incorrectly"
     for name in MONOTONIC.intersection(run.samples):
         if (run.samples[name].diff() < 0).any():

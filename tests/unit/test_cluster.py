@@ -29,7 +29,7 @@ def free_port():
 
 
 FLEET = """\
-population: {trace: redis, guests: 3, hosts: 8}
+population: {trace: redis, guests: 3, hosts: 4}
 knobs: [{pages_to_scan: 2000}]
 policies: [none, governor]
 sampling: {interval: 1, intervals: 5}
@@ -121,17 +121,17 @@ def test_a_fleet_is_the_same_on_a_cluster_that_loses_a_worker(scheduler, tmp_pat
     done = simulate.runs(fleet, tmp_path / "cluster", scheduler=address)
     next(done)
     os.kill(workers[0].pid, signal.SIGKILL)
-    assert len([*done]) == 15
+    assert len([*done]) == 7
     assert main(["simulate", str(tmp_path / "fleet.yml"), "--results", str(tmp_path / "here")]) == 0
 
     here, there = files_of(tmp_path / "here"), files_of(tmp_path / "cluster")
-    assert len(here) == 1 + 8 * (3 + 4)
+    assert len(here) == 1 + 4 * (3 + 4)
     assert there == here
     capsys.readouterr()
     assert main(["summary", str(tmp_path / "here/fleet"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     fixed = [row["saved_mib"] for row in rows if "none" in row["knobs"]]
-    assert (len(fixed), len({*fixed}) > 4) == (8, True)  # each host has drawn others
+    assert (len(fixed), len({*fixed}) > 2) == (4, True)  # each host has drawn others
 
 
 def test_a_worker_of_another_version_is_said(scheduler, tmp_path, monkeypatch, capsys):

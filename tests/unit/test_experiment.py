@@ -1089,8 +1089,8 @@ ODD += ["{1: 2}", "2001-01-01", "!!binary aGk=", "!!set {a}", "&a [*a]", "&a {a:
 
 
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
-@pytest.mark.parametrize("value", ODD)
-def test_any_value_gives_a_message_or_a_plan(key, value):
-    for line in errors(as_text(key, value)):
-        assert re.match(r"file\.yml:1: [A-Za-z0-9_./\[\]]+: [a-z'(]", line)
-        assert not re.search("Input|valid|pydantic|NoneType|validator|Error", line)
+def test_any_value_gives_a_message_or_a_plan(key):
+    for value in ODD:
+        for line in errors(as_text(key, value)):
+            assert re.match(r"file\.yml:1: [A-Za-z0-9_./\[\]]+: [a-z'(]", line), value
+            assert not re.search("Input|valid|pydantic|NoneType|validator|Error", line), value

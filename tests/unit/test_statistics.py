@@ -523,9 +523,12 @@ def test_two_settings_in_blocks_are_compared_by_the_paired_t_test():
 
 
 @pytest.mark.parametrize("spread", [1, 3])
-@pytest.mark.parametrize(("settings", "blocks"), [(2, 3), (2, 5), (4, 3), (4, 5), (10, 3), (10, 5)])
+@pytest.mark.parametrize(("settings", "blocks"), [(4, 3), (4, 5), (10, 3), (10, 5)])
 def test_equal_settings_in_blocks_are_rarely_separated(simulated, settings, blocks, spread):
-    """Also if the settings have spreads of 1 to 3 %, in logarithms."""
+    """Also if the settings have spreads of 1 to 3 %, in logarithms.
+
+    Two settings are compared by the paired t-test, as the test above shows.
+    """
     generator = np.random.default_rng(settings)
     tables = simulated.in_blocks(generator, (300, blocks, settings), simulated.narrow)
     tables = tables * np.exp(
