@@ -9,6 +9,7 @@ from ksm_analysis.assess import forecast, population, settings
 from ksm_analysis.assess.forecast import Guest, Limit
 from ksm_analysis.assess.seen import Seen
 from ksm_analysis.assess.settings import Outcome
+from ksm_analysis.definition.policies import NONE
 from ksm_analysis.doctor import diagnosis, fixes, rulers
 from ksm_analysis.doctor.facts import GOAL_SECONDS, available, kernel, ksm, saved_bytes, swap
 
@@ -151,9 +152,9 @@ def _best(
         there = [
             (row, outcome.setting)
             for row, outcome in zip(rows, outcomes, strict=True)
-            if (outcome.setting.ruler is None) == is_fixed
+            if (outcome.setting.policy == NONE) == is_fixed
             and outcome.setting.note != settings.SHORT
-            and not row["name"].startswith("Kata")
+            and outcome.setting.policy.kind != "kata"
             and row["seconds_to_95"] is not None
         ]
         most = max((row["freed"] for row, _ in there), default=0)
@@ -177,16 +178,14 @@ def _best(
 
 
 def _lines(setting: settings.Setting) -> list[str]:
-    if setting.name.startswith("governor"):
-        price = setting.name.partition("price ")[2]
+    policy = setting.policy
+    if policy.governor:
+        price = policy.governor.price
         return [
             "ansible-playbook -i INVENTORY playbooks/governor.yml"
-            + (f" -e governor_price={price}" if price else "")
+            + (f" -e governor_price={price:g}" if price else "")
         ]
-    knobs: dict[str, int | str] = {**setting.knobs}
-    if setting.name.startswith("advisor"):
-        target = setting.name.split()[1]
-        knobs |= {"advisor_mode": "scan-time", "advisor_target_scan_time": target}
+    knobs: dict[str, int | str] = {**setting.knobs, **policy.knobs}
     return [f"echo {value} > {KSM}/{name}" for name, value in ordered(knobs).items()]
 
 

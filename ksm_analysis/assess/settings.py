@@ -3,7 +3,7 @@
 import bisect
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ksm_analysis.assess.population import ABSENT, ZERO, Churn, Population
 from ksm_analysis.assess.seen import Seen
+from ksm_analysis.definition.policies import NONE, Advisor, Governor, Ksmtuned, KubeVirt, Policy
+from ksm_analysis.doctor.facts import saved_bytes
 from ksm_analysis.simulator.ksmd import KNOBS, NEVER, Costs, Ksmd, Process
 from ksm_analysis.simulator.memory import Actor, World
-from ksm_analysis.simulator.policy import advisor, governor
-from ksm_analysis.simulator.programs import POLICY, program
+from ksm_analysis.simulator.policy import turns
 from ksm_analysis.simulator.simulate import Queue
 
 REFERENCE = 2.5e-6
@@ -28,21 +29,22 @@ SETTLED, SCANS, LAST = 0.005, 4, 2  # it is over after scans, if the last freed 
 END = 0.75  # of the time: what is freed after that, if it was cut short, is taken for the end
 LONGEST = 12 * 3600.0  # seconds that are simulated at most
 PATIENCE, A_PAGE = 6.0, 5e-6  # seconds to simulate a setting at most, and more for each page
+KIB = 1024
 SOON = 0.95  # of what is freed in the end
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a policy sees of a host: bytes of memory, and what ksmd has used since boot."""
+    """What a policy sees of a host: bytes of memory, and what ksmd has used since boot.
+
+    `available`: without what KSM frees now.
+    """
 
     memory: int
     available: int
     anonymous: int
     page_size: int
     ksmd_seconds: float = 0.0
-
-
-Ruler = Callable[[World, Host], Actor]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Setting:
 
     name: str
     knobs: dict[str, int] = field(default_factory=dict)
-    ruler: Ruler | None = None
+    policy: Policy = NONE
     note: str = ""
     least: float = 0.0
 
@@ -96,65 +98,22 @@ class Outcome:
         return float(100 * (self.cpu[-1] - self.cpu[at]) / seconds) if seconds else 0.0
 
 
-# --- who turns the knobs --------------------------------------------------------------------------
-
-
-def _advisor(target: int = 200) -> Ruler:
-    told = {"target_scan_time": target}
-    return lambda world, host: advisor(world, told, host.ksmd_seconds)
-
-
-def _governor(**told: float) -> Ruler:
-    return lambda world, host: governor(world, told)
-
-
-def _ksmtuned(sleep: int = 10) -> Ruler:
-    """Debian's ksmtuned while memory is short: 300 pages more each minute, from 0 up to 1250."""
-
-    def turns(world: World, host: Host) -> Actor:
-        pause = max(10, sleep * 16 * 2**30 // host.memory)
-        for minute in range(1, 6):
-            yield 60.0 * minute
-            knobs = {"pages_to_scan": min(1250, 300 * minute), "sleep_millisecs": pause, "run": 1}
-            world.ksmd.set(knobs)
-
-    return turns
-
-
-def _kubevirt(world: World, host: Host) -> Actor:
-    core, told = program(POLICY), {
-        "pages_boost": 300, "pages_decay": -50, "pages_min": 64, "pages_max": 1250,
-        "pages_init": 100, "sleep_ms_baseline": 100, "free_percent": 1,
-    }  # fmt: skip
-    running, pages = False, 0
-    while True:
-        sizes = (host.memory // 1024, min(host.available, host.memory - 2**20) // 1024)
-        writes = dict(core.kubevirt_writes(told, running, pages, *sizes))
-        running, pages = True, writes["pages_to_scan"]
-        world.ksmd.set(writes)
-        yield world.ksmd.clock + 180
-
-
-def _kata(world: World, host: Host) -> Actor:
-    core, now = program(POLICY), 0.0
-    state, mode = core.kata_next(core.kata_start(now), now, kicked=True)
-    while True:
-        if mode == "initial":
-            world.ksmd.set({"run": 0})
-        elif mode:
-            writes = dict(core.kata_writes(mode, host.anonymous // 1024,
-                                           host.page_size))  # fmt: skip
-            world.ksmd.set({**writes, "pages_to_scan": max(1, writes["pages_to_scan"])})
-        if state.due == float("inf"):
-            return
-        yield state.due
-        state, mode = core.kata_next(state, world.ksmd.clock, kicked=False)
+# --- what is on offer ----------------------------------------------------------------------------
 
 
 def _fixed(pages: int, sleep: int, smart: int = 0) -> Setting:
     knobs = {"pages_to_scan": pages, "sleep_millisecs": sleep, "smart_scan": smart, "run": 1}
     name = f"{pages} pages / {sleep} ms" + (", smart_scan" if smart else "")
     return Setting(name, knobs)
+
+
+def _advisor(seconds: int) -> Setting:
+    policy = Policy(advisor=Advisor(target_scan_time=seconds))
+    return Setting(f"advisor, {seconds} s", {"smart_scan": 1}, policy, "from Linux 6.8 on")
+
+
+def _ksmtuned(**more: int) -> Policy:
+    return Policy(ksmtuned=Ksmtuned(KSM_THRES_COEF=100, **more))  # memory is always short
 
 
 SHORT = "if memory is short"
@@ -167,14 +126,14 @@ OFFER = (
     _fixed(5000, 20),
     _fixed(10000, 20),
     _fixed(10000, 20, 1),
-    Setting("advisor, 200 s", {"smart_scan": 1}, _advisor(), "from Linux 6.8 on"),
-    Setting("advisor, 60 s", {"smart_scan": 1}, _advisor(60), "from Linux 6.8 on"),
+    _advisor(200),
+    _advisor(60),
     Setting("ksmtuned", {"run": 0}, _ksmtuned(), SHORT, 400),
-    Setting("ksmtuned of Proxmox", {"run": 0}, _ksmtuned(100), SHORT, 400),
-    Setting("KubeVirt", {"run": 0}, _kubevirt, SHORT, 960),
-    Setting("Kata", {"run": 0}, _kata, "after an arrival", 400),
-    Setting("governor", {}, _governor()),
-    Setting("governor, price 1", {}, _governor(price=1)),
+    Setting("ksmtuned of Proxmox", {"run": 0}, _ksmtuned(KSM_SLEEP_MSEC=100), SHORT, 400),
+    Setting("KubeVirt", {"run": 0}, Policy(kubevirt=KubeVirt(free_percent=1)), SHORT, 960),
+    Setting("Kata", {"run": 0}, Policy(kata="auto"), "after an arrival", 400),
+    Setting("governor", {}, Policy(governor=Governor())),
+    Setting("governor, price 1", {}, Policy(governor=Governor(price=1))),
 )
 
 
@@ -200,7 +159,12 @@ def simulate(
     `knobs` are those of the host, which a setting does not set (max_page_sharing, use_zero_pages).
     """
     wake = BATCH * of_pages.merged / Costs().merged
-    world = World(Ksmd(costs=of_pages, hz=hz, wake=wake))
+    world = World(
+        Ksmd(costs=of_pages, hz=hz, wake=wake),
+        memory=host.memory // 2**20,
+        page=host.page_size,
+        used=host.ksmd_seconds,
+    )
     given_up = knobs["use_zero_pages"]
     kept = {"max_page_sharing": knobs["max_page_sharing"], "smart_scan": knobs["smart_scan"]}
     world.ksmd.set({**kept, "use_zero_pages": 1})
@@ -211,8 +175,11 @@ def simulate(
     if given_up_now := int(population.given_up.sum()):  # nothing writes to it, or it would not be
         world.come("", np.full(given_up_now, ZERO, np.int32))
     world.ksmd.set(setting.knobs)
-    if setting.ruler:
-        queue.add(setting.ruler(world, host))
+    pages = world.ksmd.pages * host.page_size // KIB
+    world.beside = (host.memory - host.available) // KIB - pages
+    world.anonymous = max(0, host.anonymous // KIB - pages)
+    if setting.policy != NONE:
+        queue.add(turns(world, setting.policy.kind, setting.policy.settings))
     points, scans, began = [(0.0, 0.0, 0.0)], [0], time.monotonic()
     patience, whole = PATIENCE + A_PAGE * len(population.rest), True
     settled = None
@@ -324,7 +291,7 @@ def host_of(seen: Seen) -> Host:
     total = int(memory["memory_bytes"] or 2**34)
     return Host(
         total,
-        int(memory["memory"].get("MemAvailable", total // 2)),
+        int(memory["memory"].get("MemAvailable", total // 2) - saved_bytes(facts)),
         int(seen.host["anonymous"]),
         int(memory["page_size"]),
         (facts["readings"][-1]["ksmd_cpu_ns"] or 0) / 1e9,

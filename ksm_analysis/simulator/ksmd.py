@@ -131,7 +131,7 @@ class Ksmd:
     between: Callable[[], None] | None = None  # called after each full scan
     watch: Watch | None = None  # called with pages that were looked at
     hz: int | None = None  # ticks a second, at which sleeps end; without, they end when they should
-    wake: float = 0.0  # CPU seconds of each batch, beside those of its pages
+    wake: float = 0.0  # more CPU seconds of each batch, unless all its pages are merged already
     clock: float = 0.0
     cpu: float = 0.0
     full_scans: int = 0
@@ -150,8 +150,9 @@ class Ksmd:
 
     def __post_init__(self) -> None:
         self.cursor, self.page = -1, 0  # between two scans, the cursor is before all processes
-        # when ksmd goes on; pages that are left of its batch, and seconds that it has taken so far
-        self.due, self.left, self.spent = 0.0, 0, 0.0
+        # when ksmd goes on; pages that are left of its batch, seconds that it has taken so far, and
+        # whether one of its pages was looked at
+        self.due, self.left, self.spent, self.woken = 0.0, 0, 0.0, False
         self.used, self.free = 0, dict[int, list[int]]()  # room in the arrays, by size
         self.content: Ints = np.empty(0, np.int32)
         self.checksum: Ints = np.empty(0, np.int32)  # the content when it was last looked at
@@ -371,7 +372,7 @@ class Ksmd:
         """Do what is left of a batch: a write to `run` waits for it."""
         if self.knobs["run"] == 1 and self.left:
             self.cpu += self._visit(self.left).seconds
-        self.left = 0
+        self.left, self.spent, self.woken = 0, 0.0, False
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -395,22 +396,22 @@ class Ksmd:
         self.left = self.left or pages
         part = max(1, int(seconds / most))
         found = self._visit(pages * batches if batches else min(self.left, part))
-        self.cpu += found.seconds
-        self.due = self.clock + found.seconds
+        # the batch that finds the end of the scan is over
+        slept = found.visited // pages + 1 if batches and found.ended else batches
+        wakes = min(slept if batches else int(not self.woken), found.looked)
+        seconds = found.seconds + wakes * self.wake
+        self.cpu += seconds
+        self.due = self.clock + seconds
         if batches:
-            # the batch that finds the end of the scan is over
-            slept = found.visited // pages + 1 if found.ended else batches
-            self.due += slept * (self._sleep(found.seconds / slept + self.wake) + self.wake)
-            self.cpu += slept * self.wake
+            self.due += slept * self._sleep(seconds / slept)
             self.left = 0
             return found.visited
         self.left -= found.visited
-        self.spent += found.seconds
+        self.spent, self.woken = self.spent + seconds, self.woken or wakes > 0
         if found.ended or self.left <= 0:
             self.left = 0
-            self.due += self._sleep(self.spent + self.wake) + self.wake
-            self.cpu += self.wake
-            self.spent = 0.0
+            self.due += self._sleep(self.spent)
+            self.spent, self.woken = 0.0, False
         return found.visited
 
     def _sleep(self, batch: float) -> float:
@@ -435,18 +436,18 @@ class Ksmd:
     def _visit(self, budget: int) -> "Visited":
         """Visit so many pages, or those that are left of this scan."""
         if not self.processes:
-            return Visited(0, 0.0, True)
+            return Visited(0, 0, 0.0, True)
         if self.cursor < 0:
             self.unstable.fill(NONE)
             self.waiting_tree = Tree(self._key_of_page)
             self.cursor = self.page = 0
-        visited, seconds = 0, 0.0
+        visited, looked, seconds = 0, 0, 0.0
         while visited < budget:
             if self.cursor == len(self.processes):
                 self.cursor, self.full_scans = -1, self.full_scans + 1
                 if self.between:
                     self.between()
-                return Visited(visited, seconds, True)
+                return Visited(visited, looked, seconds, True)
             process = self.processes[self.cursor]
             if process.ended:
                 self._clean(process)
@@ -455,9 +456,9 @@ class Ksmd:
             elif self.page == process.size:
                 self.cursor, self.page = self.cursor + 1, 0
             else:
-                number, spent = self._chunk(process, budget - visited)
-                visited, seconds = visited + number, seconds + spent
-        return Visited(visited, seconds, False)
+                number, more, spent = self._chunk(process, budget - visited)
+                visited, looked, seconds = visited + number, looked + more, seconds + spent
+        return Visited(visited, looked, seconds, False)
 
     def _clean(self, process: Process) -> None:
         """Forget a process that has ended."""
@@ -471,8 +472,11 @@ class Ksmd:
         self.flags[at] = 0
         self._release(process)
 
-    def _chunk(self, process: Process, budget: int) -> tuple[int, float]:
-        """Visit pages from the cursor on; return how many, and the CPU seconds."""
+    def _chunk(self, process: Process, budget: int) -> tuple[int, int, float]:
+        """Visit pages from the cursor on.
+
+        Returns how many, how many of them were not merged before, and the CPU seconds.
+        """
         low = process.start + self.page
         size = min(process.size - self.page, CHUNK, max(1024, 2 * budget))
         if process.huge:
@@ -520,7 +524,7 @@ class Ksmd:
             + alone * self.costs.alone
             + merging * self.costs.merging
         )
-        return len(visits) - passed, float(seconds)
+        return len(visits) - passed, len(looked), float(seconds)
 
     def _in_huge_page(self, first: int, pages: Places) -> tuple[int, int, Places]:
         """Look for equals of pages of a huge page, up to the one at which it is split.
@@ -977,9 +981,13 @@ class Ksmd:
 
 
 class Visited(NamedTuple):
-    """How many pages were visited, in which CPU time, and whether that was the end of a scan."""
+    """How many pages were visited, in which CPU time, and whether that was the end of a scan.
+
+    `looked`: pages of them that were not merged before.
+    """
 
     visited: int
+    looked: int
     seconds: float
     ended: bool
 

@@ -26,13 +26,19 @@ class World:
     """A simulated host: ksmd, its processes by name, and what happened, by the file for it.
 
     `alone` is the last content that only one page has; each new one is below it. `memory` is
-    that of the host, in MiB. `thp` is whether memory that asks for huge pages gets them.
+    that of the host, in MiB. `thp` is whether memory that asks for huge pages gets them. Of what is
+    not simulated: `beside` are the KiB that it takes, `anonymous` the KiB of its anonymous memory,
+    and `used` the CPU seconds of ksmd since boot. `page` are the bytes of a page.
     """
 
     ksmd: Ksmd
     seed: int = 0
     memory: int = HOST
     thp: bool = True
+    beside: int = KERNEL * 1024
+    anonymous: int = 0
+    used: float = 0.0
+    page: int = PAGE
     there: dict[str, Process] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -42,8 +48,8 @@ class World:
     @property
     def kib(self) -> tuple[int, int]:
         """KiB of memory that the host has, and of those that are free."""
-        used = (self.ksmd.pages - self.ksmd.freed) * PAGE // 1024 + KERNEL * 1024
-        return self.memory * 1024, max(0, self.memory * 1024 - used)
+        used = (self.ksmd.pages - self.ksmd.freed) * self.page // 1024 + self.beside
+        return self.memory * 1024, max(0, self.memory * 1024 - max(1024, used))
 
     def tell(self, file: str, event: str, **more: Any) -> None:
         """Record an event."""

@@ -7,7 +7,7 @@ from typing import Any
 from ksm_analysis.simulator.advisor import Advisor, advise, start
 from ksm_analysis.simulator.ksmd import KNOBS, accepted
 from ksm_analysis.simulator.ksmtuned import Settings, adjust
-from ksm_analysis.simulator.memory import PAGE, Actor, World
+from ksm_analysis.simulator.memory import Actor, World
 from ksm_analysis.simulator.programs import GOVERNOR, POLICY, program
 
 LOOK = 0.01  # seconds between looks at whether a scan has ended, at least
@@ -45,12 +45,12 @@ def _command(world: World, writes: dict[str, int]) -> Actor:
     yield from ()
 
 
-def advisor(world: World, told: dict[str, int], used: float = 0.0) -> Actor:
+def advisor(world: World, told: dict[str, int]) -> Actor:
     """Set pages_to_scan after each full scan, as the kernel does in the advisor's mode scan-time.
 
-    `used` is the CPU time that ksmd has used before, since boot: it counts for the first scan.
+    What ksmd has used before, since boot, counts for the first scan.
     """
-    asked, ksmd = Advisor(**told), world.ksmd
+    asked, ksmd, used = Advisor(**told), world.ksmd, world.used
     state = start(asked)
     ksmd.set({"pages_to_scan": state.pages_to_scan, "run": 1})
     since, scans, cpu = ksmd.clock, ksmd.full_scans, ksmd.cpu
@@ -68,8 +68,8 @@ def kata(world: World, told: dict[str, str]) -> Actor:
     found = [(name, ksmd.knobs[name]) for name in ("pages_to_scan", "sleep_millisecs", "run")]
 
     def tune(mode: str, reason: str) -> None:
-        kib = ksmd.pages * PAGE // 1024
-        writes = found if mode == "initial" else core.kata_writes(mode, kib, PAGE)
+        kib = ksmd.pages * world.page // 1024 + world.anonymous
+        writes = found if mode == "initial" else core.kata_writes(mode, kib, world.page)
         _decide(world, f"{reason}: {mode}", writes)
 
     if told["mode"] != "auto":

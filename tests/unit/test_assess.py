@@ -316,6 +316,27 @@ def test_each_setting_frees_nearly_all(setting):
     assert outcome.soon[1] > 0
 
 
+def test_policies_act_by_the_memory_of_the_whole_host():
+    """Not only by that of what is merged: Kata by what is anonymous, others by what is in use."""
+    pages = 3000
+    found = people([*range(1, pages + 1)] * 2, [0] * pages + [1] * pages)
+    named = {each.name: each for each in settings.OFFER}
+
+    def soon(name, anonymous, memory=2**34, available=2**33):
+        host = settings.Host(memory, available, anonymous, 4096)
+        return settings.simulate(named[name], found, host, Costs(), KNOBS).soon[0]
+
+    own = 2 * pages * 4096  # with it, a batch is a tenth of these pages; with more, all of them
+    assert soon("Kata", own) > 2 * soon("Kata", 20 * own)
+    used = [2**32, 2**33, 15 * 2**30]  # 16 GiB in use are 100 ms of sleep, and less are more
+    times = [soon("KubeVirt", own, available=2**34 - each) for each in used]
+    assert times == sorted(times, reverse=True)
+    assert times[0] == pytest.approx(2 * times[1], rel=0.1)
+    # ksmtuned: 10 ms on 16 GiB or more, 40 ms on 4 GiB
+    small = soon("ksmtuned", own, memory=2**32, available=2**31)
+    assert small > soon("ksmtuned", own)
+
+
 def test_what_is_written_all_the_time_frees_less():
     pages = 3000
     churn = Churn(0.02, 5.0, 0, 0, 0)  # a tenth does not rest

@@ -449,6 +449,26 @@ def test_the_advisor_is_that_of_the_kernel(tmp_path):
     assert all(low <= each.pages_to_scan <= high for each in seen for low, high in [each.predicted])
 
 
+@pytest.mark.parametrize(("pages_to_scan", "batches"), [(10, 10), (30, 4), (1000, 1)])
+def test_a_batch_costs_more_only_if_it_does_more_than_pass_merged_pages(pages_to_scan, batches):
+    ksmd = Ksmd(wake=1e-3)
+    ksmd.set({"run": 1, "smart_scan": 0, "pages_to_scan": pages_to_scan})
+    ksmd.arrive([*range(1, 51)] * 2)
+
+    def scan():
+        before, scans = ksmd.cpu, ksmd.full_scans
+        while ksmd.full_scans == scans:
+            ksmd.advance(0.02)
+        return ksmd.cpu - before
+
+    first, second, merged, _ = (scan() for _ in range(4))
+    assert first == pytest.approx(100 * Costs().changed + batches * 1e-3)
+    assert second == pytest.approx(50 * (Costs().alone + Costs().merging) + batches * 1e-3)
+    assert merged == pytest.approx(100 * Costs().merged)
+    ksmd.arrive([-1])
+    assert scan() == pytest.approx(100 * Costs().merged + Costs().changed + 1e-3)
+
+
 def test_a_policy_that_only_sets_knobs(tmp_path):
     results = simulated(tmp_path, COPIES, "--policies", "none,fast")
     fixed, fast = sorted(results.glob("p004-*"))
