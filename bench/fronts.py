@@ -14,11 +14,12 @@ import numpy as np
 
 from ksm_analysis import tasks
 from ksm_analysis.definition import experiment
-from ksm_analysis.simulator import simulate
-from ksm_analysis.simulator.memory import HOST
+from ksm_analysis.simulator import guests, simulate
+from ksm_analysis.simulator.memory import HOST, MIB, PAGE
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCENARIOS = ("s1", "s2", "s3", "s4", "s5", "s7")
+SCENARIOS = ("s1", "s2", "s3", "s4", "s5", "s7", "s8", "s9")
+TRACES = {"s8": "guests-boot", "s9": "guests-load"}  # whose guests act
 
 
 class Found(NamedTuple):
@@ -26,6 +27,7 @@ class Found(NamedTuple):
 
     policy: str
     efficiency: float | None  # None: nothing can be saved
+    mib: float  # saved on average
     cpu: float
     reached: list[float | None]  # from each arrival to 95 % of what can be saved, if it was
 
@@ -33,7 +35,7 @@ class Found(NamedTuple):
 def simulated(run):
     """Simulate a run, and look at what is really saved, at each of its samples."""
     world, options = simulate.host_of(run, HOST), run["parts"][0]["options"]
-    changes = options["contents"]["write_percent"] > 0
+    changes = _random(options)
     points, limits = [], {}
     every = round(1 / run["sampling"]["period"]) if changes else 1  # the limit takes its time
     for line in simulate.sampled(world, run, simulate.knobs_of(run), 0.0):
@@ -45,6 +47,7 @@ def simulated(run):
     at, saved, limit = np.array(points).T
     whole = np.trapezoid(limit, at)
     efficiency = float(np.trapezoid(saved, at) / whole) if whole else None
+    mib = float(np.trapezoid(saved, at) / at[-1]) * PAGE / MIB
     arrivals = sorted({*(options["arrivals"] or [0.0])})
     ends = [*arrivals[1:], at[-1] + 1]
     reached = [
@@ -52,7 +55,12 @@ def simulated(run):
         for begin, end in zip(arrivals, ends, strict=True)
         for within in [(at >= begin) & (at < end)]
     ]
-    return Found(run["policy"]["name"], efficiency, world.ksmd.cpu, reached)
+    return Found(run["policy"]["name"], efficiency, mib, world.ksmd.cpu, reached)
+
+
+def _random(options):
+    """Whether memory changes at random times, or pages are written at random."""
+    return "trace" in options or options["contents"]["write_percent"] > 0
 
 
 def runs(scenarios, repetitions):
@@ -60,8 +68,10 @@ def runs(scenarios, repetitions):
     for name in scenarios:
         (file,) = EXPERIMENTS.glob(f"policies-{name}-*.yml")
         plan = experiment.plan(experiment.parse(file.read_text(), file.name), file.name)
+        if name in TRACES:
+            plan = guests.from_trace(plan, TRACES[name])
         for run in plan["runs"]:
-            random = run["parts"][0]["options"]["contents"]["write_percent"] > 0
+            random = _random(run["parts"][0]["options"])
             policy = run.setdefault("policy", {"name": "none", "kind": "none", "settings": {}})
             if policy["kind"] == "none":
                 policy.update(kind="command", settings={"argv": ["sleep infinity"]})
@@ -81,6 +91,7 @@ def median(of):
     times = zip(*(each.reached for each in of), strict=True)
     return of[0]._replace(
         efficiency=statistics.median(shares) if shares else None,
+        mib=statistics.median(each.mib for each in of),
         cpu=statistics.median(each.cpu for each in of),
         reached=[None if None in each else statistics.median(each) for each in times],
     )
@@ -97,7 +108,7 @@ def show(name, found):
         share = "" if row.efficiency is None else f"{row.efficiency:.3f}"
         times = ", ".join("-" if each is None else f"{each:.1f}" for each in row.reached)
         print(
-            f"| {name.upper()} | {row.policy} | {share} | {row.cpu:.2f} s | "
+            f"| {name.upper()} | {row.policy} | {share} | {row.mib:.0f} MiB | {row.cpu:.2f} s | "
             f"{times if share else ''} | {', '.join(beaten)} |",
             flush=True,
         )

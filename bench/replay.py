@@ -34,13 +34,14 @@ def samples(run: Path) -> np.ndarray:
     return table.T
 
 
-def replayed(run: Path, end: float) -> np.ndarray:
+def replayed(run: Path, end: float, hz: int | None) -> np.ndarray:
     """Return the same of the simulated run, each STEP seconds."""
     knobs = json.loads((run / "run.json").read_text())["knobs"]["during"]
     guests = len(read(str(run))[1])
-    world, queue = World(Ksmd()), Queue(iter([]))
-    options = {"trace": str(run), "guests": guests, "churn_percent": None}
-    queue.add(Population(world, options).replay())
+    world, queue = World(Ksmd(hz=hz)), Queue(iter([]))
+    options = {"trace": str(run), "guests": guests, "churn_percent": None, "stops": True}
+    for actor in Population(world, options).actors():
+        queue.add(actor)
     queue.until(0.0, world.ksmd)
     world.ksmd.set({name: int(knobs[name]) for name in KNOBS if name in knobs})
     rows = []
@@ -56,9 +57,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directories of runs")
     print(f"{'run':40} {'real':>8} {'simulated':>9} {'end':>7} {'time':>7} {'pages':>7}")
-    for run in parser.parse_args().runs:
+    parser.add_argument(
+        "--hz",
+        type=int,
+        metavar="N",
+        help="ticks a second of the kernel of the runs (CONFIG_HZ), on which a sleep of ksmd ends; "
+        "without, it ends on time",
+    )
+    asked = parser.parse_args()
+    for run in asked.runs:
         real = samples(run)
-        simulated = replayed(run, real[0, -1])
+        simulated = replayed(run, real[0, -1], asked.hz)
         pages = real[2]
         by_time, by_pages = (
             np.abs(np.interp(real[n], simulated[n], simulated[2]) - pages).mean() / np.ptp(pages)

@@ -20,6 +20,7 @@ to each page. docs/simulator.md says how it is compared with the real one, and w
 
 Only memory whose contents are known can be simulated:
   population  up to 1,000 guests drawn from a trace, on up to 1,000 hosts
+  guests      with --trace: guests of a trace act instead of them, and arrive when they do
   processes   service: memory, with contents, arrivals and lifetimes
   workloads   arrays, memory, or idle beside such processes
   thp         enabled: madvise or never
@@ -41,6 +42,8 @@ examples:
   python -m ksm_analysis simulate experiments/policies-s1-arrivals.yml --policies none,governor
   python -m ksm_analysis compare results/policies-s1-arrivals \\
       results/simulated/policies-s1-arrivals --by host      the real one and the simulated
+  python -m ksm_analysis simulate experiments/policies-s9-guests-under-load.yml \\
+      --trace guests-load
   python -m ksm_analysis simulate experiments/fleet.yml --scheduler tcp://127.0.0.1:8786
 
 exit status:
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--results", metavar="DIR", default="results/simulated", help="default: %(default)s")
     option("--interval", metavar="S", type=float, help="seconds of an interval, overrides the file")
     option("--intervals", metavar="N", type=int, help="intervals of a run, overrides the file")
+    option("--trace", metavar="NAME", help="a trace whose guests act instead of those of the file")
     option("--policies", metavar="NAMES", help="only runs with these policies, such as none")
     option(
         "--host-memory-mib",
@@ -85,12 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ksm_analysis.commands.plan import read
     from ksm_analysis.definition import experiment
-    from ksm_analysis.simulator import possible, simulate
+    from ksm_analysis.simulator import guests, possible, simulate
 
     file, options = arguments.file, (arguments.interval, arguments.intervals)
     plan = experiment.plan(experiment.parse(read(Path(file)), file, *options), file)
     if arguments.policies is not None:
         plan["runs"] = list(_with_policies(plan["runs"], arguments.policies.split(",")))
+    if arguments.trace is not None:
+        plan = guests.from_trace(plan, arguments.trace)
     memory = arguments.host_memory_mib
     possible.check(plan, memory, here=not arguments.scheduler)
     begin = time.monotonic()

@@ -66,6 +66,9 @@ def _simulated(runs: list[Run]) -> Iterator[str]:
     if many:
         which = "all runs are" if many == len(runs) else f"{many} of {len(runs)} runs are"
         yield f"{which} simulated: their numbers come from a model of ksmd, not from a kernel"
+    options = [run.options("population") or {} for run in runs]
+    for trace in dict.fromkeys(each["trace"] for each in options if each.get("names")):
+        yield f"guests are not those of the experiment, but act as those of the trace {trace}"
 
 
 def _varied(every: list[dict[str, Any]]) -> list[str]:

@@ -60,8 +60,9 @@ class Trace:
 
     `moments`: a row for each, in the order of time: `moment` (start, every, scan, end, now),
     `monotonic` (seconds, CLOCK_MONOTONIC of the host), `seconds` (since the first of them),
-    `read_seconds` (how long it took to read all pages), `frames_visible` (if not, no page is
-    MERGED or ZERO_FRAME), and the kernel's knobs and counters just before, as `ksm.run`,
+    `read_seconds` (how long it took to read all pages), `paused_seconds` (how long the processes
+    were stopped then; 0 if not, or if an earlier version wrote it), `frames_visible` (if not, no
+    page is MERGED or ZERO_FRAME), and the kernel's knobs and counters just before, as `ksm.run`,
     `ksm.pages_sharing` and so on.
 
     `processes`: a row for each, in the order in which they were given to the census: `name`,
@@ -347,6 +348,7 @@ def _times(lines: list[dict[str, Any]]) -> pd.DataFrame:
     names = ("moment", "monotonic", "read_seconds", "frames_visible")
     rows = (
         {name: line[name] for name in names}
+        | {"paused_seconds": line.get("paused_seconds", 0.0)}
         | {f"ksm.{name}": each for name, each in line["ksm"].items()}
         for line in lines
     )

@@ -7,8 +7,10 @@ private: each draw has one of its own, as often as the guest of the trace has it
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,21 @@ def times(trace: Trace) -> list[float]:
     return [0.0, *(each - seconds[1] + first for each in seconds[1:])]
 
 
+def changing(trace: Trace, stops: bool) -> list[tuple[float, float]]:
+    """Return from when to when pages change after each moment of a trace but the last, in seconds.
+
+    Nothing changed while the processes were stopped for a moment. With `stops`, they are stopped so
+    again; without, this time is left out.
+    """
+    at, moments = np.array(times(trace)), trace.moments
+    paused = moments.get("paused_seconds", pd.Series(0.0, moments.index)).to_numpy()
+    paused = np.where(moments["moment"] == "start", 0.0, paused)  # before the run
+    if not stops:
+        at[1:] -= paused[:-1].cumsum()
+        paused = np.zeros(len(at))
+    return [*zip((at + paused)[:-1].tolist(), at[1:].tolist(), strict=True)]
+
+
 def drawn(guests: int, there: int, seed: int, apart: bool = False) -> list[int]:
     """Draw guests with replacement: each equally often, and the rest at random; `apart`: all."""
     random, (whole, rest) = np.random.default_rng(seed), divmod(guests, there)
@@ -185,6 +202,20 @@ def size_of(options: dict[str, Any]) -> tuple[int, int]:
     return pages, fresh + sum(len(each.contents[0]) for each in chosen)
 
 
+@dataclass(frozen=True, eq=False)
+class Coming:
+    """A guest that is drawn: when it comes, its name, and its pages as in Traced.
+
+    `numbers` are those of its contents, by those of the trace.
+    """
+
+    at: float
+    name: str
+    pages: list[Ints]
+    numbers: Ints
+    restless: list[Places]
+
+
 class Population:
     """The guests of a run. `traced()` tells which content of the trace any of theirs is."""
 
@@ -198,12 +229,20 @@ class Population:
         self.known = len(self.shared)
         self.processes: list[tuple[Process, Ints, Ints]] = []
         self.restless: list[Places] = []
-        for each in drawn(options["guests"], len(guests), world.seed, "hosts" in options):
-            numbers = self._numbers(guests[each])
-            pages = guests[each].calm if churn is None else [p[-1:] for p in guests[each].pages]
-            for held in pages:
-                self._arrive(held, numbers)
-            self.restless += guests[each].restless
+        self.fresh: list[int] = []  # first content of those that each process writes
+        self.later: list[Coming] = []
+        arrivals = options.get("arrivals") or [0.0] * options["guests"]
+        names = options.get("names") or [""] * options["guests"]
+        rests = churn is not None or any(arrivals)
+        chosen = drawn(options["guests"], len(guests), world.seed, "hosts" in options)
+        for each, at, name in zip(chosen, arrivals, names, strict=True):
+            guest = guests[each]
+            pages = [held[-1:] for held in guest.pages] if rests and not at else guest.calm
+            coming = Coming(at, name, pages, self._numbers(guest), guest.restless)
+            if at:
+                self.later.append(coming)
+            else:
+                self._arrive(coming)
         self.first = np.array([first for first, _ in reversed(self.alone)])
         self.every = np.concatenate(self.many)
         self.random = np.random.default_rng(world.seed)
@@ -215,8 +254,6 @@ class Population:
             self.rest = [_of(numbers, pages[0]) for _, pages, numbers in self.processes]
             self.passing = [np.zeros(len(each), bool) for each in self.rest]
             self.fresh = [self._fresh(FRESH * len(each)) for each in self.rest]
-        if churn is None:
-            self.fresh = [self._fresh(FRESH * len(each)) for each in self.restless]
 
     def _numbers(self, guest: Traced) -> Ints:
         """Return a number for each content of the trace, of a guest that is drawn now."""
@@ -236,9 +273,18 @@ class Population:
         self.world.unique(number)
         return self.world.alone
 
-    def _arrive(self, pages: Ints, numbers: Ints) -> None:
-        process = self.world.ksmd.arrive(_of(numbers, pages[0]))
-        self.processes.append((process, pages, numbers))
+    def _arrive(self, guest: "Coming") -> None:
+        """Let a guest come. If it has a name, that is the name of its first process."""
+        for n, pages in enumerate(guest.pages):
+            contents = _of(guest.numbers, pages[0])
+            if guest.name and not n:
+                process = self.world.come(guest.name, contents)
+            else:
+                process = self.world.ksmd.arrive(contents)
+            self.processes.append((process, pages, guest.numbers))
+        self.restless += guest.restless
+        if self.options["churn_percent"] is None:
+            self.fresh += [self._fresh(FRESH * len(at)) for at in guest.restless]
 
     def traced(self, contents: Ints) -> Ints:
         """Return the contents of the trace of which these are, which no churn has written."""
@@ -284,17 +330,31 @@ class Population:
             ksmd.write(process, at, np.where(now[at], fresh, rest[at]))
             self.passing[n] = now
 
-    def replay(self) -> Actor:
-        """Change pages as in the trace: at random times between two moments."""
-        ksmd, at = self.world.ksmd, times(self.trace)
-        moments = 1 if self.options["churn_percent"] is not None else len(at)
-        for moment in range(1, moments):
-            changed = [self._changed(pages, moment) for _, pages, _ in self.processes]
-            steps = max(1, round((at[moment] - at[moment - 1]) / STEP))
+    def actors(self) -> Iterator[Actor]:
+        """Yield who changes pages as in the trace: an actor for all guests that come at a time."""
+        yield self._replay([*self.processes], 0.0)
+        for at, guests in groupby(self.later, key=lambda guest: guest.at):
+            yield self._come(at, [*guests])
+
+    def _come(self, at: float, guests: "list[Coming]") -> Actor:
+        yield at
+        first = len(self.processes)
+        for guest in guests:
+            self._arrive(guest)
+            self.world.tell("population", "guest arrived", guest=guest.name)
+        yield from self._replay(self.processes[first:], at)
+
+    def _replay(self, processes: list[tuple[Process, Ints, Ints]], begin: float) -> Actor:
+        """Change pages at random times between two moments. They are those from a time on."""
+        ksmd, spans = self.world.ksmd, changing(self.trace, self.options.get("stops", False))
+        moments = len(processes[0][1])
+        for moment, (start, end) in enumerate(spans[: moments - 1], 1):
+            changed = [self._changed(pages, moment) for _, pages, _ in processes]
+            steps = max(1, round((end - start) / STEP))
             cuts = [self._cut(len(each), steps) for each in changed]
             for step in range(steps):
-                yield at[moment - 1] + step * STEP
-                for n, (process, pages, numbers) in enumerate(self.processes):
+                yield begin + start + step * STEP
+                for n, (process, pages, numbers) in enumerate(processes):
                     some = changed[n][cuts[n][step] : cuts[n][step + 1]]
                     if len(some):
                         ksmd.write(process, some, _of(numbers, pages[moment, some]))

@@ -86,7 +86,7 @@ def pages_of(run: dict[str, Any]) -> int:
 def _problems(run: dict[str, Any]) -> Iterator[str]:
     options = {part["name"]: part["options"] for part in run["parts"]}
     if run["guests"]["count"]:
-        allowed = "population, processes, or workloads"
+        allowed = "population, processes, workloads, or --trace"
         yield _no("guests", "the contents of their memory are not known", allowed)
     for name in sorted(options.keys() - {*PARTS}):
         yield _no(name, "it is not simulated", "processes, arrays, memory and policies")

@@ -191,7 +191,8 @@ def sampled(
     queue = Queue(actors(world, run["parts"]))
     for part in run["parts"]:
         if part["name"] == "population":
-            queue.add(Population(world, part["options"]).replay())
+            for actor in Population(world, part["options"]).actors():
+                queue.add(actor)
     queue.until(0.0, ksmd)
     names = [name for part in run["parts"] for name in part.get("processes", [])]
     options = next(part["options"] for part in run["parts"] if part["name"] == "sampler")

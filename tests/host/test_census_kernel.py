@@ -437,6 +437,7 @@ def test_a_trace_from_before_ksmd_to_after(ksm, tmp_path):
     trace = traces.read_trace(tmp_path)
     before, after = trace.contents
     assert trace.moments["moment"].to_list() == ["start", "end"]
+    assert (trace.moments["paused_seconds"] > trace.moments["read_seconds"]).all()
     assert (before == after).all()
     assert len(pages) == len(after)
     known = {}

@@ -1,16 +1,19 @@
 """Guests of a trace in the simulator: what they share, how they change, what is refused."""
 
 import shutil
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.results import traces
+from ksm_analysis.results import caveats, reader, traces
 from ksm_analysis.simulator import possible
 from ksm_analysis.simulator.ksmd import NEVER, Ksmd
 from ksm_analysis.simulator.memory import World
-from ksm_analysis.simulator.population import Population, drawn, times, traced_guests
+from ksm_analysis.simulator.population import Population, changing, drawn, times, traced_guests
 from ksm_analysis.simulator.simulate import Queue
 
 COUNTED = ("pages_shared", "pages_sharing", "pages_unshared")
@@ -25,7 +28,8 @@ def replayed(trace, guests, pages_to_scan):
     """Replay a trace; return what the real kernel counted at its end, and what the simulator."""
     found = population(trace, guests)
     ksmd, queue = found.world.ksmd, Queue(iter([]))
-    queue.add(found.replay())
+    for actor in found.actors():
+        queue.add(actor)
     ksmd.set({"run": 1, "pages_to_scan": pages_to_scan, "smart_scan": 0})
     end = times(found.trace)[-1]
     queue.until(end, ksmd)
@@ -58,6 +62,17 @@ def test_what_changes_at_each_moment_never_rests():
     real, simulated = replayed("guests-stress", 2, 5000)
     assert simulated[1] == pytest.approx(real[1], rel=0.02)
     assert not population("python", 3).restless[0].size
+
+
+def test_nothing_changes_while_the_processes_of_a_trace_are_stopped():
+    trace = population("redis", 4).trace
+    moments = pd.DataFrame(
+        {"moment": ["start", "every", "every", "end"], "seconds": [0.0, 17.0, 20.0, 23.0]}
+    ).assign(paused_seconds=[1.0, 1.0, 0.5, 1.0])
+    stopped = replace(trace, moments=moments)
+    assert changing(stopped, stops=True) == [(0, 3), (4, 6), (6.5, 9)]
+    assert changing(stopped, stops=False) == [(0, 3), (3, 5), (5, 7.5)]
+    assert changing(trace, stops=True) == [*pairwise(times(trace))]
 
 
 def test_more_guests_share_what_those_of_the_trace_share():
@@ -164,3 +179,44 @@ def test_a_population_that_does_not_fit_is_refused(tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_population_is_only_simulated(tmp_path, capsys, command):
     assert "guests of a trace are only simulated" in refused(tmp_path, "redis", capsys, command)
+
+
+GUESTS = """
+guests: {count: 3%s}
+workloads: [%s]
+sampling: {interval: 1, intervals: 2}
+"""
+
+
+def with_trace(tmp_path, more, workloads="idle"):
+    """Simulate guests as those of a trace; return the exit status and the run directories."""
+    file, results = tmp_path / "guests.yml", tmp_path / "results"
+    file.write_text(GUESTS % (more, workloads))
+    status = main(["simulate", str(file), "--results", str(results), "--trace", "guests-idle"])
+    return status, [*results.glob("guests/*/")]
+
+
+def test_guests_of_a_trace_act_instead_of_those_of_an_experiment(tmp_path):
+    status, (path,) = with_trace(tmp_path, ", arrivals: [0, 0, 1]")
+    assert status == 0
+    run = reader.read_run(path)
+    (arrived,) = [each for each in run.events if each["event"] == "guest arrived"]
+    assert (arrived["guest"], arrived["monotonic"]) == ("ksm-guest-03", pytest.approx(1))
+    there = run.guests.groupby("guest", observed=True)["seconds"].min()
+    assert [*there] == [0, 0, pytest.approx(1, abs=0.3)]
+    assert (run.guests["resident_pages"] > 30_000).all()
+    assert any("those of the trace guests-idle" in each for each in caveats.of_experiment([run]))
+
+
+@pytest.mark.parametrize(
+    ("more", "workloads", "said"),
+    [
+        (", lifetimes: 1", "idle", "guests.lifetimes: cannot be simulated: no guest of a trace"),
+        (", balloon_mib: 256", "idle", "balloon_mib"),
+        ("", "idle, {name: a, stress_ng: {vm: 1}}", "there are several: idle, a"),
+        ("", "{name: a, nosharepages: all}", "nosharepages: cannot be simulated: all guests"),
+    ],
+)
+def test_a_trace_stands_for_no_other_guests(tmp_path, capsys, more, workloads, said):
+    assert with_trace(tmp_path, more, workloads) == (2, [])
+    assert said in capsys.readouterr().err

@@ -465,7 +465,14 @@ def test_a_trace_of_format_1_is_the_same_in_the_present_one(tmp_path):
 
 def test_shipped_traces_can_be_read():
     every = traces.shipped()
-    assert every.keys() == {"redis", "python", "guests-idle", "guests-stress"}
+    assert every.keys() == {
+        "redis",
+        "python",
+        "guests-idle",
+        "guests-stress",
+        "guests-boot",
+        "guests-load",
+    }
     assert sum(path.stat().st_size for path in traces.SHIPPED.glob("*/*")) < 5e6
     for path in every.values():
         trace = traces.read_trace(path)

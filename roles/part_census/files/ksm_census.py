@@ -790,7 +790,8 @@ class Trace:
         kinds = b"".join(each.kinds[:] for each in mappings_of(guests))
         written = (array("B", kinds), numbered, array("I", huge), order, lcp, unsure)
         packed = [pack(each) for each in written]
-        members = ("n", "moment", "wall", "monotonic", "read_seconds", "trace_seconds", "ksm")
+        members = ("n", "moment", "wall", "monotonic", "read_seconds", "trace_seconds")
+        members += ("paused_seconds", "ksm")
         self.record(
             b"".join(packed),
             kind="moment",
