@@ -13,6 +13,7 @@ import pyarrow as pa
 from ksm_analysis.errors import InputError
 from ksm_analysis.live.state import State
 from ksm_analysis.page import render
+from ksm_analysis.page.drawing import COLOURS
 from ksm_analysis.results import reader
 from ksm_analysis.results.record import UnreadableError
 from ksm_analysis.results.run import Results, Run
@@ -65,7 +66,8 @@ class Site:
                 return Path(self._state.report).read_bytes()
             except OSError as error:
                 state["problem"] = f"{self._state.report}: cannot be read: {error.strerror}"
-        live = {"live": state, "javascript_of_live": render.source("live.js")}
+        own = {**state, "colours": COLOURS}
+        live = {"live": own, "javascript_of_live": render.source("live.js")}
         with self._changed:
             figures, name = self._figures, self._state.name
         if figures:

@@ -90,7 +90,7 @@ def table_of(settings: list[Setting], measured: list[Measured]) -> dict[str, Any
 
     `factors`: for each factor its name, its values, and for each setting the index of its value.
     `columns`: title, unit, and the values. `curves`: for each metric of METRICS, and for seconds,
-    float32 in base64: `points` for each setting.
+    float32 in base64: `points` for each setting. `colours`: those of curves.
     """
     factors = {
         name: list(dict.fromkeys(str(getattr(setting, name)) for setting in settings))
@@ -115,6 +115,7 @@ def table_of(settings: list[Setting], measured: list[Measured]) -> dict[str, Any
         ],
         "columns": [column for column in columns if any(v is not None for v in column["values"])],
         "points": points,
+        "colours": drawing.COLOURS,
         "curves": {
             name: base64.b64encode(
                 np.concatenate([each[name] for each in drawn]).astype("<f4").tobytes()

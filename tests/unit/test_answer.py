@@ -54,7 +54,7 @@ def make(tmp_path_factory):
         for event in happened:
             if rate is not None and "stdout" in event:
                 event["stdout"] = re.sub(r"(real-time:) [\d.]+", rf"\1 {rate}", event["stdout"])
-        return measurement.measure(read_run(write_run(record, lines, happened)))
+        return measurement.measure(read_run(write_run(record, lines, happened), keep=False))
 
     return make
 
@@ -86,7 +86,7 @@ def imported(tmp_path_factory):
             for n, pages in enumerate(sharing, start=1)
         ]
         lines += [{"kind": "end", "samples": count, "missed": 0, "reason": "finished", "gone": {}}]
-        return measurement.measure(read_run(write_run(record, lines, happened=[])))
+        return measurement.measure(read_run(write_run(record, lines, happened=[]), keep=False))
 
     return imported
 

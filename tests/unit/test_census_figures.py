@@ -28,7 +28,7 @@ def measure(write_run):
         lines = copy.deepcopy(census_lines(record, progress, every))
         if change:
             change(lines)
-        return measurement.measure(read_run(write_run(record, census=lines)))
+        return measurement.measure(read_run(write_run(record, census=lines), keep=False))
 
     return measure
 

@@ -19,7 +19,7 @@ GUEST = {metric.name: metric for metric in catalog.GUEST}
 def load(write_run):
     def load(*runs):
         return figures.load(
-            [measurement.measure(read_run(write_run(**factors))) for factors in runs]
+            [measurement.measure(read_run(write_run(**factors), keep=False)) for factors in runs]
         )
 
     return load

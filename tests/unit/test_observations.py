@@ -63,7 +63,7 @@ def make(tmp_path_factory):
             if busy is not None:
                 line["cpu"] |= dict.fromkeys(line["cpu"], 0)
                 line["cpu"] |= {"user": round(100 * busy * n), "idle": round(1e4 - 100 * busy) * n}
-        return measurement.measure(read_run(write_run(record, lines, events(record))))
+        return measurement.measure(read_run(write_run(record, lines, events(record)), keep=False))
 
     return make
 

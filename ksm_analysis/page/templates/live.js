@@ -3,7 +3,7 @@
 (() => {
   const strip = document.getElementById("live");
   const part = (selector) => strip.querySelector(selector);
-  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+  const COLOURS = JSON.parse(document.getElementById("live-state").textContent).colours;
   const SECOND = 1000;
   const RESTS = 4 * SECOND; // of the reader, before the page is loaded again
   const LOST = 3; // questions without an answer

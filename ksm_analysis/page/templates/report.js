@@ -541,7 +541,6 @@
   /* --- many settings: a table of all of them, and the curves of those that are chosen --- */
 
   const STEP = 100; // rows that are shown at a time
-  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a"];
   const cells = JSON.parse(document.getElementById("cell-data")?.textContent ?? "null");
   const unpacked = new Map(); // metric → the values of all settings
   let sorting = { column: -1, down: false };
@@ -571,7 +570,7 @@
         continue;
       }
       const used = new Set(figure.data.map((trace) => trace.line.color));
-      const color = COLOURS.find((each) => !used.has(each)) ?? COLOURS[figure.data.length % COLOURS.length];
+      const color = cells.colours.find((each) => !used.has(each)) ?? cells.colours[figure.data.length % cells.colours.length];
       const meta = factorsOf(n);
       const label = [`${meta.guests} guests`, meta.workload, meta.knobs].filter((word) => word !== "0 guests").join(" · ");
       const escaped = label.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
