@@ -307,8 +307,8 @@ def _sampled(path: Path, warnings: list[str], keep: bool) -> parquet.Sampled:
 
 def _without_objects(frame: pd.DataFrame) -> pd.DataFrame:
     """Make columns without any value columns of NaN, so that one can compute with them."""
-    empty = [name for name, column in frame.items() if column.isna().all()]
-    return frame.astype(dict.fromkeys(empty, float))
+    empty = frame.columns[frame.isna().all()]
+    return frame.astype(dict.fromkeys(empty, float)) if len(empty) else frame
 
 
 def _require_numbers(samples: pd.DataFrame, guests: pd.DataFrame) -> None:
@@ -331,8 +331,10 @@ def _holds_counts(column: "pd.Series[Any]", required: bool) -> bool:
     """Return whether a column has numbers in range, or text if numbers are not required."""
     if pd.api.types.is_bool_dtype(column):
         return False
-    if pd.api.types.is_numeric_dtype(column):
-        return not bool((column.abs() > LARGEST).any())
+    if pd.api.types.is_integer_dtype(column):
+        return True
+    if pd.api.types.is_float_dtype(column):
+        return not bool((np.abs(column.to_numpy()) > LARGEST).any())
     if required and column.notna().any():
         return False
     return all(type(value) in (str, int, float) for value in column.dropna())

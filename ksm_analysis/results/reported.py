@@ -47,6 +47,8 @@ def of_lines(lines: Iterable[dict[str, Any]], start: float, samples: pd.DataFram
             faults.append((fault, line))
         else:
             good.append(line)
+    if not good:
+        return Found(nothing(), tuple(_of_faults(faults)))
     rows = pd.DataFrame(
         [_row(line, start) for line in sorted(good, key=lambda line: line["monotonic"])],
         columns=[name for name in COLUMNS if name != "settled"],
