@@ -146,7 +146,10 @@ def _numbers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matrix(found: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(found["pages"], index=found["guests"], columns=found["guests"], dtype=float)
+    names, rows = found["guests"], found["pages"]
+    if any(len(row) != len(names) for row in rows):  # pandas would fill them up
+        raise ValueError("the matrix of a census is not square")
+    return pd.DataFrame(rows, index=names, columns=names, dtype=float)
 
 
 # --- warnings -------------------------------------------------------------------------------------

@@ -148,6 +148,15 @@ def test_censuses_of_an_unknown_format_are_left_out(read):
     assert "format 2 of census.jsonl is not known" in run.warnings[0]
 
 
+@pytest.mark.parametrize("row", [[1], [1, 2, 3], [], None, 5])
+def test_a_matrix_that_is_not_square_is_left_out(read, row):
+    run = read(change=lambda lines: lines[-2]["matrix"]["pages"].__setitem__(0, row))
+
+    assert run.census is None
+    assert run.usable
+    assert "its censuses are left out, since they cannot be read" in run.warnings[0]
+
+
 def test_a_damaged_first_line_loses_only_itself(read):
     run = read(change=lambda lines: lines.__setitem__(0, None))
 

@@ -26,6 +26,9 @@ from ksm_analysis.results.reader import read_results
 from ksm_analysis.results.record import upgraded
 from ksm_analysis.results.together import together
 
+# What pandas still does with odd values, and soon will not
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
+
 EXAMPLES = int(os.environ.get("KSM_FUZZ", "200"))
 VALUES = (
     None, True, 0, -1, 1, 2, 7.5, -0.0, 1e300, 10**25, float("nan"), float("inf"), "", "text",
