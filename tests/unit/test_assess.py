@@ -317,21 +317,27 @@ def test_each_setting_frees_nearly_all(setting):
 
 
 def test_policies_act_by_the_memory_of_the_whole_host():
-    """Not only by that of what is merged: Kata by what is anonymous, KubeVirt by what is in use."""
+    """Not only by that of what is merged: Kata by what is anonymous, others by total and in use."""
     pages = 1000
     found = people([*range(1, pages + 1)] * 2, [0] * pages + [1] * pages)
     named = {each.name: each for each in settings.OFFER}
+    own = 2 * pages * 4096
 
-    def soon(name, anonymous, in_use=2**33):
-        host = settings.Host(2**34, 2**34 - in_use, anonymous, 4096)
-        return settings.simulate(named[name], found, host, Costs(), KNOBS, seconds=20).soon[0]
+    def soon(name, in_use=8, total=16, anonymous=own, seconds=20):
+        host = settings.Host(total * 2**30, (total - in_use) * 2**30, anonymous, 4096)
+        outcome = settings.simulate(named[name], found, host, Costs(), KNOBS, seconds=seconds)
+        return outcome.soon[0]
 
-    own = 2 * pages * 4096  # with it, a batch is a tenth of these pages; with more, all of them
-    assert soon("Kata", own) > 2 * soon("Kata", 20 * own)
+    # Kata: if no more is anonymous, a batch is a tenth of these pages; otherwise all of them
+    assert soon("Kata") > 2 * soon("Kata", anonymous=20 * own)
     # with 16 GiB in use, KubeVirt lets ksmd sleep for 100 ms, and the longer the less are in use
-    four, eight, fifteen = (soon("KubeVirt", own, each * 2**30) for each in (4, 8, 15))
+    four, eight, fifteen = (soon("KubeVirt", each) for each in (4, 8, 15))
     assert four == pytest.approx(2 * eight, rel=0.1)
     assert eight == pytest.approx(15 / 8 * fifteen, rel=0.1)
+    assert fifteen == pytest.approx(2 * soon("KubeVirt", 30, total=64), rel=0.1)
+    # of 16 GiB in all, ksmtuned lets ksmd sleep for 100 ms, after a minute, and of 4 GiB for 400
+    small, large = (soon("ksmtuned of Proxmox", 2, each, seconds=100) - 60 for each in (4, 16))
+    assert small > 2.5 * large
 
 
 def test_what_is_written_all_the_time_frees_less():
