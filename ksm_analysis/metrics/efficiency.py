@@ -20,7 +20,7 @@ UNITS = {NAME: "%"}
 MIB = 2**20
 MAX_PAGE_SHARING = 256  # of kernels that do not tell
 # Parts whose memory has other contents
-UNKNOWN = ("arrays", "arrivals", "write_probe", "phase_lock")
+UNKNOWN = ("arrays", "arrivals", "write_probe", "phase_lock", "population")
 
 
 class Known(NamedTuple):

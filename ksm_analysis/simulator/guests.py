@@ -7,6 +7,7 @@ from ksm_analysis.definition.experiment import GUEST
 from ksm_analysis.errors import InputError
 
 ACT = ("arrivals", "workload")  # parts of real guests: the trace has what these do
+BESIDE = ("sampler", "policy")  # parts that have no mergeable memory
 LIKE = {"count", "memory_mib", "disk_gib", "vcpus", "network", "nosharepages", "later"}
 
 
@@ -30,6 +31,8 @@ def _problems(runs: list[dict[str, Any]]) -> Iterator[str]:
         guests = run["guests"]
         for key in sorted(guests.keys() - LIKE):
             yield _no(f"guests.{key}", "guests are made as those of the trace")
+        for name in sorted({part["name"] for part in run["parts"]} - {*ACT, *BESIDE}):
+            yield _no(name, "nothing is simulated beside guests of a trace")
         if guests["nosharepages"]:
             yield _no("nosharepages", "all guests of a trace are merged")
         if not all(change["arrives"] for change in _changes(run)):

@@ -25,12 +25,12 @@ def ready(*times):
     return [event("process ready", at, process=f"p{n}") for n, at in enumerate(times)]
 
 
-def made(write_run, happened, saved=lambda _: 0, knobs=(), merge="madvise", **contents):
+def made(write_run, happened, saved=lambda _: 0, knobs=(), merge="madvise", also=(), **contents):
     """Read a run of 12 s with four samples a second."""
     several = write_run.directory.exists() and len([*write_run.directory.iterdir()])
     record = run_record(guests=0, intervals=12, repetition=several + 1)
     options = {"service": "memory", "data_mib": 96, "merge": merge, "contents": CONTENTS | contents}
-    record["run"]["parts"] = [{"name": "processes", "options": options}]
+    record["run"]["parts"] = [{"name": "processes", "options": options}, *also]
     record["format"] = 2
     record["knobs"]["during"] |= dict(knobs)
     lines = sample_lines(record)
@@ -103,6 +103,8 @@ def test_memory_of_unknown_contents_has_no_limit(write_run):
     assert efficiency.of_run(made(write_run, ready(-1), merge="prctl")) == {}
     assert efficiency.of_run(read_run(write_run(guests=1))) == {}
     assert efficiency.of_run(made(write_run, [event("process ready", -1)])) == {}
+    guests = {"name": "population", "options": {"trace": "redis", "guests": 1}}
+    assert efficiency.of_run(made(write_run, ready(-1, -1), also=[guests])) == {}
 
 
 def test_the_workload_memory(write_run):

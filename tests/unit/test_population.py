@@ -188,11 +188,11 @@ sampling: {interval: 1, intervals: 2}
 """
 
 
-def with_trace(tmp_path, more, workloads="idle"):
+def with_trace(tmp_path, more, workloads="idle", trace="guests-idle"):
     """Simulate guests as those of a trace; return the exit status and the run directories."""
     file, results = tmp_path / "guests.yml", tmp_path / "results"
     file.write_text(GUESTS % (more, workloads))
-    status = main(["simulate", str(file), "--results", str(results), "--trace", "guests-idle"])
+    status = main(["simulate", str(file), "--results", str(results), "--trace", trace])
     return status, [*results.glob("guests/*/")]
 
 
@@ -208,6 +208,12 @@ def test_guests_of_a_trace_act_instead_of_those_of_an_experiment(tmp_path):
     assert any("those of the trace guests-idle" in each for each in caveats.of_experiment([run]))
 
 
+COPIES = (
+    "processes: {count: 2, service: memory, merge: madvise, data_mib: 8,"
+    " contents: {equal_percent: 50, zero_percent: 0}"
+)
+
+
 @pytest.mark.parametrize(
     ("more", "workloads", "said"),
     [
@@ -215,6 +221,8 @@ def test_guests_of_a_trace_act_instead_of_those_of_an_experiment(tmp_path):
         (", balloon_mib: 256", "idle", "balloon_mib"),
         ("", "idle, {name: a, stress_ng: {vm: 1}}", "there are several: idle, a"),
         ("", "{name: a, nosharepages: all}", "nosharepages: cannot be simulated: all guests"),
+        ("}\n" + COPIES, "idle", "processes: cannot be simulated: nothing is simulated beside"),
+        ("}\ncensus: {moments: [end]", "idle", "census: cannot be simulated: nothing is simulated"),
     ],
 )
 def test_a_trace_stands_for_no_other_guests(tmp_path, capsys, more, workloads, said):
