@@ -25,10 +25,11 @@ Actor = Iterator[float]
 class World:
     """A simulated host: ksmd, its processes by name, and what happened, by the file for it.
 
-    `alone` is the last content that only one page has; each new one is below it. `memory` is
-    that of the host, in MiB. `thp` is whether memory that asks for huge pages gets them. Of what is
-    not simulated: `beside` are the KiB that it takes, `anonymous` the KiB of its anonymous memory,
-    and `used` the CPU seconds of ksmd since boot. `page` are the bytes of a page.
+    A guest of a trace may have several processes of one name. `alone` is the last content that only
+    one page has; each new one is below it. `memory` is that of the host, in MiB. `thp` is whether
+    memory that asks for huge pages gets them. Of what is not simulated: `beside` are the KiB that
+    it takes, `anonymous` the KiB of its anonymous memory, and `used` the CPU seconds of ksmd since
+    boot. `page` are the bytes of a page.
     """
 
     ksmd: Ksmd
@@ -39,7 +40,7 @@ class World:
     anonymous: int = 0
     used: float = 0.0
     page: int = PAGE
-    there: dict[str, Process] = field(default_factory=dict)
+    there: dict[str, list[Process]] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alone: int = 0
@@ -69,13 +70,15 @@ class World:
         return self.kind
 
     def come(self, name: str, contents: Ints, huge: bool = False) -> Process:
-        """Start a process, which may be in huge pages."""
-        self.there[name] = self.ksmd.arrive(contents, name, huge)
-        return self.there[name]
+        """Start a process, which may be in huge pages. Others of its name stay."""
+        process = self.ksmd.arrive(contents, name, huge)
+        self.there.setdefault(name, []).append(process)
+        return process
 
     def go(self, name: str) -> None:
-        """End a process."""
-        self.ksmd.leave(self.there.pop(name))
+        """End all processes of a name."""
+        for process in self.there.pop(name):
+            self.ksmd.leave(process)
         self.gone.append(name)
 
 

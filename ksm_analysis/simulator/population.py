@@ -274,10 +274,10 @@ class Population:
         return self.world.alone
 
     def _arrive(self, guest: "Coming") -> None:
-        """Let a guest come. If it has a name, that is the name of its first process."""
-        for n, pages in enumerate(guest.pages):
+        """Let a guest come. If it has a name, all its processes are sampled together under it."""
+        for pages in guest.pages:
             contents = _of(guest.numbers, pages[0])
-            if guest.name and not n:
+            if guest.name:
                 process = self.world.come(guest.name, contents)
             else:
                 process = self.world.ksmd.arrive(contents)

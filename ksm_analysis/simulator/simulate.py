@@ -245,8 +245,9 @@ def _sample(world: World) -> dict[str, Any]:
     ksmd = world.ksmd
     profit = ksmd.saved * PAGE - ksmd.items * RMAP_ITEM
     guests: dict[str, dict[str, int] | None] = dict.fromkeys(world.gone)
-    for name, process in world.there.items():
-        found = ksmd.of(process)
+    for name, processes in world.there.items():
+        each = [ksmd.of(process) for process in processes]
+        found = {key: sum(of[key] for of in each) for key in each[0]}
         saved = found["ksm_merging_pages"] + found["ksm_zero_pages"]
         found["ksm_process_profit"] = saved * PAGE - found["ksm_rmap_items"] * RMAP_ITEM
         guests[name] = found

@@ -208,6 +208,16 @@ def test_guests_of_a_trace_act_instead_of_those_of_an_experiment(tmp_path):
     assert any("those of the trace guests-idle" in each for each in caveats.of_experiment([run]))
 
 
+def test_all_processes_of_a_guest_are_its_own(tmp_path):
+    """A guest of this trace has three, and ksmd tracks all of them."""
+    status, (path,) = with_trace(tmp_path, "", trace="python")
+    assert status == 0
+    run = reader.read_run(path)
+    assert not any("other processes" in each for each in caveats.of_run(run))
+    before = run.guests[run.guests["n"] == 0]  # nothing is merged
+    assert before["resident_pages"].sum() == population("python", 3).world.ksmd.pages
+
+
 COPIES = (
     "processes: {count: 2, service: memory, merge: madvise, data_mib: 8,"
     " contents: {equal_percent: 50, zero_percent: 0}"
