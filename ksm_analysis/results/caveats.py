@@ -68,7 +68,10 @@ def _simulated(runs: list[Run]) -> Iterator[str]:
         yield f"{which} simulated: their numbers come from a model of ksmd, not from a kernel"
     options = [run.options("population") or {} for run in runs]
     for trace in dict.fromkeys(each["trace"] for each in options if each.get("names")):
-        yield f"guests are not those of the experiment, but act as those of the trace {trace}"
+        yield (
+            f"guests are not those of the experiment, but act as those of the trace {trace}: their "
+            "memory, CPUs and workload are those of the trace, whatever the experiment says of them"
+        )
 
 
 def _varied(every: list[dict[str, Any]]) -> list[str]:

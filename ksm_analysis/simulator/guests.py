@@ -8,7 +8,12 @@ from ksm_analysis.errors import InputError
 
 ACT = ("arrivals", "workload")  # parts of real guests: the trace has what these do
 BESIDE = ("sampler", "policy")  # parts that have no mergeable memory
-LIKE = {"count", "memory_mib", "disk_gib", "vcpus", "network", "nosharepages", "later"}
+NONE: dict[str, Any] = {
+    **dict.fromkeys(("count", "memory_mib", "disk_gib", "vcpus"), 0),
+    "network": None,
+    "nosharepages": [],
+}
+LIKE = {*NONE, "later"}
 
 
 def from_trace(plan: dict[str, Any], trace: str) -> dict[str, Any]:
@@ -25,8 +30,8 @@ def _problems(runs: list[dict[str, Any]]) -> Iterator[str]:
     """Yield why a trace cannot stand for the guests of these runs."""
     if not all(run["guests"]["count"] for run in runs):
         yield "--trace: a trace stands for guests, and there are runs without any"
-    if len(names := {run["workload"]["name"]: None for run in runs}) > 1:
-        yield f"--trace: a trace has one workload, and there are several: {', '.join(names)}"
+    if len(labels := {run["factors"]["workload"]: None for run in runs}) > 1:
+        yield f"--trace: a trace has one workload, and there are several: {'; '.join(labels)}"
     for run in runs:
         guests = run["guests"]
         for key in sorted(guests.keys() - LIKE):
@@ -60,4 +65,4 @@ def _drawn(run: dict[str, Any], trace: str) -> dict[str, Any]:
     options |= {"names": names, "arrivals": [come.get(name, 0.0) for name in names]}
     part = {"name": "population", "role": "", "options": options, "processes": names}
     others = [each for each in run["parts"] if each["name"] not in ACT]
-    return {**run, "guests": {**run["guests"], "count": 0}, "parts": [part, *others]}
+    return {**run, "guests": NONE, "parts": [part, *others]}

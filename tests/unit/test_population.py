@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ksm_analysis.__main__ import main
+from ksm_analysis.page import words
 from ksm_analysis.results import caveats, reader, traces
 from ksm_analysis.simulator import possible
 from ksm_analysis.simulator.ksmd import NEVER, Ksmd
@@ -205,7 +206,16 @@ def test_guests_of_a_trace_act_instead_of_those_of_an_experiment(tmp_path):
     there = run.guests.groupby("guest", observed=True)["seconds"].min()
     assert [*there] == [0, 0, pytest.approx(1, abs=0.3)]
     assert (run.guests["resident_pages"] > 30_000).all()
-    assert any("those of the trace guests-idle" in each for each in caveats.of_experiment([run]))
+
+
+def test_what_the_experiment_says_of_guests_is_not_said_of_those_of_a_trace(tmp_path):
+    more = ", memory_mib: 4096, vcpus: 8"
+    status, (path,) = with_trace(tmp_path, more, "{name: a, stress_ng: {vm: 1}}")
+    assert status == 0
+    run = reader.read_run(path)
+    said = "act as those of the trace guests-idle: their memory, CPUs and workload are those of"
+    assert any(said in each for each in caveats.of_experiment([run]))
+    assert words.tried((run,)).startswith("3 guests ·")
 
 
 def test_all_processes_of_a_guest_are_its_own(tmp_path):
@@ -229,7 +239,8 @@ COPIES = (
     [
         (", lifetimes: 1", "idle", "guests.lifetimes: cannot be simulated: no guest of a trace"),
         (", balloon_mib: 256", "idle", "balloon_mib"),
-        ("", "idle, {name: a, stress_ng: {vm: 1}}", "there are several: idle, a"),
+        ("", "idle, {name: a, stress_ng: {vm: 1}}", "there are several: idle; a"),
+        (", vcpus: [1, 2]", "idle", "there are several: idle, vcpus=1; idle, vcpus=2"),
         ("", "{name: a, nosharepages: all}", "nosharepages: cannot be simulated: all guests"),
         ("}\n" + COPIES, "idle", "processes: cannot be simulated: nothing is simulated beside"),
         ("}\ncensus: {moments: [end]", "idle", "census: cannot be simulated: nothing is simulated"),
