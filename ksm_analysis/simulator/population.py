@@ -37,12 +37,12 @@ def read(name: str) -> "tuple[Trace, list[Traced]]":
     if not os.path.isdir(path):  # noqa: PTH112 - a name that is too long is no error for it
         there = ", ".join(shipped)
         raise InputError(
-            f"population.trace: no trace of the package, and no directory, is called {name}. Those "
-            f"of the package are {there}"
+            f"no trace of the package, and no directory, is called {name}. Those of the package "
+            f"are {there}"
         )
     trace = traces.read_trace(path)
     if not (guests := traced_guests(trace)):
-        raise InputError(f"population.trace: no process in {name} has a page in memory")
+        raise InputError(f"no process in {name} has a page in memory")
     return trace, guests
 
 

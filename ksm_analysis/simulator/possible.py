@@ -102,14 +102,15 @@ def _problems(run: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_population(options: dict[str, Any]) -> Iterator[str]:
+    asked = "--trace" if "names" in options else "population.trace"
     try:
         _, contents = population.size_of(options)
     except InputError as error:
-        yield str(error)
+        yield f"{asked}: {error}"
         return
     if contents > 2**31 - 1:
         why = f"{contents:,} different contents are too many"
-        yield _no("population", why, "2,147,483,647")
+        yield _no(asked.partition(".")[0], why, "2,147,483,647")
 
 
 def _policy(kind: str, told: dict[str, Any]) -> bool:

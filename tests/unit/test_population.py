@@ -153,7 +153,11 @@ def refused(tmp_path, trace, capsys, command="simulate"):
 
 def test_what_is_no_trace_is_refused_before_anything_starts(tmp_path, capsys):
     names = ", ".join(traces.shipped())
-    assert f"called redes. Those of the package are {names}" in refused(tmp_path, "redes", capsys)
+    called = "no trace of the package, and no directory, is called redes"
+    said = f"{called}. Those of the package are {names}"
+    assert f"made.yml: population.trace: {said}\n" in refused(tmp_path, "redes", capsys)
+    assert with_trace(tmp_path, "", trace="redes") == (2, [])
+    assert f"guests.yml: --trace: {said}\n" in capsys.readouterr().err
     (tmp_path / "run").mkdir()
     raw = tmp_path / "run/census.trace"
     head = '{"kind": "header", "format": 1, "page_size": 4096, "bytes": 0}\n'
