@@ -61,9 +61,9 @@ class Trace:
     `moments`: a row for each, in the order of time: `moment` (start, every, scan, end, now),
     `monotonic` (seconds, CLOCK_MONOTONIC of the host), `seconds` (since the first of them),
     `read_seconds` (how long it took to read all pages), `paused_seconds` (how long the processes
-    were stopped then; 0 if not, or if an earlier version wrote it), `frames_visible` (if not, no
-    page is MERGED or ZERO_FRAME), and the kernel's knobs and counters just before, as `ksm.run`,
-    `ksm.pages_sharing` and so on.
+    were stopped then; 0 if not; the column is missing if an earlier version wrote the trace),
+    `frames_visible` (if not, no page is MERGED or ZERO_FRAME), and the kernel's knobs and counters
+    just before, as `ksm.run`, `ksm.pages_sharing` and so on.
 
     `processes`: a row for each, in the order in which they were given to the census: `name`,
     `started` (seconds since the start of the first of them; NaN if unknown).
@@ -345,10 +345,11 @@ def _together(names: list[str], moments: Iterable[_Moment]) -> pd.DataFrame:
 
 
 def _times(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    names = ("moment", "monotonic", "read_seconds", "frames_visible")
+    names = ["moment", "monotonic", "read_seconds", "frames_visible"]
+    if all("paused_seconds" in line for line in lines):  # no earlier version wrote them
+        names.append("paused_seconds")
     rows = (
         {name: line[name] for name in names}
-        | {"paused_seconds": line.get("paused_seconds", 0.0)}
         | {f"ksm.{name}": each for name, each in line["ksm"].items()}
         for line in lines
     )

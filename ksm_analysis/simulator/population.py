@@ -168,8 +168,8 @@ def times(trace: Trace) -> list[float]:
 def changing(trace: Trace, stops: bool) -> list[tuple[float, float]]:
     """Return from when to when pages change after each moment of a trace but the last, in seconds.
 
-    Nothing changed while the processes were stopped for a moment. With `stops`, they are stopped so
-    again; without, this time is left out.
+    Nothing changed while the processes were stopped for a moment, if the trace says for how long.
+    With `stops`, they are stopped so again; without, this time is left out.
     """
     at, moments = np.array(times(trace)), trace.moments
     paused = moments.get("paused_seconds", pd.Series(0.0, moments.index)).to_numpy()

@@ -233,6 +233,14 @@ def test_a_trace_has_what_was_in_memory(census, tmp_path):
     assert (trace.contents.dtype, trace.flags.dtype) == (np.int32, np.uint8)
 
 
+def test_how_long_processes_were_stopped_is_unknown_if_the_trace_does_not_say_it(census, tmp_path):
+    known_trace(census)
+    assert traces.read_trace(tmp_path).moments["paused_seconds"].to_list() == [0, 0]
+    raw = tmp_path / traces.RAW
+    raw.write_bytes(raw.read_bytes().replace(b'"paused_seconds"', b'"of another"'))
+    assert "paused_seconds" not in traces.read_trace(tmp_path).moments
+
+
 def test_processes_that_end_have_no_pages_from_then_on(census, tmp_path):
     one, two = census.processes
     one.write((A, OWN))
