@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ksm_analysis.errors import InputError
-from ksm_analysis.results import trace_columns
+from ksm_analysis.results import trace_check, trace_columns
 from ksm_analysis.results.trace_order import Order, joined
 
 RAW_FORMAT = 1  # of census.trace
@@ -160,43 +160,71 @@ def _write(table: pa.Table, note: dict[str, Any], path: Path) -> None:
 
 
 def _load(directory: Path, source: list[int] | None = None) -> Trace:
+    files, notes = [], []
+    for name in (PAGES, CONTENTS):
+        with _whole(directory, name):
+            files.append(parquet.read_table(directory / name, page_checksum_verification=True))
+            notes.append(_note(files[-1]))
+        _check(notes[-1], directory, FORMATS)
+    note, (pages, contents) = notes[0], files
+    if len({table.schema.metadata[KEY] for table in files}) > 1 or (
+        source and note.get("source") != source
+    ):
+        raise InputError(f"{PAGES} and {CONTENTS} in {directory} are of different traces")
+    with _whole(directory, PAGES):
+        tables = trace_check.tables(note)
+        found = _pages(pages, len(tables["moments"]), note["format"])
+        trace_check.pages(*found, tables["mappings"])
+    with _whole(directory, CONTENTS):
+        order = _order(contents, note["format"])
+        trace_check.order(order, found[0])
+    return Trace(note["page_size"], **tables, contents=found[0], flags=found[1], order=order)
+
+
+@contextlib.contextmanager
+def _whole(directory: Path, name: str) -> Iterator[None]:
+    """Say which file it is that cannot be used."""
     try:
-        pages, contents = (
-            parquet.read_table(directory / name, page_checksum_verification=True)
-            for name in (PAGES, CONTENTS)
-        )
-        texts = [table.schema.metadata[KEY] for table in (pages, contents)]
-        notes = [json.loads(text) for text in texts]
+        yield
     except FileNotFoundError:
         missing = f"neither {RAW} nor {PAGES} and {CONTENTS}"
         raise InputError(f"there is no trace in {directory}: it has {missing}") from None
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory} has no whole trace: {error}") from None
-    note = notes[0]
-    for each in notes:
-        _check(each, directory, FORMATS)
-    if texts[1] != texts[0] or (source and note.get("source") != source):
-        raise InputError(f"{PAGES} and {CONTENTS} in {directory} are of different traces")
-    try:
-        count = len(note["moments"]["moment"])
-        moments, processes, mappings = (pd.DataFrame(note[name]) for name in TABLES)
-        arrays = _arrays(pages, contents, count, note["format"])
-        return Trace(note["page_size"], moments, processes, mappings, *arrays)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{directory} has no whole trace: {error}") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError, RecursionError) as error:
+        raise InputError(f"{directory} has no whole trace: {name}: {error}") from None
 
 
-def _arrays(
-    pages: pa.Table, contents: pa.Table, moments: int, form: int
-) -> tuple[Contents, Flags, pd.DataFrame]:
-    """Return contents, flags and order. Raises KeyError or ValueError if they are not whole."""
-    if form == 1:
-        now, flags = (
-            np.stack([pages[f"{name}_{n}"].to_numpy() for n in range(moments)])
-            for name in ("content", "flags")
-        )
-        return now, flags, contents.to_pandas()
-    return *trace_columns.pages_of(pages, moments), trace_columns.order_of(contents)
+def _note(table: pa.Table) -> dict[str, Any]:
+    """Return the metadata of a file. Raises ValueError."""
+    text = (table.schema.metadata or {}).get(KEY)
+    if text is None:
+        raise ValueError(f"it has no metadata {KEY.decode()}: it must have an object of JSON there")
+    if not isinstance(note := json.loads(text), dict):
+        raise ValueError(f"its metadata {KEY.decode()} must be an object, not {text.decode()[:40]}")
+    return note
+
+
+def _pages(table: pa.Table, moments: int, form: int) -> tuple[Contents, Flags]:
+    """Return contents and flags. Raises ValueError."""
+    kinds = {"content": "int32", "flags": "uint8"}
+    expected = {f"{name}_{n}": kinds[name] for n in range(moments) for name in kinds}
+    trace_check.columns(table, expected, "content" if form > 1 else "")
+    if form > 1:
+        return trace_columns.pages_of(table, moments)
+    contents, flags = (
+        np.stack([table[f"{name}_{n}"].to_numpy() for n in range(moments)]) for name in kinds
+    )
+    return contents, flags
+
+
+def _order(table: pa.Table, form: int) -> pd.DataFrame:
+    """Return the order. Raises ValueError."""
+    of_all = {"lcp": "uint16", "exact": "bool"}
+    if form > 1:
+        trace_check.columns(table, {"block": "int32", "place": "uint8", **of_all})
+        return trace_columns.order_of(table)
+    trace_check.columns(table, {"rank": "int32", **of_all})
+    order: pd.DataFrame = table.select(["rank", *of_all]).to_pandas(ignore_metadata=True)
+    return order
 
 
 def _check(header: dict[str, Any], path: Path, formats: Sequence[int] = (RAW_FORMAT,)) -> None:
@@ -231,6 +259,19 @@ def convert(raw: Path) -> Trace:
     moments = _moments(raw)
     if not moments:
         raise InputError(f"{raw} has no moment")
+    try:
+        trace = _joined(moments, raw)
+        trace_check.tables({name: getattr(trace, name).to_dict("list") for name in TABLES})
+        trace_check.pages(trace.contents, trace.flags, trace.mappings)
+        trace_check.order(trace.order, trace.contents)
+    except KeyError as error:
+        raise InputError(f"{raw} is damaged: a moment has no {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{raw} is damaged: {error}") from None
+    return trace
+
+
+def _joined(moments: list[_Moment], raw: Path) -> Trace:
     names = [*dict.fromkeys(name for each in moments for name, *_ in each.mappings)]
     mappings = _together(names, moments)
     contents = np.full((len(moments), int(mappings["pages"].sum())), -1, np.int32)
@@ -308,6 +349,8 @@ def _moment(line: dict[str, Any], data: bytes, raw: Path) -> _Moment:
         parts = [data[end - size : end] for end, size in zip(ends, line["parts"], strict=True)]
         kinds, numbers, huge, order, lcp, unsure = map(_unpacked, parts, TYPES)
         mappings = [(str(name), int(start), int(pages)) for name, start, pages in line["mappings"]]
+        if not all(pages > 0 for *_, pages in mappings):
+            raise ValueError("a mapping must have a page or more")
         flags = FLAGS[kinds]
         for first in huge:
             flags[first : first + HUGE_PAGE] |= HUGE
@@ -365,7 +408,7 @@ def _processes(names: list[str], lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _ranks(order: Order, contents: int, raw: Path) -> pd.DataFrame:
-    if sorted(order.numbers) != list(range(contents)):
+    if len(order.numbers) != contents or sorted(order.numbers) != list(range(contents)):
         raise InputError(f"{raw} is damaged: not each content has one place in the order")
     table = pd.DataFrame({"lcp": order.lcp, "exact": order.exact}, index=order.numbers)
     table.insert(0, "rank", range(contents))

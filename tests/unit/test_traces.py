@@ -340,6 +340,10 @@ def test_a_trace_that_is_cut_short_is_refused(census, tmp_path):
         (b'"bytes":', b'"bytes":null,"was":', "is damaged at byte"),
         (b'"bytes":', b'"bytes":"5","was":', "is damaged at byte"),
         (b'"moments":2', b'"moments":3', "is cut short after 2 moments"),
+        (b'"mappings":[["one",16,5]', b'"mappings":[["one",16,5],["one",9,0]', "a page or more"),
+        (b'"monotonic":', b'"then":', "is damaged: a moment has no 'monotonic'"),
+        (b'"ksm":{', b'"ksm":[],"was":{', "is damaged: "),
+        (b'"started":{"one":', b'"started":{"one":[],"three":', "is damaged: "),
     ],
 )
 def test_other_versions_page_sizes_and_damage_are_refused(census, tmp_path, was, now, said):
@@ -370,7 +374,7 @@ def test_a_directory_without_a_whole_trace_is_refused(census, tmp_path):
 
 def made_up(draw, moments, pages):
     """Make a trace in which pages are written, copied, removed, and become zeros."""
-    contents, now, top = [], np.full(pages, -1), 0
+    contents, now, top, times = [], np.full(pages, -1), 0, np.arange(moments) / 3
     for _ in range(moments):
         now = now.copy()
         for page in np.flatnonzero(draw.random(pages) < 0.6):
@@ -385,7 +389,7 @@ def made_up(draw, moments, pages):
     }
     return traces.Trace(
         PAGE,
-        moments=pd.DataFrame({"moment": ["every"] * moments, "monotonic": np.arange(moments) / 3}),
+        moments=pd.DataFrame({"moment": "every", "monotonic": times, "seconds": times}),
         processes=pd.DataFrame({"name": ["one"], "started": [0.0]}),
         mappings=pd.DataFrame({"process": [0], "first": [0], "pages": [pages]}),
         contents=np.array(contents, np.int32),
@@ -443,13 +447,152 @@ def test_pages_that_all_differ_take_little_more_than_their_order(tmp_path):
     trace = dataclasses.replace(
         trace,
         contents=np.arange(1, number + 1, dtype=np.int32)[None],
-        flags=np.full((1, number), traces.PRESENT),
+        flags=np.full((1, number), traces.PRESENT, np.uint8),
+        mappings=trace.mappings.assign(pages=number),
         order=pd.DataFrame(order).astype({"lcp": np.uint16}),
     )
     traces.write_trace(trace, tmp_path)
     least = (math.lgamma(number + 1) / math.log(2) + number) / 8  # of the order, and of the lcp
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1.08 * least
     assert (traces.read_trace(tmp_path).contents == trace.contents).all()
+
+
+def files_of(trace, form):
+    """Return the metadata and the tables of the files of a trace, of each format."""
+    tables = {name: getattr(trace, name).to_dict("list") for name in traces.TABLES}
+    note = {"format": form, "page_size": PAGE, "source": None, **tables}
+    pages, order = trace_columns.of_pages(trace.contents, trace.flags), trace.order
+    if form == 1:
+        of_moments = enumerate(zip(trace.contents, trace.flags, strict=True))
+        pages = {
+            f"{name}_{n}": each
+            for n, arrays in of_moments
+            for name, each in zip(("content", "flags"), arrays, strict=True)
+        }
+    contents = trace_columns.of_order(order) if form == 2 else order.to_dict("series")
+    return {"note": note, "pages": pa.table(pages), "contents": pa.table(contents)}
+
+
+def write_files(files, directory):
+    note = {traces.KEY: json.dumps(files["note"])}
+    for name, file in (("pages", traces.PAGES), ("contents", traces.CONTENTS)):
+        parquet.write_table(files[name].replace_schema_metadata(note), directory / file)
+
+
+def put(files, table, column, values):
+    """Replace values of a column, or the column if `values` has another type."""
+    at = files[table].schema.get_field_index(column)
+    files[table] = files[table].set_column(at, column, pa.array(values))
+
+
+def put_first(files, table, column, value):
+    """Replace the first value of a column."""
+    old = files[table][column]
+    put(files, table, column, pa.array([value, *old.to_pylist()[1:]], old.type))
+
+
+def without(files, *names):
+    """Remove a part of the metadata."""
+    *path, last = names
+    parent = files["note"]
+    for name in path:
+        parent = parent[name]
+    del parent[last]
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_both_formats_are_read(tmp_path, form):
+    trace = made_up(np.random.default_rng(1), 3, 50)
+    write_files(files_of(trace, form), tmp_path)
+    assert_equal(traces.read_trace(tmp_path), trace)
+
+
+@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda f: f.update(note=[]),
+            r"pages\.parquet: its metadata .* must be an object, not \[\]",
+        ),
+        (lambda f: f.update(note=None), "must be an object, not null"),
+        (lambda f: f["note"].update(format=3 - f["note"]["format"]), "its column .* must be|nulls"),
+        (lambda f: f["note"].update(moments=5), "`moments` must be an object that has a list"),
+        (lambda f: without(f, "mappings"), "`mappings` must be an object that has a list"),
+        (lambda f: f["note"].update(mappings={}), "`mappings` has no column `process`"),
+        (lambda f: f["note"].update(processes={}), "`processes` has no column `name`"),
+        (lambda f: without(f, "moments", "seconds"), "`moments` has no column `seconds`"),
+        (lambda f: f["note"]["moments"]["seconds"].pop(), "`moments` has columns of different len"),
+        (lambda f: f["note"]["moments"]["seconds"].reverse(), "`moments.seconds` of row 0 is 0.6"),
+        (
+            lambda f: f["note"].update(moments={"moment": [], "monotonic": [], "seconds": []}),
+            "`moments` has no row",
+        ),
+        (
+            lambda f: f["note"]["moments"].update(paused_seconds=["0", 0, 0]),
+            "`moments.paused_seconds` of row 0 is '0': it must be a number",
+        ),
+        (
+            lambda f: f["note"]["mappings"].update(process=[1]),
+            "is 1: it must be the row of one of 1",
+        ),
+        (
+            lambda f: f["note"]["mappings"].update(first=[1]),
+            "row 0 has 50 pages from 1: it must be",
+        ),
+        (lambda f: f["note"]["mappings"].update(pages=[None]), "row 0 is None: .* a whole number"),
+        (lambda f: f["note"]["mappings"].update(pages=[10**25]), "it must have the 1000000"),
+        (
+            lambda f: f.update(pages=f["pages"].slice(0, 40)),
+            r"pages\.parquet: it has 40 pages: it must have the 50 of its mappings",
+        ),
+        (lambda f: f.update(pages=f["pages"].drop(["flags_2"])), "its column flags_2 is missing"),
+        (
+            lambda f: put(f, "pages", "flags_1", ["a"] * 50),
+            "column flags_1 is string: it must be uint",
+        ),
+        (lambda f: put_first(f, "pages", "flags_0", None), "its column flags_0 has nulls"),
+        (
+            lambda f: put_first(f, "pages", "content_0", 10**6),
+            "of moment 0 has the number 1000000: ",
+        ),
+        (
+            lambda f: put_first(f, "pages", "content_2", -2),
+            "of moment 2 has the number -2: -1 is no",
+        ),
+        (
+            lambda f: f.update(contents=f["contents"].slice(0, 0)),
+            r"contents\.parquet: it has 0 contents: it must have \d+, as the pages have",
+        ),
+        (lambda f: f.update(contents=f["contents"].slice(0, 9)), "has 9 contents|has one place"),
+        (lambda f: f.update(contents=f["contents"].drop(["lcp"])), "its column lcp is missing"),
+        (lambda f: put_first(f, "contents", "lcp", 9999), "an lcp is 9999: 4096 is the most"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(tmp_path, form, damage, said):
+    files = files_of(made_up(np.random.default_rng(1), 3, 50), form)
+    damage(files)
+    write_files(files, tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        traces.read_trace(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path} has no whole trace: ")
+
+
+def test_ranks_are_each_there_once(tmp_path):
+    files = files_of(made_up(np.random.default_rng(1), 3, 50), 1)
+    put_first(files, "contents", "rank", 1)
+    write_files(files, tmp_path)
+    with pytest.raises(
+        InputError, match=r"its ranks must be 0 to \d+, and each must be there once"
+    ):
+        traces.read_trace(tmp_path)
+
+
+def test_files_without_metadata_are_refused(tmp_path):
+    for name in (traces.PAGES, traces.CONTENTS):
+        parquet.write_table(pa.table({"n": [1]}), tmp_path / name)
+    with pytest.raises(InputError, match=r"pages\.parquet: it has no metadata ksm_testbed_trace"):
+        traces.read_trace(tmp_path)
 
 
 def test_another_format_is_refused(tmp_path):
