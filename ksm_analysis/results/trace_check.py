@@ -65,7 +65,7 @@ def _table(name: str, found: object) -> pd.DataFrame:
 
 
 def columns(table: pa.Table, expected: dict[str, str], nulls: str = "") -> None:
-    """Check names and Arrow types. Only columns whose name begins with `nulls` may have them, if any."""
+    """Check names and Arrow types. Only columns that begin with `nulls`, if any, may have them."""
     found = {field.name: str(field.type) for field in table.schema}
     for name in dict.fromkeys([*expected, *found]):
         has, must = (each.get(name, "missing") for each in (found, expected))
