@@ -14,6 +14,10 @@ from ksm_analysis.doctor import diagnosis, fixes, rulers
 from ksm_analysis.doctor.facts import GOAL_SECONDS, available, kernel, ksm, saved_bytes, swap
 
 FREED, SECONDS, CPU = 0.05, 0.25, 0.25
+BUSY = 0.56
+"""How far the CPU time of a program that turns the knobs was off on a busy machine."""
+GUESTS = (1.5, 5)
+"""How many times as long as forecast booted guests took."""
 """How far forecasts may be off, as parts of what then happened: docs/assess.md."""
 HOUR = 3600.0
 MOST_PAIRS, POINTS = 12, 60

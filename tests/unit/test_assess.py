@@ -12,7 +12,7 @@ import pytest
 from programs import ROLES
 
 from ksm_analysis.__main__ import main
-from ksm_analysis.assess import assessment, forecast, page, population, seen, settings
+from ksm_analysis.assess import assessment, forecast, page, population, seen, settings, words
 from ksm_analysis.assess.population import Churn, Population
 from ksm_analysis.commands import assess as command
 from ksm_analysis.errors import InputError
@@ -338,6 +338,24 @@ def test_policies_act_by_the_memory_of_the_whole_host():
     # of 16 GiB in all, ksmtuned lets ksmd sleep for 100 ms, after a minute, and of 4 GiB for 400
     small, large = (soon("ksmtuned of Proxmox", 2, each, seconds=100) - 60 for each in (4, 16))
     assert small > 2.5 * large
+
+
+def test_what_is_said_of_forecasts_is_what_was_measured():
+    cases, guests = (ROLES.parent / "docs/assess.md").read_text().split("### Booted guests")
+    off = [float(each) / 100 for each in re.findall(r"\(.([\d.]+) %\) \|", cases)]
+    limits = (assessment.FREED, assessment.SECONDS, assessment.CPU) * 12  # a row for each case
+    assert all(each <= limit for each, limit in zip(off, limits, strict=True))
+    times = "".join(re.findall(r"^\| 95 % .*$", guests, re.MULTILINE))
+    pairs = re.findall(r"([\d.]+) / ([\d.]+)", times)
+    longer = [float(measured) / float(forecast) for forecast, measured in pairs]
+    low, high = assessment.GUESTS
+    assert min(longer) == pytest.approx(low, rel=0.1)
+    assert max(longer) == pytest.approx(high, rel=0.1)
+    busy = f"{100 * assessment.BUSY:.0f} %"
+    assert f"{busy} too high at first" in cases
+    assert f"{low} to {high} times as long" in guests
+    said = words.uncertain()
+    assert f"{busy} off. Booted guests took {low} to {high} times as long" in said
 
 
 def test_what_is_written_all_the_time_frees_less():
