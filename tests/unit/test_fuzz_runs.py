@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,8 @@ from ksm_analysis.analysis import observations, price, recommendation
 from ksm_analysis.analysis.answer import headline
 from ksm_analysis.analysis.best import best_of
 from ksm_analysis.analysis.settings import settings_of
-from ksm_analysis.metrics import measurement, summary
+from ksm_analysis.metrics import summary
+from ksm_analysis.metrics.measurement import measure
 from ksm_analysis.page import tables
 from ksm_analysis.results import provenance
 from ksm_analysis.results.reader import read_results
@@ -159,14 +161,30 @@ def write_damaged(directory, dice):
         (directory / name).write_bytes(damage_bytes(dice, text) if name in raw else text)
 
 
+def assert_same(run, known):
+    """A run was read as before, in another directory."""
+    assert run.usable
+    for name in ("record", "header", "end", "events", "warnings"):
+        assert getattr(run, name) == getattr(known, name), name
+    for name in ("samples", "guests", "reported"):
+        assert getattr(run, name).equals(getattr(known, name)), name
+
+
 def use(results, known=()):
     """Process results like `summary` and `report`; return the ids of the usable runs.
 
-    `known`: what was measured before of some of the runs, which is not measured again.
+    `known`: what was measured before of some of the runs. These must be the same again, and are not
+    measured again.
     """
-    results = together([results])
+    read = {run.path.name: run for run in results.runs}
     before = {each.run.path.name: each for each in known}
-    measured = [before.get(run.path.name) or measurement.measure(run) for run in results.usable]
+    for name, each in before.items():
+        assert_same(read[name], each.run)
+    results = together([results])
+    measured = [
+        replace(before[name], run=run) if (name := run.path.name) in before else measure(run)
+        for run in results.usable
+    ]
     for run in results.usable:
         run.window()
     rows = settings_of(measured)
@@ -195,7 +213,7 @@ def whole(fresh):
     """Make a directory of results with one complete run, and measure that."""
     directory = fresh()
     Writer(directory)(run_record(guests=1, interval=0.5, intervals=2), name="whole")
-    return directory, [measurement.measure(run) for run in read_results(directory).usable]
+    return directory, [measure(run) for run in read_results(directory).usable]
 
 
 def fuzz(examples):
