@@ -163,7 +163,7 @@ def in_guest(module, *argv: str) -> str:
 def test_other_users_cannot_read_files_of_guests():
     there = files()
     assert set(there.values()) >= PRIVATE | IMAGE, "these files are checked"
-    programs = (".py", ".pyc", ".java")
+    programs = (".py", ".java")
     readable = {there[path] for path in nobody_may("R", *there) if path.suffix not in programs}
     assert readable <= PUBLIC
 
