@@ -5,6 +5,7 @@ from typing import Any
 
 from ksm_analysis.definition.experiment import GUEST
 from ksm_analysis.errors import InputError
+from ksm_analysis.simulator.possible import no
 
 ACT = ("arrivals", "workload")  # parts of real guests: the trace has what these do
 BESIDE = ("sampler", "policy")  # parts that have no mergeable memory
@@ -35,17 +36,13 @@ def _problems(runs: list[dict[str, Any]]) -> Iterator[str]:
     for run in runs:
         guests = run["guests"]
         for key in sorted(guests.keys() - LIKE):
-            yield _no(f"guests.{key}", "guests are made as those of the trace")
+            yield no(f"guests.{key}", "guests are made as those of the trace")
         for name in sorted({part["name"] for part in run["parts"]} - {*ACT, *BESIDE}):
-            yield _no(name, "nothing is simulated beside guests of a trace")
+            yield no(name, "nothing is simulated beside guests of a trace")
         if guests["nosharepages"]:
-            yield _no("nosharepages", "all guests of a trace are merged")
+            yield no("nosharepages", "all guests of a trace are merged")
         if not all(change["arrives"] for change in _changes(run)):
-            yield _no("guests.lifetimes", "no guest of a trace ends")
-
-
-def _no(key: str, why: str) -> str:
-    return f"{key}: cannot be simulated: {why}. Allowed: no such key"
+            yield no("guests.lifetimes", "no guest of a trace ends")
 
 
 def _changes(run: dict[str, Any]) -> list[dict[str, Any]]:

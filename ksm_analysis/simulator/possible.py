@@ -87,18 +87,18 @@ def _problems(run: dict[str, Any]) -> Iterator[str]:
     options = {part["name"]: part["options"] for part in run["parts"]}
     if run["guests"]["count"]:
         allowed = "population, processes, workloads, or --trace"
-        yield _no("guests", "the contents of their memory are not known", allowed)
+        yield no("guests", "the contents of their memory are not known", allowed)
     for name in sorted(options.keys() - {*PARTS}):
-        yield _no(name, "it is not simulated", "processes, arrays, memory and policies")
+        yield no(name, "it is not simulated", "processes, arrays, memory and policies")
     if "population" in options:
         yield from _of_population(options["population"])
     if "processes" in options:
         yield from _of_processes(options["processes"])
     if options["sampler"]["steady"]:
-        yield _no("stop", "the length of a run must be known", "no such key")
+        yield no("stop", "the length of a run must be known")
     yield from _of_host(run)
     if (policy := run.get("policy")) and not _policy(policy["kind"], policy["settings"]):
-        yield _no(f"policies: {policy['name']}", "it is not simulated", POLICIES)
+        yield no(f"policies: {policy['name']}", "it is not simulated", POLICIES)
 
 
 def _of_population(options: dict[str, Any]) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _of_population(options: dict[str, Any]) -> Iterator[str]:
         return
     if contents > 2**31 - 1:
         why = f"{contents:,} different contents are too many"
-        yield _no(asked.partition(".")[0], why, "2,147,483,647")
+        yield no(asked.partition(".")[0], why, "2,147,483,647")
 
 
 def _policy(kind: str, told: dict[str, Any]) -> bool:
@@ -121,30 +121,31 @@ def _policy(kind: str, told: dict[str, Any]) -> bool:
 def _of_processes(options: dict[str, Any]) -> Iterator[str]:
     if options.get("service") != "memory":
         what = options.get("service") or "command"
-        yield _no(f"processes: {what}", "what is in its memory is not known", "service: memory")
+        yield no(f"processes: {what}", "what is in its memory is not known", "service: memory")
     if options["density"]:
-        yield _no("density", "budgets of memory are not simulated", "no such key")
+        yield no("density", "budgets of memory are not simulated")
 
 
 def _of_host(run: dict[str, Any]) -> Iterator[str]:
     """Yield what is asked of the host, and the simulated one does not have."""
     if run.get("swap") not in (None, {}):
-        yield _no("swap", "the simulated host has none", "no such key")
+        yield no("swap", "the simulated host has none")
     for name, value in run["thp"].items():
         if (name, value) not in THP:
-            yield _no(f"thp.{name}", f"{value} is not simulated", "enabled: madvise, or never")
+            yield no(f"thp.{name}", f"{value} is not simulated", "enabled: madvise, or never")
     for name, value in {**run["knobs_if_present"], **run["knobs"]}.items():
         if name in KNOBS:
             if not accepted(name, value):
                 low, high = LIMITS[name]
-                yield _no(f"knobs.{name}", f"the kernel refuses {value}", f"{low} to {high}")
+                yield no(f"knobs.{name}", f"the kernel refuses {value}", f"{low} to {high}")
         elif name.startswith("advisor_") and run.get("policy", {}).get("kind") == "advisor":
             continue
         elif name in run["knobs"] and SAME.get(name) != str(value):
-            yield _no(f"knobs.{name}", "it is not simulated", ", ".join(KNOBS))
+            yield no(f"knobs.{name}", "it is not simulated", ", ".join(KNOBS))
     if str(run["knobs"].get("run")) not in ("0", "1"):
-        yield _no("knobs.run", "a run begins with nothing merged", "0 or 1")
+        yield no("knobs.run", "a run begins with nothing merged", "0 or 1")
 
 
-def _no(key: str, why: str, allowed: str) -> str:
+def no(key: str, why: str, allowed: str = "no such key") -> str:
+    """Return that a key cannot be simulated, why, and what is allowed."""
     return f"{key}: cannot be simulated: {why}. Allowed: {allowed}"
